@@ -35,6 +35,8 @@ export function reportFatal(error: unknown): number {
     process.stderr.write(`${error.code}: ${error.message}\n`);
     return error instanceof UsageError ? 2 : 1;
   }
-  process.stderr.write(`${error instanceof Error ? (error.stack ?? error.message) : String(error)}\n`);
+  process.stderr.write(
+    `${error instanceof Error ? (error.stack ?? error.message) : String(error)}\n`,
+  );
   return 1;
 }

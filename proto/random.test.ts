@@ -4,7 +4,10 @@ import { openRng, philox4x32, shuffled } from './random.ts';
 
 test("Philox-4x32-10 gives Random123's known answers", () => {
   // Rows of Random123's kat_vectors: counter, key, result.
-  assert.deepEqual(philox4x32([0, 0, 0, 0], [0, 0]), [0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8]);
+  assert.deepEqual(
+    philox4x32([0, 0, 0, 0], [0, 0]),
+    [0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8],
+  );
   const ones = 0xffffffff;
   assert.deepEqual(
     philox4x32([ones, ones, ones, ones], [ones, ones]),
@@ -19,7 +22,12 @@ test("Philox-4x32-10 gives Random123's known answers", () => {
 test('a stream depends on seed, purpose and every counter, and on nothing else', () => {
   const draw = (...args: Parameters<typeof openRng>) => openRng(...args).uint32();
   assert.equal(draw(1, 'mask', 3, 4), draw(1, 'mask', 3, 4));
-  const others = [draw(2, 'mask', 3, 4), draw(1, 'order', 3, 4), draw(1, 'mask', 4, 3), draw(1, 'mask', 34)];
+  const others = [
+    draw(2, 'mask', 3, 4),
+    draw(1, 'order', 3, 4),
+    draw(1, 'mask', 4, 3),
+    draw(1, 'mask', 34),
+  ];
   assert.equal(new Set([draw(1, 'mask', 3, 4), ...others]).size, 5);
   const rng = openRng(1, 'mask');
   const before = rng.fork('x', 1).uint32();
@@ -48,5 +56,8 @@ test('a shuffle is a permutation', () => {
   const items = Array.from({ length: 100 }, (_, i) => i);
   const mixed = shuffled(items, openRng(1, 'shuffle'));
   assert.notDeepEqual(mixed, items);
-  assert.deepEqual([...mixed].sort((a, b) => a - b), items);
+  assert.deepEqual(
+    [...mixed].sort((a, b) => a - b),
+    items,
+  );
 });

@@ -36,7 +36,8 @@ export function philox4x32(
 /** FNV-1a, 32 bits: gives each purpose a key word of its own. */
 function hash32(text: string): number {
   let hash = 0x811c9dc5;
-  for (let i = 0; i < text.length; i++) hash = Math.imul(hash ^ text.charCodeAt(i), 0x01000193) >>> 0;
+  for (let i = 0; i < text.length; i++)
+    hash = Math.imul(hash ^ text.charCodeAt(i), 0x01000193) >>> 0;
   return hash;
 }
 
@@ -62,7 +63,10 @@ export function openRng(seed: number, purpose: string, ...counters: number[]): R
   let key: [number, number] = [seed >>> 0, (hash32(purpose) ^ Math.floor(seed / 2 ** 32)) >>> 0];
   // Each counter goes through a block of its own, so that (1, 23) and (12, 3) differ.
   for (const [position, counter] of counters.entries()) {
-    const block = philox4x32([counter >>> 0, Math.floor(counter / 2 ** 32), position, 0xc0ffee], key);
+    const block = philox4x32(
+      [counter >>> 0, Math.floor(counter / 2 ** 32), position, 0xc0ffee],
+      key,
+    );
     key = [block[0], block[1]];
   }
   return streamOf(key);
@@ -106,7 +110,10 @@ function streamOf(key: readonly [number, number]): Rng {
       const block = philox4x32([hash32(purpose), counters.length, 0, 0xf0f0], key);
       let forked: [number, number] = [block[0], block[1]];
       for (const [position, counter] of counters.entries()) {
-        const next = philox4x32([counter >>> 0, Math.floor(counter / 2 ** 32), position, 0xc0ffee], forked);
+        const next = philox4x32(
+          [counter >>> 0, Math.floor(counter / 2 ** 32), position, 0xc0ffee],
+          forked,
+        );
         forked = [next[0], next[1]];
       }
       return streamOf(forked);

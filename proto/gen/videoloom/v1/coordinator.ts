@@ -53,6 +53,7 @@ export interface AttendRequest {
   session: string;
   /** What the worker is doing, for status and stall messages. */
   phase: string;
+  /** The committed step whose state the worker holds in memory; 0 = none. */
   step: number;
 }
 
@@ -1743,7 +1744,7 @@ export const CoordinatorServiceService = {
   },
   /**
    * Ends the caller's part in a run: held-out figures (equal on all workers) and the hash of its weights.
-   * Answers when every member has reported.
+   * Answers when every member has reported; at once when the run is being stopped before its last step.
    */
   reportResult: {
     path: "/videoloom.v1.CoordinatorService/ReportResult" as const,
@@ -1811,7 +1812,7 @@ export interface CoordinatorServiceServer extends UntypedServiceImplementation {
   reportCheckpointPart: handleUnaryCall<ReportCheckpointPartRequest, ReportCheckpointPartResponse>;
   /**
    * Ends the caller's part in a run: held-out figures (equal on all workers) and the hash of its weights.
-   * Answers when every member has reported.
+   * Answers when every member has reported; at once when the run is being stopped before its last step.
    */
   reportResult: handleUnaryCall<ReportResultRequest, ReportResultResponse>;
   getStatus: handleUnaryCall<GetStatusRequest, GetStatusResponse>;
@@ -1901,7 +1902,7 @@ export interface CoordinatorServiceClient extends Client {
   ): ClientUnaryCall;
   /**
    * Ends the caller's part in a run: held-out figures (equal on all workers) and the hash of its weights.
-   * Answers when every member has reported.
+   * Answers when every member has reported; at once when the run is being stopped before its last step.
    */
   reportResult(
     request: ReportResultRequest,

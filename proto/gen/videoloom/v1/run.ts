@@ -19,6 +19,8 @@ export const RunPhase = {
   EVALUATING: 3,
   FINISHED: 4,
   FAILED: 5,
+  /** STOPPED - Ended on request before its last step; it can be resumed. */
+  STOPPED: 6,
 } as const;
 
 export type RunPhase = typeof RunPhase[keyof typeof RunPhase];
@@ -30,6 +32,7 @@ export namespace RunPhase {
   export type EVALUATING = typeof RunPhase.EVALUATING;
   export type FINISHED = typeof RunPhase.FINISHED;
   export type FAILED = typeof RunPhase.FAILED;
+  export type STOPPED = typeof RunPhase.STOPPED;
 }
 
 /** A worker that is part of a generation. */
@@ -118,6 +121,8 @@ export interface RunStatus {
   weightsSha256: string;
   /** Why the run failed; empty otherwise. */
   failure: string;
+  /** Clips of a global batch. */
+  clipsPerStep: number;
 }
 
 function createBaseMember(): Member {
@@ -619,6 +624,7 @@ function createBaseRunStatus(): RunStatus {
     figures: [],
     weightsSha256: "",
     failure: "",
+    clipsPerStep: 0,
   };
 }
 
@@ -671,6 +677,9 @@ export const RunStatus: MessageFns<RunStatus> = {
     }
     if (message.failure !== "") {
       writer.uint32(130).string(message.failure);
+    }
+    if (message.clipsPerStep !== 0) {
+      writer.uint32(136).uint32(message.clipsPerStep);
     }
     return writer;
   },
@@ -814,6 +823,14 @@ export const RunStatus: MessageFns<RunStatus> = {
             }
 
             message.failure = reader.string();
+            continue;
+          }
+          case 17: {
+            if (tag !== 136) {
+              break;
+            }
+
+            message.clipsPerStep = reader.uint32();
             continue;
           }
         }

@@ -1,0 +1,32 @@
+import { messageOf, UsageError, VideoloomError } from './errors.ts';
+
+/** Splits `host:port` or `[v6]:port`. @throws UsageError BAD_ADDRESS */
+export function parseAddress(address: string): { host: string; port: number } {
+  const match = /^(?:\[([0-9A-Fa-f:.]+)\]|([^:[\]]+)):(\d{1,5})$/.exec(address);
+  const port = Number(match?.[3]);
+  if (match === null || port > 65_535) {
+    throw new UsageError(
+      'BAD_ADDRESS',
+      `"${address}" is no address: write host:port, for example 127.0.0.1:7077 (port 0 takes a free one).`,
+    );
+  }
+  return { host: (match[1] ?? match[2])!, port };
+}
+
+/** What went wrong when `what` could not listen on `address`, as an error that says how to choose another. */
+export function portError(error: unknown, address: string, what: string): VideoloomError {
+  const reason = messageOf(error);
+  if (/EADDRINUSE/.test(reason)) {
+    return new VideoloomError(
+      'PORT_IN_USE',
+      `${what} cannot listen on ${address}: the port is taken by another process. ` +
+        'Choose another port, or port 0 to take a free one.',
+      { cause: error },
+    );
+  }
+  return new VideoloomError(
+    'CANNOT_LISTEN',
+    `${what} cannot listen on ${address}: ${reason}. Choose an address of this machine.`,
+    { cause: error },
+  );
+}

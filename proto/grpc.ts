@@ -1,0 +1,411 @@
+/**
+ * The one place where errors become gRPC statuses and back. A handler takes a request and gives a response (or an async
+ * generator of them) and throws {@link VideoloomError}; `call`, `callStream` and `callBidi` throw the same error, code
+ * and message, in the other process.
+ */
+
+import { once } from 'node:events';
+
+import {
+  ChannelCredentials,
+  Client,
+  Metadata,
+  Server,
+  ServerCredentials,
+  status as Status,
+} from '@grpc/grpc-js';
+import type {
+  ChannelOptions,
+  handleBidiStreamingCall,
+  handleServerStreamingCall,
+  handleUnaryCall,
+  MethodDefinition,
+  ServiceDefinition,
+  ServiceError,
+  StatusObject,
+  UntypedServiceImplementation,
+} from '@grpc/grpc-js';
+
+import { parseAddress, portError } from './address.ts';
+import { messageOf, UsageError, VideoloomError } from './errors.ts';
+
+/** Most bytes of one message, either way: longer things travel in chunks. */
+export const MAX_MESSAGE_BYTES = 4 * 2 ** 20;
+
+const OPTIONS: ChannelOptions = {
+  // Without keepalive grpc-js never notices a peer that is gone without a FIN.
+  'grpc.keepalive_time_ms': 10_000,
+  'grpc.keepalive_timeout_ms': 5000,
+  'grpc.keepalive_permit_without_calls': 1,
+  'grpc.max_send_message_length': MAX_MESSAGE_BYTES,
+  'grpc.max_receive_message_length': MAX_MESSAGE_BYTES,
+  // The default of 64 KiB costs a round trip every 64 KiB.
+  'grpc-node.flow_control_window': 16 * 2 ** 20,
+};
+
+const CODE_KEY = 'videoloom-code';
+const RETRYABLE_KEY = 'videoloom-retryable';
+
+/** What an RPC answers with: a {@link VideoloomError} whose gRPC status is chosen where it is thrown. */
+export class RpcError extends VideoloomError {
+  readonly status: Status;
+
+  constructor(
+    status: Status,
+    code: string,
+    message: string,
+    options: { readonly cause?: unknown; readonly retryable?: boolean } = {},
+  ) {
+    super(code, message, options);
+    this.status = status;
+  }
+}
+
+/** What a handler may need beside the request. */
+export interface CallContext {
+  /** Aborts when the caller has gone, cancelled, or let its deadline pass. */
+  readonly signal: AbortSignal;
+}
+
+/** A unary handler from an async function. */
+export function unary<Request, Response>(
+  handler: (request: Request, context: CallContext) => Response | Promise<Response>,
+): handleUnaryCall<Request, Response> {
+  return (call, callback) => {
+    const controller = new AbortController();
+    call.on('cancelled', () => {
+      controller.abort(callerGone());
+    });
+    const answer = async (): Promise<Response> =>
+      handler(call.request, { signal: controller.signal });
+    answer().then(
+      (response) => {
+        callback(null, response);
+      },
+      (error: unknown) => {
+        callback(toStatus(error));
+      },
+    );
+  };
+}
+
+/** A server-streaming handler from an async generator; it is resumed as fast as the caller reads. */
+export function serverStream<Request, Response>(
+  handler: (request: Request, context: CallContext) => AsyncIterable<Response>,
+): handleServerStreamingCall<Request, Response> {
+  return (call) => {
+    const controller = new AbortController();
+    call.on('cancelled', () => {
+      controller.abort(callerGone());
+    });
+    const { signal } = controller;
+    void respond(call, signal, () => handler(call.request, { signal }));
+  };
+}
+
+/** A bidirectional handler: from the caller's messages to an async generator of answers. */
+export function bidi<Request, Response>(
+  handler: (requests: AsyncIterable<Request>, context: CallContext) => AsyncIterable<Response>,
+): handleBidiStreamingCall<Request, Response> {
+  return (call) => {
+    const controller = new AbortController();
+    call.on('cancelled', () => {
+      controller.abort(callerGone());
+    });
+    const { signal } = controller;
+    // A handler may stop reading and go on answering, so the end of reading must not destroy the call.
+    const requests: AsyncIterable<Request> = {
+      [Symbol.asyncIterator]: () =>
+        call.iterator({ destroyOnReturn: false }) as AsyncIterableIterator<Request>,
+    };
+    void respond(call, signal, () => handler(requests, { signal }));
+  };
+}
+
+interface ResponseWriter<Response> {
+  readonly destroyed: boolean;
+  write(response: Response): boolean;
+  end(): unknown;
+  once(event: 'drain', listener: () => void): unknown;
+  emit(event: 'error', error: unknown): boolean;
+}
+
+/** Writes what `responses` yields, waiting for `drain`; ends the generator as soon as the caller has gone. */
+async function respond<Response>(
+  call: ResponseWriter<Response> & NodeJS.EventEmitter,
+  signal: AbortSignal,
+  responses: () => AsyncIterable<Response>,
+): Promise<void> {
+  try {
+    for await (const response of responses()) {
+      if (signal.aborted) return;
+      if (!call.write(response)) await once(call, 'drain', { signal });
+    }
+    if (!signal.aborted) call.end();
+  } catch (error) {
+    // grpc-js sends an emitted error as the call's status.
+    if (!signal.aborted) call.emit('error', toStatus(error));
+  }
+}
+
+function callerGone(): RpcError {
+  return new RpcError(
+    Status.CANCELLED,
+    'CANCELLED',
+    'the caller has gone or let its deadline pass',
+  );
+}
+
+/** The gRPC status of anything thrown; bugs become INTERNAL and print their stack here, where they are. */
+function toStatus(error: unknown): StatusObject & Error {
+  const metadata = new Metadata();
+  let code: Status = Status.INTERNAL;
+  if (error instanceof VideoloomError) {
+    metadata.set(CODE_KEY, error.code);
+    if (error.retryable) metadata.set(RETRYABLE_KEY, '1');
+    code = Status.FAILED_PRECONDITION;
+    if (error.retryable) code = Status.UNAVAILABLE;
+    if (error instanceof UsageError) code = Status.INVALID_ARGUMENT;
+    if (error instanceof RpcError) code = error.status;
+  } else {
+    process.stderr.write(
+      `${error instanceof Error ? (error.stack ?? error.message) : String(error)}\n`,
+    );
+  }
+  return Object.assign(new Error(messageOf(error)), { code, details: messageOf(error), metadata });
+}
+
+function fromStatus(error: ServiceError, what: string, peer: string): RpcError {
+  const code = error.metadata.get(CODE_KEY)[0]?.toString();
+  if (code !== undefined) {
+    const retryable = error.metadata.get(RETRYABLE_KEY).length > 0;
+    return new RpcError(error.code, code, error.details, { cause: error, retryable });
+  }
+  // A peer that ends in the middle of a call shows as a reset stream, too.
+  if (error.code === Status.INTERNAL && error.details.includes('RST_STREAM'))
+    error.code = Status.UNAVAILABLE;
+  const retryable = error.code === Status.UNAVAILABLE || error.code === Status.DEADLINE_EXCEEDED;
+  return new RpcError(
+    error.code,
+    Status[error.code],
+    `${what} at ${peer} failed: ${error.details || error.message}`,
+    { cause: error, retryable },
+  );
+}
+
+/** Limits of one call. */
+export interface CallOptions {
+  /** Time until the call fails with DEADLINE_EXCEEDED. Infinity only for streams that end with their peer. */
+  readonly timeoutMs: number;
+  readonly signal?: AbortSignal;
+}
+
+/** A connection to one server; it connects at the first call and again after a loss. `close()` ends it. */
+export type Channel = Client;
+
+/** Opens a connection to host:port; nothing is sent before the first call. @throws UsageError BAD_ADDRESS */
+export function dial(address: string): Channel {
+  parseAddress(address);
+  return new Client(address, ChannelCredentials.createInsecure(), {
+    ...OPTIONS,
+    // A proxy of the environment is for the world outside, not for the cluster.
+    'grpc.enable_http_proxy': 0,
+    'grpc.use_local_subchannel_pool': 1,
+    'grpc.initial_reconnect_backoff_ms': 200,
+    'grpc.max_reconnect_backoff_ms': 2000,
+  });
+}
+
+/** Calls a unary method: `call(channel, CoordinatorServiceService.join, request, { timeoutMs })`. @throws RpcError */
+export function call<Request, Response>(
+  channel: Channel,
+  method: MethodDefinition<Request, Response>,
+  request: Request,
+  { timeoutMs, signal }: CallOptions,
+): Promise<Response> {
+  return new Promise((resolve, reject) => {
+    signal?.throwIfAborted();
+    const sent = channel.makeUnaryRequest(
+      method.path,
+      method.requestSerialize,
+      method.responseDeserialize,
+      request,
+      new Metadata(),
+      { deadline: deadlineAfter(timeoutMs) },
+      (error, response) => {
+        signal?.removeEventListener('abort', cancel);
+        if (error === null) resolve(response!);
+        else
+          reject(
+            signal?.aborted
+              ? asError(signal.reason)
+              : fromStatus(error, method.path, peerOf(channel)),
+          );
+      },
+    );
+    const cancel = (): void => {
+      sent.cancel();
+    };
+    signal?.addEventListener('abort', cancel, { once: true });
+  });
+}
+
+/** Calls a server-streaming method; leaving the loop cancels the call. @throws RpcError */
+export async function* callStream<Request, Response>(
+  channel: Channel,
+  method: MethodDefinition<Request, Response>,
+  request: Request,
+  { timeoutMs, signal }: CallOptions,
+): AsyncGenerator<Response, void, undefined> {
+  signal?.throwIfAborted();
+  const stream = channel.makeServerStreamRequest(
+    method.path,
+    method.requestSerialize,
+    method.responseDeserialize,
+    request,
+    new Metadata(),
+    { deadline: deadlineAfter(timeoutMs) },
+  );
+  yield* received<Response>(stream, method.path, peerOf(channel), signal);
+}
+
+/**
+ * Calls a bidirectional method: sends what `requests` yields, as fast as the peer reads, and yields its answers.
+ * Leaving the loop cancels the call and ends `requests`. @throws RpcError, or what `requests` threw
+ */
+export async function* callBidi<Request, Response>(
+  channel: Channel,
+  method: MethodDefinition<Request, Response>,
+  requests: AsyncIterable<Request>,
+  { timeoutMs, signal }: CallOptions,
+): AsyncGenerator<Response, void, undefined> {
+  signal?.throwIfAborted();
+  const stream = channel.makeBidiStreamRequest(
+    method.path,
+    method.requestSerialize,
+    method.responseDeserialize,
+    new Metadata(),
+    { deadline: deadlineAfter(timeoutMs) },
+  );
+  const over = new AbortController();
+  const source = requests[Symbol.asyncIterator]();
+  let failure: unknown;
+  const send = async (): Promise<void> => {
+    for (;;) {
+      const next = await source.next();
+      if (next.done === true || over.signal.aborted) break;
+      if (!stream.write(next.value)) await once(stream, 'drain', { signal: over.signal });
+    }
+    stream.end();
+  };
+  send().catch((error: unknown) => {
+    failure ??= over.signal.aborted ? undefined : error;
+    stream.cancel();
+  });
+  try {
+    yield* received<Response>(stream, method.path, peerOf(channel), signal);
+  } catch (error) {
+    throw failure ?? error;
+  } finally {
+    over.abort();
+    // Not awaited: a source that sleeps between two beats would hold up the end.
+    source.return?.().catch(() => undefined);
+  }
+}
+
+interface ResponseReader {
+  on(event: 'error', listener: (error: Error) => void): unknown;
+  cancel(): void;
+  [Symbol.asyncIterator](): AsyncIterator<unknown>;
+}
+
+async function* received<Response>(
+  stream: ResponseReader,
+  what: string,
+  peer: string,
+  signal: AbortSignal | undefined,
+): AsyncGenerator<Response, void, undefined> {
+  // grpc-js may emit the status after the reader has left; without a listener that would end the process.
+  stream.on('error', () => undefined);
+  const cancel = (): void => {
+    stream.cancel();
+  };
+  signal?.addEventListener('abort', cancel, { once: true });
+  try {
+    for await (const response of stream as AsyncIterable<Response>) yield response;
+  } catch (error) {
+    if (signal?.aborted) throw asError(signal.reason);
+    throw isServiceError(error) ? fromStatus(error, what, peer) : error;
+  } finally {
+    signal?.removeEventListener('abort', cancel);
+    stream.cancel();
+  }
+}
+
+function isServiceError(error: unknown): error is ServiceError {
+  return error instanceof Error && 'metadata' in error && 'details' in error;
+}
+
+function asError(reason: unknown): Error {
+  return reason instanceof Error ? reason : new Error(messageOf(reason));
+}
+
+function deadlineAfter(timeoutMs: number): number {
+  return timeoutMs === Infinity ? Infinity : Date.now() + timeoutMs;
+}
+
+function peerOf(channel: Channel): string {
+  return channel.getChannel().getTarget().replace(/^dns:/, '');
+}
+
+/** A service and the handlers of its methods. */
+export interface ServedService {
+  readonly definition: ServiceDefinition;
+  readonly handlers: UntypedServiceImplementation;
+}
+
+/** A running gRPC server. */
+export interface RpcServer {
+  /** host:port that it listens on. */
+  readonly address: string;
+  readonly port: number;
+  /** Takes no more calls, lets the open ones end for at most `graceMs`, then cuts them. May be called twice. */
+  close(graceMs?: number): Promise<void>;
+}
+
+/**
+ * Serves on host:port; port 0 takes a free one.
+ * @throws VideoloomError PORT_IN_USE, CANNOT_LISTEN, BAD_ADDRESS
+ */
+export async function serve(
+  services: readonly ServedService[],
+  address: string,
+): Promise<RpcServer> {
+  const { host } = parseAddress(address);
+  const server = new Server({ ...OPTIONS, 'grpc.max_concurrent_streams': 1000 });
+  for (const { definition, handlers } of services) server.addService(definition, handlers);
+  const port = await new Promise<number>((resolve, reject) => {
+    server.bindAsync(address, ServerCredentials.createInsecure(), (error, bound) => {
+      if (error === null) resolve(bound);
+      else reject(portError(error, address, 'the gRPC server'));
+    });
+  });
+  let closing: Promise<void> | undefined;
+  return {
+    address: `${host.includes(':') ? `[${host}]` : host}:${port}`,
+    port,
+    close(graceMs = 0) {
+      closing ??= new Promise((resolve) => {
+        const cut = setTimeout(() => {
+          server.forceShutdown();
+        }, graceMs);
+        server.tryShutdown(() => {
+          clearTimeout(cut);
+          server.forceShutdown();
+          resolve();
+        });
+      });
+      return closing;
+    },
+  };
+}

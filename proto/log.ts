@@ -1,0 +1,37 @@
+import { pino } from 'pino';
+import type { Logger } from 'pino';
+
+/** Fields that a log line may carry beside its message; a child logger binds those that stay the same. */
+export interface LogFields {
+  readonly run_id?: string;
+  readonly worker_id?: string;
+  readonly step?: number;
+  readonly generation?: number;
+}
+
+/** A logger of JSON lines, pino's own interface. */
+export type Log = Logger;
+
+/** Where lines go and from which level on. */
+export interface LogOptions {
+  /** File to append to; stderr when left out. Missing folders are made. */
+  readonly file?: string;
+  /** Lowest level that is written; `info` when left out. */
+  readonly level?: 'trace' | 'debug' | 'info' | 'warn' | 'error' | 'fatal' | 'silent';
+}
+
+/**
+ * Opens a log of JSON lines that bear `fields`. Lines are written before the call returns: the last ones before a
+ * crash are those that count.
+ */
+export function openLog(fields: LogFields, options: LogOptions = {}): Log {
+  return pino(
+    {
+      level: options.level ?? 'info',
+      base: { ...fields, pid: process.pid },
+      timestamp: pino.stdTimeFunctions.isoTime,
+      formatters: { level: (label) => ({ level: label }) },
+    },
+    pino.destination({ dest: options.file ?? 2, sync: true, mkdir: true, append: true }),
+  );
+}

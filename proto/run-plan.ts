@@ -1,0 +1,82 @@
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+
+import { z } from 'zod';
+
+import { messageOf, UsageError } from './errors.ts';
+
+/** Name of the plan inside a run folder. */
+export const RUN_PLAN_FILE = 'run.json';
+
+const count = z.int().min(1);
+const digest = z.string().regex(/^[0-9a-f]{64}$/, 'must be 64 hex digits (SHA-256)');
+const MAX_DELAY_MS = 2 ** 31 - 1;
+
+/**
+ * What the coordinator must know of a run. `prepare` writes it into the run folder as `run.json`; nothing in it
+ * changes while the run lives, save the limits on time and the number of steps.
+ */
+export const RunPlan = z.strictObject({
+  runId: z.string().regex(/^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$/),
+  seed: z.int().min(0),
+  totalSteps: count,
+  /** Parts of a global batch; a power of two, whatever the number of workers. */
+  microbatches: count.max(65_536).refine((n) => (n & (n - 1)) === 0, 'must be a power of two'),
+  microbatchSize: count.max(65_536),
+  numTrainSamples: count.max(2 ** 32 - 1),
+  /** SHA-256 of the sample index: another data set is another run. */
+  datasetDigest: digest,
+  /** SHA-256 of the resolved config. */
+  configDigest: digest,
+  checkpointEverySteps: count,
+  keepCheckpoints: count.default(3),
+  /** Workers to wait for before the first step; one is enough to go on after a loss. */
+  minWorkers: count.default(1),
+  heartbeatIntervalMs: count.max(MAX_DELAY_MS).default(2000),
+  heartbeatTimeoutMs: count.max(MAX_DELAY_MS).default(10_000),
+  /** How long a vote waits for the votes of the other workers before those are given up. */
+  stepTimeoutMs: count.max(MAX_DELAY_MS).default(180_000),
+  /** Steps ahead of the last committed one whose samples are handed out. */
+  prefetchSteps: count.max(1024).default(8),
+  /** Substitutes handed out with each sample. */
+  numSubstitutes: z.int().min(0).max(64).default(4),
+});
+export type RunPlan = z.infer<typeof RunPlan>;
+
+/**
+ * Reads `run.json` of a run folder.
+ * @throws UsageError RUN_PLAN_MISSING, RUN_PLAN_INVALID (with the field and the reason)
+ */
+export async function readRunPlan(folder: string): Promise<RunPlan> {
+  const path = join(folder, RUN_PLAN_FILE);
+  let text: string;
+  try {
+    text = await readFile(path, 'utf8');
+  } catch (error) {
+    throw new UsageError(
+      'RUN_PLAN_MISSING',
+      `cannot read ${path}: ${messageOf(error)}. Name a folder that \`videoloom train\` has prepared.`,
+      { cause: error },
+    );
+  }
+  return parseRunPlan(text, path);
+}
+
+/** Checks the text of a `run.json`; `where` names it in errors. @throws UsageError RUN_PLAN_INVALID */
+export function parseRunPlan(text: string, where: string): RunPlan {
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch (error) {
+    throw new UsageError('RUN_PLAN_INVALID', `${where} is not JSON: ${messageOf(error)}`);
+  }
+  const parsed = RunPlan.safeParse(value);
+  if (parsed.success) return parsed.data;
+  const issues = parsed.error.issues.map(
+    ({ path, message }) => `${path.length > 0 ? path.join('.') : '(whole file)'}: ${message}`,
+  );
+  throw new UsageError(
+    'RUN_PLAN_INVALID',
+    `${where} is no valid run plan: ${issues.join('; ')}. Let \`videoloom train\` write it anew in a fresh folder.`,
+  );
+}
