@@ -1,0 +1,201 @@
+/**
+ * The journal of a run: one JSON object a line, appended, never changed. A line ends in the CRC-32C of all that stands
+ * before it, and bears a number that grows by one, so that a torn, bent or lost line is seen.
+ *
+ * Durability: a record is handed to the operating system before `append` returns, so it outlives a kill -9 of this
+ * process. It outlives a loss of power once it is on disk, which happens at once for `sync` records (generations,
+ * checkpoints, the result) and within SYNC_INTERVAL_MS for the others. What is lost then are commits of at most that
+ * time; their steps are done again, to the same bits.
+ */
+
+import {
+  closeSync,
+  fdatasync,
+  fdatasyncSync,
+  ftruncateSync,
+  fstatSync,
+  openSync,
+  readSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs';
+
+import { crc32c } from '@node-rs/crc32';
+
+import { messageOf, VideoloomError } from '../proto/errors.ts';
+import { reviveNumbers, spellNumbers } from './json-numbers.ts';
+import type { JournalEvent } from './journal-events.ts';
+
+/** Name of the journal inside a run folder. */
+export const JOURNAL_FILE = 'journal.jsonl';
+
+const SYNC_INTERVAL_MS = 1000;
+const MAX_LINE_BYTES = 16 * 2 ** 20;
+const CHUNK_BYTES = 1 << 20;
+
+/** One line: an event, its number (from 1) and the wall clock when it was written, ISO 8601. */
+export type JournalRecord = JournalEvent & { readonly seq: number; readonly time: string };
+
+/** Text of a record's line, newline included. */
+export function encodeRecord(record: JournalRecord): string {
+  const body = JSON.stringify(record, spellNumbers).slice(0, -1);
+  return `${body},"crc":"${checksum(body)}"}\n`;
+}
+
+/** The record of a line (without its newline); undefined when the line is not one that was written so. */
+export function decodeRecord(line: string): JournalRecord | undefined {
+  const match = /^(.*),"crc":"([0-9a-f]{8})"\}$/s.exec(line);
+  if (match === null || checksum(match[1]!) !== match[2]) return undefined;
+  return JSON.parse(`${match[1]!}}`, reviveNumbers) as JournalRecord;
+}
+
+function checksum(text: string): string {
+  return crc32c(text).toString(16).padStart(8, '0');
+}
+
+/** Where the valid part of a journal ends. */
+export interface JournalEnd {
+  /** Number of the last valid record; 0 when there is none. */
+  readonly seq: number;
+  /** Length of the longest valid prefix. */
+  readonly validBytes: number;
+  /** Length of the file. */
+  readonly fileBytes: number;
+}
+
+/** Feeds the records of the longest valid prefix to `visit`, in order, in bounded memory. A missing file is empty. */
+export function readJournal(path: string, visit: (record: JournalRecord) => void): JournalEnd {
+  let file: number;
+  try {
+    file = openSync(path, 'r');
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT')
+      return { seq: 0, validBytes: 0, fileBytes: 0 };
+    throw error;
+  }
+  try {
+    const fileBytes = fstatSync(file).size;
+    let [seq, validBytes] = [0, 0];
+    let rest = Buffer.alloc(0);
+    const chunk = Buffer.allocUnsafe(CHUNK_BYTES);
+    for (let position = 0; ;) {
+      const length = readSync(file, chunk, 0, chunk.length, position);
+      if (length === 0) break;
+      position += length;
+      rest = Buffer.concat([rest, chunk.subarray(0, length)]);
+      for (let end = rest.indexOf(10); end >= 0; end = rest.indexOf(10)) {
+        const record = decodeRecord(rest.toString('utf8', 0, end));
+        if (record?.seq !== seq + 1) return { seq, validBytes, fileBytes };
+        visit(record);
+        seq++;
+        validBytes += end + 1;
+        rest = rest.subarray(end + 1);
+      }
+      if (rest.length > MAX_LINE_BYTES) break;
+    }
+    return { seq, validBytes, fileBytes };
+  } finally {
+    closeSync(file);
+  }
+}
+
+/** A journal open for appending. */
+export interface Journal {
+  /**
+   * Adds a record; it is with the operating system when this returns, on disk too when `sync`.
+   * @throws VideoloomError JOURNAL_WRITE_FAILED; the journal then ends before the record and takes no more.
+   */
+  append(event: JournalEvent, options?: { readonly sync?: boolean }): JournalRecord;
+  /** Brings everything to disk and closes the file; may be called twice. */
+  close(): void;
+}
+
+/** What a journal needs from its surroundings. */
+export interface JournalSurroundings {
+  readonly wallTime: () => Date;
+  /** Told when a write in the background failed: the run cannot go on. */
+  readonly onFailure: (error: VideoloomError) => void;
+}
+
+/**
+ * Opens the journal at `path` for appending after its longest valid prefix, which is fed to `visit`. What follows it is
+ * cut off; more than a torn last line is kept beside the journal as `<path>.damaged-<seq>`.
+ * @throws VideoloomError JOURNAL_WRITE_FAILED
+ */
+export function openJournal(
+  path: string,
+  visit: (record: JournalRecord) => void,
+  { wallTime, onFailure }: JournalSurroundings,
+): Journal {
+  const end = readJournal(path, visit);
+  const file = openSync(path, 'a+', 0o644);
+  let [seq, length] = [end.seq, end.validBytes];
+  let timer: NodeJS.Timeout | undefined;
+  let [failed, closed] = [false, false];
+
+  const writing = (action: () => void): void => {
+    try {
+      if (failed) throw new Error('an earlier write failed');
+      action();
+    } catch (error) {
+      failed = true;
+      throw writeFailed(path, error);
+    }
+  };
+  writing(() => {
+    if (end.fileBytes > end.validBytes) {
+      const tail = Buffer.alloc(end.fileBytes - end.validBytes);
+      readSync(file, tail, 0, tail.length, end.validBytes);
+      if (tail.includes(10)) writeFileSync(`${path}.damaged-${end.seq + 1}`, tail);
+      ftruncateSync(file, end.validBytes);
+    }
+    fdatasyncSync(file);
+  });
+
+  return {
+    append(event, { sync = false } = {}) {
+      const record: JournalRecord = { seq: seq + 1, time: wallTime().toISOString(), ...event };
+      const line = Buffer.from(encodeRecord(record));
+      writing(() => {
+        try {
+          for (let written = 0; written < line.length;) written += writeSync(file, line, written);
+        } catch (error) {
+          ftruncateSync(file, length);
+          throw error;
+        }
+        if (sync) fdatasyncSync(file);
+      });
+      seq++;
+      length += line.length;
+      timer ??= setTimeout(() => {
+        timer = undefined;
+        if (closed) return;
+        fdatasync(file, (error) => {
+          if (error === null || closed) return;
+          failed = true;
+          onFailure(writeFailed(path, error));
+        });
+      }, SYNC_INTERVAL_MS).unref();
+      return record;
+    },
+    close() {
+      if (closed) return;
+      closed = true;
+      clearTimeout(timer);
+      try {
+        fdatasyncSync(file);
+      } finally {
+        closeSync(file);
+      }
+    },
+  };
+}
+
+function writeFailed(path: string, cause: unknown): VideoloomError {
+  return new VideoloomError(
+    'JOURNAL_WRITE_FAILED',
+    `cannot write to the journal ${path}: ${messageOf(cause)}. Without it no step can be committed. ` +
+      'Make room on that disk (or mend it), then start the run again: it goes on from the last checkpoint.',
+    { cause },
+  );
+}

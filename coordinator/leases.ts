@@ -1,0 +1,49 @@
+import { status } from '@grpc/grpc-js';
+
+import type { MicrobatchLease, StepLease } from '../proto/gen/videoloom/v1/coordinator.ts';
+import type { Member } from '../proto/gen/videoloom/v1/run.ts';
+import { RpcError } from '../proto/grpc.ts';
+import type { RunPlan } from '../proto/run-plan.ts';
+import { positionOf, sampleAt, substitutesAt } from '../proto/sample-order.ts';
+
+/**
+ * The samples of `member`'s microbatches for `numSteps` steps from `firstStep` on. Steps past `prefetchSteps` after the
+ * committed one, or past the end of the run, are left out. Nothing is remembered: a sample is used when its step is
+ * committed, not when it is handed out.
+ * @throws RpcError LEASE_OUT_OF_WINDOW for a step that is committed already
+ */
+export function leaseMicrobatches(
+  plan: RunPlan,
+  committedStep: number,
+  member: Member,
+  { firstStep, numSteps }: { readonly firstStep: number; readonly numSteps: number },
+): StepLease[] {
+  const lastStep = Math.min(committedStep + plan.prefetchSteps, plan.totalSteps);
+  if (firstStep <= committedStep) {
+    throw new RpcError(
+      status.FAILED_PRECONDITION,
+      'LEASE_OUT_OF_WINDOW',
+      `worker "${member.workerId}" asks for the samples of step ${firstStep}, but step ${committedStep} is committed: ` +
+        `only steps ${committedStep + 1} to ${lastStep} can be had.`,
+    );
+  }
+  const leases: StepLease[] = [];
+  for (let step = firstStep; step < firstStep + numSteps && step <= lastStep; step++) {
+    leases.push({ step, microbatches: rangeOf(member).map((index) => leaseOf(plan, step, index)) });
+  }
+  return leases;
+}
+
+function rangeOf({ firstMicrobatch, numMicrobatches }: Member): number[] {
+  return Array.from({ length: numMicrobatches }, (_, offset) => firstMicrobatch + offset);
+}
+
+function leaseOf(plan: RunPlan, step: number, index: number): MicrobatchLease {
+  const order = { seed: plan.seed, numSamples: plan.numTrainSamples };
+  const samples = Array.from({ length: plan.microbatchSize }, (_, i) => {
+    const position = positionOf(plan, step, index, i);
+    const substitutes = substitutesAt(order, position, plan.numSubstitutes);
+    return { ...sampleAt(order, position), substitutes };
+  });
+  return { index, samples };
+}

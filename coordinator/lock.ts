@@ -1,0 +1,144 @@
+import { randomUUID } from 'node:crypto';
+import { linkSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { hostname } from 'node:os';
+import { join } from 'node:path';
+
+import { VideoloomError } from '../proto/errors.ts';
+
+/** Name of the lock inside a run folder. */
+export const LOCK_FILE = 'coordinator.lock';
+
+/** Who holds a run folder. */
+interface Holder {
+  readonly pid: number;
+  readonly host: string;
+  /** Start of the process as the kernel counts it; a pid that was given to another process has another one. */
+  readonly startedAt: string;
+  readonly nonce: string;
+}
+
+/** The right to write into a run folder. */
+export interface RunLock {
+  /** Whether the lock file is still ours: it is not once somebody has removed or replaced it. */
+  isHeld(): boolean;
+  /** Gives the folder free; may be called twice. */
+  release(): void;
+}
+
+/**
+ * Takes a run folder for this process. A lock of a process of this machine that has ended is taken over.
+ * @throws VideoloomError RUN_LOCKED, naming the holder and the folder
+ */
+export function lockRun(folder: string): RunLock {
+  const path = join(folder, LOCK_FILE);
+  const holder: Holder = {
+    pid: process.pid,
+    host: hostname(),
+    startedAt: lookUp(process.pid)?.startedAt ?? '',
+    nonce: randomUUID(),
+  };
+  const own = JSON.stringify(holder);
+  // A link to a whole file appears at once and only where none is: nobody ever reads half a lock.
+  const draft = `${path}.${holder.nonce}`;
+  writeFileSync(draft, own, { flag: 'wx' });
+  try {
+    while (!linkedAs(draft, path)) {
+      const found = contentOf(path);
+      if (found !== undefined) evict(path, found, folder, holder.nonce);
+    }
+  } finally {
+    rmSync(draft, { force: true });
+  }
+  let isReleased = false;
+  return {
+    isHeld: () => !isReleased && contentOf(path) === own,
+    release() {
+      if (!isReleased && contentOf(path) === own) rmSync(path, { force: true });
+      isReleased = true;
+    },
+  };
+}
+
+/** Removes the lock of a dead process. @throws VideoloomError RUN_LOCKED when its holder lives */
+function evict(path: string, found: string, folder: string, nonce: string): void {
+  const holder = parseHolder(found);
+  if (holder === undefined || isAlive(holder)) throw runLocked(folder, path, holder);
+  const aside = `${path}.stale-${nonce}`;
+  try {
+    renameSync(path, aside);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return; // Another process was quicker.
+    throw error;
+  }
+  // Between the look and the rename another process may have taken the lock over: give its lock back.
+  if (contentOf(aside) !== found) linkedAs(aside, path);
+  rmSync(aside, { force: true });
+}
+
+function runLocked(folder: string, path: string, holder: Holder | undefined): VideoloomError {
+  const who =
+    holder === undefined ? 'an unknown process' : `process ${holder.pid} on host ${holder.host}`;
+  return new VideoloomError(
+    'RUN_LOCKED',
+    `run folder ${folder} belongs to ${who}: two coordinators must not write to one run. ` +
+      `End that one first; if it is certain that it runs no more, remove ${path}.`,
+  );
+}
+
+function linkedAs(from: string, to: string): boolean {
+  try {
+    linkSync(from, to);
+    return true;
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'EEXIST') return false;
+    throw error;
+  }
+}
+
+function contentOf(path: string): string | undefined {
+  try {
+    return readFileSync(path, 'utf8');
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
+    throw error;
+  }
+}
+
+function parseHolder(text: string): Holder | undefined {
+  try {
+    const { pid, host, startedAt, nonce } = JSON.parse(text) as Partial<Holder>;
+    if (typeof pid !== 'number' || typeof host !== 'string') return undefined;
+    return { pid, host, startedAt: startedAt ?? '', nonce: nonce ?? '' };
+  } catch {
+    return undefined;
+  }
+}
+
+/** Whether a holder may still be there; of another machine nobody here can tell, so it counts as alive. */
+function isAlive({ pid, host, startedAt }: Holder): boolean {
+  if (host !== hostname()) return true;
+  try {
+    process.kill(pid, 0);
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === 'EPERM';
+  }
+  const seen = lookUp(pid);
+  if (seen === undefined) return true;
+  // A zombie has ended; it only waits for its parent to ask how.
+  return (
+    seen.state !== 'Z' && seen.state !== 'X' && (startedAt === '' || seen.startedAt === startedAt)
+  );
+}
+
+/** State letter of a process and its start in clock ticks since boot; undefined where there is no /proc. */
+function lookUp(pid: number): { state: string; startedAt: string } | undefined {
+  let stat: string;
+  try {
+    stat = readFileSync(`/proc/${pid}/stat`, 'utf8');
+  } catch {
+    return undefined;
+  }
+  // Fields from the third on: the second, the command, stands in parentheses and may hold anything.
+  const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+  return { state: fields[0] ?? '', startedAt: fields[19] ?? '' };
+}

@@ -1,0 +1,122 @@
+import { once } from 'node:events';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+
+import { Command } from 'commander';
+import { Registry } from 'prom-client';
+
+import { writeFileDurably } from '../proto/durable-file.ts';
+import { reportFatal, UsageError } from '../proto/errors.ts';
+import { CoordinatorServiceService } from '../proto/gen/videoloom/v1/coordinator.ts';
+import { RunPhase } from '../proto/gen/videoloom/v1/run.ts';
+import { serve } from '../proto/grpc.ts';
+import type { RpcServer } from '../proto/grpc.ts';
+import { openLog } from '../proto/log.ts';
+import { serveMetrics } from '../proto/metrics.ts';
+import type { MetricsServer } from '../proto/metrics.ts';
+import { readRunPlan } from '../proto/run-plan.ts';
+import { openRun } from './run.ts';
+import type { Run } from './run.ts';
+import { coordinatorService } from './service.ts';
+
+/** Where this process can be reached, for launchers: inside the run folder. */
+const ADDRESS_FILE = 'coordinator.json';
+
+/** Exit code of a run that was stopped by a signal and can be resumed (EX_TEMPFAIL). */
+const EXIT_PREEMPTED = 75;
+
+interface Flags {
+  readonly run: string;
+  readonly listen: string;
+  readonly metrics: string;
+  readonly graceSeconds: number;
+  readonly lingerSeconds: number;
+  readonly logFile?: string;
+}
+
+async function main(argv: readonly string[]): Promise<number> {
+  const flags = parseFlags(argv);
+  const plan = await readRunPlan(flags.run);
+  const log = openLog(
+    { run_id: plan.runId },
+    flags.logFile === undefined ? {} : { file: flags.logFile },
+  );
+  const registry = new Registry();
+  const nowMs = (): number => performance.now();
+  const run = await openRun(flags.run, plan, { log, registry, nowMs, wallTime: () => new Date() });
+  let server: RpcServer | undefined;
+  let metrics: MetricsServer | undefined;
+  try {
+    const service = { definition: CoordinatorServiceService, handlers: coordinatorService(run) };
+    server = await serve([service], flags.listen);
+    metrics = await serveMetrics(registry, flags.metrics);
+    const reachable = {
+      address: server.address,
+      metricsAddress: metrics.address,
+      pid: process.pid,
+    };
+    await writeFileDurably(join(flags.run, ADDRESS_FILE), `${JSON.stringify(reachable)}\n`);
+    process.stdout.write(`${JSON.stringify(reachable)}\n`);
+    const isPreempted = await runToItsEnd(run, flags.graceSeconds * 1000);
+    // Workers leave by themselves once they have their answers; then whoever watches may still ask how it went.
+    await run.abandoned(isPreempted ? 1000 : flags.graceSeconds * 1000);
+    if (!isPreempted) await sleep(flags.lingerSeconds * 1000);
+    return exitCodeOf(run, isPreempted);
+  } finally {
+    await run.close();
+    await server?.close(1000);
+    await metrics?.close();
+  }
+}
+
+/** Waits for the end of the run; a signal asks for an early one, and a second signal or `graceMs` cuts it short. */
+async function runToItsEnd(run: Run, graceMs: number): Promise<boolean> {
+  const signals = new AbortController();
+  const { signal } = signals;
+  const asked = Promise.race(['SIGTERM', 'SIGINT'].map((name) => once(process, name, { signal })));
+  const isPreempted = await Promise.race([run.over.then(() => false), asked.then(() => true)]);
+  if (isPreempted) {
+    const again = Promise.race(
+      ['SIGTERM', 'SIGINT'].map((name) => once(process, name, { signal })),
+    );
+    run.stop();
+    await Promise.race([run.over, again, sleep(graceMs, undefined, { signal })]);
+  }
+  // Aborting rejects what still waits; nobody needs it any more.
+  asked.catch(() => undefined);
+  signals.abort();
+  return isPreempted;
+}
+
+function exitCodeOf(run: Run, isPreempted: boolean): number {
+  const { phase } = run.status();
+  if (phase === RunPhase.FAILED) return 1;
+  if (phase === RunPhase.FINISHED) return 0;
+  return isPreempted ? EXIT_PREEMPTED : 0;
+}
+
+function parseFlags(argv: readonly string[]): Flags {
+  const command = new Command('coordinator')
+    .description('Leads one run: membership, sample order, commits, checkpoints.')
+    .requiredOption('--run <folder>', 'run folder that holds run.json')
+    .option('--listen <host:port>', 'where workers find it; port 0 takes a free one', '127.0.0.1:0')
+    .option('--metrics <host:port>', 'where /metrics is served', '127.0.0.1:0')
+    .option('--grace-seconds <n>', 'time to checkpoint and end after SIGTERM', seconds, 30)
+    .option('--linger-seconds <n>', 'time to go on answering after the end of the run', seconds, 1)
+    .option('--log-file <file>', 'JSON lines go there instead of stderr')
+    .exitOverride((error) => {
+      process.exit(error.exitCode === 0 ? 0 : 2);
+    });
+  return command.parse(argv, { from: 'user' }).opts<Flags>();
+}
+
+function seconds(text: string): number {
+  const value = Number(text);
+  if (Number.isFinite(value) && value >= 0 && value <= 86_400) return value;
+  throw new UsageError('BAD_FLAG', `"${text}" is no number of seconds between 0 and 86400.`);
+}
+
+main(process.argv.slice(2)).then(
+  (code) => process.exit(code),
+  (error: unknown) => process.exit(reportFatal(error)),
+);

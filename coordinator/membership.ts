@@ -1,0 +1,80 @@
+/** Who takes part in a run: pure functions over the workers that have joined, in the order in which they did. */
+
+import { status } from '@grpc/grpc-js';
+
+import type { Member } from '../proto/gen/videoloom/v1/run.ts';
+import { RpcError } from '../proto/grpc.ts';
+
+/** A worker process that has joined. */
+export interface Worker {
+  readonly workerId: string;
+  /** Proof of this process's join; another one of the same worker id has another. */
+  readonly session: string;
+  readonly host: string;
+  readonly tensorAddress: string;
+  readonly serviceAddress: string;
+  readonly engine: string;
+  /** The committed step whose state it holds in memory for certain; 0 = none, or nobody knows. */
+  readonly stateStep: number;
+  /** Whether its Attend stream is open: only then can it be told of a generation. */
+  readonly isAttending: boolean;
+  /** When it was last heard of, on the coordinator's monotonic clock. */
+  readonly lastBeatMs: number;
+  /** What it said that it is doing, for stall messages. */
+  readonly phase: string;
+}
+
+/**
+ * The members of a generation: the first workers that attend, as many as there are microbatches, ranked in the order in
+ * which they joined, so that survivors keep their order. Their ranges are contiguous, in rank order, cover
+ * [0, numMicrobatches), and differ in size by one at most.
+ */
+export function chooseMembers(
+  workers: readonly Worker[],
+  numMicrobatches: number,
+): { readonly members: Member[]; readonly sessions: string[] } {
+  const chosen = workers.filter(({ isAttending }) => isAttending).slice(0, numMicrobatches);
+  const start = (rank: number): number => Math.floor((rank * numMicrobatches) / chosen.length);
+  const members = chosen.map(({ workerId, tensorAddress, serviceAddress }, rank) => ({
+    workerId,
+    rank,
+    tensorAddress,
+    serviceAddress,
+    firstMicrobatch: start(rank),
+    numMicrobatches: start(rank + 1) - start(rank),
+  }));
+  return { members, sessions: chosen.map(({ session }) => session) };
+}
+
+/** A session's text: names its worker, so that a stranger can be told whether it was replaced or forgotten. */
+export function sessionOf(workerId: string, nonce: string): string {
+  return `${workerId}/${nonce}`;
+}
+
+/**
+ * The worker of a session.
+ * @throws RpcError FENCED: a newer process has joined under the same worker id; UNKNOWN_SESSION: the worker was dropped or
+ * this coordinator started after it had joined, so it may join again.
+ */
+export function workerOf(workers: readonly Worker[], session: string): Worker {
+  const worker = workers.find((candidate) => candidate.session === session);
+  if (worker !== undefined) return worker;
+  const workerId = session.slice(0, session.lastIndexOf('/'));
+  if (workers.some((candidate) => candidate.workerId === workerId)) throw fenced(workerId);
+  throw new RpcError(
+    status.FAILED_PRECONDITION,
+    'UNKNOWN_SESSION',
+    `session "${session}" is not known here: the worker was dropped, or the coordinator was started anew. Join again.`,
+    { retryable: true },
+  );
+}
+
+/** Tells a process that another one has joined as the same worker. */
+export function fenced(workerId: string): RpcError {
+  return new RpcError(
+    status.FAILED_PRECONDITION,
+    'FENCED',
+    `another process has joined as worker "${workerId}" since: this one no longer counts. ` +
+      'End it, or start it under a worker id of its own.',
+  );
+}

@@ -1,0 +1,189 @@
+import { Counter, Gauge, Histogram } from 'prom-client';
+import type { Registry } from 'prom-client';
+
+import type { TimeLedger } from '../proto/gen/videoloom/v1/run.ts';
+import type { JournalEvent } from './journal-events.ts';
+import type { RunState } from './run-state.ts';
+
+/** What the coordinator counts. Figures of the state itself are read when somebody asks for them. */
+export interface RunMetrics {
+  /** Counts what has just been journaled. */
+  observe(event: JournalEvent): void;
+  /** Adds where workers' time went. */
+  observeTime(times: readonly TimeLedger[]): void;
+  /** Counts a call that was refused because its sender is out of date. */
+  observeFenced(rpc: string): void;
+  /** Notes how long a stage of a checkpoint took here. */
+  observeCheckpointStage(stage: 'manifest' | 'verify', seconds: number): void;
+}
+
+/** Registers the coordinator's metrics of one run. `state` is asked at each scrape. */
+export function openRunMetrics(registry: Registry, state: () => RunState): RunMetrics {
+  const registers = [registry];
+  const counter = <Label extends string>(
+    name: string,
+    help: string,
+    ...labelNames: Label[]
+  ): Counter<Label> => new Counter({ name, help, labelNames, registers });
+  const gauge = <Label extends string>(
+    name: string,
+    help: string,
+    ...labelNames: Label[]
+  ): Gauge<Label> => new Gauge({ name, help, labelNames, registers });
+  const read = (name: string, help: string, value: (state: RunState) => number): void => {
+    new Gauge({
+      name,
+      help,
+      registers,
+      collect() {
+        this.set(value(state()));
+      },
+    });
+  };
+
+  gauge('videoloom_build_info', 'Build that serves this.', 'node').set(
+    { node: process.version },
+    1,
+  );
+  gauge('videoloom_run_info', 'Run that is coordinated.', 'run_id').set(
+    { run_id: state().plan.runId },
+    1,
+  );
+  read('videoloom_global_step', 'Last committed step.', ({ committedStep }) => committedStep);
+  read(
+    'videoloom_epoch',
+    'Passes over the training data begun before the next step, from 0.',
+    epochOf,
+  );
+  read(
+    'videoloom_membership_epoch',
+    'Number of the generation.',
+    ({ generationNumber }) => generationNumber,
+  );
+  read(
+    'videoloom_checkpoint_last_step',
+    'Step of the newest whole checkpoint.',
+    ({ restoreStep }) => restoreStep,
+  );
+  new Gauge({
+    name: 'videoloom_workers',
+    help: 'Workers that have joined.',
+    labelNames: ['state'],
+    registers,
+    collect() {
+      const { workers, generation } = state();
+      const numMembers = generation?.members.length ?? 0;
+      this.set({ state: 'member' }, numMembers);
+      this.set({ state: 'waiting' }, Math.max(0, workers.length - numMembers));
+    },
+  });
+  const steps = counter('videoloom_steps_total', 'Steps committed, redone ones included.');
+  const samples = counter('videoloom_samples_total', 'Samples of committed steps.');
+  const tokens = counter('videoloom_tokens_total', 'Text tokens of committed steps.');
+  const skipped = counter(
+    'videoloom_samples_skipped_total',
+    'Samples that were substituted.',
+    'reason',
+  );
+  const loss = gauge(
+    'videoloom_train_loss',
+    'Mean loss of the last committed step, nats.',
+    'objective',
+  );
+  const learningRate = gauge(
+    'videoloom_learning_rate',
+    'Learning rate of the last committed step.',
+  );
+  const gradientNorm = gauge(
+    'videoloom_gradient_norm',
+    'Norm of the gradient of the last committed step.',
+  );
+  const nonFinite = counter(
+    'videoloom_nonfinite_steps_total',
+    'Steps whose loss or gradient was not finite.',
+  );
+  const lost = counter('videoloom_worker_lost_total', 'Workers that were lost.', 'reason');
+  const fencedCalls = counter(
+    'videoloom_fenced_requests_total',
+    'Calls of outdated senders, refused.',
+    'rpc',
+  );
+  const checkpointBytes = gauge('videoloom_checkpoint_bytes', 'Size of the newest checkpoint.');
+  const checkpointTime = gauge(
+    'videoloom_checkpoint_last_success_timestamp_seconds',
+    'When the newest checkpoint was completed.',
+  );
+  const checkpointFailures = counter(
+    'videoloom_checkpoint_failures_total',
+    'Checkpoints that were given up.',
+    'reason',
+  );
+  const checkpointStages = new Histogram({
+    name: 'videoloom_checkpoint_duration_seconds',
+    help: 'Time that a stage of a checkpoint took in the coordinator.',
+    labelNames: ['stage'],
+    buckets: [0.001, 0.01, 0.1, 1, 10, 60, 300],
+    registers,
+  });
+  const time = counter(
+    'videoloom_worker_seconds_total',
+    'Where the time of all workers went.',
+    'activity',
+  );
+
+  return {
+    observe(event) {
+      switch (event.type) {
+        case 'commit': {
+          steps.inc();
+          samples.inc(event.numSamples);
+          tokens.inc(event.tokens);
+          for (const { reason } of event.skipped) skipped.inc({ reason });
+          for (const { name, lossSum, count } of event.objectives) {
+            loss.set({ objective: name }, count === 0 ? 0 : lossSum / count);
+          }
+          learningRate.set(event.learningRate);
+          gradientNorm.set(event.gradientNorm);
+          const sums = event.objectives.map(({ lossSum }) => lossSum);
+          if (![event.gradientNorm, ...sums].every(Number.isFinite)) nonFinite.inc();
+          break;
+        }
+        case 'worker-lost':
+          lost.inc({ reason: event.reason });
+          break;
+        case 'checkpoint':
+          checkpointBytes.set(event.sizeBytes);
+          checkpointTime.setToCurrentTime();
+          break;
+        case 'checkpoint-failed':
+          checkpointFailures.inc({ reason: event.reason });
+          break;
+        default:
+          break;
+      }
+    },
+    observeTime(times) {
+      for (const ledger of times) {
+        time.inc({ activity: 'decode' }, ledger.decodeSeconds);
+        time.inc({ activity: 'wait' }, ledger.waitSeconds);
+        time.inc({ activity: 'compute' }, ledger.computeSeconds);
+        time.inc({ activity: 'reduce' }, ledger.reduceSeconds);
+        time.inc({ activity: 'checkpoint' }, ledger.checkpointSeconds);
+        time.inc({ activity: 'evaluate' }, ledger.evaluateSeconds);
+        time.inc({ activity: 'setup' }, ledger.setupSeconds);
+      }
+    },
+    observeFenced(rpc) {
+      fencedCalls.inc({ rpc });
+    },
+    observeCheckpointStage(stage, seconds) {
+      checkpointStages.observe({ stage }, seconds);
+    },
+  };
+}
+
+function epochOf({ plan, committedStep }: RunState): number {
+  return Math.floor(
+    (committedStep * plan.microbatches * plan.microbatchSize) / plan.numTrainSamples,
+  );
+}

@@ -1,0 +1,536 @@
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+
+import { RunPhase } from '../proto/gen/videoloom/v1/run.ts';
+import type { Generation } from '../proto/gen/videoloom/v1/run.ts';
+import { openRng } from '../proto/random.ts';
+import type { Rng } from '../proto/random.ts';
+import type { RunPlan } from '../proto/run-plan.ts';
+import { emptyHistory, extendHistory } from './history.ts';
+import type { JournalEvent } from './journal-events.ts';
+import { chooseMembers } from './membership.ts';
+import { initialRunState, isOver, transition } from './run-state.ts';
+import type { RunEffect, RunEvent, RunState } from './run-state.ts';
+import { ballot, testPlan, verdict } from './test/scripted-worker.ts';
+
+const FRESH = { committedStep: 0, restoreStep: 0, generationNumber: 0, isFinished: false };
+
+function joiner(workerId: string, session = `${workerId}/1`, stateStep = 0) {
+  return {
+    workerId,
+    session,
+    stateStep,
+    host: '',
+    tensorAddress: '',
+    serviceAddress: '',
+    engine: '',
+  };
+}
+
+/** Plays events at given times and gives the last state with all effects. */
+function play(plan: RunPlan, ...events: (readonly [number, RunEvent])[]) {
+  let state = initialRunState(plan, FRESH, 0);
+  const effects: RunEffect[] = [];
+  for (const [atMs, event] of events) {
+    const turn = transition(state, event, atMs);
+    state = turn.state;
+    effects.push(...turn.effects);
+  }
+  return { state, effects };
+}
+
+function enter(...workerIds: string[]): (readonly [number, RunEvent])[] {
+  return workerIds.flatMap((id) => [
+    [0, { type: 'join', worker: joiner(id) }] as const,
+    [0, { type: 'attend', session: `${id}/1` }] as const,
+  ]);
+}
+
+describe('members of a generation', () => {
+  it('get contiguous ranges that cover all microbatches and differ by one at most', () => {
+    for (const numMicrobatches of [1, 2, 4, 8, 64]) {
+      for (let numWorkers = 1; numWorkers <= 9; numWorkers++) {
+        const workers = Array.from({ length: numWorkers }, (_, i) => ({
+          ...joiner(`w${i}`),
+          isAttending: true,
+          lastBeatMs: 0,
+          phase: '',
+        }));
+        const { members, sessions } = chooseMembers(workers, numMicrobatches);
+        assert.equal(members.length, Math.min(numWorkers, numMicrobatches));
+        assert.equal(sessions.length, members.length);
+        let next = 0;
+        for (const [rank, member] of members.entries()) {
+          assert.equal(member.rank, rank);
+          assert.equal(member.firstMicrobatch, next);
+          next += member.numMicrobatches;
+        }
+        assert.equal(next, numMicrobatches);
+        const sizes = members.map((member) => member.numMicrobatches);
+        assert.ok(Math.max(...sizes) - Math.min(...sizes) <= 1);
+      }
+    }
+  });
+
+  it('are followed by spares, one of which enters when a member is lost', () => {
+    const plan = testPlan({ microbatches: 2, minWorkers: 2 });
+    const { state } = play(plan, ...enter('a', 'b', 'c'));
+    assert.deepEqual(
+      state.generation?.members.map(({ workerId }) => workerId),
+      ['a', 'b'],
+    );
+    const after = transition(state, { type: 'detach', session: 'a/1', message: '' }, 1).state;
+    assert.deepEqual(
+      after.generation?.members.map(({ workerId }) => workerId),
+      ['b', 'c'],
+    );
+  });
+});
+
+describe('the state machine of a run', () => {
+  it('journals a commit before it answers any vote', () => {
+    const { effects } = play(
+      testPlan({ minWorkers: 2 }),
+      ...enter('a', 'b'),
+      [1, { type: 'vote', callId: 1, request: ballot('a/1', 1, 1) }],
+      [2, { type: 'vote', callId: 2, request: ballot('b/1', 1, 1) }],
+    );
+    const kinds = effects.map((effect) =>
+      effect.type === 'journal' ? effect.event.type : effect.type,
+    );
+    assert.deepEqual(kinds.slice(kinds.indexOf('commit')), ['commit', 'spent', 'answer', 'answer']);
+  });
+
+  it('does not drop anybody for its own absence', () => {
+    const plan = testPlan({ heartbeatTimeoutMs: 1000, minWorkers: 2 });
+    const before = play(plan, ...enter('a', 'b'), [100, { type: 'tick' }]).state;
+    const thawed = transition(before, { type: 'tick' }, 30_000).state;
+    assert.equal(thawed.workers.length, 2);
+    let state = thawed;
+    for (let atMs = 30_100; atMs < 31_100; atMs += 100)
+      state = transition(state, { type: 'tick' }, atMs).state;
+    assert.equal(state.workers.length, 0);
+    assert.equal(state.phase, RunPhase.WAITING);
+  });
+
+  it('drops all that are silent at once, and opens one generation for it', () => {
+    const plan = testPlan({ heartbeatTimeoutMs: 1000, minWorkers: 3 });
+    const events: [number, RunEvent][] = [];
+    for (let atMs = 100; atMs <= 1200; atMs += 100) {
+      events.push(
+        [atMs, { type: 'beat', session: 'c/1', phase: 'compute', step: 1 }],
+        [atMs, { type: 'tick' }],
+      );
+    }
+    const { state } = play(plan, ...enter('a', 'b', 'c'), ...events);
+    assert.deepEqual(
+      state.generation?.members.map(({ workerId }) => workerId),
+      ['c'],
+    );
+    assert.equal(state.generationNumber, 2);
+  });
+
+  it('tells who does what when a group waits for itself', () => {
+    const plan = testPlan({ stepTimeoutMs: 500, minWorkers: 2 });
+    const { effects } = play(
+      plan,
+      ...enter('a', 'b'),
+      [10, { type: 'beat', session: 'a/1', phase: 'reduce', step: 1 }],
+      [11, { type: 'beat', session: 'b/1', phase: 'decode', step: 1 }],
+      [600, { type: 'tick' }],
+      [700, { type: 'tick' }],
+    );
+    const stalls = effects.filter((effect) => effect.type === 'stalled');
+    assert.equal(stalls.length, 1);
+    assert.match(stalls[0]!.message, /"a" is in phase reduce, "b" is in phase decode/);
+  });
+
+  it('holds its promises through 300 random histories', () => {
+    for (let seed = 1; seed <= 300; seed++) simulate(seed);
+    assert.ok(totals.commits > 2000 && totals.generations > 1500, JSON.stringify(totals));
+    assert.ok(totals.coordinatorDeaths > 100 && totals.refusals > 500, JSON.stringify(totals));
+  });
+});
+
+// The simulation: workers that come, go, freeze and repeat themselves; a network that loses, delays and doubles; a
+// coordinator that dies. First with faults (safety), then without (liveness).
+
+const totals = { commits: 0, generations: 0, refusals: 0, coordinatorDeaths: 0, rollbacks: 0 };
+
+interface SimWorker {
+  readonly workerId: string;
+  session: string | undefined;
+  isAttending: boolean;
+  generation: Generation | undefined;
+  stateStep: number;
+  /** Step whose reduced gradient it holds. */
+  gradientStep: number;
+  /** Whether it holds the state that its generation goes on from, or a later one. */
+  isAligned: boolean;
+  waitingCall: number | undefined;
+}
+
+interface Simulation {
+  readonly plan: RunPlan;
+  readonly rng: Rng;
+  readonly workers: SimWorker[];
+  readonly journal: { event: JournalEvent; isSynced: boolean }[];
+  readonly checkpoints: Set<number>;
+  readonly inFlight: RunEvent[];
+  readonly answered: Set<number>;
+  readonly asked: Map<number, SimWorker>;
+  /** Sessions that have voted, by generation and step; members by generation. */
+  readonly votes: Map<string, Set<string>>;
+  readonly members: Map<number, readonly string[]>;
+  state: RunState;
+  nowMs: number;
+  nextId: number;
+}
+
+function simulate(seed: number): void {
+  const rng = openRng(seed, 'simulation');
+  const plan = testPlan({
+    microbatches: 2 ** rng.integer(4),
+    totalSteps: 4 + rng.integer(20),
+    checkpointEverySteps: 1 + rng.integer(6),
+    minWorkers: 1 + rng.integer(3),
+    heartbeatTimeoutMs: 2000,
+    stepTimeoutMs: 3000,
+  });
+  const sim: Simulation = {
+    plan,
+    rng,
+    workers: Array.from({ length: 1 + rng.integer(6) }, (_, i) => newProcess(`w${i}`)),
+    journal: [],
+    checkpoints: new Set(),
+    inFlight: [],
+    answered: new Set(),
+    asked: new Map(),
+    votes: new Map(),
+    members: new Map(),
+    state: initialRunState(plan, FRESH, 0),
+    nowMs: 0,
+    nextId: 1,
+  };
+  for (let i = 0; i < 400 && !isOver(sim.state); i++) turnOfFate(sim);
+  while (sim.workers.length < plan.minWorkers)
+    sim.workers.push(newProcess(`late${sim.workers.length}`));
+  for (let i = 0; i < 20_000 && !isOver(sim.state); i++) turnOfPeace(sim);
+  assert.equal(sim.state.phase, RunPhase.FINISHED, `seed ${seed} does not finish`);
+  assertLedger(sim, seed);
+}
+
+function newProcess(workerId: string): SimWorker {
+  return {
+    workerId,
+    session: undefined,
+    isAttending: false,
+    generation: undefined,
+    stateStep: 0,
+    gradientStep: 0,
+    isAligned: false,
+    waitingCall: undefined,
+  };
+}
+
+function turnOfFate(sim: Simulation): void {
+  const { rng, workers } = sim;
+  const dice = rng.uniform();
+  const worker = workers[rng.integer(workers.length)]!;
+  if (dice < 0.02)
+    Object.assign(worker, { ...newProcess(worker.workerId), session: worker.session });
+  if (dice < 0.06) disconnect(sim, worker);
+  else if (dice < 0.065) killCoordinator(sim, rng.uniform() < 0.3);
+  else if (dice < 0.1)
+    worker.waitingCall = undefined; // The caller gives up waiting and asks again.
+  else if (dice < 0.13 && sim.inFlight.length > 0)
+    sim.inFlight.splice(rng.integer(sim.inFlight.length), 1);
+  else if (dice < 0.16 && sim.inFlight.length > 0) {
+    sim.inFlight.push(again(sim, sim.inFlight[rng.integer(sim.inFlight.length)]!));
+  } else if (dice < 0.17) sim.nowMs += 2500;
+  else turnOfPeace(sim);
+}
+
+function turnOfPeace(sim: Simulation): void {
+  sim.nowMs += 1 + sim.rng.integer(20);
+  const worker = sim.workers[sim.rng.integer(sim.workers.length)]!;
+  if (sim.rng.uniform() < 0.5) act(sim, worker);
+  else if (sim.inFlight.length > 0) {
+    deliver(sim, sim.inFlight.splice(sim.rng.integer(sim.inFlight.length), 1)[0]!);
+  }
+  for (const { session, stateStep } of sim.workers) {
+    if (session !== undefined)
+      deliver(sim, { type: 'beat', session, phase: 'compute', step: stateStep });
+  }
+  deliver(sim, { type: 'tick' });
+}
+
+/** What a worker does next, by the contract in the proto files. */
+function act(sim: Simulation, worker: SimWorker): void {
+  if (worker.session === undefined) {
+    const session = `${worker.workerId}/${sim.nextId++}`;
+    worker.session = session;
+    deliver(sim, { type: 'join', worker: joiner(worker.workerId, session, worker.stateStep) });
+    return;
+  }
+  if (sim.rng.uniform() < 0.02) worker.waitingCall = undefined; // The deadline of its call has passed.
+  const { session, generation } = worker;
+  if (!worker.isAttending) {
+    worker.isAttending = true;
+    deliver(sim, { type: 'attend', session });
+    return;
+  }
+  const isMember =
+    generation?.members.some(({ workerId }) => workerId === worker.workerId) === true;
+  if (
+    !isMember ||
+    worker.waitingCall !== undefined ||
+    !(worker.isAligned ||= align(sim, worker, generation))
+  )
+    return;
+  const callId = sim.nextId++;
+  worker.waitingCall = callId;
+  sim.asked.set(callId, worker);
+  if (worker.stateStep >= sim.plan.totalSteps) {
+    sim.inFlight.push({ type: 'result', callId, request: verdict(session, generation.number) });
+    return;
+  }
+  worker.gradientStep = worker.stateStep + 1;
+  sim.inFlight.push({
+    type: 'vote',
+    callId,
+    request: ballot(session, generation.number, worker.gradientStep),
+  });
+}
+
+/** Brings a worker to the state that its generation goes on from; false while it cannot be had. */
+function align(
+  sim: Simulation,
+  worker: SimWorker,
+  { committedStep, restoreStep, members }: Generation,
+): boolean {
+  if (worker.stateStep === committedStep) return true;
+  if (worker.stateStep === committedStep - 1 && worker.gradientStep === committedStep) {
+    worker.stateStep = committedStep;
+    return true;
+  }
+  if (committedStep === restoreStep) {
+    assert.ok(
+      restoreStep === 0 || sim.checkpoints.has(restoreStep),
+      'a generation restores what does not exist',
+    );
+    worker.stateStep = restoreStep;
+    return true;
+  }
+  const holder = sim.workers.find(
+    (peer) =>
+      members.some(({ workerId }) => workerId === peer.workerId) &&
+      (peer.stateStep === committedStep ||
+        (peer.stateStep === committedStep - 1 && peer.gradientStep === committedStep)),
+  );
+  if (holder === undefined) return false;
+  worker.stateStep = committedStep;
+  return true;
+}
+
+function again(sim: Simulation, event: RunEvent): RunEvent {
+  if (!('callId' in event) || event.type === 'checkpoint-settled') return { type: 'tick' };
+  const callId = sim.nextId++;
+  sim.asked.set(callId, sim.asked.get(event.callId)!);
+  return { ...event, callId };
+}
+
+function disconnect(sim: Simulation, worker: SimWorker): void {
+  const { session } = worker;
+  Object.assign(worker, {
+    session: undefined,
+    isAttending: false,
+    generation: undefined,
+    waitingCall: undefined,
+  });
+  if (session !== undefined) sim.inFlight.push({ type: 'detach', session, message: '' });
+}
+
+/** All that was in memory is gone, and after a loss of power all that was not on disk yet. */
+function killCoordinator(sim: Simulation, losesPower: boolean): void {
+  if (losesPower) {
+    const numSynced = sim.journal.findLastIndex(({ isSynced }) => isSynced) + 1;
+    sim.journal.length = Math.max(numSynced, sim.rng.integer(sim.journal.length + 1));
+  }
+  const history = emptyHistory();
+  for (const { event } of sim.journal) extendHistory(history, event);
+  const { generationNumber } = history;
+  const restoreStep = Math.max(0, ...sim.checkpoints);
+  const committedStep = Math.max(history.committedStep, restoreStep);
+  const isFinished = history.finished !== undefined;
+  sim.state = initialRunState(
+    sim.plan,
+    { committedStep, restoreStep, generationNumber, isFinished },
+    sim.nowMs,
+  );
+  sim.inFlight.length = 0;
+  for (const worker of sim.workers) {
+    Object.assign(worker, {
+      session: undefined,
+      isAttending: false,
+      generation: undefined,
+      waitingCall: undefined,
+    });
+  }
+  totals.coordinatorDeaths++;
+}
+
+function deliver(sim: Simulation, event: RunEvent): void {
+  if (event.type === 'vote') {
+    const { session, generation, step } = event.request;
+    const key = `${generation}/${step}`;
+    sim.votes.set(key, (sim.votes.get(key) ?? new Set()).add(session));
+  }
+  let turn: ReturnType<typeof transition>;
+  try {
+    turn = transition(sim.state, event, sim.nowMs);
+  } catch (error) {
+    assert.ok(error instanceof Error && 'code' in error, String(error));
+    totals.refusals++;
+    if ('callId' in event) answer(sim, event.callId, undefined);
+    if ('callId' in event && (error.code === 'UNKNOWN_SESSION' || error.code === 'FENCED')) {
+      const worker = sim.asked.get(event.callId);
+      if (worker?.session === (event as { request: { session: string } }).request.session)
+        disconnect(sim, worker);
+    }
+    return;
+  }
+  const before = sim.state;
+  sim.state = turn.state;
+  for (const effect of turn.effects) perform(sim, before, effect);
+}
+
+function perform(sim: Simulation, before: RunState, effect: RunEffect): void {
+  switch (effect.type) {
+    case 'journal':
+      record(sim, before, effect.event, effect.sync);
+      return;
+    case 'announce':
+      for (const session of effect.sessions) {
+        const worker = sim.workers.find((candidate) => candidate.session === session);
+        if (worker !== undefined)
+          Object.assign(worker, {
+            generation: effect.generation,
+            isAligned: false,
+            waitingCall: undefined,
+          });
+      }
+      return;
+    case 'answer':
+      answer(sim, effect.callId, 'checkpoint' in effect.response ? effect.response : undefined);
+      return;
+    case 'refuse':
+      totals.refusals++;
+      answer(sim, effect.callId, undefined);
+      return;
+    case 'dismiss': {
+      const worker = sim.workers.find(({ session }) => session === effect.session);
+      if (worker !== undefined) {
+        Object.assign(worker, {
+          session: undefined,
+          isAttending: false,
+          generation: undefined,
+          waitingCall: undefined,
+        });
+      }
+      return;
+    }
+    case 'write-manifest': {
+      const { step, generation, callId } = effect;
+      const failure = sim.rng.uniform() < 0.1 ? 'disk full' : undefined;
+      if (failure === undefined) sim.checkpoints.add(step);
+      deliverLater(sim, {
+        type: 'checkpoint-settled',
+        step,
+        generation,
+        callId,
+        sizeBytes: 1,
+        failure,
+      });
+      return;
+    }
+    case 'spent':
+    case 'stalled':
+    case 'over':
+      return;
+  }
+}
+
+function deliverLater(sim: Simulation, event: RunEvent): void {
+  sim.inFlight.push(event);
+}
+
+function answer(
+  sim: Simulation,
+  callId: number,
+  committed: { checkpoint: boolean } | undefined,
+): void {
+  assert.ok(!sim.answered.has(callId), `call ${callId} was answered twice`);
+  sim.answered.add(callId);
+  const worker = sim.asked.get(callId);
+  if (worker?.waitingCall !== callId) return; // It does not listen any more.
+  worker.waitingCall = undefined;
+  if (committed === undefined || worker.gradientStep !== worker.stateStep + 1) return;
+  worker.stateStep++;
+  if (!committed.checkpoint || worker.session === undefined) return;
+  const failure = sim.rng.uniform() < 0.1 ? 'disk full' : '';
+  const { session } = worker;
+  const generation = worker.generation!.number;
+  const request = { session, generation, step: worker.stateStep, files: [], failure };
+  sim.inFlight.push({ type: 'part', callId: sim.nextId++, request });
+}
+
+function record(sim: Simulation, before: RunState, event: JournalEvent, isSynced: boolean): void {
+  const history = emptyHistory();
+  if (event.type === 'generation') {
+    for (const entry of sim.journal) extendHistory(history, entry.event);
+    assert.ok(event.generation > history.generationNumber, 'a generation number was used twice');
+    assert.ok(isSynced, 'a generation is announced before it is on disk');
+    sim.members.set(
+      event.generation,
+      event.members.map(({ workerId }) => workerId),
+    );
+    totals.generations++;
+  }
+  if (event.type === 'commit') {
+    assert.equal(
+      event.generation,
+      before.generation?.number,
+      'a commit outside of the generation in force',
+    );
+    assert.equal(event.step, before.committedStep + 1, 'a commit out of order');
+    const voters = new Set(
+      [...(sim.votes.get(`${event.generation}/${event.step}`) ?? [])].map(
+        (session) => session.split('/')[0],
+      ),
+    );
+    for (const workerId of sim.members.get(event.generation)!) {
+      assert.ok(
+        voters.has(workerId),
+        `step ${event.step} was committed without the vote of ${workerId}`,
+      );
+    }
+    totals.commits++;
+  }
+  if (event.type === 'restored') totals.rollbacks++;
+  sim.journal.push({ event, isSynced });
+}
+
+/** Over the commits that count, every place of the order is used once, and so every sample once an epoch. */
+function assertLedger(sim: Simulation, seed: number): void {
+  const bySteps = new Map<number, JournalEvent & { type: 'commit' }>();
+  for (const { event } of sim.journal) if (event.type === 'commit') bySteps.set(event.step, event);
+  const batch = sim.plan.microbatches * sim.plan.microbatchSize;
+  for (let step = 1; step <= sim.plan.totalSteps; step++) {
+    const commit = bySteps.get(step);
+    // A loss of power may take the record of a step whose checkpoint is on disk.
+    if (commit === undefined)
+      assert.ok(Math.max(...sim.checkpoints) >= step, `seed ${seed}: step ${step} is missing`);
+    else assert.deepEqual([commit.firstPosition, commit.numSamples], [(step - 1) * batch, batch]);
+  }
+}

@@ -1,0 +1,832 @@
+/**
+ * The state machine of a run: `transition(state, event, now)` gives the next state and what to do about it. It reads no
+ * clock, file or socket, so that any history can be played to it. What it promises:
+ *
+ * - one generation at a time, its number larger than every one before; calls that bear another are refused;
+ * - a step is committed once every member of one generation has voted for it, and all of them said the same;
+ * - a commit stands in the journal before anybody hears of it (the order of the effects);
+ * - a generation goes on from the newest committed step that a member holds in memory, else from the newest checkpoint.
+ */
+
+import { status } from '@grpc/grpc-js';
+
+import { messageOf, VideoloomError } from '../proto/errors.ts';
+import type {
+  CheckpointFile,
+  CommitStepRequest,
+  CommitStepResponse,
+  ReportCheckpointPartRequest,
+  ReportCheckpointPartResponse,
+  ReportResultRequest,
+  ReportResultResponse,
+} from '../proto/gen/videoloom/v1/coordinator.ts';
+import { RunPhase } from '../proto/gen/videoloom/v1/run.ts';
+import type { Generation, Member, TimeLedger } from '../proto/gen/videoloom/v1/run.ts';
+import { RpcError } from '../proto/grpc.ts';
+import type { RunPlan } from '../proto/run-plan.ts';
+import { positionOf } from '../proto/sample-order.ts';
+import { findDisagreement, resultStatement, stepStatement } from './agreement.ts';
+import type { JournalEvent, LossReason } from './journal-events.ts';
+import { chooseMembers, fenced, workerOf } from './membership.ts';
+import type { Worker } from './membership.ts';
+
+/** One member's say, and the call that waits for the answer. */
+interface Ballot<Request> {
+  readonly session: string;
+  readonly callId: number;
+  readonly request: Request;
+}
+
+/** What the members have said so far; `sinceMs` is when the first of them did. */
+interface Poll<Request> {
+  readonly sinceMs: number;
+  readonly ballots: readonly Ballot<Request>[];
+}
+
+/** A checkpoint whose parts are being written. */
+interface PendingCheckpoint {
+  readonly step: number;
+  readonly generation: number;
+  /** Who has to report a part. */
+  readonly workerIds: readonly string[];
+  /** The parts by worker id. */
+  readonly parts: ReadonlyMap<string, readonly CheckpointFile[]>;
+}
+
+/** The answer to the votes of the last committed step, for those who did not receive it. */
+interface LastCommit {
+  readonly step: number;
+  readonly generation: number;
+  readonly workerIds: readonly string[];
+  readonly response: CommitStepResponse;
+}
+
+/** Everything that is known of a run. */
+export interface RunState {
+  readonly plan: RunPlan;
+  readonly phase: RunPhase;
+  /** In the order in which they joined. */
+  readonly workers: readonly Worker[];
+  /** The membership in force; undefined while there are too few workers. */
+  readonly generation: Generation | undefined;
+  /** Sessions of its members, by rank. */
+  readonly memberSessions: readonly string[];
+  /** Highest generation number ever used. */
+  readonly generationNumber: number;
+  /** Whether this process has opened a generation: from then on one worker is enough. */
+  readonly hasStarted: boolean;
+  readonly committedStep: number;
+  readonly lastCommit: LastCommit | undefined;
+  /** Step of the newest whole checkpoint; 0 = none. */
+  readonly restoreStep: number;
+  readonly checkpoint: PendingCheckpoint | undefined;
+  /** Checkpoints whose parts are all there and whose manifest is being written. */
+  readonly numCompleting: number;
+  /** A checkpoint was lost with a worker: take one after the next step. */
+  readonly isCheckpointDue: boolean;
+  readonly votes: Poll<CommitStepRequest> | undefined;
+  readonly results: Poll<ReportResultRequest> | undefined;
+  readonly isStopRequested: boolean;
+  /** The last step before a requested stop is committed: no generation is opened any more. */
+  readonly isStopping: boolean;
+  /** Why the run failed. */
+  readonly failure: VideoloomError | undefined;
+  readonly lastTickMs: number;
+  /** When a generation was opened or a step committed last, or a stall was last told. */
+  readonly lastProgressMs: number;
+}
+
+/** What can happen to a run. Call events carry a `callId` that exactly one answer or refusal names later. */
+export type RunEvent =
+  | { readonly type: 'join'; readonly worker: Joiner }
+  | { readonly type: 'attend'; readonly session: string }
+  | {
+      readonly type: 'beat';
+      readonly session: string;
+      readonly phase: string;
+      readonly step: number;
+    }
+  | { readonly type: 'detach'; readonly session: string; readonly message: string }
+  | ({ readonly type: 'vote'; readonly request: CommitStepRequest } & CallEvent)
+  | ({ readonly type: 'result'; readonly request: ReportResultRequest } & CallEvent)
+  | ({ readonly type: 'part'; readonly request: ReportCheckpointPartRequest } & CallEvent)
+  | ({ readonly type: 'checkpoint-settled' } & CheckpointOutcome)
+  | { readonly type: 'stop' }
+  | { readonly type: 'fail'; readonly error: VideoloomError }
+  | { readonly type: 'tick' };
+
+interface CallEvent {
+  readonly callId: number;
+}
+
+/** A worker that joins. */
+export type Joiner = Omit<Worker, 'isAttending' | 'lastBeatMs' | 'phase'>;
+
+/** How the writing of a manifest ended. */
+interface CheckpointOutcome {
+  readonly step: number;
+  readonly generation: number;
+  readonly callId: number;
+  readonly sizeBytes: number;
+  readonly failure: string | undefined;
+}
+
+/** What answers a call. */
+export type RunResponse = CommitStepResponse | ReportResultResponse | ReportCheckpointPartResponse;
+
+/** What is to be done, in this order. */
+export type RunEffect =
+  | { readonly type: 'journal'; readonly event: JournalEvent; readonly sync: boolean }
+  | {
+      readonly type: 'announce';
+      readonly sessions: readonly string[];
+      readonly generation: Generation;
+    }
+  | { readonly type: 'answer'; readonly callId: number; readonly response: RunResponse }
+  | { readonly type: 'refuse'; readonly callId: number; readonly error: VideoloomError }
+  /** End the Attend stream of a session. */
+  | { readonly type: 'dismiss'; readonly session: string; readonly error: VideoloomError }
+  | {
+      readonly type: 'write-manifest';
+      readonly step: number;
+      readonly generation: number;
+      readonly callId: number;
+      readonly files: readonly CheckpointFile[];
+    }
+  | { readonly type: 'spent'; readonly times: readonly TimeLedger[] }
+  | { readonly type: 'stalled'; readonly message: string }
+  /** The run ends: phase FINISHED, STOPPED or FAILED. */
+  | { readonly type: 'over' };
+
+/** Where a run stands when a coordinator takes it over. */
+export interface RunOrigin {
+  readonly committedStep: number;
+  readonly restoreStep: number;
+  readonly generationNumber: number;
+  readonly isFinished: boolean;
+}
+
+/** The state before anybody has joined. */
+export function initialRunState(plan: RunPlan, origin: RunOrigin, nowMs: number): RunState {
+  return {
+    plan,
+    phase: origin.isFinished ? RunPhase.FINISHED : RunPhase.WAITING,
+    workers: [],
+    generation: undefined,
+    memberSessions: [],
+    generationNumber: origin.generationNumber,
+    hasStarted: false,
+    committedStep: origin.committedStep,
+    lastCommit: undefined,
+    restoreStep: origin.restoreStep,
+    checkpoint: undefined,
+    numCompleting: 0,
+    isCheckpointDue: false,
+    votes: undefined,
+    results: undefined,
+    isStopRequested: false,
+    isStopping: false,
+    failure: undefined,
+    lastTickMs: nowMs,
+    lastProgressMs: nowMs,
+  };
+}
+
+/** Whether nothing more will happen to the run. */
+export function isOver({ phase }: Pick<RunState, 'phase'>): boolean {
+  return phase === RunPhase.FINISHED || phase === RunPhase.FAILED || phase === RunPhase.STOPPED;
+}
+
+/**
+ * What `event` makes of `state`, at `nowMs` on a clock that never goes back.
+ * @throws RpcError when a call is refused at once; the state is then as it was
+ */
+export function transition(
+  state: RunState,
+  event: RunEvent,
+  nowMs: number,
+): { readonly state: RunState; readonly effects: readonly RunEffect[] } {
+  const turn: Turn = { state: { ...state }, effects: [], nowMs };
+  react(turn, event);
+  return { state: turn.state, effects: turn.effects };
+}
+
+/**
+ * The member behind a call of the current generation.
+ * @throws RpcError FENCED, UNKNOWN_SESSION, STALE_GENERATION, NOT_A_MEMBER
+ */
+export function memberOf(state: RunState, session: string, generation: number): Member {
+  const { workerId } = workerOf(state.workers, session);
+  if (state.generation?.number !== generation) throw staleGeneration(state, generation);
+  const member = state.generation.members[state.memberSessions.indexOf(session)];
+  if (member !== undefined) return member;
+  throw new RpcError(
+    status.FAILED_PRECONDITION,
+    'NOT_A_MEMBER',
+    `worker "${workerId}" is no member of generation ${generation}: wait for one that lists it.`,
+  );
+}
+
+/** One call of `transition`: the state so far and what is to be done. */
+interface Turn {
+  readonly state: { -readonly [Key in keyof RunState]: RunState[Key] };
+  readonly effects: RunEffect[];
+  readonly nowMs: number;
+}
+
+function react(turn: Turn, event: RunEvent): void {
+  switch (event.type) {
+    case 'join':
+      join(turn, event.worker);
+      return;
+    case 'attend':
+      attend(turn, event.session);
+      return;
+    case 'beat':
+      beat(turn, event);
+      return;
+    case 'detach':
+      detach(turn, event.session, event.message);
+      return;
+    case 'vote':
+      vote(turn, event);
+      return;
+    case 'result':
+      report(turn, event);
+      return;
+    case 'part':
+      takePart(turn, event);
+      return;
+    case 'checkpoint-settled':
+      settleCheckpoint(turn, event);
+      return;
+    case 'stop':
+      stop(turn);
+      return;
+    case 'fail':
+      fail(turn, event.error);
+      return;
+    case 'tick':
+      tick(turn);
+      return;
+  }
+}
+
+// Workers come and go
+
+const MAX_WORKERS = 4096;
+
+function join(turn: Turn, joiner: Joiner): void {
+  const { state } = turn;
+  if (isOver(state)) throw runOver(state);
+  if (state.workers.length >= MAX_WORKERS) {
+    throw new RpcError(
+      status.RESOURCE_EXHAUSTED,
+      'TOO_MANY_WORKERS',
+      `run ${state.plan.runId} has ${MAX_WORKERS} workers already; end some before adding "${joiner.workerId}".`,
+    );
+  }
+  const { workerId, host, engine } = joiner;
+  const predecessor = state.workers.find((worker) => worker.workerId === workerId);
+  if (predecessor !== undefined) {
+    lose(turn, predecessor, 'replaced', fenced(workerId));
+    closeRanks(turn);
+  }
+  journal(turn, { type: 'worker-joined', workerId, host, engine });
+  const fresh = { isAttending: false, lastBeatMs: turn.nowMs, phase: 'joining' };
+  turn.state.workers = [...turn.state.workers, { ...joiner, ...fresh }];
+}
+
+function attend(turn: Turn, session: string): void {
+  if (isOver(turn.state)) throw runOver(turn.state);
+  workerOf(turn.state.workers, session);
+  updateWorker(turn, session, { isAttending: true, lastBeatMs: turn.nowMs });
+  if (turn.state.generation === undefined) openGeneration(turn);
+}
+
+function beat(turn: Turn, { session, phase, step }: RunEvent & { type: 'beat' }): void {
+  const { memberSessions, committedStep } = turn.state;
+  updateWorker(turn, session, { phase, lastBeatMs: turn.nowMs });
+  // A member that holds what its generation goes on from keeps it until the next commit.
+  if (step === committedStep && memberSessions.includes(session))
+    updateWorker(turn, session, { stateStep: step });
+}
+
+function detach(turn: Turn, session: string, message: string): void {
+  const worker = turn.state.workers.find((candidate) => candidate.session === session);
+  if (worker === undefined) return;
+  lose(turn, worker, 'disconnected', disconnected(worker, message));
+  closeRanks(turn);
+}
+
+function updateWorker(turn: Turn, session: string, change: Partial<Worker>): void {
+  turn.state.workers = turn.state.workers.map((worker) =>
+    worker.session === session ? { ...worker, ...change } : worker,
+  );
+}
+
+/** Strikes a worker off; {@link closeRanks} follows once all that are lost at this moment are struck off. */
+function lose(turn: Turn, worker: Worker, reason: LossReason, error: VideoloomError): void {
+  const { state } = turn;
+  const { workerId, session } = worker;
+  state.workers = state.workers.filter((other) => other.session !== session);
+  if (!isOver(state))
+    journal(turn, { type: 'worker-lost', workerId, reason, message: error.message });
+  turn.effects.push({ type: 'dismiss', session, error });
+  const { checkpoint } = state;
+  if (checkpoint?.workerIds.includes(workerId) === true && !checkpoint.parts.has(workerId)) {
+    // The copy of somebody else is as good: take one at the next step.
+    state.isCheckpointDue = true;
+    abandonCheckpoint(
+      turn,
+      'worker-lost',
+      `worker "${workerId}" was lost before its part was on disk`,
+    );
+  }
+}
+
+/** Opens the next generation when a member of the current one is gone. */
+function closeRanks(turn: Turn): void {
+  const { state } = turn;
+  const isHere = (session: string): boolean =>
+    state.workers.some((worker) => worker.session === session);
+  if (state.generation !== undefined && !state.memberSessions.every(isHere)) openGeneration(turn);
+}
+
+/** Makes those who attend the members of a new generation, or none when they are too few. */
+function openGeneration(turn: Turn): void {
+  const { state } = turn;
+  const { plan } = state;
+  disperse(turn, staleGeneration(state, state.generationNumber));
+  if (isOver(state) || state.isStopping) return;
+  const { members, sessions } = chooseMembers(state.workers, plan.microbatches);
+  if (sessions.length < (state.hasStarted ? 1 : Math.min(plan.minWorkers, plan.microbatches))) {
+    state.generation = undefined;
+    state.memberSessions = [];
+    state.phase = RunPhase.WAITING;
+    if (state.isStopRequested) endStopped(turn);
+    return;
+  }
+  goOnFrom(turn, resumableStep(state, sessions));
+  const { committedStep, restoreStep } = state;
+  const number = state.generationNumber + 1;
+  state.generation = { number, members, committedStep, restoreStep };
+  state.memberSessions = sessions;
+  state.generationNumber = number;
+  state.hasStarted = true;
+  state.phase = committedStep >= plan.totalSteps ? RunPhase.EVALUATING : RunPhase.TRAINING;
+  state.lastProgressMs = turn.nowMs;
+  // Whoever holds something else is about to replace it: it must not be counted on any more.
+  for (const worker of state.workers) {
+    if (sessions.includes(worker.session) && worker.stateStep !== committedStep) {
+      updateWorker(turn, worker.session, { stateStep: 0 });
+    }
+  }
+  // On disk before anybody acts on it: after a loss of power its number must not be used again.
+  journal(
+    turn,
+    { type: 'generation', generation: number, committedStep, restoreStep, members },
+    true,
+  );
+  const listeners = state.workers.filter(({ isAttending }) => isAttending);
+  const generation = state.generation;
+  turn.effects.push({
+    type: 'announce',
+    sessions: listeners.map(({ session }) => session),
+    generation,
+  });
+}
+
+/** The newest committed step that a member holds in memory or that a checkpoint holds. */
+function resumableStep(state: RunState, sessions: readonly string[]): number {
+  const held = state.workers
+    .filter(
+      ({ session, stateStep }) => sessions.includes(session) && stateStep <= state.committedStep,
+    )
+    .map(({ stateStep }) => stateStep);
+  return Math.max(state.restoreStep, ...held);
+}
+
+function goOnFrom(turn: Turn, step: number): void {
+  const { state } = turn;
+  if (step === state.committedStep) return;
+  const inMemory = step > state.restoreStep;
+  const from = inMemory ? 'memory' : step > 0 ? 'checkpoint' : 'start';
+  journal(turn, { type: 'restored', step, from }, true);
+  state.committedStep = step;
+  state.lastCommit = undefined;
+  if (state.checkpoint !== undefined && state.checkpoint.step > step) {
+    abandonCheckpoint(turn, 'restored', `the run went back to step ${step}`);
+  }
+}
+
+/** Refuses all who wait for the others. */
+function disperse(turn: Turn, error: VideoloomError): void {
+  const { state, effects } = turn;
+  for (const { callId } of [...(state.votes?.ballots ?? []), ...(state.results?.ballots ?? [])]) {
+    effects.push({ type: 'refuse', callId, error });
+  }
+  state.votes = undefined;
+  state.results = undefined;
+}
+
+// Steps
+
+function vote(turn: Turn, { callId, request }: RunEvent & { type: 'vote' }): void {
+  const { state } = turn;
+  const { session, generation, step } = request;
+  const { workerId } = workerOf(state.workers, session);
+  const { lastCommit } = state;
+  if (
+    lastCommit?.step === step &&
+    lastCommit.generation === generation &&
+    lastCommit.workerIds.includes(workerId)
+  ) {
+    // The answer was lost on its way: it stays what it was.
+    turn.effects.push({ type: 'answer', callId, response: lastCommit.response });
+    return;
+  }
+  memberOf(state, session, generation);
+  if (state.phase !== RunPhase.TRAINING || state.isStopping)
+    throw notNow(state, `a vote for step ${step}`);
+  if (step !== state.committedStep + 1) {
+    throw new RpcError(
+      status.FAILED_PRECONDITION,
+      'UNEXPECTED_STEP',
+      `worker "${workerId}" votes for step ${step}, but step ${state.committedStep} is the last committed one.`,
+    );
+  }
+  state.votes = withBallot(turn, state.votes, { session, callId, request });
+  if (state.votes.ballots.length === state.memberSessions.length)
+    commit(turn, state.votes, state.generation!);
+}
+
+function commit(turn: Turn, votes: Poll<CommitStepRequest>, generation: Generation): void {
+  const { state } = turn;
+  const { plan } = state;
+  const step = state.committedStep + 1;
+  const requests = inRankOrder(state, votes);
+  const disagreement = findDisagreement(requests.map(stepStatement));
+  if (disagreement !== undefined) {
+    fail(turn, replicasDiverged(state, `after step ${step}`, disagreement));
+    return;
+  }
+  const last = state.isStopRequested || step >= plan.totalSteps;
+  const checkpoint = last || state.isCheckpointDue || step % plan.checkpointEverySteps === 0;
+  const { objectives, gradientNorm, learningRate } = requests[0]!;
+  journal(
+    turn,
+    {
+      type: 'commit',
+      step,
+      generation: generation.number,
+      firstPosition: positionOf(plan, step, 0, 0),
+      numSamples: plan.microbatches * plan.microbatchSize,
+      objectives,
+      gradientNorm,
+      learningRate,
+      clips: sum(requests.map(({ numClips }) => numClips)),
+      tokens: sum(requests.map(({ numTokens }) => numTokens)),
+      skipped: requests.flatMap(({ skipped }) => skipped),
+      checkpoint,
+      last,
+    },
+    checkpoint,
+  );
+  turn.effects.push({ type: 'spent', times: requests.flatMap(({ time }) => time ?? []) });
+  const workerIds = generation.members.map(({ workerId }) => workerId);
+  const response = { checkpoint, last };
+  state.committedStep = step;
+  state.lastCommit = { step, generation: generation.number, workerIds, response };
+  state.lastProgressMs = turn.nowMs;
+  state.votes = undefined;
+  for (const session of state.memberSessions) updateWorker(turn, session, { stateStep: step });
+  if (checkpoint) {
+    abandonCheckpoint(
+      turn,
+      'too-slow',
+      `its parts were not on disk when step ${step} was committed`,
+    );
+    state.checkpoint = { step, generation: generation.number, workerIds, parts: new Map() };
+    state.isCheckpointDue = false;
+  }
+  for (const { callId } of votes.ballots) turn.effects.push({ type: 'answer', callId, response });
+  if (step >= plan.totalSteps) state.phase = RunPhase.EVALUATING;
+  else if (last) state.isStopping = true;
+  else admitWaiting(turn);
+}
+
+/** Opens a generation for those who joined since the last one, if it would have other members. */
+function admitWaiting(turn: Turn): void {
+  const { sessions } = chooseMembers(turn.state.workers, turn.state.plan.microbatches);
+  const { memberSessions } = turn.state;
+  if (
+    sessions.length !== memberSessions.length ||
+    sessions.some((session, i) => session !== memberSessions[i])
+  ) {
+    openGeneration(turn);
+  }
+}
+
+// Checkpoints
+
+function takePart(turn: Turn, { callId, request }: RunEvent & { type: 'part' }): void {
+  const { state } = turn;
+  const { session, generation, step, files, failure } = request;
+  const { workerId } = workerOf(state.workers, session);
+  const { checkpoint } = state;
+  const isExpected =
+    checkpoint?.step === step &&
+    generation >= checkpoint.generation &&
+    checkpoint.workerIds.includes(workerId);
+  if (!isExpected) {
+    // Late or repeated: it says whether such a checkpoint exists, and changes nothing.
+    turn.effects.push({
+      type: 'answer',
+      callId,
+      response: { complete: step === state.restoreStep },
+    });
+    return;
+  }
+  if (failure !== '') {
+    abandonCheckpoint(
+      turn,
+      'write-failed',
+      `worker "${workerId}" could not write its part: ${failure}`,
+    );
+    turn.effects.push({ type: 'answer', callId, response: { complete: false } });
+    endStopIfIdle(turn);
+    return;
+  }
+  const parts = new Map(checkpoint.parts).set(workerId, files);
+  if (parts.size < checkpoint.workerIds.length) {
+    state.checkpoint = { ...checkpoint, parts };
+    turn.effects.push({ type: 'answer', callId, response: { complete: false } });
+    return;
+  }
+  state.checkpoint = undefined;
+  state.numCompleting++;
+  const all = checkpoint.workerIds.flatMap((id) => parts.get(id) ?? []);
+  turn.effects.push({
+    type: 'write-manifest',
+    step,
+    generation: checkpoint.generation,
+    callId,
+    files: all,
+  });
+}
+
+function settleCheckpoint(turn: Turn, outcome: CheckpointOutcome): void {
+  const { state } = turn;
+  const { step, generation, callId, sizeBytes, failure } = outcome;
+  state.numCompleting--;
+  if (failure === undefined) {
+    journal(turn, { type: 'checkpoint', step, generation, sizeBytes }, true);
+    // A run that went back before this step meanwhile does not go on from it.
+    if (step <= state.committedStep) state.restoreStep = Math.max(state.restoreStep, step);
+  } else {
+    journal(turn, { type: 'checkpoint-failed', step, reason: 'manifest', message: failure });
+  }
+  turn.effects.push({ type: 'answer', callId, response: { complete: failure === undefined } });
+  endStopIfIdle(turn);
+}
+
+function abandonCheckpoint(turn: Turn, reason: string, message: string): void {
+  const { checkpoint } = turn.state;
+  if (checkpoint === undefined) return;
+  turn.state.checkpoint = undefined;
+  journal(turn, { type: 'checkpoint-failed', step: checkpoint.step, reason, message });
+  endStopIfIdle(turn);
+}
+
+// The end
+
+function report(turn: Turn, { callId, request }: RunEvent & { type: 'result' }): void {
+  const { state } = turn;
+  const { session, generation } = request;
+  const { workerId } = workerOf(state.workers, session);
+  if (state.phase === RunPhase.FINISHED || state.phase === RunPhase.STOPPED || state.isStopping) {
+    turn.effects.push({ type: 'answer', callId, response: {} });
+    return;
+  }
+  memberOf(state, session, generation);
+  if (state.phase !== RunPhase.EVALUATING)
+    throw notNow(state, `the result of worker "${workerId}"`);
+  state.results = withBallot(turn, state.results, { session, callId, request });
+  const { results } = state;
+  if (results.ballots.length < state.memberSessions.length) return;
+  const requests = inRankOrder(state, results);
+  const disagreement = findDisagreement(requests.map(resultStatement));
+  if (disagreement !== undefined) {
+    fail(turn, replicasDiverged(state, 'at the end of the run', disagreement));
+    return;
+  }
+  const { figures, weightsSha256 } = requests[0]!;
+  journal(turn, { type: 'finished', step: state.committedStep, figures, weightsSha256 }, true);
+  state.phase = RunPhase.FINISHED;
+  state.results = undefined;
+  turn.effects.push({ type: 'spent', times: requests.flatMap(({ time }) => time ?? []) });
+  for (const ballot of results.ballots)
+    turn.effects.push({ type: 'answer', callId: ballot.callId, response: {} });
+  turn.effects.push({ type: 'over' });
+}
+
+function stop(turn: Turn): void {
+  const { state } = turn;
+  if (isOver(state) || state.isStopRequested) return;
+  state.isStopRequested = true;
+  journal(turn, { type: 'stop-requested' });
+  if (state.generation === undefined) endStopped(turn);
+}
+
+function endStopIfIdle(turn: Turn): void {
+  const { state } = turn;
+  if (state.isStopping && state.checkpoint === undefined && state.numCompleting === 0)
+    endStopped(turn);
+}
+
+function endStopped(turn: Turn): void {
+  if (isOver(turn.state)) return;
+  journal(turn, { type: 'stopped', step: turn.state.committedStep }, true);
+  turn.state.phase = RunPhase.STOPPED;
+  turn.effects.push({ type: 'over' });
+}
+
+function fail(turn: Turn, error: VideoloomError): void {
+  const { state } = turn;
+  if (isOver(state)) return;
+  // Where the journal itself cannot be written, there is nowhere to say so.
+  if (error.code !== 'JOURNAL_WRITE_FAILED') {
+    journal(turn, { type: 'failed', code: error.code, message: error.message }, true);
+  }
+  state.phase = RunPhase.FAILED;
+  state.failure = error;
+  disperse(turn, error);
+  turn.effects.push({ type: 'over' });
+}
+
+// Time
+
+function tick(turn: Turn): void {
+  const { state, nowMs } = turn;
+  const { plan } = state;
+  const gapMs = nowMs - state.lastTickMs;
+  state.lastTickMs = nowMs;
+  if (isOver(state)) return;
+  // This process itself stood still (suspended, stopped): what was sent meanwhile is still to be read.
+  if (gapMs > plan.heartbeatTimeoutMs / 2) {
+    state.workers = state.workers.map((worker) => ({
+      ...worker,
+      lastBeatMs: worker.lastBeatMs + gapMs,
+    }));
+  }
+  for (const worker of state.workers) {
+    const silentMs = nowMs - worker.lastBeatMs;
+    if (silentMs > plan.heartbeatTimeoutMs)
+      lose(turn, worker, 'heartbeat', heartbeatLost(worker, silentMs));
+  }
+  for (const poll of [state.votes, state.results]) {
+    if (poll === undefined || nowMs - poll.sinceMs <= plan.stepTimeoutMs) continue;
+    for (const worker of state.workers) {
+      const isLate =
+        state.memberSessions.includes(worker.session) &&
+        !poll.ballots.some(({ session }) => session === worker.session);
+      if (isLate) lose(turn, worker, 'step-timeout', stepTimedOut(worker, plan.stepTimeoutMs));
+    }
+  }
+  closeRanks(turn);
+  tellStall(turn);
+}
+
+/** Names who does what when no member has voted for long: a group that waits for itself has no late vote. */
+function tellStall(turn: Turn): void {
+  const { state, nowMs } = turn;
+  const isStalled =
+    state.phase === RunPhase.TRAINING &&
+    state.votes === undefined &&
+    nowMs - state.lastProgressMs > state.plan.stepTimeoutMs;
+  if (!isStalled) return;
+  state.lastProgressMs = nowMs;
+  const doing = state.workers
+    .filter(({ session }) => state.memberSessions.includes(session))
+    .map(
+      ({ workerId, phase }) => `"${workerId}" is in phase ${phase || '(unknown)'}`,
+    );
+  const message =
+    `nobody has voted for step ${state.committedStep + 1} in ${state.plan.stepTimeoutMs} ms: ` +
+    `${doing.join(', ')}. Look at the first one that does not wait for the others.`;
+  turn.effects.push({ type: 'stalled', message });
+}
+
+// Small parts
+
+function journal(turn: Turn, event: JournalEvent, sync = false): void {
+  turn.effects.push({ type: 'journal', event, sync });
+}
+
+/** `poll` with one more ballot. A worker that says it again takes back its first call. */
+function withBallot<Request>(
+  turn: Turn,
+  poll: Poll<Request> | undefined,
+  ballot: Ballot<Request>,
+): Poll<Request> {
+  const repeated = poll?.ballots.find(({ session }) => session === ballot.session);
+  if (repeated !== undefined)
+    turn.effects.push({ type: 'refuse', callId: repeated.callId, error: repeatedCall() });
+  const others = (poll?.ballots ?? []).filter((other) => other !== repeated);
+  return { sinceMs: poll?.sinceMs ?? turn.nowMs, ballots: [...others, ballot] };
+}
+
+function inRankOrder<Request>(state: RunState, { ballots }: Poll<Request>): Request[] {
+  return state.memberSessions.map(
+    (session) => ballots.find((ballot) => ballot.session === session)!.request,
+  );
+}
+
+function sum(values: readonly number[]): number {
+  return values.reduce((total, value) => total + value, 0);
+}
+
+// Errors
+
+function staleGeneration(state: RunState, theirs: number): RpcError {
+  const latest = `the newest is ${state.generationNumber}`;
+  const what =
+    theirs > state.generationNumber
+      ? `was never opened here (${latest})`
+      : 'is over: its members changed';
+  return new RpcError(
+    status.FAILED_PRECONDITION,
+    'STALE_GENERATION',
+    `generation ${theirs} ${what}. Wait for the next one on the Attend stream and redo the step.`,
+  );
+}
+
+function notNow(state: RunState, what: string): RpcError {
+  if (isOver(state)) return runOver(state);
+  return new RpcError(
+    status.FAILED_PRECONDITION,
+    'NOT_NOW',
+    `${what} does not fit: ${state.committedStep} of ${state.plan.totalSteps} steps are committed` +
+      (state.isStopping ? ' and the run is being stopped.' : '.'),
+  );
+}
+
+function runOver(state: RunState): RpcError {
+  const { runId } = state.plan;
+  const [code, message] =
+    state.phase === RunPhase.FINISHED
+      ? ['RUN_FINISHED', `run ${runId} is finished; nothing is left to train.`]
+      : state.phase === RunPhase.FAILED
+        ? ['RUN_FAILED', `run ${runId} has failed: ${messageOf(state.failure)}`]
+        : ['RUN_STOPPED', `run ${runId} was stopped; start its coordinator again to go on.`];
+  return new RpcError(status.FAILED_PRECONDITION, code, message);
+}
+
+function replicasDiverged(state: RunState, when: string, disagreement: string): VideoloomError {
+  const ranks = state.generation!.members.map(
+    ({ rank, workerId }) => `rank ${rank} is "${workerId}"`,
+  );
+  return new VideoloomError(
+    'REPLICAS_DIVERGED',
+    `the workers of run ${state.plan.runId} do not hold the same values ${when}: ${disagreement} (${ranks.join(', ')}). ` +
+      'Workers must run the same build on the same kind of device; if they do, check the memory of the odd one.',
+  );
+}
+
+function disconnected({ workerId }: Worker, message: string): RpcError {
+  return new RpcError(
+    status.UNAVAILABLE,
+    'WORKER_DISCONNECTED',
+    `worker "${workerId}" has left: ${message}`,
+    { retryable: true },
+  );
+}
+
+function heartbeatLost({ workerId, phase }: Worker, silentMs: number): RpcError {
+  return new RpcError(
+    status.UNAVAILABLE,
+    'HEARTBEAT_LOST',
+    `worker "${workerId}" was silent for ${Math.round(silentMs)} ms (last heard of in phase ${phase || '(unknown)'}): it is no member any more and may join again.`,
+    { retryable: true },
+  );
+}
+
+function stepTimedOut({ workerId, phase }: Worker, timeoutMs: number): RpcError {
+  return new RpcError(
+    status.UNAVAILABLE,
+    'STEP_TIMEOUT',
+    `worker "${workerId}" was not ready ${timeoutMs} ms after the first of the others (last heard of in phase ` +
+      `${phase || '(unknown)'}): it is no member any more and may join again. ` +
+      'If its steps are that slow, raise stepTimeoutMs.',
+    { retryable: true },
+  );
+}
+
+function repeatedCall(): RpcError {
+  return new RpcError(
+    status.ABORTED,
+    'REPEATED_CALL',
+    'the same worker has sent this call again; the newer one gets the answer.',
+  );
+}

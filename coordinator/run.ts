@@ -1,0 +1,542 @@
+import { randomUUID } from 'node:crypto';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+
+import type { Registry } from 'prom-client';
+
+import { CHECKPOINTS_FOLDER } from '../proto/checkpoint-manifest.ts';
+import { writeFileDurably } from '../proto/durable-file.ts';
+import { messageOf, VideoloomError } from '../proto/errors.ts';
+import type {
+  AttendRequest,
+  CheckpointFile,
+  CommitStepRequest,
+  CommitStepResponse,
+  LeaseMicrobatchesRequest,
+  ReportCheckpointPartRequest,
+  ReportCheckpointPartResponse,
+  ReportResultRequest,
+  ReportResultResponse,
+  StepLease,
+} from '../proto/gen/videoloom/v1/coordinator.ts';
+import { RunPhase } from '../proto/gen/videoloom/v1/run.ts';
+import type { Generation, RunStatus } from '../proto/gen/videoloom/v1/run.ts';
+import type { Log } from '../proto/log.ts';
+import type { RunPlan } from '../proto/run-plan.ts';
+import { positionOf } from '../proto/sample-order.ts';
+import {
+  completeCheckpoint,
+  findCheckpoint,
+  pruneCheckpoints,
+  removeUnfinished,
+} from './checkpoints.ts';
+import { emptyHistory, extendHistory, numSkipped } from './history.ts';
+import type { RunHistory } from './history.ts';
+import type { JournalEvent } from './journal-events.ts';
+import { JOURNAL_FILE, openJournal } from './journal.ts';
+import type { Journal } from './journal.ts';
+import { Latest } from './latest.ts';
+import { leaseMicrobatches } from './leases.ts';
+import { lockRun } from './lock.ts';
+import type { RunLock } from './lock.ts';
+import { sessionOf } from './membership.ts';
+import { openRunMetrics } from './metrics.ts';
+import type { RunMetrics } from './metrics.ts';
+import { checkSamePlan } from './plan-check.ts';
+import { initialRunState, isOver, memberOf, transition } from './run-state.ts';
+import type { Joiner, RunEffect, RunEvent, RunResponse, RunState } from './run-state.ts';
+import { addLedgers, emptyLedger, RateWindow, statusOf } from './status.ts';
+
+/** Name of the figures of a finished run, inside its folder. */
+export const SUMMARY_FILE = 'summary.json';
+
+const LOCK_CHECK_MS = 1000;
+const WATCH_INTERVAL_MS = 100;
+
+/** What a run needs from its surroundings. */
+export interface RunSurroundings {
+  readonly log: Log;
+  readonly registry: Registry;
+  /** Milliseconds on a clock that never goes back. */
+  readonly nowMs: () => number;
+  readonly wallTime: () => Date;
+}
+
+/**
+ * Takes over the run in `folder`: locks it, reads journal and checkpoints, and stands ready for workers.
+ * @throws VideoloomError RUN_LOCKED, RUN_PLAN_CHANGED, JOURNAL_WRITE_FAILED
+ */
+export async function openRun(
+  folder: string,
+  plan: RunPlan,
+  surroundings: RunSurroundings,
+): Promise<Run> {
+  const { log, nowMs, wallTime } = surroundings;
+  const lock = lockRun(folder);
+  let journal: Journal | undefined;
+  try {
+    const checkpoints = join(folder, CHECKPOINTS_FOLDER);
+    const history = emptyHistory();
+    const failures: VideoloomError[] = [];
+    let run: Run | undefined = undefined as Run | undefined;
+    journal = openJournal(
+      join(folder, JOURNAL_FILE),
+      (record) => {
+        extendHistory(history, record);
+      },
+      {
+        wallTime,
+        onFailure: (error) => run?.fail(error) ?? failures.push(error),
+      },
+    );
+    if (history.plan !== undefined) checkSamePlan(history.plan, plan, folder);
+    for (const step of await removeUnfinished(checkpoints)) {
+      log.warn({ step }, 'removed a checkpoint that was never completed');
+    }
+    const newest = await findCheckpoint(checkpoints, plan.runId, (path, error) => {
+      log.warn({ path, code: error.code }, error.message);
+    });
+    const restoreStep = newest?.step ?? 0;
+    const isFinished = (history.finished?.step ?? 0) >= plan.totalSteps;
+    journal.append({ type: 'opened', pid: process.pid, plan }, { sync: true });
+    if (history.committedStep < restoreStep) {
+      const restored: JournalEvent = { type: 'restored', step: restoreStep, from: 'checkpoint' };
+      extendHistory(history, journal.append(restored, { sync: true }));
+    }
+    const { committedStep, generationNumber } = history;
+    const state = initialRunState(
+      plan,
+      { committedStep, restoreStep, generationNumber, isFinished },
+      nowMs(),
+    );
+    run = new Run(folder, { lock, journal, history, state, surroundings });
+    if (failures[0] !== undefined) run.fail(failures[0]);
+    if (isFinished) await run.writeSummary();
+    return run;
+  } catch (error) {
+    journal?.close();
+    lock.release();
+    throw error;
+  }
+}
+
+interface RunParts {
+  readonly lock: RunLock;
+  readonly journal: Journal;
+  readonly history: RunHistory;
+  readonly state: RunState;
+  readonly surroundings: RunSurroundings;
+}
+
+interface WaitingCall {
+  readonly resolve: (response: RunResponse) => void;
+  readonly reject: (error: Error) => void;
+}
+
+/** A run in the hands of this process: plays what happens to the state machine and does what that asks for. */
+export class Run {
+  readonly plan: RunPlan;
+  readonly metrics: RunMetrics;
+  /** Settles when the run is finished, stopped or failed, and all that belongs to it is on disk. */
+  readonly over: Promise<void>;
+  readonly #folder: string;
+  readonly #parts: RunParts;
+  readonly #log: Log;
+  #state: RunState;
+  readonly #calls = new Map<number, WaitingCall>();
+  readonly #streams = new Map<string, Latest<Generation>>();
+  readonly #watchers = new Set<Latest<true>>();
+  readonly #rates = new RateWindow();
+  readonly #ticker: NodeJS.Timeout;
+  readonly #lockChecker: NodeJS.Timeout;
+  #time = emptyLedger();
+  #lastCallId = 0;
+  #isClosed = false;
+  #diskWork: Promise<void> = Promise.resolve();
+  #declareOver: () => void = () => undefined;
+
+  constructor(folder: string, parts: RunParts) {
+    const { state, surroundings } = parts;
+    this.plan = state.plan;
+    this.#folder = folder;
+    this.#parts = parts;
+    this.#state = state;
+    this.#log = surroundings.log;
+    this.metrics = openRunMetrics(surroundings.registry, () => this.#state);
+    this.over = new Promise((resolve) => {
+      this.#declareOver = resolve;
+    });
+    this.#ticker = setInterval(
+      () => {
+        this.#dispatch({ type: 'tick' });
+      },
+      Math.min(250, Math.max(10, this.plan.heartbeatTimeoutMs / 8)),
+    );
+    this.#lockChecker = setInterval(() => {
+      this.#checkLock();
+    }, LOCK_CHECK_MS);
+    if (isOver(state)) this.#declareOver();
+  }
+
+  // What workers ask
+
+  /** Registers a worker process; gives its session. @throws RpcError RUN_FINISHED, RUN_STOPPED, RUN_FAILED */
+  join(joiner: Omit<Joiner, 'session'>): string {
+    if (this.#isClosed) throw coordinatorClosed();
+    const session = sessionOf(joiner.workerId, randomUUID());
+    this.#dispatch({ type: 'join', worker: { ...joiner, session } });
+    return session;
+  }
+
+  /**
+   * A worker's session: takes its beats, gives the generations. Ends with the run; throws when the worker is dropped.
+   * @throws RpcError FENCED, UNKNOWN_SESSION, HEARTBEAT_LOST, STEP_TIMEOUT
+   */
+  async *attend(
+    session: string,
+    beats: AsyncIterable<AttendRequest>,
+    signal: AbortSignal,
+  ): AsyncGenerator<Generation, void, undefined> {
+    if (this.#isClosed) throw coordinatorClosed();
+    const stream = new Latest<Generation>();
+    const predecessor = this.#streams.get(session);
+    this.#streams.set(session, stream);
+    predecessor?.end(new VideoloomError('REPEATED_CALL', 'the same session attends a second time'));
+    let reason = 'its connection ended';
+    const listen = async (): Promise<void> => {
+      for await (const { phase, step } of beats)
+        this.#dispatch({ type: 'beat', session, phase, step });
+      reason = 'it ended its session';
+    };
+    try {
+      this.#dispatch({ type: 'attend', session });
+      listen().then(
+        () => {
+          stream.end();
+        },
+        () => {
+          stream.end();
+        },
+      );
+      yield* stream.values(signal);
+    } finally {
+      if (this.#streams.get(session) === stream) {
+        this.#streams.delete(session);
+        this.#dispatch({ type: 'detach', session, message: reason });
+      }
+    }
+  }
+
+  /** The samples of the caller's microbatches. @throws RpcError STALE_GENERATION, LEASE_OUT_OF_WINDOW */
+  lease({ session, generation, firstStep, numSteps }: LeaseMicrobatchesRequest): StepLease[] {
+    const member = memberOf(this.#state, session, generation);
+    return leaseMicrobatches(this.plan, this.#state.committedStep, member, { firstStep, numSteps });
+  }
+
+  /** Settles when the step is committed or cannot be in this generation. */
+  async commitStep(request: CommitStepRequest): Promise<CommitStepResponse> {
+    return (await this.#ask((callId) => ({ type: 'vote', callId, request }))) as CommitStepResponse;
+  }
+
+  /** Settles at once, the last part's call when the manifest is on disk. */
+  async reportCheckpointPart(
+    request: ReportCheckpointPartRequest,
+  ): Promise<ReportCheckpointPartResponse> {
+    const response = await this.#ask((callId) => ({ type: 'part', callId, request }));
+    return response as ReportCheckpointPartResponse;
+  }
+
+  /** Settles when all members have reported. */
+  async reportResult(request: ReportResultRequest): Promise<ReportResultResponse> {
+    return (await this.#ask((callId) => ({
+      type: 'result',
+      callId,
+      request,
+    }))) as ReportResultResponse;
+  }
+
+  // What operators ask
+
+  status(): RunStatus {
+    return statusOf(this.#state, this.#parts.history, this.#rates.rates(), this.#time);
+  }
+
+  /** The status now and after changes, at most ten a second; ends with the run. */
+  async *watchStatus(signal: AbortSignal): AsyncGenerator<RunStatus, void, undefined> {
+    const changes = new Latest<true>();
+    changes.set(true);
+    this.#watchers.add(changes);
+    try {
+      for await (const _ of changes.values(signal)) {
+        const status = this.status();
+        yield status;
+        if (isOver(status)) return;
+        await sleep(WATCH_INTERVAL_MS, undefined, { signal });
+      }
+    } finally {
+      this.#watchers.delete(changes);
+    }
+  }
+
+  /** Lets the run checkpoint after the step in progress and end. */
+  stop(): void {
+    if (!this.#isClosed) this.#dispatch({ type: 'stop' });
+  }
+
+  /** Ends the run because it cannot go on. */
+  fail(error: VideoloomError): void {
+    this.#dispatch({ type: 'fail', error });
+  }
+
+  /** Waits until no worker attends, for at most `limitMs`. */
+  async abandoned(limitMs: number): Promise<void> {
+    for (
+      let waitedMs = 0;
+      this.#streams.size > 0 && waitedMs < limitMs;
+      waitedMs += WATCH_INTERVAL_MS
+    ) {
+      await sleep(WATCH_INTERVAL_MS);
+    }
+  }
+
+  /** Lets go of the folder; calls that still wait are refused. May be called twice. */
+  async close(): Promise<void> {
+    clearInterval(this.#ticker);
+    clearInterval(this.#lockChecker);
+    this.#isClosed = true;
+    const error = coordinatorClosed();
+    this.#refuseAll(error);
+    for (const stream of this.#streams.values())
+      stream.end(isOver(this.#state) ? undefined : error);
+    // Workers that go now go because of us: they are not lost.
+    this.#streams.clear();
+    for (const watcher of this.#watchers) watcher.end();
+    await this.#diskWork;
+    this.#parts.journal.close();
+    this.#parts.lock.release();
+  }
+
+  /** Writes the figures of a finished run beside its journal. */
+  async writeSummary(): Promise<void> {
+    const { finished } = this.#parts.history;
+    if (finished === undefined) return;
+    const { step, figures, weightsSha256 } = finished;
+    const summary = {
+      runId: this.plan.runId,
+      step,
+      figures,
+      weightsSha256,
+      skippedSamples: numSkipped(this.#parts.history),
+      configDigest: this.plan.configDigest,
+      datasetDigest: this.plan.datasetDigest,
+      seed: this.plan.seed,
+    };
+    await writeFileDurably(
+      join(this.#folder, SUMMARY_FILE),
+      `${JSON.stringify(summary, undefined, 2)}\n`,
+    );
+  }
+
+  // How it works
+
+  async #ask(toEvent: (callId: number) => RunEvent): Promise<RunResponse> {
+    if (this.#isClosed) throw coordinatorClosed();
+    const callId = ++this.#lastCallId;
+    return new Promise((resolve, reject) => {
+      this.#calls.set(callId, { resolve, reject });
+      try {
+        this.#dispatch(toEvent(callId));
+      } catch (error) {
+        this.#calls.delete(callId);
+        throw error;
+      }
+    });
+  }
+
+  #dispatch(event: RunEvent): void {
+    const { state, effects } = transition(this.#state, event, this.#parts.surroundings.nowMs());
+    this.#state = state;
+    try {
+      for (const effect of effects) this.#perform(effect);
+    } catch (error) {
+      // What could not be journaled is not told to anybody: the effects after it are dropped.
+      this.#endFailed(error);
+    }
+    if (event.type === 'tick' && effects.length === 0) return;
+    if (event.type === 'beat') return;
+    for (const watcher of this.#watchers) watcher.set(true);
+  }
+
+  #perform(effect: RunEffect): void {
+    switch (effect.type) {
+      case 'journal':
+        this.#record(effect.event, effect.sync);
+        return;
+      case 'announce':
+        for (const session of effect.sessions) this.#streams.get(session)?.set(effect.generation);
+        return;
+      case 'answer':
+        this.#calls.get(effect.callId)?.resolve(effect.response);
+        this.#calls.delete(effect.callId);
+        return;
+      case 'refuse':
+        this.#calls.get(effect.callId)?.reject(effect.error);
+        this.#calls.delete(effect.callId);
+        return;
+      case 'dismiss':
+        this.#streams.get(effect.session)?.end(effect.error);
+        this.#streams.delete(effect.session);
+        return;
+      case 'write-manifest':
+        this.#diskWork = this.#diskWork.then(() => this.#writeManifest(effect));
+        return;
+      case 'spent':
+        this.#time = effect.times.reduce(addLedgers, this.#time);
+        this.metrics.observeTime(effect.times);
+        return;
+      case 'stalled':
+        this.#log.warn({ step: this.#state.committedStep + 1 }, effect.message);
+        return;
+      case 'over':
+        this.#settle();
+        return;
+    }
+  }
+
+  #record(event: JournalEvent, sync: boolean): void {
+    const { journal, history, surroundings } = this.#parts;
+    extendHistory(history, journal.append(event, { sync }));
+    this.metrics.observe(event);
+    if (event.type === 'commit') this.#rates.add(surroundings.nowMs(), event.clips, event.tokens);
+    logEvent(this.#log, event);
+  }
+
+  async #writeManifest(effect: RunEffect & { type: 'write-manifest' }): Promise<void> {
+    const { step, generation, callId, files } = effect;
+    const folder = join(this.#folder, CHECKPOINTS_FOLDER);
+    const { nowMs } = this.#parts.surroundings;
+    let startMs = nowMs();
+    let sizeBytes = 0;
+    let failure: string | undefined;
+    try {
+      sizeBytes = await completeCheckpoint(folder, this.#manifest(step, generation, files));
+      this.metrics.observeCheckpointStage('manifest', (nowMs() - startMs) / 1000);
+    } catch (error) {
+      failure = messageOf(error);
+    }
+    this.#dispatch({ type: 'checkpoint-settled', step, generation, callId, sizeBytes, failure });
+    if (failure !== undefined) return;
+    startMs = nowMs();
+    try {
+      const pruned = await pruneCheckpoints(folder, this.plan.runId, this.plan.keepCheckpoints);
+      if (pruned.length > 0)
+        this.metrics.observeCheckpointStage('verify', (nowMs() - startMs) / 1000);
+      for (const old of pruned) this.#record({ type: 'checkpoint-pruned', step: old }, false);
+    } catch (error) {
+      this.#log.error({ step }, `older checkpoints are kept: ${messageOf(error)}`);
+    }
+  }
+
+  #manifest(step: number, generation: number, files: readonly CheckpointFile[]) {
+    const { runId, seed, configDigest, datasetDigest } = this.plan;
+    return {
+      formatVersion: 1 as const,
+      runId,
+      step,
+      generation,
+      dataPosition: positionOf(this.plan, step + 1, 0, 0),
+      seed,
+      configDigest,
+      datasetDigest,
+      files: [...files],
+      time: this.#parts.surroundings.wallTime().toISOString(),
+    };
+  }
+
+  #settle(): void {
+    const { failure, phase } = this.#state;
+    // After a good end workers still have calls under way, and leave by themselves.
+    if (failure !== undefined) {
+      for (const stream of this.#streams.values()) stream.end(failure);
+      this.#refuseAll(failure);
+    }
+    const summary = phase === RunPhase.FINISHED ? this.writeSummary() : Promise.resolve();
+    this.#diskWork = Promise.all([this.#diskWork, summary]).then(
+      () => undefined,
+      (error: unknown) => {
+        this.#log.error(
+          `cannot write ${SUMMARY_FILE}: ${messageOf(error)}; its content is in the journal`,
+        );
+      },
+    );
+    void this.#diskWork.then(this.#declareOver);
+  }
+
+  /** Something that the state machine asked for could not be done. */
+  #endFailed(error: unknown): void {
+    if (!(error instanceof VideoloomError)) throw error;
+    this.#log.error({ code: error.code }, error.message);
+    this.#refuseAll(error);
+    if (!isOver(this.#state)) this.#dispatch({ type: 'fail', error });
+    else this.#settle();
+  }
+
+  #refuseAll(error: VideoloomError): void {
+    for (const { reject } of this.#calls.values()) reject(error);
+    this.#calls.clear();
+  }
+
+  #checkLock(): void {
+    if (isOver(this.#state) || this.#parts.lock.isHeld()) return;
+    this.fail(
+      new VideoloomError(
+        'RUN_LOCK_LOST',
+        `the lock of run folder ${this.#folder} was removed or taken by another coordinator; this one stops writing to it.`,
+      ),
+    );
+  }
+}
+
+function coordinatorClosed(): VideoloomError {
+  return new VideoloomError('COORDINATOR_CLOSED', 'the coordinator is being ended', {
+    retryable: true,
+  });
+}
+
+function logEvent(log: Log, event: JournalEvent): void {
+  switch (event.type) {
+    case 'commit': {
+      const { step, generation, objectives, gradientNorm, checkpoint, last } = event;
+      const losses = Object.fromEntries(
+        objectives.map(({ name, lossSum, count }) => [name, count === 0 ? 0 : lossSum / count]),
+      );
+      log.debug({ step, generation, losses, gradientNorm, checkpoint, last }, 'committed');
+      for (const { sample, substitute, reason, message } of event.skipped) {
+        log.warn({ step, sample, substitute, reason }, `sample substituted: ${message}`);
+      }
+      return;
+    }
+    case 'worker-lost':
+      log.warn({ worker_id: event.workerId, reason: event.reason }, event.message);
+      return;
+    case 'checkpoint-failed':
+      log.error(
+        { step: event.step, reason: event.reason },
+        `checkpoint given up: ${event.message}`,
+      );
+      return;
+    case 'failed':
+      log.error({ code: event.code }, event.message);
+      return;
+    case 'generation': {
+      const { generation, committedStep, restoreStep, members } = event;
+      const workers = members.map(({ workerId }) => workerId);
+      log.info({ generation, step: committedStep, restoreStep, workers }, 'generation opened');
+      return;
+    }
+    default: {
+      const { type, ...fields } = event;
+      log.info(fields, type);
+    }
+  }
+}

@@ -1,0 +1,92 @@
+import type { RunStatus, TimeLedger } from '../proto/gen/videoloom/v1/run.ts';
+import { numSkipped } from './history.ts';
+import type { RunHistory } from './history.ts';
+import type { RunState } from './run-state.ts';
+
+const WINDOW_STEPS = 20;
+
+/** Rates over the last steps. */
+export interface Rates {
+  readonly clipsPerSecond: number;
+  readonly tokensPerSecond: number;
+}
+
+/** How many clips and tokens the last steps consumed, and when each was committed. */
+export class RateWindow {
+  readonly #commits: { readonly atMs: number; readonly clips: number; readonly tokens: number }[] =
+    [];
+
+  add(atMs: number, clips: number, tokens: number): void {
+    this.#commits.push({ atMs, clips, tokens });
+    if (this.#commits.length > WINDOW_STEPS) this.#commits.shift();
+  }
+
+  /** Rates from the first to the last commit of the window; 0 until there are two. */
+  rates(): Rates {
+    const [first, ...rest] = this.#commits;
+    const seconds = ((rest.at(-1)?.atMs ?? 0) - (first?.atMs ?? 0)) / 1000;
+    if (rest.length === 0 || seconds <= 0) return { clipsPerSecond: 0, tokensPerSecond: 0 };
+    const [clips, tokens] = rest.reduce<[number, number]>(
+      ([c, t], commit) => [c + commit.clips, t + commit.tokens],
+      [0, 0],
+    );
+    return { clipsPerSecond: clips / seconds, tokensPerSecond: tokens / seconds };
+  }
+}
+
+/** No time at all. */
+export function emptyLedger(): TimeLedger {
+  return {
+    decodeSeconds: 0,
+    waitSeconds: 0,
+    computeSeconds: 0,
+    reduceSeconds: 0,
+    checkpointSeconds: 0,
+    evaluateSeconds: 0,
+    setupSeconds: 0,
+    wallSeconds: 0,
+  };
+}
+
+/** The sum of two ledgers, field by field. */
+export function addLedgers(a: TimeLedger, b: TimeLedger): TimeLedger {
+  return {
+    decodeSeconds: a.decodeSeconds + b.decodeSeconds,
+    waitSeconds: a.waitSeconds + b.waitSeconds,
+    computeSeconds: a.computeSeconds + b.computeSeconds,
+    reduceSeconds: a.reduceSeconds + b.reduceSeconds,
+    checkpointSeconds: a.checkpointSeconds + b.checkpointSeconds,
+    evaluateSeconds: a.evaluateSeconds + b.evaluateSeconds,
+    setupSeconds: a.setupSeconds + b.setupSeconds,
+    wallSeconds: a.wallSeconds + b.wallSeconds,
+  };
+}
+
+/** The status of a run as its watchers see it. */
+export function statusOf(
+  state: RunState,
+  history: RunHistory,
+  rates: Rates,
+  time: TimeLedger,
+): RunStatus {
+  const { lastCommit, finished } = history;
+  const isFinished = finished !== undefined && finished.step === state.committedStep;
+  return {
+    runId: state.plan.runId,
+    phase: state.phase,
+    committedStep: state.committedStep,
+    totalSteps: state.plan.totalSteps,
+    generation: state.generation,
+    objectives: [...(lastCommit?.objectives ?? [])],
+    learningRate: lastCommit?.learningRate ?? 0,
+    gradientNorm: lastCommit?.gradientNorm ?? 0,
+    ...rates,
+    lastCheckpointStep: state.restoreStep,
+    time,
+    skippedSamples: numSkipped(history),
+    figures: isFinished ? [...finished.figures] : [],
+    weightsSha256: isFinished ? finished.weightsSha256 : '',
+    clipsPerStep: state.plan.microbatches * state.plan.microbatchSize,
+    failure: state.failure === undefined ? '' : `${state.failure.code}: ${state.failure.message}`,
+  };
+}
