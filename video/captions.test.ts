@@ -1,0 +1,73 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { parseSrt, parseTxt, parseVtt } from './captions.ts';
+
+test('WebVTT: header, notes, styles, identifiers, settings and short times', () => {
+  const { cues, warnings } = parseVtt(
+    'WEBVTT - made by hand\nKind: captions\n\nNOTE\n00:01.000 --> 00:02.000 not a cue\n\nSTYLE\n::cue { color: red }\n\n' +
+      'intro\n00:01.500 --> 00:03.000 align:start position:10%\n<v Ann>Hello <b>there</b>\nsecond &amp; last\n\n' +
+      '01:00:00.000 --> 01:00:02.250\nan hour in\n',
+  );
+  assert.deepEqual(cues, [
+    { startSeconds: 1.5, endSeconds: 3, text: 'Hello there second & last' },
+    { startSeconds: 3600, endSeconds: 3602.25, text: 'an hour in' },
+  ]);
+  assert.deepEqual(warnings, []);
+});
+
+test('SubRip: byte order mark, CRLF, comma, overrides and entities', () => {
+  const { cues, warnings } = parseSrt(
+    '\uFEFF1\r\n00:00:01,000 --> 00:00:02,5\r\n{\\an8}<font color="red">up</font> &#233;\r\n\r\n2\r\n00:00:03,000 --> 00:00:03,000\r\n1 < 2\r\n',
+  );
+  assert.deepEqual(cues, [
+    { startSeconds: 1, endSeconds: 2.5, text: 'up é' },
+    { startSeconds: 3, endSeconds: 3, text: '1 < 2' },
+  ]);
+  assert.deepEqual(warnings, []);
+});
+
+test('cues that overlap are kept, in the order they begin', () => {
+  const { cues } = parseVtt(
+    'WEBVTT\n\n00:02.000 --> 00:09.000\nlate\n\n00:01.000 --> 00:05.000\nearly\n',
+  );
+  assert.deepEqual(
+    cues.map(({ text }) => text),
+    ['early', 'late'],
+  );
+});
+
+test('faulty times cost their cue and are told by line', () => {
+  const { cues, warnings } = parseVtt(
+    'WEBVTT\n\n00:05.000 --> 00:01.000\nbackwards\n\nxx --> 00:01.000\ngarbled\n\n00:99.000 --> 01:00.000\nno such second\n\n-00:01.000 --> 00:02.000\nnegative\n\n00:01.000 --> 00:02.000\ngood\n',
+  );
+  assert.deepEqual(
+    cues.map(({ text }) => text),
+    ['good'],
+  );
+  assert.deepEqual(
+    warnings.map(({ code, line }) => [code, line]),
+    [
+      ['CAPTION_NEGATIVE_LENGTH', 3],
+      ['CAPTION_BAD_TIME', 6],
+      ['CAPTION_BAD_TIME', 9],
+      ['CAPTION_BAD_TIME', 12],
+    ],
+  );
+});
+
+test('a missing header is a warning, an empty file has no cues, cues without words are left out', () => {
+  const { cues, warnings } = parseVtt(
+    '00:01.000 --> 00:02.000\nwords\n00:02.000 --> 00:03.000\n\n',
+  );
+  assert.deepEqual(cues, [{ startSeconds: 1, endSeconds: 2, text: 'words' }]);
+  assert.deepEqual(
+    warnings.map(({ code }) => code),
+    ['CAPTION_NO_HEADER'],
+  );
+  assert.deepEqual(parseSrt(''), { cues: [], warnings: [] });
+});
+
+test('a text file is one caption', () => {
+  assert.equal(parseTxt('\uFEFFA red ball\r\n  rolls.\n'), 'A red ball rolls.');
+  assert.equal(parseTxt(''), '');
+});

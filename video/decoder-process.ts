@@ -1,0 +1,66 @@
+/**
+ * The process that decodes, one request at a time: started by the pool in `decoder.ts` with the pool's process id and
+ * the wanted backend as arguments. It decodes synchronously, so all that must happen meanwhile is on another thread.
+ */
+import { writeSync } from 'node:fs';
+import { createInterface } from 'node:readline';
+import { Worker } from 'node:worker_threads';
+import { messageOf } from '../proto/errors.ts';
+import type { DecoderBackend } from './decoder-backend.ts';
+import { DecodeError } from './decode-error.ts';
+import { KIND, packFrames, packJson, REPLY_FD, type DecoderCall } from './decoder-protocol.ts';
+
+const [parentPid = '', wanted = 'auto'] = process.argv.slice(2);
+dieWithParent(Number(parentPid));
+
+let backend: DecoderBackend;
+try {
+  backend = await openBackend(wanted);
+} catch (error) {
+  send(packJson(0, KIND.ERROR, { code: 'DECODER_UNAVAILABLE', message: messageOf(error) }));
+  process.exit(1);
+}
+send(packJson(0, KIND.HELLO, { backend: backend.name }));
+
+for await (const line of createInterface({ input: process.stdin })) {
+  const call = JSON.parse(line) as DecoderCall;
+  try {
+    if (call.call === 'decode') send(packFrames(call.id, await backend.decode(call.request)));
+    else send(packJson(call.id, KIND.INFO, await backend.probe(call.path)));
+  } catch (error) {
+    if (!(error instanceof DecodeError)) throw error; // a bug: die loudly, the pool reports it
+    send(packJson(call.id, KIND.ERROR, { code: error.code, message: error.message }));
+  }
+}
+process.exit(0);
+
+async function openBackend(name: string): Promise<DecoderBackend> {
+  const openers = {
+    'node-av': async () => (await import('./node-av-backend.ts')).openNodeAvBackend(),
+    ffmpeg: async () => (await import('./ffmpeg-backend.ts')).openFfmpegBackend(),
+  };
+  const reasons: string[] = [];
+  for (const [candidate, open] of Object.entries(openers)) {
+    if (name !== 'auto' && name !== candidate) continue;
+    try {
+      return await open();
+    } catch (error) {
+      reasons.push(`${candidate}: ${messageOf(error).split('\n')[0] ?? ''}`);
+    }
+  }
+  throw new Error(reasons.join('; '));
+}
+
+function send(parts: readonly Uint8Array[]): void {
+  for (const part of parts) {
+    for (let at = 0; at < part.length;) at += writeSync(REPLY_FD, part, at);
+  }
+}
+
+/** Ends this process group as soon as the parent is gone, even in the middle of a decode that hangs. */
+function dieWithParent(parent: number): void {
+  const watch = `setInterval(() => {
+    if (process.ppid !== ${parent}) process.kill(-process.pid, 'SIGKILL');
+  }, 300);`;
+  new Worker(watch, { eval: true, execArgv: [], stdin: false }).unref();
+}

@@ -1,0 +1,173 @@
+import assert from 'node:assert/strict';
+import { mkdir, readFile, rm, truncate, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { after, before, describe, test } from 'node:test';
+import { openDecoderPool, type DecoderPool } from './decoder.ts';
+import { windowTimes } from './frame-sampler.ts';
+import {
+  ClipsExhaustedError,
+  openClipLoader,
+  type ClipLoader,
+  type ClipLoaderOptions,
+} from './loader.ts';
+import { indexFolder, type SampleIndex } from './sample-index.ts';
+import { makeFilm, scratchFolder, WITHOUT_FFMPEG } from './test/films.ts';
+
+const NUM_CLIPS = 8;
+const SHAPE = { frameSize: 16, numWindows: 2, framesPerWindow: 2 };
+const CLIP_BYTES = 2 * 2 * 16 * 16 * 3;
+
+describe('a clip loader', { skip: WITHOUT_FFMPEG }, () => {
+  let scratch: Awaited<ReturnType<typeof scratchFolder>>;
+  let pool: DecoderPool;
+  let index: SampleIndex;
+  before(async () => {
+    scratch = await scratchFolder();
+    pool = await openDecoderPool({ numProcesses: 2 });
+    const root = join(scratch.folder, 'clips');
+    await mkdir(root);
+    for (let i = 0; i < NUM_CLIPS; i++) {
+      const hue = ['-vf', `hue=h=${i * 40}`, '-c:v', 'libx264', '-movflags', '+faststart'];
+      await makeFilm(join(root, `${i}.mp4`), { seconds: 2, size: '64x48', rate: 10, args: hue });
+    }
+    index = await indexFolder({ root, clipSeconds: 10, heldOutFraction: 0, pool });
+    // After indexing, so that the loader is the first to notice: 2 and 5 lose their pictures, 6 is gone.
+    for (const bad of [2, 5])
+      await truncate(
+        join(root, `${bad}.mp4`),
+        (await readFile(join(root, `${bad}.mp4`))).length >> 1,
+      );
+    await rm(join(root, '6.mp4'));
+  });
+  after(async () => {
+    await pool.close();
+    await scratch.remove();
+  });
+
+  const open = (options: Partial<ClipLoaderOptions> = {}): ClipLoader =>
+    openClipLoader({ index, pool, cacheBytes: 0, ...SHAPE, ...options });
+  const lease = (sample: number, ...substitutes: number[]) => ({ sample, substitutes });
+
+  test('clips come in the order of the requests, each with its own frames', async () => {
+    const order = [3, 0, 7, 1, 4, 0];
+    const clips = await open().load(order.map((sample) => lease(sample)));
+    assert.deepEqual(
+      clips.map(({ sample }) => sample),
+      order,
+    );
+    for (const { sample, frames, skipped } of clips) {
+      const { path, startSeconds, endSeconds } = index.train[sample]!;
+      const direct = await pool.decode({
+        path: join(index.root, path),
+        timesSeconds: windowTimes({ startSeconds, endSeconds, numWindows: 2, framesPerWindow: 2 }),
+        width: 16,
+        height: 16,
+      });
+      assert.deepEqual(frames, direct.frames);
+      assert.equal(skipped, undefined);
+    }
+    assert.notDeepEqual(clips[0]!.frames, clips[1]!.frames);
+  });
+
+  test('a clip that fails is replaced by the first substitute that decodes, the others stay where they are', async () => {
+    const loader = open();
+    const clips = await loader.load([
+      lease(0, 1),
+      lease(2, 5, 6, 4, 3),
+      lease(1, 0),
+      lease(6, 7, 0),
+    ]);
+    assert.deepEqual(
+      clips.map(({ sample }) => sample),
+      [0, 4, 1, 7],
+    );
+    assert.deepEqual(
+      clips.map(({ skipped }) => skipped?.reason),
+      [undefined, 'VIDEO_TRUNCATED', undefined, 'VIDEO_NOT_FOUND'],
+    );
+    const { skipped } = clips[1]!;
+    assert.deepEqual([skipped!.sample, skipped!.substitute], [2, 4]);
+    assert.match(skipped!.message, /2\.mp4/);
+    const expected = await loader.load([lease(4), lease(7)]);
+    assert.deepEqual(
+      [clips[1]!.frames, clips[3]!.frames],
+      expected.map(({ frames }) => frames),
+    );
+    assert.deepEqual(loader.stats.errorsByCode, { VIDEO_TRUNCATED: 2, VIDEO_NOT_FOUND: 1 });
+  });
+
+  test('a file known to be bad is not tried again, but reported for each lease', async () => {
+    const loader = open();
+    await loader.load([lease(2, 0)]);
+    assert.deepEqual([...loader.quarantined], [2]);
+    const before = pool.stats.numRequests;
+    const clips = await loader.load([lease(2, 0), lease(2, 1)]);
+    assert.equal(pool.stats.numRequests - before, 2);
+    assert.deepEqual(
+      clips.map(({ skipped }) => [skipped!.sample, skipped!.substitute]),
+      [
+        [2, 0],
+        [2, 1],
+      ],
+    );
+    assert.equal(loader.stats.numSubstituted, 3);
+  });
+
+  test('if no substitute decodes the error names all files', async () => {
+    await assert.rejects(open().load([lease(0), lease(2, 5, 6)]), (error: unknown) => {
+      assert.ok(error instanceof ClipsExhaustedError);
+      for (const name of ['2.mp4', '5.mp4', '6.mp4'])
+        assert.ok(error.message.includes(name), error.message);
+      return true;
+    });
+  });
+
+  test('cached frames are the same and the cache keeps to its bound, dropping what was used longest ago', async () => {
+    const loader = open({ cacheBytes: 2 * CLIP_BYTES });
+    const [first] = await loader.load([lease(0)]);
+    await loader.load([lease(1)]);
+    const before = pool.stats.numRequests;
+    assert.equal((await loader.load([lease(0)]))[0]!.frames, first!.frames);
+    assert.equal(pool.stats.numRequests, before);
+    await loader.load([lease(3)]); // drops 1
+    assert.equal(loader.cachedBytes, 2 * CLIP_BYTES);
+    await loader.load([lease(0)]);
+    assert.equal(pool.stats.numRequests, before + 1);
+    await loader.load([lease(1)]);
+    assert.equal(pool.stats.numRequests, before + 2);
+    assert.equal(loader.stats.numCacheHits, 2);
+  });
+
+  test('two places that want the same clip share one decode', async () => {
+    const before = pool.stats.numRequests;
+    const clips = await open().load([lease(0), lease(0), lease(0)]);
+    assert.equal(pool.stats.numRequests - before, 1);
+    assert.equal(clips[0]!.frames, clips[2]!.frames);
+  });
+
+  test('a decoder killed in the middle changes nothing in a batch', async () => {
+    const requests = [lease(0), lease(1), lease(2, 3), lease(4), lease(7)];
+    const expected = await open().load(requests);
+    const loading = open().load(requests);
+    process.kill(pool.pids[0]!, 'SIGKILL');
+    assert.deepEqual(await loading, expected);
+  });
+
+  test('an aborted load rejects with the reason and leaves the loader usable', async () => {
+    const loader = open();
+    const controller = new AbortController();
+    const loading = loader.load([lease(0), lease(1)], controller.signal);
+    controller.abort(new Error('enough'));
+    await assert.rejects(loading, /enough/);
+    assert.equal((await loader.load([lease(0)]))[0]!.frames.length, CLIP_BYTES);
+  });
+
+  test('a pool that is closed is no fault of the files', async () => {
+    const own = await openDecoderPool({ numProcesses: 1 });
+    await own.close();
+    const loader = open({ pool: own });
+    await assert.rejects(loader.load([lease(0, 1)]), { code: 'DECODER_CLOSED' });
+    assert.equal(loader.quarantined.size, 0);
+    await writeFile(join(scratch.folder, 'done'), '');
+  });
+});

@@ -1,0 +1,265 @@
+/**
+ * Samples to frames: decodes a batch's clips side by side over the pool, keeps decoded frames in memory within a bound,
+ * and puts a substitute where a clip does not decode, so that one bad file never stops a run.
+ */
+import { join } from 'node:path';
+import { VideoloomError } from '../proto/errors.ts';
+import { DecodeError, type DecoderPool } from './decoder.ts';
+import { windowTimes } from './frame-sampler.ts';
+import type { Sample, SampleIndex } from './sample-index.ts';
+
+/** One place of a batch: a row of the split, and the rows to take in its stead, in this order. */
+export interface ClipRequest {
+  readonly sample: number;
+  readonly substitutes: readonly number[];
+}
+
+/** A sample that did not decode, and what stands in its place. */
+export interface SubstitutedClip {
+  readonly sample: number;
+  readonly substitute: number;
+  /** Code of the error. */
+  readonly reason: string;
+  readonly message: string;
+}
+
+export interface Clip {
+  /** The row whose frames these are: the one asked for, or its substitute. */
+  readonly sample: number;
+  /** RGB, [windows, frames a window, H, W, 3]; shared with the cache, not to be written to. */
+  readonly frames: Uint8Array;
+  readonly skipped?: SubstitutedClip;
+}
+
+export interface ClipLoaderOptions {
+  readonly index: SampleIndex;
+  readonly split?: 'train' | 'heldOut';
+  readonly pool: DecoderPool;
+  /** Width and height of the frames. */
+  readonly frameSize: number;
+  readonly numWindows: number;
+  readonly framesPerWindow: number;
+  /** Bound of the decoded frames kept in memory, in bytes; 0 keeps none. */
+  readonly cacheBytes: number;
+  /** Clips decoding at once; as many as the pool has processes and one waiting for each by default. */
+  readonly maxConcurrent?: number;
+}
+
+/** What a loader has done so far; numbers only grow. */
+export interface ClipLoaderStats {
+  numClips: number;
+  numCacheHits: number;
+  numFramesDecoded: number;
+  /** Waiting for the pool, summed over clips. */
+  decodeSeconds: number;
+  numSubstituted: number;
+  readonly errorsByCode: Record<string, number>;
+}
+
+export interface ClipLoader {
+  readonly stats: Readonly<ClipLoaderStats>;
+  /** Bytes of decoded frames in memory. */
+  readonly cachedBytes: number;
+  /** Rows known not to decode. */
+  readonly quarantined: ReadonlySet<number>;
+  /**
+   * Clips in the order of the requests. The same requests give the same clips wherever and whenever they are loaded.
+   * @throws ClipsExhaustedError if a sample and all its substitutes fail; DecodeError if the pool itself fails.
+   */
+  load(requests: readonly ClipRequest[], signal?: AbortSignal): Promise<Clip[]>;
+}
+
+/** Neither a sample nor any of its substitutes could be decoded. */
+export class ClipsExhaustedError extends VideoloomError {
+  constructor(failures: readonly DecodeError[]) {
+    super(
+      'CLIPS_EXHAUSTED',
+      `a clip and all of its ${failures.length - 1} substitutes failed to decode: ` +
+        `${failures.map(({ code, message }) => `${code} ${message}`).join('; ')}. ` +
+        'Remove or replace these files and index the folder again',
+      { cause: failures[0] },
+    );
+  }
+}
+
+/** A loader over one split of an index. It borrows the pool and holds nothing that must be closed. */
+export function openClipLoader(options: ClipLoaderOptions): ClipLoader {
+  return new PoolClipLoader(options);
+}
+
+class PoolClipLoader implements ClipLoader {
+  readonly stats: ClipLoaderStats = {
+    numClips: 0,
+    numCacheHits: 0,
+    numFramesDecoded: 0,
+    decodeSeconds: 0,
+    numSubstituted: 0,
+    errorsByCode: {},
+  };
+  readonly #options: ClipLoaderOptions;
+  readonly #samples: readonly Sample[];
+  readonly #cache: FrameCache;
+  /** Bad rows and what is wrong with them: not tried again, still reported. */
+  readonly #failures = new Map<number, DecodeError>();
+  /** Rows being decoded: two places that want the same one wait for one decode. */
+  readonly #underWay = new Map<number, Promise<Uint8Array>>();
+  readonly #slots: Slots;
+
+  constructor(options: ClipLoaderOptions) {
+    this.#options = options;
+    this.#samples = options.index[options.split ?? 'train'];
+    this.#cache = new FrameCache(options.cacheBytes);
+    this.#slots = new Slots(options.maxConcurrent ?? 2 * Math.max(1, options.pool.pids.length));
+  }
+
+  get cachedBytes(): number {
+    return this.#cache.sizeBytes;
+  }
+
+  get quarantined(): ReadonlySet<number> {
+    return new Set(this.#failures.keys());
+  }
+
+  async load(requests: readonly ClipRequest[], signal?: AbortSignal): Promise<Clip[]> {
+    return Promise.all(requests.map((request) => this.#loadOne(request, signal)));
+  }
+
+  async #loadOne({ sample, substitutes }: ClipRequest, signal?: AbortSignal): Promise<Clip> {
+    const failures: DecodeError[] = [];
+    for (const candidate of [sample, ...substitutes]) {
+      signal?.throwIfAborted();
+      try {
+        const frames = await this.#framesOf(candidate, signal);
+        this.stats.numClips++;
+        if (candidate === sample) return { sample, frames };
+        this.stats.numSubstituted++;
+        const { code: reason, message } = failures[0]!;
+        return {
+          sample: candidate,
+          frames,
+          skipped: { sample, substitute: candidate, reason, message },
+        };
+      } catch (error) {
+        if (!(error instanceof DecodeError) || isPoolFault(error)) throw error;
+        failures.push(error);
+      }
+    }
+    throw new ClipsExhaustedError(failures);
+  }
+
+  async #framesOf(row: number, signal?: AbortSignal): Promise<Uint8Array> {
+    const known = this.#failures.get(row);
+    if (known) throw known;
+    const cached = this.#cache.get(row);
+    if (cached) {
+      this.stats.numCacheHits++;
+      return cached;
+    }
+    // Not tied to one caller's signal: another may be waiting for the same frames.
+    let decoding = this.#underWay.get(row);
+    if (!decoding) {
+      decoding = this.#slots.run(() => this.#decode(row)).finally(() => this.#underWay.delete(row));
+      decoding.catch(() => undefined); // every caller may have been aborted by then
+      this.#underWay.set(row, decoding);
+    }
+    return signal ? await untilAborted(decoding, signal) : await decoding;
+  }
+
+  async #decode(row: number): Promise<Uint8Array> {
+    const { index, pool, frameSize, numWindows, framesPerWindow } = this.#options;
+    const { path, startSeconds, endSeconds } = this.#samples[row]!;
+    const started = performance.now();
+    try {
+      const { frames, numDecoded } = await pool.decode({
+        path: join(index.root, path),
+        timesSeconds: windowTimes({ startSeconds, endSeconds, numWindows, framesPerWindow }),
+        width: frameSize,
+        height: frameSize,
+      });
+      this.stats.numFramesDecoded += numDecoded;
+      this.#cache.set(row, frames);
+      return frames;
+    } catch (error) {
+      if (error instanceof DecodeError && !isPoolFault(error)) {
+        this.#failures.set(row, error);
+        this.stats.errorsByCode[error.code] = (this.stats.errorsByCode[error.code] ?? 0) + 1;
+      }
+      throw error;
+    } finally {
+      this.stats.decodeSeconds += (performance.now() - started) / 1000;
+    }
+  }
+}
+
+function isPoolFault({ code }: DecodeError): boolean {
+  return code === 'DECODER_UNAVAILABLE' || code === 'DECODER_CLOSED';
+}
+
+async function untilAborted<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
+  let onAbort: (() => void) | undefined;
+  try {
+    return await Promise.race([
+      promise,
+      new Promise<never>((_, reject) => {
+        onAbort = () => {
+          reject(signal.reason as Error);
+        };
+        signal.addEventListener('abort', onAbort, { once: true });
+      }),
+    ]);
+  } finally {
+    if (onAbort) signal.removeEventListener('abort', onAbort);
+  }
+}
+
+/** Lets so many tasks run at once; the others wait their turn. */
+class Slots {
+  #numFree: number;
+  readonly #waiting: (() => void)[] = [];
+
+  constructor(count: number) {
+    this.#numFree = count;
+  }
+
+  async run<T>(task: () => Promise<T>): Promise<T> {
+    if (this.#numFree > 0) this.#numFree--;
+    else await new Promise<void>((resolve) => this.#waiting.push(resolve));
+    try {
+      return await task();
+    } finally {
+      const next = this.#waiting.shift();
+      if (next) next();
+      else this.#numFree++;
+    }
+  }
+}
+
+/** Frames by row, the least recently used dropped first. */
+class FrameCache {
+  sizeBytes = 0;
+  readonly #maxBytes: number;
+  readonly #entries = new Map<number, Uint8Array>(); // in order of last use
+
+  constructor(maxBytes: number) {
+    this.#maxBytes = maxBytes;
+  }
+
+  get(row: number): Uint8Array | undefined {
+    const frames = this.#entries.get(row);
+    if (!frames) return undefined;
+    this.#entries.delete(row);
+    this.#entries.set(row, frames);
+    return frames;
+  }
+
+  set(row: number, frames: Uint8Array): void {
+    if (frames.byteLength > this.#maxBytes || this.#entries.has(row)) return;
+    this.#entries.set(row, frames);
+    this.sizeBytes += frames.byteLength;
+    for (const [oldest, dropped] of this.#entries) {
+      if (this.sizeBytes <= this.#maxBytes) return;
+      this.#entries.delete(oldest);
+      this.sizeBytes -= dropped.byteLength;
+    }
+  }
+}
