@@ -1,0 +1,114 @@
+import * as tf from '@tensorflow/tfjs-core';
+
+import type { ComparisonDirection, HloBuilder } from '../../stablehlo/ops.ts';
+import { isFloat } from '../../stablehlo/types.ts';
+import type { Value } from '../../stablehlo/types.ts';
+import { kernel } from '../backend.ts';
+import { broadcastAll, broadcastTo, constantLike } from '../broadcast.ts';
+
+/** A kernel of inputs `a` and `b`, elementwise after broadcasting. */
+function binary(name: string, emit: (hlo: HloBuilder, a: Value, b: Value) => Value): tf.KernelConfig {
+  return kernel<tf.BinaryInputs>(name, (hlo, { a, b }) => {
+    const [x, y] = broadcastAll(hlo, [a, b]) as [Value, Value];
+    return emit(hlo, x, y);
+  });
+}
+
+function comparison(name: string, direction: ComparisonDirection): tf.KernelConfig {
+  return binary(name, (hlo, a, b) => hlo.compare(a, b, direction));
+}
+
+function logical(name: string, emit: (hlo: HloBuilder, a: Value, b: Value) => Value): tf.KernelConfig {
+  return binary(name, (hlo, a, b) => emit(hlo, hlo.convert(a, 'i1'), hlo.convert(b, 'i1')));
+}
+
+export const add = binary(tf.Add, (hlo, a, b) => hlo.add(a, b));
+export const sub = binary(tf.Sub, (hlo, a, b) => hlo.subtract(a, b));
+export const multiply = binary(tf.Multiply, (hlo, a, b) => hlo.multiply(a, b));
+export const realDiv = binary(tf.RealDiv, (hlo, a, b) => hlo.divide(a, b));
+export const maximum = binary(tf.Maximum, (hlo, a, b) => hlo.maximum(a, b));
+export const minimum = binary(tf.Minimum, (hlo, a, b) => hlo.minimum(a, b));
+export const pow = binary(tf.Pow, (hlo, a, b) => hlo.power(a, b));
+export const atan2 = binary(tf.Atan2, (hlo, a, b) => hlo.atan2(a, b));
+
+export const squaredDifference = binary(tf.SquaredDifference, (hlo, a, b) => {
+  const difference = hlo.subtract(a, b);
+  return hlo.multiply(difference, difference);
+});
+
+/** The quotient rounded down, always int32 as in tfjs. StableHLO divides integers towards zero. */
+export const floorDiv = binary(tf.FloorDiv, (hlo, a, b) => {
+  if (isFloat(a.elementType)) return hlo.convert(hlo.floor(hlo.divide(a, b)), 'i32');
+  const quotient = hlo.divide(a, b);
+  return hlo.select(
+    remainderIsOpposed(hlo, a, b),
+    hlo.subtract(quotient, constantLike(hlo, a, 1)),
+    quotient,
+  );
+});
+
+/** The remainder with the divisor's sign. */
+export const mod = binary(tf.Mod, (hlo, a, b) =>
+  hlo.select(
+    remainderIsOpposed(hlo, a, b),
+    hlo.add(hlo.remainder(a, b), b),
+    hlo.remainder(a, b),
+  ),
+);
+
+export const equal = comparison(tf.Equal, 'EQ');
+export const notEqual = comparison(tf.NotEqual, 'NE');
+export const greater = comparison(tf.Greater, 'GT');
+export const greaterEqual = comparison(tf.GreaterEqual, 'GE');
+export const less = comparison(tf.Less, 'LT');
+export const lessEqual = comparison(tf.LessEqual, 'LE');
+
+export const logicalAnd = logical(tf.LogicalAnd, (hlo, a, b) => hlo.and(a, b));
+export const logicalOr = logical(tf.LogicalOr, (hlo, a, b) => hlo.or(a, b));
+export const logicalXor = logical(tf.LogicalXor, (hlo, a, b) => hlo.xor(a, b));
+
+export const addN = kernel<tf.TensorInfo[]>(tf.AddN, (hlo, inputs) =>
+  inputs.reduce((a, b) => hlo.add(a, b)),
+);
+
+export const prelu = kernel<tf.PreluInputs>(tf.Prelu, (hlo, { x, alpha }) =>
+  preluOf(hlo, x, alpha),
+);
+
+/** The gradient of elu from its result: dy where y >= 0, dy (y + 1) elsewhere. */
+export const eluGrad = kernel<tf.EluGradInputs>(tf.EluGrad, (hlo, { dy, y }) =>
+  hlo.select(
+    hlo.compare(y, constantLike(hlo, y, 0), 'GE'),
+    dy,
+    hlo.multiply(dy, hlo.add(y, constantLike(hlo, y, 1))),
+  ),
+);
+
+/** A condition of rank 1 chooses whole entries of the first axis. */
+export const select = kernel<tf.SelectInputs>(tf.Select, (hlo, { condition, t, e }) => {
+  const pred = hlo.convert(condition, 'i1');
+  const whole =
+    pred.shape.length === 1 && t.shape.length > 1
+      ? hlo.broadcastInDim(pred, t.shape, [0])
+      : broadcastTo(hlo, pred, t.shape);
+  return hlo.select(whole, t, e);
+});
+
+export function preluOf(hlo: HloBuilder, x: Value, alpha: Value): Value {
+  return hlo.select(
+    hlo.compare(x, constantLike(hlo, x, 0), 'GE'),
+    x,
+    hlo.multiply(x, broadcastTo(hlo, alpha, x.shape)),
+  );
+}
+
+/** Where a / b leaves a remainder whose sign is not b's. */
+function remainderIsOpposed(hlo: HloBuilder, a: Value, b: Value): Value {
+  const zero = constantLike(hlo, a, 0);
+  const remainder = hlo.remainder(a, b);
+  return hlo.and(
+    hlo.compare(remainder, zero, 'NE'),
+    hlo.compare(hlo.compare(remainder, zero, 'LT'), hlo.compare(b, zero, 'LT'), 'NE'),
+  );
+}
+

@@ -1,0 +1,179 @@
+import * as tf from '@tensorflow/tfjs-core';
+
+import type { HloBuilder } from '../../stablehlo/ops.ts';
+import type { Value } from '../../stablehlo/types.ts';
+import { kernel } from '../backend.ts';
+import { axesOf, broadcastTo, range } from '../broadcast.ts';
+
+export const reshape = kernel<tf.ReshapeInputs, tf.ReshapeAttrs>(
+  tf.Reshape,
+  (hlo, { x }, { shape }) => {
+    const size = x.shape.reduce((product, n) => product * n, 1);
+    return hlo.reshape(x, tf.util.inferFromImplicitShape([...shape], size));
+  },
+);
+
+export const expandDims = kernel<tf.ExpandDimsInputs, tf.ExpandDimsAttrs>(
+  tf.ExpandDims,
+  (hlo, { input }, { dim }) => {
+    const axis = dim < 0 ? input.shape.length + dim + 1 : dim;
+    return hlo.reshape(input, input.shape.toSpliced(axis, 0, 1));
+  },
+);
+
+export const transpose = kernel<tf.TransposeInputs, tf.TransposeAttrs>(
+  tf.Transpose,
+  (hlo, { x }, { perm }) => hlo.transpose(x, perm),
+);
+
+export const broadcast = kernel<tf.BroadcastToInputs, tf.BroadCastToAttrs>(
+  tf.BroadcastTo,
+  (hlo, { x }, { shape }) => broadcastTo(hlo, x, shape),
+);
+
+/** A size of -1 reaches to the end of its axis. */
+export const slice = kernel<tf.SliceInputs, tf.SliceAttrs>(
+  tf.Slice,
+  (hlo, { x }, { begin, size }) => {
+    const [starts, sizes] = tf.slice_util.parseSliceParams(infoOf(x), begin, size) as [
+      number[],
+      number[],
+    ];
+    return hlo.slice(x, starts, starts.map((start, axis) => start + sizes[axis]!));
+  },
+);
+
+export const stridedSlice = kernel<tf.StridedSliceInputs, tf.StridedSliceAttrs>(
+  tf.StridedSlice,
+  (hlo, { x }, attrs) => {
+    const info = tf.slice_util.sliceInfo(
+      [...x.shape],
+      attrs.begin,
+      attrs.end,
+      attrs.strides,
+      attrs.beginMask,
+      attrs.endMask,
+      attrs.ellipsisMask,
+      attrs.newAxisMask,
+      attrs.shrinkAxisMask,
+    );
+    if (info.isIdentity) return hlo.reshape(x, info.finalShape);
+    if (info.finalShapeSparse.some((size) => size === 0)) {
+      return hlo.constant(0, x.elementType, info.finalShape);
+    }
+    // A negative stride walks backwards: reverse the axis and count from its other end.
+    const backwards = range(x.shape.length).filter((axis) => info.strides[axis]! < 0);
+    const flipped = backwards.length === 0 ? x : hlo.reverse(x, backwards);
+    const starts = info.begin.map((start, axis) =>
+      backwards.includes(axis) ? x.shape[axis]! - 1 - start : start,
+    );
+    const strides = info.strides.map(Math.abs);
+    const limits = starts.map(
+      (start, axis) => start + (info.finalShapeSparse[axis]! - 1) * strides[axis]! + 1,
+    );
+    return hlo.reshape(hlo.slice(flipped, starts, limits, strides), info.finalShape);
+  },
+);
+
+export const concat = kernel<tf.ConcatInputs, tf.ConcatAttrs>(
+  tf.Concat,
+  (hlo, inputs, { axis }) => {
+    const [dimension] = axesOf(axis, inputs[0]!.shape.length) as [number];
+    const filled = inputs.filter(({ shape }) => !shape.includes(0));
+    return hlo.concatenate(filled.length === 0 ? inputs.slice(0, 1) : filled, dimension);
+  },
+);
+
+export const pack = kernel<tf.PackInputs, tf.PackAttrs>(tf.Pack, (hlo, inputs, { axis }) => {
+  const [dimension] = axesOf(axis, inputs[0]!.shape.length + 1) as [number];
+  return hlo.concatenate(
+    inputs.map((input) => hlo.reshape(input, input.shape.toSpliced(dimension, 0, 1))),
+    dimension,
+  );
+});
+
+export const unpack = kernel<tf.UnpackInputs, tf.UnpackAttrs>(
+  tf.Unpack,
+  (hlo, { value }, { axis }) => {
+    const [dimension] = axesOf(axis, value.shape.length) as [number];
+    return range(value.shape[dimension]!).map((index) =>
+      hlo.reshape(
+        sliceAxis(hlo, value, dimension, index, index + 1),
+        value.shape.toSpliced(dimension, 1),
+      ),
+    );
+  },
+);
+
+export const splitV = kernel<tf.SplitVInputs, tf.SplitVAttrs>(
+  tf.SplitV,
+  (hlo, { x }, { numOrSizeSplits, axis }) => {
+    const [dimension] = axesOf(axis, x.shape.length) as [number];
+    const sizes = tf.backend_util.prepareSplitSize(
+      infoOf(x) as tf.Tensor,
+      numOrSizeSplits,
+      dimension,
+    );
+    let start = 0;
+    return sizes.map((size) => {
+      start += size;
+      return sliceAxis(hlo, x, dimension, start - size, start);
+    });
+  },
+);
+
+export const pad = kernel<tf.PadV2Inputs, tf.PadV2Attrs>(
+  tf.PadV2,
+  (hlo, { x }, { paddings, constantValue }) =>
+    hlo.pad(
+      x,
+      hlo.constant(constantValue, x.elementType),
+      paddings.map(([low]) => low),
+      paddings.map(([, high]) => high),
+    ),
+);
+
+/** `reflect` leaves the edge out of the mirrored part, `symmetric` repeats it. */
+export const mirrorPad = kernel<tf.MirrorPadInputs, tf.MirrorPadAttrs>(
+  tf.MirrorPad,
+  (hlo, { x }, { paddings, mode }) => {
+    const skip = mode === 'reflect' ? 1 : 0;
+    return paddings.reduce((value, [low, high], axis) => {
+      const size = value.shape[axis]!;
+      const before = sliceAxis(hlo, value, axis, skip, skip + low);
+      const after = sliceAxis(hlo, value, axis, size - skip - high, size - skip);
+      const parts = [hlo.reverse(before, [axis]), value, hlo.reverse(after, [axis])];
+      return hlo.concatenate(parts.filter((part) => part.shape[axis] !== 0), axis);
+    }, x);
+  },
+);
+
+export const tile = kernel<tf.TileInputs, tf.TileAttrs>(tf.Tile, (hlo, { x }, { reps }) => {
+  // [a, b] becomes [rep, a, rep, b], then the pairs are folded.
+  const paired = x.shape.flatMap((size, axis) => [reps[axis]!, size]);
+  const repeated = hlo.broadcastInDim(x, paired, range(x.shape.length).map((axis) => 2 * axis + 1));
+  return hlo.reshape(repeated, x.shape.map((size, axis) => size * reps[axis]!));
+});
+
+export const reverse = kernel<tf.ReverseInputs, tf.ReverseAttrs>(
+  tf.Reverse,
+  (hlo, { x }, { dims }) =>
+    x.shape.length === 0 ? x : hlo.reverse(x, axesOf(dims, x.shape.length)),
+);
+
+/** Entries `start` to `limit` of one axis. */
+export function sliceAxis(
+  hlo: HloBuilder,
+  x: Value,
+  axis: number,
+  start: number,
+  limit: number,
+): Value {
+  const starts = x.shape.map((_, a) => (a === axis ? start : 0));
+  return hlo.slice(x, starts, x.shape.map((size, a) => (a === axis ? limit : size)));
+}
+
+/** tfjs's helpers look at shapes alone. */
+function infoOf({ shape }: Value): tf.TensorInfo {
+  return { dataId: {}, shape: [...shape], dtype: 'float32' };
+}

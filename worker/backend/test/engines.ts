@@ -1,0 +1,40 @@
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+
+import { ensurePlugin, pluginCacheDir } from '../../pjrt/plugin.ts';
+import { openEngine } from '../engine.ts';
+import type { Engine } from '../engine.ts';
+
+/** Both engines, the compiled one with an empty program cache of its own. */
+export interface TestEngines {
+  readonly xla: Engine;
+  readonly cpu: Engine;
+  readonly cacheDir: string;
+  close(): Promise<void>;
+}
+
+export async function openTestEngines(): Promise<TestEngines> {
+  const cacheDir = await mkdtemp(path.join(tmpdir(), 'videoloom-backend-'));
+  const cpu = await openEngine({ engine: 'cpu', cacheDir });
+  const xla = await openTestXla(cacheDir);
+  return {
+    xla,
+    cpu,
+    cacheDir,
+    async close() {
+      xla.close();
+      cpu.close();
+      await rm(cacheDir, { recursive: true, force: true });
+    },
+  };
+}
+
+export async function openTestXla(cacheDir: string): Promise<Engine> {
+  const pluginPath = await ensurePlugin({
+    name: 'cpu',
+    cacheDir: pluginCacheDir(process.env),
+    pluginPath: process.env['PJRT_PLUGIN_PATH'],
+  });
+  return openEngine({ engine: 'xla', pluginPath, cacheDir });
+}

@@ -1,0 +1,19 @@
+import { createHash } from 'node:crypto';
+import { compareNames, type TensorData } from './format.ts';
+
+/**
+ * SHA-256 (hex) of named tensors: for each, in the order of the names, the line `name dtype extent,extent\n` and the
+ * row-major little-endian bytes. Equal for equal bits, whoever holds them.
+ */
+export function weightsSha256(tensors: ReadonlyMap<string, TensorData>): string {
+  const hash = createHash('sha256');
+  for (const [name, { dtype, shape, data }] of sortedByName(tensors)) {
+    hash.update(`${JSON.stringify(name)} ${dtype} ${shape.join()}\n`);
+    hash.update(data);
+  }
+  return hash.digest('hex');
+}
+
+function sortedByName(tensors: ReadonlyMap<string, TensorData>): [string, TensorData][] {
+  return [...tensors].sort(([a], [b]) => compareNames(a, b));
+}

@@ -1,0 +1,317 @@
+import { LineCounter, parseDocument, isNode, type Document } from 'yaml';
+import { z } from 'zod';
+import { UsageError } from '../proto/errors.ts';
+
+const count = (description: string, minimum = 1): z.ZodInt =>
+  z.int().min(minimum).describe(description);
+const share = (description: string): z.ZodNumber => z.number().min(0).max(1).describe(description);
+
+const videobert = z.strictObject({
+  name: z.literal('videobert').describe('Sun et al. 2019, arXiv:1904.01766'),
+  width: count('Width of the encoder'),
+  layers: count('Transformer blocks'),
+  heads: count('Attention heads; divides the width'),
+  mlpRatio: count('Width of the MLP over the width of the encoder'),
+  maxTextTokens: count('Word pieces of a sequence; longer text is cut'),
+  textVocabulary: count(
+    'Most word pieces that the tokenizer is trained to, special tokens included',
+    32,
+  ),
+  visualBranching: count('Branches of each level of the hierarchical k-means', 2),
+  visualDepth: count('Levels of the hierarchical k-means; branching^depth visual words'),
+  visualComponents: count('Principal components of the frame features'),
+  textMaskRatio: share('Share of the word pieces that is hidden'),
+  visualMaskRatio: share('Share of the visual words that is hidden'),
+  visualMaskSpan: count('Visual words are hidden in runs of this many'),
+  textOnlyShare: share('Share of the samples shown as text alone'),
+  videoOnlyShare: share('Share of the samples shown as video alone'),
+  modalities: z
+    .enum(['both', 'text', 'video'])
+    .describe('text and video train the one-modality model of the same size, for comparison'),
+});
+
+const config = z.strictObject({
+  model: z.discriminatedUnion('name', [videobert]),
+  data: z.strictObject({
+    folder: z
+      .string()
+      .nullable()
+      .describe(
+        'Folder of videos with .txt, .vtt or .srt beside them; null: the demo world, made once',
+      ),
+    clipSeconds: z.number().positive().describe('Longest clip that makes one sample, seconds'),
+    windows: count('Visual tokens of a clip'),
+    framesPerWindow: count('Frames that make one visual token', 2),
+    frameSize: count('Height and width to which frames are scaled, pixels', 8),
+    heldOutFraction: share(
+      'Share of the files kept for evaluation where the folder has no held-out/',
+    ),
+    demoTrainClips: count('Clips of the demo world to train on'),
+    demoHeldOutClips: count('Clips of the demo world to evaluate on'),
+    demoSeed: z.int().min(0).describe('Seed of the demo world'),
+    decoders: count('Decoder processes a worker'),
+    decodeTimeoutSeconds: z.number().positive().describe('A clip that takes longer is given up'),
+    cacheMebibytes: count('Memory a worker keeps decoded frames in', 0),
+    prefetchSteps: count('Steps that are decoded ahead'),
+  }),
+  train: z.strictObject({
+    seed: z.int().min(0).describe('Fixes initial weights, order, masks: everything that is random'),
+    steps: count('Length of the run'),
+    microbatches: z
+      .int()
+      .min(1)
+      .refine((n) => (n & (n - 1)) === 0, 'a power of two: 1, 2, 4, 8, ...')
+      .describe('Parts of a global batch; also the most workers that can share a step'),
+    microbatchSize: count('Clips of a microbatch'),
+  }),
+  optimizer: z.strictObject({
+    learningRate: z.number().positive().describe('Peak of the schedule'),
+    warmupSteps: count('Steps of linear warm-up', 0),
+    finalFraction: share('Share of the peak that is left at the last step'),
+    beta1: share('Decay of the first moment'),
+    beta2: share('Decay of the second moment'),
+    epsilon: z.number().positive().describe('Added to the root of the second moment'),
+    weightDecay: z.number().min(0).describe('Decoupled weight decay'),
+    clipNorm: z.number().positive().describe('Longer gradients are scaled to this length'),
+  }),
+  checkpoint: z.strictObject({
+    everySteps: count('Steps between checkpoints; the last step always has one'),
+    keep: count('Checkpoints that are kept'),
+  }),
+  evaluate: z.strictObject({
+    draws: count('Questions put to each held-out clip'),
+    microbatches: count('At most this many microbatches of held-out clips a draw'),
+  }),
+  engine: z.strictObject({
+    name: z
+      .enum(['xla', 'cpu'])
+      .describe('xla: compiled through PJRT; cpu: plain JavaScript, slow'),
+    pluginPath: z.string().nullable().describe('A PJRT plugin of your own; null: the pinned one'),
+    threads: z
+      .int()
+      .min(0)
+      .describe('Threads a worker; 0: the machine shared evenly by its workers'),
+  }),
+  cluster: z.strictObject({
+    workers: count('Worker processes on this machine'),
+    stepTimeoutSeconds: z
+      .number()
+      .positive()
+      .describe('A step that takes longer drops who is late'),
+    heartbeatTimeoutSeconds: z
+      .number()
+      .positive()
+      .describe('A silent worker is dropped after this'),
+  }),
+});
+
+/** A run's whole configuration; see the field descriptions in `recipes/config.schema.json`. */
+export type Config = z.infer<typeof config>;
+export type VideoBertConfig = z.infer<typeof videobert>;
+
+/** The schema that editors use, as JSON Schema (draft 2020-12). */
+export function configJsonSchema(): object {
+  const { properties, ...rest } = z.toJSONSchema(config) as { properties: Record<string, object> };
+  return {
+    ...rest,
+    properties: {
+      ...properties,
+      presets: {
+        type: 'object',
+        description: 'Named changes, chosen with --preset',
+        additionalProperties: { type: 'object' },
+      },
+    },
+  };
+}
+
+export interface ConfigSource {
+  /** YAML text of a recipe and the name to report it by. */
+  readonly text: string;
+  readonly file: string;
+  readonly preset?: string | undefined;
+  /** Dotted overrides, `train.steps=100`; the value is YAML. Later ones win. */
+  readonly overrides: readonly string[];
+}
+
+type Tree = { readonly [key: string]: unknown };
+
+/**
+ * The checked config of a recipe with its preset and overrides applied.
+ *
+ * @throws UsageError `CONFIG_INVALID`: names file and line or the override, the field, what was expected and, for an
+ *   unknown key, the nearest valid one.
+ */
+export function resolveConfig({ text, file, preset, overrides }: ConfigSource): Config {
+  const lines = new LineCounter();
+  const document = parseDocument(text, { lineCounter: lines });
+  const [syntax] = document.errors;
+  if (syntax !== undefined) throw invalid(`${file}: ${syntax.message}`);
+  const whole: unknown = document.toJS();
+  if (!isTree(whole))
+    throw invalid(`${file}: expected a mapping of fields, as in recipes/videobert.yaml`);
+  const { presets = {}, ...base } = whole as { presets?: Tree };
+
+  let merged: Tree = base;
+  if (preset !== undefined) {
+    const chosen = presets[preset];
+    if (!isTree(chosen)) {
+      throw invalid(
+        `${file} has no preset ${preset}; it has: ${Object.keys(presets).join(', ') || 'none'}`,
+      );
+    }
+    merged = merge(merged, chosen);
+  }
+  for (const override of overrides) merged = merge(merged, parseOverride(override));
+
+  const result = config.safeParse(merged);
+  if (result.success) {
+    checkAcross(result.data, file);
+    return result.data;
+  }
+  const { issues } = result.error;
+  // A misspelt field is both missing and unknown: the unknown one says more.
+  const issue = issues.find(({ code }) => code === 'unrecognized_keys') ?? issues[0]!;
+  const path = issue.path.map(String);
+  const unknown = issue.code === 'unrecognized_keys' ? issue.keys.slice(0, 1) : [];
+  const where = whereIs(document, lines, { file, preset, path: [...path, ...unknown], overrides });
+  if (issue.code === 'unrecognized_keys') {
+    const key = issue.keys[0]!;
+    const valid = Object.keys(shapeAt(path) ?? {});
+    const near = nearest(key, valid);
+    throw invalid(
+      `${where}: unknown field ${[...path, key].join('.')}` +
+        (near === undefined
+          ? `; known here: ${valid.join(', ')}`
+          : `; did you mean ${[...path, near].join('.')}?`),
+    );
+  }
+  const got = valueAt(merged, path);
+  throw invalid(
+    `${where}: ${path.join('.')} is ${got === undefined ? 'missing' : JSON.stringify(got)}: ${issue.message}`,
+  );
+}
+
+function checkAcross({ model, train, cluster }: Config, file: string): void {
+  if (model.width % model.heads !== 0) {
+    throw invalid(
+      `${file}: model.width (${model.width}) is not a multiple of model.heads (${model.heads})`,
+    );
+  }
+  if (cluster.workers > train.microbatches) {
+    throw invalid(
+      `cluster.workers is ${cluster.workers}, but a step has only ${train.microbatches} microbatches to share: ` +
+        `raise train.microbatches (it changes the result) or start fewer workers`,
+    );
+  }
+}
+
+/** `a.b=1` to `{ a: { b: 1 } }`. */
+function parseOverride(override: string): Tree {
+  const at = override.indexOf('=');
+  if (at <= 0) {
+    throw invalid(`${override}: expected an override such as train.steps=100`);
+  }
+  const document = parseDocument(override.slice(at + 1));
+  const [syntax] = document.errors;
+  if (syntax !== undefined) throw invalid(`${override}: ${syntax.message}`);
+  return override
+    .slice(0, at)
+    .split('.')
+    .reduceRight<unknown>(
+      (value, key) => Object.fromEntries([[key, value]]),
+      document.toJS(),
+    ) as Tree;
+}
+
+function isTree(value: unknown): value is Tree {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
+}
+
+/** `Object.fromEntries` makes own fields of all keys, `__proto__` too: nothing reaches a prototype. */
+function merge(base: Tree, change: Tree): Tree {
+  const merged = new Map(Object.entries(base));
+  for (const [key, value] of Object.entries(change)) {
+    const old = merged.get(key);
+    merged.set(key, isTree(old) && isTree(value) ? merge(old, value) : value);
+  }
+  return Object.fromEntries(merged);
+}
+
+function valueAt(tree: unknown, path: readonly string[]): unknown {
+  return path.reduce<unknown>((at, key) => (isTree(at) ? at[key] : undefined), tree);
+}
+
+/** The known fields at a path. */
+function shapeAt(path: readonly string[]): Tree | undefined {
+  let schema: unknown = config;
+  for (const key of path) {
+    schema = schema instanceof z.ZodObject ? (schema.shape as Tree)[key] : undefined;
+    if (schema instanceof z.ZodDiscriminatedUnion) schema = schema.options[0];
+  }
+  return schema instanceof z.ZodObject ? (schema.shape as Tree) : undefined;
+}
+
+/** The override or the line that gave a field its value. */
+function whereIs(
+  document: Document,
+  lines: LineCounter,
+  {
+    file,
+    preset,
+    path,
+    overrides,
+  }: {
+    file: string;
+    preset?: string | undefined;
+    path: readonly string[];
+    overrides: readonly string[];
+  },
+): string {
+  const dotted = path.join('.');
+  const override = overrides.findLast((text) => text.startsWith(dotted));
+  if (override !== undefined) return override;
+  for (const prefix of preset === undefined ? [[]] : [['presets', preset], []]) {
+    for (let length = path.length; length > 0; length--) {
+      const node = document.getIn([...prefix, ...path.slice(0, length)], true);
+      if (isNode(node) && node.range) {
+        const { line, col } = lines.linePos(node.range[0]);
+        return `${file}:${line}:${col}`;
+      }
+    }
+  }
+  return file;
+}
+
+/** The candidate with the fewest edits, if they are few for its length. */
+export function nearest(word: string, candidates: readonly string[]): string | undefined {
+  const scored = candidates.map((candidate) => ({
+    candidate,
+    edits: editDistance(word, candidate),
+  }));
+  scored.sort((a, b) => a.edits - b.edits);
+  const [best] = scored;
+  return best !== undefined && best.edits <= Math.max(2, word.length / 2)
+    ? best.candidate
+    : undefined;
+}
+
+/** Levenshtein distance, upper and lower case alike. */
+function editDistance(a: string, b: string): number {
+  const [from, to] = [a.toLowerCase(), b.toLowerCase()];
+  let row = Array.from({ length: to.length + 1 }, (_, i) => i);
+  for (let i = 1; i <= from.length; i++) {
+    const next = [i];
+    for (let j = 1; j <= to.length; j++) {
+      next.push(
+        Math.min(next[j - 1]! + 1, row[j]! + 1, row[j - 1]! + (from[i - 1] === to[j - 1] ? 0 : 1)),
+      );
+    }
+    row = next;
+  }
+  return row.at(-1)!;
+}
+
+function invalid(message: string): UsageError {
+  return new UsageError('CONFIG_INVALID', message);
+}

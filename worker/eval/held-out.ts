@@ -1,0 +1,107 @@
+import type { Figure } from '../../proto/gen/videoloom/v1/run.ts';
+import type { ClipLoader } from '../../video/loader.ts';
+import type { Sample } from '../../video/sample-index.ts';
+import type { Engine } from '../backend/engine.ts';
+import { uploadBatch } from '../batches.ts';
+import type { HostBatch, Row, VideoLanguageSystem } from '../models/system.ts';
+import type { Collectives } from '../parallel/collectives.ts';
+import type { Programs } from '../programs.ts';
+import { disposeTree, type TensorTree } from '../tree.ts';
+
+export interface HeldOutOptions<P extends TensorTree> {
+  readonly system: VideoLanguageSystem<P>;
+  readonly engine: Engine;
+  readonly programs: Programs<P>;
+  readonly frozen: TensorTree;
+  readonly loader: ClipLoader;
+  readonly samples: readonly Sample[];
+  readonly microbatchSize: number;
+  readonly maxMicrobatches: number;
+  readonly draws: number;
+  readonly collectives: Collectives;
+  readonly rank: number;
+  readonly worldSize: number;
+  readonly step: number;
+  readonly signal: AbortSignal;
+}
+
+/**
+ * Accuracy of every held-out task for the trained and the untrained parameters. The workers share the batches and add
+ * up whole numbers, so the figures do not depend on how many they are.
+ */
+export async function evaluateHeldOut<P extends TensorTree>(
+  options: HeldOutOptions<P>,
+  trained: P,
+  untrained: P,
+): Promise<Figure[]> {
+  const { system, collectives, samples, microbatchSize, draws, rank, worldSize } = options;
+  if (samples.length === 0) return [];
+  const perDraw = Math.min(options.maxMicrobatches, Math.ceil(samples.length / microbatchSize));
+  const figures: Figure[] = [];
+  for (const task of system.heldOutTasks) {
+    const objective = Object.keys(system.objectives).indexOf(task.objective);
+    // Right answers of the trained and the untrained model, then how often each class was asked for.
+    const tally = new Float64Array(2 + task.numClasses);
+    for (let number = rank; number < draws * perDraw; number += worldSize) {
+      const rows = await heldOutRows(options, number % perDraw, Math.floor(number / perDraw));
+      const batch = task.assemble(rows);
+      const { arrays } = maskPadding(batch, microbatchSize - rows.numFresh);
+      for (const label of task.labels({ ...batch, arrays })) tally[2 + label]! += 1;
+      const inputs = uploadBatch(options.engine, { ...batch, arrays });
+      for (const [which, params] of [trained, untrained].entries()) {
+        const sums = await options.programs.sums(params, options.frozen, inputs);
+        tally[which]! += (await sums.data())[2 * objective + 1]!;
+        sums.dispose();
+      }
+      disposeTree(inputs);
+    }
+    const parts = await collectives.allGather(options.step, `evaluate/${task.name}`, tally);
+    const whole = tally.map((_, i) => parts.reduce((sum, part) => sum + part[i]!, 0));
+    const labels = whole.subarray(2);
+    const count = labels.reduce((a, b) => a + b, 0);
+    if (count === 0) continue;
+    figures.push({
+      name: task.name,
+      value: whole[0]! / count,
+      chance: Math.max(...labels) / count,
+      untrained: whole[1]! / count,
+      count,
+    });
+  }
+  return figures;
+}
+
+/** One microbatch of held-out clips; the last one is filled up with the first clips, which then do not count. */
+async function heldOutRows<P extends TensorTree>(
+  { loader, samples, microbatchSize, signal }: HeldOutOptions<P>,
+  index: number,
+  draw: number,
+): Promise<Row[] & { numFresh: number }> {
+  const numbers = Array.from({ length: microbatchSize }, (_, i) => index * microbatchSize + i);
+  const leases = numbers.map((number) => ({
+    sample: number % samples.length,
+    substitutes: [1, 2, 3, 4].map((offset) => (number + offset) % samples.length),
+  }));
+  const clips = await loader.load(leases, signal);
+  const rows = clips.map(({ sample: number, frames }): Row => ({
+    sample: samples[number]!,
+    number,
+    epoch: draw,
+    frames,
+  }));
+  const numFresh = numbers.filter((number) => number < samples.length).length;
+  return Object.assign(rows, { numFresh });
+}
+
+/** Weights of the last `numPadding` rows set to zero. */
+function maskPadding({ arrays }: HostBatch, numPadding: number): Pick<HostBatch, 'arrays'> {
+  if (numPadding === 0) return { arrays };
+  const masked = Object.entries(arrays).map(([name, { data, shape }]) => {
+    if (!name.endsWith('Weights')) return [name, { data, shape }];
+    const rowSize = data.length / shape[0]!;
+    const kept = data.slice();
+    kept.fill(0, data.length - numPadding * rowSize);
+    return [name, { data: kept, shape }];
+  });
+  return { arrays: Object.fromEntries(masked) as HostBatch['arrays'] };
+}

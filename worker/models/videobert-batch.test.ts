@@ -1,0 +1,180 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { openRng } from '../../proto/random.ts';
+import {
+  assembleVideoBert,
+  TRAINING,
+  type AssemblyConfig,
+  type VideoBertExample,
+} from './videobert-batch.ts';
+import { applyMask, choosePositions, chooseSpans } from './masking.ts';
+
+const CONFIG: AssemblyConfig = {
+  seed: 11,
+  special: { pad: 0, cls: 2, sep: 3, mask: 4, join: 5, firstWord: 6 },
+  textVocabulary: 50,
+  visualVocabulary: 16,
+  maxTextTokens: 8,
+  numWindows: 6,
+  textMaskRatio: 0.25,
+  visualMaskRatio: 0.5,
+  visualMaskSpan: 3,
+  textOnlyShare: 0,
+  videoOnlyShare: 0,
+  modalities: 'both',
+};
+
+function example(number: number, epoch = 0, numWords = 5): VideoBertExample {
+  const rng = openRng(3, 'example', number);
+  return {
+    number,
+    epoch,
+    textIds: Int32Array.from({ length: numWords }, () => 6 + rng.integer(44)),
+    visualWords: Int32Array.from({ length: 6 }, () => rng.integer(16)),
+  };
+}
+
+const ASK = { ...TRAINING, alignment: 'matched' as const, maskAll: true };
+const never = (): undefined => undefined;
+
+test('a sequence is [CLS] words [>] visual words [SEP], padding in between', () => {
+  const one = example(1);
+  const hideNothing = { ...ASK, hideText: false, hideVideo: false };
+  const { arrays, numTokens } = assembleVideoBert(CONFIG, [one], hideNothing, never);
+  const visual = [...one.visualWords].map((word) => 50 + 1 + word);
+  assert.deepEqual([...arrays['ids']!.data], [2, ...one.textIds, 0, 0, 0, 5, ...visual, 3]);
+  assert.deepEqual(
+    [...arrays['present']!.data],
+    [1, 1, 1, 1, 1, 1, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1],
+  );
+  assert.deepEqual(
+    [...arrays['segments']!.data],
+    [...new Array(9).fill(0), ...new Array(8).fill(1)],
+  );
+  assert.equal(numTokens, 14);
+});
+
+test('labels are what stood at the hidden positions, counts are what is asked', () => {
+  const rows = Array.from({ length: 20 }, (_, i) => example(i));
+  const { arrays, counts } = assembleVideoBert(CONFIG, rows, ASK, never);
+  const at = (name: string, row: number): number[] => {
+    const { data, shape } = arrays[name]!;
+    return [...data.slice(row * shape[1]!, (row + 1) * shape[1]!)];
+  };
+  let numText = 0;
+  for (const [row, { textIds, visualWords }] of rows.entries()) {
+    const ids = at('ids', row);
+    for (const [slot, weight] of at('textWeights', row).entries()) {
+      if (weight === 0) continue;
+      numText++;
+      const position = at('textPositions', row)[slot]!;
+      assert.equal(ids[position], CONFIG.special.mask);
+      assert.equal(at('textLabels', row)[slot], textIds[position - 1]);
+    }
+    for (const slot of [0, 1, 2]) {
+      const position = at('visualPositions', row)[slot]!;
+      assert.equal(ids[position], CONFIG.textVocabulary);
+      assert.equal(at('visualLabels', row)[slot], visualWords[position - 2 - CONFIG.maxTextTokens]);
+    }
+  }
+  assert.equal(counts['masked-token'], numText);
+  assert.equal(counts['masked-frame'], 3 * rows.length);
+});
+
+test('a batch is a function of its rows: any grouping gives the same bytes', () => {
+  const rows = Array.from({ length: 8 }, (_, i) => example(i, 2));
+  const foreign = (rng: ReturnType<typeof openRng>): Int32Array =>
+    example(100 + rng.integer(50)).textIds;
+  const whole = assembleVideoBert(CONFIG, rows, TRAINING, foreign);
+  const parts = [rows.slice(0, 3), rows.slice(3)].map((part) =>
+    assembleVideoBert(CONFIG, part, TRAINING, foreign),
+  );
+  for (const [name, { data }] of Object.entries(whole.arrays)) {
+    const joined = parts.flatMap(({ arrays }) => [...arrays[name]!.data]);
+    assert.deepEqual(joined, [...data], name);
+  }
+  const nextEpoch = rows.map((row) => ({ ...row, epoch: 3 }));
+  assert.notDeepEqual(
+    assembleVideoBert(CONFIG, nextEpoch, TRAINING, foreign).arrays['ids'],
+    whole.arrays['ids'],
+  );
+});
+
+test('half of the pairs are mismatched, only their alignment counts, and both kinds have hidden words', () => {
+  const rows = Array.from({ length: 400 }, (_, i) => example(i));
+  const foreignIds = Int32Array.of(6, 7, 8, 9);
+  const { arrays, counts } = assembleVideoBert(CONFIG, rows, TRAINING, () => foreignIds);
+  const matched = [...arrays['matched']!.data];
+  const numMatched = matched.reduce((a, b) => a + b, 0);
+  // Binomial(400, 1/2): five standard deviations are 50.
+  assert.ok(Math.abs(numMatched - 200) < 50, `${numMatched} of 400`);
+  assert.equal(counts['alignment'], 400);
+  assert.equal(counts['masked-frame'], 3 * numMatched);
+  const length = arrays['ids']!.shape[1]!;
+  for (const [row, isMatched] of matched.entries()) {
+    const ids = [...arrays['ids']!.data.slice(row * length, (row + 1) * length)];
+    const visual = ids.slice(2 + CONFIG.maxTextTokens, -1);
+    if (isMatched === 0) {
+      const weights = arrays['visualWeights']!;
+      const own = weights.data.slice(row * weights.shape[1]!, (row + 1) * weights.shape[1]!);
+      assert.ok(own.every((weight) => weight === 0));
+    }
+    // Hidden visual words must not tell a matched pair from a mismatched one.
+    const changed = visual.filter((id, i) => id !== 51 + rows[row]!.visualWords[i]!).length;
+    assert.ok(changed <= 3);
+  }
+  const hiddenIn = (kind: 0 | 1): number => {
+    const of = matched.flatMap((value, row) => (value === kind ? [row] : []));
+    const hidden = of.filter((row) =>
+      arrays['ids']!.data.subarray(row * length, (row + 1) * length).includes(
+        CONFIG.textVocabulary,
+      ),
+    );
+    return hidden.length / of.length;
+  };
+  assert.ok(Math.abs(hiddenIn(0) - hiddenIn(1)) < 0.1);
+});
+
+test('one-modality models never see the other modality', () => {
+  const rows = Array.from({ length: 10 }, (_, i) => example(i));
+  const text = assembleVideoBert({ ...CONFIG, modalities: 'text' }, rows, TRAINING, never);
+  const video = assembleVideoBert({ ...CONFIG, modalities: 'video' }, rows, TRAINING, never);
+  const firstVisual = CONFIG.textVocabulary;
+  assert.ok(text.arrays['ids']!.data.every((id) => id < firstVisual));
+  assert.equal(text.counts['masked-frame'], 0);
+  assert.equal(video.counts['masked-token'], 0);
+  assert.ok(
+    video.arrays['ids']!.data.every((id) => id >= firstVisual || id < CONFIG.special.firstWord),
+  );
+});
+
+test('a sample without text is shown as video alone', () => {
+  const { counts } = assembleVideoBert(CONFIG, [example(1, 0, 0)], TRAINING, never);
+  assert.deepEqual(counts, { 'masked-token': 0, 'masked-frame': 3, alignment: 0 });
+});
+
+test("BERT's rule: of the chosen 80 % masked, 10 % random, 10 % kept", () => {
+  const ids = new Int32Array(20_000).fill(7);
+  const positions = [...ids.keys()];
+  const { ids: masked } = applyMask(ids, positions, openRng(1, 'rule'), {
+    maskId: 4,
+    randomId: () => 9,
+    maskAll: false,
+  });
+  const share = (id: number): number => masked.filter((value) => value === id).length / ids.length;
+  assert.ok(Math.abs(share(4) - 0.8) < 0.015);
+  assert.ok(Math.abs(share(9) - 0.1) < 0.012);
+  assert.ok(Math.abs(share(7) - 0.1) < 0.012);
+});
+
+test('chosen positions are distinct, as many as asked, and spans are runs', () => {
+  const rng = openRng(5, 'choose');
+  for (let i = 0; i < 200; i++) {
+    const positions = choosePositions([3, 5, 8, 13, 21, 34], { ratio: 0.5, limit: 10 }, rng);
+    assert.equal(new Set(positions).size, 3);
+    const spans = chooseSpans(12, { ratio: 0.25, limit: 10, span: 3 }, rng);
+    assert.deepEqual(spans, [spans[0]!, spans[0]! + 1, spans[0]! + 2]);
+    assert.ok(spans[2]! < 12);
+  }
+  assert.deepEqual(choosePositions([], { ratio: 0.5, limit: 10 }, rng), []);
+});

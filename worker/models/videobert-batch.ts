@@ -1,0 +1,219 @@
+import { openRng, type Rng } from '../../proto/random.ts';
+import { applyMask, choosePositions, chooseSpans } from './masking.ts';
+import type { HostArray, HostBatch } from './system.ts';
+
+/** One clip as VideoBERT sees it: word pieces and visual words. */
+export interface VideoBertExample {
+  /** Row of the sample in its split and its epoch: they key the randomness. */
+  readonly number: number;
+  readonly epoch: number;
+  readonly textIds: Int32Array;
+  readonly visualWords: Int32Array;
+}
+
+export interface SpecialIds {
+  readonly pad: number;
+  readonly cls: number;
+  readonly sep: number;
+  readonly mask: number;
+  /** `[>]`, between sentence and video. */
+  readonly join: number;
+  /** Ids from here on are ordinary word pieces. */
+  readonly firstWord: number;
+}
+
+/** Everything that turns examples into a microbatch. */
+export interface AssemblyConfig {
+  readonly seed: number;
+  readonly special: SpecialIds;
+  readonly textVocabulary: number;
+  readonly visualVocabulary: number;
+  readonly maxTextTokens: number;
+  readonly numWindows: number;
+  readonly textMaskRatio: number;
+  readonly visualMaskRatio: number;
+  /** Visual words are hidden in runs of this many. */
+  readonly visualMaskSpan: number;
+  /** Shares of the samples that are shown with one modality alone; the rest have both. */
+  readonly textOnlyShare: number;
+  readonly videoOnlyShare: number;
+  /** `text` and `video` make the one-modality models that the full one is compared with. */
+  readonly modalities: 'both' | 'text' | 'video';
+}
+
+/** What is hidden and asked. Training asks everything at once; an evaluation asks one thing. */
+export interface Question {
+  /** Keys the randomness apart from other questions. */
+  readonly purpose: string;
+  readonly hideText: boolean;
+  readonly hideVideo: boolean;
+  /** Chosen positions are always masked, instead of BERT's 80/10/10. */
+  readonly maskAll: boolean;
+  readonly alignment: 'random' | 'matched' | 'alternate';
+}
+
+export const TRAINING: Question = {
+  purpose: 'train',
+  hideText: true,
+  hideVideo: true,
+  maskAll: false,
+  alignment: 'random',
+};
+
+export function sequenceLength({ maxTextTokens, numWindows }: AssemblyConfig): number {
+  return maxTextTokens + numWindows + 3;
+}
+
+/**
+ * Examples to the arrays of a `VideoBertBatch`: `[CLS] w1..wn [>] v1..vm [SEP]`, text padded before `[>]`. A
+ * mismatched pair takes the text of another row of the split, and only its alignment counts: a hidden word has no
+ * right answer in a foreign video. Pure: the same examples give the same bytes on every worker.
+ * Source: Sun et al. 2019, arXiv:1904.01766, sec. 3.2-3.3.
+ */
+export function assembleVideoBert(
+  config: AssemblyConfig,
+  examples: readonly VideoBertExample[],
+  question: Question,
+  foreignText: (rng: Rng, own: VideoBertExample) => Int32Array | undefined,
+): HostBatch {
+  const { special, maxTextTokens, numWindows, textVocabulary, visualVocabulary } = config;
+  const [batch, length] = [examples.length, sequenceLength(config)];
+  const numText = Math.max(1, Math.round(config.textMaskRatio * maxTextTokens));
+  const numVisual = Math.max(1, Math.round(config.visualMaskRatio * numWindows));
+  const ints = (...shape: number[]): HostArray & { data: Int32Array } => ({
+    data: new Int32Array(shape.reduce((a, b) => a * b)),
+    shape,
+  });
+  const floats = (...shape: number[]): HostArray & { data: Float32Array } => ({
+    data: new Float32Array(shape.reduce((a, b) => a * b)),
+    shape,
+  });
+  const arrays = {
+    ids: ints(batch, length),
+    segments: floats(batch, length),
+    present: floats(batch, length),
+    textPositions: ints(batch, numText),
+    textLabels: ints(batch, numText),
+    textWeights: floats(batch, numText),
+    visualPositions: ints(batch, numVisual),
+    visualLabels: ints(batch, numVisual),
+    visualWeights: floats(batch, numVisual),
+    matched: floats(batch),
+    alignmentWeights: floats(batch),
+  };
+  const counts = { 'masked-token': 0, 'masked-frame': 0, alignment: 0 };
+  let numTokens = 0;
+
+  for (const [row, example] of examples.entries()) {
+    const rng = openRng(
+      config.seed,
+      `videobert/${question.purpose}`,
+      example.epoch,
+      example.number,
+    );
+    const [textShown, videoShown] = modalitiesOf(config, question, example, rng);
+    const foreign =
+      textShown && videoShown && wantsForeign(question, example, rng)
+        ? foreignText(rng, example)
+        : undefined;
+    const textIds = (foreign ?? example.textIds).subarray(0, maxTextTokens);
+
+    const text = hide(textIds, textShown && question.hideText, rng, {
+      choose: () =>
+        choosePositions(
+          [...textIds.keys()].filter((i) => textIds[i]! >= special.firstWord),
+          { ratio: config.textMaskRatio, limit: numText },
+          rng,
+        ),
+      maskId: special.mask,
+      randomId: (r) => special.firstWord + r.integer(textVocabulary - special.firstWord),
+      maskAll: question.maskAll,
+    });
+    const visualIds = example.visualWords.map((word) => textVocabulary + 1 + word);
+    const visual = hide(visualIds, videoShown && question.hideVideo, rng, {
+      choose: () =>
+        chooseSpans(
+          numWindows,
+          { ratio: config.visualMaskRatio, limit: numVisual, span: config.visualMaskSpan },
+          rng,
+        ),
+      maskId: textVocabulary,
+      randomId: (r) => textVocabulary + 1 + r.integer(visualVocabulary),
+      maskAll: question.maskAll,
+    });
+
+    const at = row * length;
+    const put = (position: number, id: number, present: boolean, segment: 0 | 1): void => {
+      arrays.ids.data[at + position] = present ? id : special.pad;
+      arrays.present.data[at + position] = present ? 1 : 0;
+      arrays.segments.data[at + position] = segment;
+      if (present) numTokens++;
+    };
+    put(0, special.cls, true, 0);
+    for (let i = 0; i < maxTextTokens; i++) {
+      put(1 + i, text.ids[i] ?? special.pad, textShown && i < textIds.length, 0);
+    }
+    put(1 + maxTextTokens, special.join, true, 1);
+    for (let i = 0; i < numWindows; i++) put(2 + maxTextTokens + i, visual.ids[i]!, videoShown, 1);
+    put(length - 1, special.sep, true, 1);
+
+    if (textShown && videoShown) {
+      arrays.matched.data[row] = foreign === undefined ? 1 : 0;
+      const counted = question.alignment !== 'matched';
+      arrays.alignmentWeights.data[row] = counted ? 1 : 0;
+      if (counted) counts.alignment++;
+    }
+    if (foreign === undefined) {
+      for (const [slot, position] of text.positions.entries()) {
+        arrays.textPositions.data[row * numText + slot] = 1 + position;
+        arrays.textLabels.data[row * numText + slot] = textIds[position]!;
+        arrays.textWeights.data[row * numText + slot] = 1;
+        counts['masked-token']++;
+      }
+      for (const [slot, position] of visual.positions.entries()) {
+        arrays.visualPositions.data[row * numVisual + slot] = 2 + maxTextTokens + position;
+        arrays.visualLabels.data[row * numVisual + slot] = example.visualWords[position]!;
+        arrays.visualWeights.data[row * numVisual + slot] = 1;
+        counts['masked-frame']++;
+      }
+    }
+  }
+  return { arrays, counts, numTokens };
+}
+
+/** Which modalities a row shows. An evaluation shows all that the model has. */
+function modalitiesOf(
+  config: AssemblyConfig,
+  question: Question,
+  example: VideoBertExample,
+  rng: Rng,
+): [text: boolean, video: boolean] {
+  const draw = rng.uniform();
+  if (config.modalities === 'text') return [true, false];
+  if (config.modalities === 'video') return [false, true];
+  if (example.textIds.length === 0) return [false, true];
+  if (question.alignment !== 'random') return [true, true];
+  if (draw < config.textOnlyShare) return [true, false];
+  return [draw >= config.textOnlyShare + config.videoOnlyShare, true];
+}
+
+function wantsForeign({ alignment }: Question, { epoch }: VideoBertExample, rng: Rng): boolean {
+  return alignment === 'random'
+    ? rng.uniform() < 0.5
+    : alignment === 'alternate' && epoch % 2 === 1;
+}
+
+function hide(
+  ids: Int32Array,
+  wanted: boolean,
+  rng: Rng,
+  { choose, ...options }: { choose: () => number[] } & Parameters<typeof applyMask>[3],
+): ReturnType<typeof applyMask> {
+  return wanted ? applyMask(ids, choose(), rng, options) : { ids, positions: [] };
+}
+
+/** The labels that are counted. */
+export function countedLabels({ arrays }: HostBatch, labels: string, weights: string): number[] {
+  const counted = arrays[weights]!.data;
+  return [...arrays[labels]!.data].filter((_, i) => counted[i] !== 0);
+}

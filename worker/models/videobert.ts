@@ -1,0 +1,156 @@
+import * as tf from '@tensorflow/tfjs-core';
+import { binaryCrossEntropySums, crossEntropySums, type ObjectiveSums } from '../losses.ts';
+import {
+  dense,
+  gatherPositions,
+  gelu,
+  initBlock,
+  initDense,
+  initLayerNorm,
+  layerNorm,
+  transformerBlock,
+  type BlockParams,
+  type DenseParams,
+  type Initializer,
+  type LayerNormParams,
+} from './layers.ts';
+
+/** Sizes of the model; everything else follows from them. */
+export interface VideoBertSizes {
+  readonly width: number;
+  readonly numLayers: number;
+  readonly numHeads: number;
+  readonly mlpRatio: number;
+  /** Word pieces, special tokens included. */
+  readonly textVocabulary: number;
+  /** Visual words, the visual mask not included. */
+  readonly visualVocabulary: number;
+  /** Width of a visual word's centroid. */
+  readonly centroidWidth: number;
+  /** Length of a sequence `[CLS] w1..wn [>] v1..vm [SEP]`. */
+  readonly length: number;
+}
+
+export type VideoBertParams = {
+  readonly text: tf.Tensor; // [V, D]
+  readonly visualMask: tf.Tensor; // [1, D]
+  readonly visualProjection: DenseParams; // centroid to D
+  readonly position: tf.Tensor; // [L, D]
+  readonly segment: tf.Tensor; // [2, D]
+  readonly embeddingNorm: LayerNormParams;
+  readonly blocks: readonly BlockParams[];
+  readonly finalNorm: LayerNormParams;
+  readonly textHead: HeadParams;
+  readonly visualHead: HeadParams;
+  readonly alignmentHead: DenseParams; // D to 1
+};
+
+/** BERT's prediction head: dense, GELU, norm, then the embedding table itself and a bias a word. */
+type HeadParams = {
+  readonly dense: DenseParams;
+  readonly norm: LayerNormParams;
+  readonly bias: tf.Tensor; // [classes]
+};
+
+/** A microbatch on the device; see `videobert-batch.ts` for how it is made. */
+export type VideoBertBatch = {
+  readonly ids: tf.Tensor; // [B, L] int32: word pieces, then the visual mask, then visual words
+  readonly segments: tf.Tensor; // [B, L] float32: 0 text, 1 video
+  readonly present: tf.Tensor; // [B, L] float32: 0 at padding
+  readonly textPositions: tf.Tensor; // [B, P] int32, as the labels
+  readonly textLabels: tf.Tensor;
+  readonly textWeights: tf.Tensor; // [B, P] float32: 0 where there is nothing to predict
+  readonly visualPositions: tf.Tensor; // [B, Q]
+  readonly visualLabels: tf.Tensor;
+  readonly visualWeights: tf.Tensor;
+  readonly matched: tf.Tensor; // [B] float32: 1 where the text belongs to the video
+  readonly alignmentWeights: tf.Tensor; // [B]
+};
+
+/** Source: Sun et al. 2019, arXiv:1904.01766, sec. 3.2; a pre-norm encoder, since it trains without BERT's weights. */
+export function initVideoBert(sizes: VideoBertSizes, init: Initializer): VideoBertParams {
+  const { width, numLayers, mlpRatio, textVocabulary, visualVocabulary, centroidWidth, length } =
+    sizes;
+  const head = (path: string, numClasses: number): HeadParams => ({
+    dense: initDense(init, `${path}/dense`, width, width),
+    norm: initLayerNorm(init, `${path}/norm`, width),
+    bias: init.fill(`${path}/bias`, [numClasses], 0),
+  });
+  return {
+    text: init.normal('text', [textVocabulary, width], 0.02),
+    visualMask: init.normal('visualMask', [1, width], 0.02),
+    visualProjection: initDense(init, 'visualProjection', centroidWidth, width),
+    position: init.normal('position', [length, width], 0.02),
+    segment: init.normal('segment', [2, width], 0.02),
+    embeddingNorm: initLayerNorm(init, 'embeddingNorm', width),
+    blocks: Array.from({ length: numLayers }, (_, i) =>
+      initBlock(init, `blocks/${i}`, width, mlpRatio),
+    ),
+    finalNorm: initLayerNorm(init, 'finalNorm', width),
+    textHead: head('textHead', textVocabulary),
+    visualHead: head('visualHead', visualVocabulary),
+    alignmentHead: initDense(init, 'alignmentHead', width, 1),
+  };
+}
+
+/** The states of all positions, [B, L, D], and the embeddings of the visual words, [K, D]. */
+function encode(
+  params: VideoBertParams,
+  centroids: tf.Tensor,
+  { ids, segments, present }: VideoBertBatch,
+  numHeads: number,
+): { states: tf.Tensor; visualTable: tf.Tensor } {
+  const [batch, length] = ids.shape as [number, number];
+  const visualTable = dense(params.visualProjection, centroids); // [K, D]
+  const table = tf.concat([params.text, params.visualMask, visualTable], 0);
+  const words = tf.reshape(tf.gather(table, tf.reshape(ids, [-1])), [batch, length, -1]);
+  const [textSegment, videoSegment] = tf.split(params.segment, 2); // each [1, D]
+  const segment = tf.add(
+    textSegment!,
+    tf.mul(tf.expandDims(segments, -1), tf.sub(videoSegment!, textSegment!)),
+  ); // [B, L, D]
+  const embedded = tf.add(tf.add(words, segment), params.position);
+  const bias = tf.mul(tf.sub(tf.reshape(present, [batch, 1, 1, length]), 1), 1e9);
+  let states = layerNorm(params.embeddingNorm, embedded);
+  for (const block of params.blocks) states = transformerBlock(block, states, { numHeads, bias });
+  return { states: layerNorm(params.finalNorm, states), visualTable };
+}
+
+/** States [N, D] to logits over the rows of a table [K, D]. */
+function headLogits(params: HeadParams, states: tf.Tensor, table: tf.Tensor): tf.Tensor {
+  const hidden = layerNorm(params.norm, gelu(dense(params.dense, states)));
+  return tf.add(tf.matMul(hidden as tf.Tensor2D, table as tf.Tensor2D, false, true), params.bias);
+}
+
+/**
+ * Masked language modelling, masked frame modelling (both cross entropy over the chosen positions) and
+ * linguistic-visual alignment (binary, on the state of `[CLS]`). Source: arXiv:1904.01766, sec. 3.2-3.3.
+ */
+export function videoBertSums(
+  params: VideoBertParams,
+  centroids: tf.Tensor,
+  batch: VideoBertBatch,
+  numHeads: number,
+): Record<'masked-token' | 'masked-frame' | 'alignment', ObjectiveSums> {
+  const { states, visualTable } = encode(params, centroids, batch, numHeads);
+  const width = states.shape[2]!;
+  const chosen = (positions: tf.Tensor): tf.Tensor =>
+    tf.reshape(gatherPositions(states, positions), [-1, width]);
+  const flat = (x: tf.Tensor): tf.Tensor => tf.reshape(x, [-1]);
+  const textLogits = headLogits(params.textHead, chosen(batch.textPositions), params.text);
+  const visualLogits = headLogits(params.visualHead, chosen(batch.visualPositions), visualTable);
+  const first = tf.reshape(tf.slice(states, [0, 0, 0], [-1, 1, -1]), [-1, width]);
+  return {
+    'masked-token': crossEntropySums(textLogits, flat(batch.textLabels), flat(batch.textWeights)),
+    'masked-frame': crossEntropySums(
+      visualLogits,
+      flat(batch.visualLabels),
+      flat(batch.visualWeights),
+    ),
+    alignment: binaryCrossEntropySums(
+      flat(dense(params.alignmentHead, first)),
+      batch.matched,
+      batch.alignmentWeights,
+    ),
+  };
+}

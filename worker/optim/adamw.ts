@@ -1,0 +1,97 @@
+import * as tf from '@tensorflow/tfjs-core';
+import { leavesOf, mapTree, withLeaves, type TensorTree } from '../tree.ts';
+
+export interface AdamWConfig {
+  readonly beta1: number;
+  readonly beta2: number;
+  readonly epsilon: number;
+  readonly weightDecay: number;
+}
+
+/** First and second moments, trees of the parameters' form. */
+export type AdamWState<P extends TensorTree> = {
+  readonly first: P;
+  readonly second: P;
+};
+
+export function initAdamW<P extends TensorTree>(params: P): AdamWState<P> {
+  const zeros = (): P => mapTree(params, (tensor) => tf.zeros(tensor.shape));
+  return { first: zeros(), second: zeros() };
+}
+
+/** What changes from step to step, as one float32 vector [4] for {@link adamW}. */
+export function adamWScalars(
+  { beta1, beta2 }: AdamWConfig,
+  {
+    step,
+    learningRate,
+    gradientScale,
+  }: { step: number; learningRate: number; gradientScale: number },
+): Float32Array {
+  return Float32Array.of(
+    learningRate,
+    gradientScale,
+    1 / (1 - beta1 ** step),
+    1 / (1 - beta2 ** step),
+  );
+}
+
+/**
+ * One update. `gradient` is the flat gradient, float32 [number of parameters], leaves in the tree's order; it is
+ * multiplied by the clip factor in `scalars` ({@link adamWScalars}) first. Weight decay is decoupled, and off for the
+ * paths that `decays` refuses. Source: Loshchilov & Hutter 2019, arXiv:1711.05101, algorithm 2.
+ */
+export function adamW<P extends TensorTree>(
+  config: AdamWConfig,
+  {
+    params,
+    state,
+    gradient,
+    scalars,
+    decays,
+  }: {
+    readonly params: P;
+    readonly state: AdamWState<P>;
+    readonly gradient: tf.Tensor;
+    readonly scalars: tf.Tensor;
+    readonly decays: (path: string, shape: readonly number[]) => boolean;
+  },
+): { readonly params: P; readonly state: AdamWState<P> } {
+  const [learningRate, gradientScale, firstCorrection, secondCorrection] = tf.unstack(scalars) as [
+    tf.Tensor,
+    tf.Tensor,
+    tf.Tensor,
+    tf.Tensor,
+  ];
+  const [firsts, seconds] = [leavesOf(state.first), leavesOf(state.second)];
+  const updated: Record<'params' | 'first' | 'second', tf.Tensor[]> = {
+    params: [],
+    first: [],
+    second: [],
+  };
+  let offset = 0;
+  for (const [index, [path, param]] of leavesOf(params).entries()) {
+    const slice = tf.reshape(tf.slice(gradient, [offset], [param.size]), param.shape);
+    offset += param.size;
+    const grad = tf.mul(slice, gradientScale);
+    const first = tf.add(tf.mul(firsts[index]![1], config.beta1), tf.mul(grad, 1 - config.beta1));
+    const second = tf.add(
+      tf.mul(seconds[index]![1], config.beta2),
+      tf.mul(tf.square(grad), 1 - config.beta2),
+    );
+    const direction = tf.div(
+      tf.mul(first, firstCorrection),
+      tf.add(tf.sqrt(tf.mul(second, secondCorrection)), config.epsilon),
+    );
+    const change = decays(path, param.shape)
+      ? tf.add(direction, tf.mul(param, config.weightDecay))
+      : direction;
+    updated.params.push(tf.sub(param, tf.mul(change, learningRate)));
+    updated.first.push(first);
+    updated.second.push(second);
+  }
+  return {
+    params: withLeaves(params, updated.params),
+    state: { first: withLeaves(params, updated.first), second: withLeaves(params, updated.second) },
+  };
+}

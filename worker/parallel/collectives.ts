@@ -1,0 +1,52 @@
+import type { GradientBlock, MicrobatchRange } from './tree-sum.ts';
+
+/** A member of a generation, as the coordinator tells it. */
+export interface MeshMember extends MicrobatchRange {
+  readonly rank: number;
+  readonly workerId: string;
+  /** host:port where the member accepts tensor connections. */
+  readonly tensorAddress: string;
+}
+
+/** A version of the membership: the ranks are 0 to members.length - 1, the ranges cut the global batch. */
+export interface MeshGeneration {
+  readonly number: number;
+  readonly members: readonly MeshMember[];
+}
+
+/**
+ * What workers do together. Every worker calls the same operations in the same order; an error ends the generation,
+ * and everything after it is refused until `configure` opens the next.
+ */
+export interface Collectives {
+  /** host:port that peers connect to. */
+  readonly address: string;
+
+  /**
+   * Joins a generation: ends what is pending of the one before (GENERATION_CHANGED) and connects to all members.
+   * @throws {MeshError} PEER_LOST, PEER_REFUSED, PEER_TIMEOUT or GENERATION_CHANGED
+   */
+  configure(generation: MeshGeneration): Promise<void>;
+
+  /**
+   * Sum of the gradients of all microbatches, the same bits for every number of workers, [numElements].
+   * Valid until the next call; with one worker it is the block's own memory.
+   */
+  allReduce(
+    step: number,
+    blocks: readonly GradientBlock[],
+    /** Of the gradient; needed where `blocks` is empty because there are more workers than microbatches. */
+    numElements?: number,
+  ): Promise<Float32Array>;
+
+  /** Every worker's values, by rank. `name` says what they are; workers may differ in length. At most 128 Ki values. */
+  allGather(step: number, name: string, values: Float64Array): Promise<Float64Array[]>;
+
+  /** Returns when every worker has called it. */
+  barrier(step: number, name: string): Promise<void>;
+
+  /** Rejects what is pending with GENERATION_CHANGED and closes the connections, until `configure`. */
+  abort(reason: string): void;
+
+  close(): Promise<void>;
+}

@@ -1,0 +1,119 @@
+import { connect, type Socket } from 'node:net';
+import { decodeHeader, HEADER_BYTES, verifyPayload, type FrameHeader } from './frame.ts';
+
+/** Bytes that may already be on their way into the process when a frame has to wait: all that waiting costs. */
+const SPILL_BYTES = 256;
+
+export interface FrameSink {
+  /** Where the payload goes, exactly `length` bytes; undefined while there is no place: reading pauses. */
+  place(header: FrameHeader): Uint8Array | undefined;
+  /** The whole frame has come, its checksum is right. */
+  received(header: FrameHeader, payload: Uint8Array): void;
+  /** Nothing more comes: the peer ended, the connection broke or (with `error`) a frame was wrong. Called once. */
+  ended(error: Error | undefined, inFrame: boolean): void;
+}
+
+/**
+ * Reads frames from a connection that it opens: the payload goes from the kernel straight to where the sink wants it.
+ * Only a dialled socket can do that in Node (`onread`), which is why in a mesh the reader is the side that dials.
+ * A frame without a place stops the reading, so that the peer's pace is bounded by TCP and not by memory here.
+ */
+export class FrameReader {
+  readonly socket: Socket;
+  readonly #sink: FrameSink;
+  readonly #headerBytes = Buffer.alloc(HEADER_BYTES);
+  readonly #spill = Buffer.alloc(SPILL_BYTES);
+  #header: FrameHeader | undefined;
+  #payload: Uint8Array | undefined;
+  /** Bytes of the header or of the payload that are there. */
+  #filled = 0;
+  /** The buffer that the socket holds for its next read is the spill. */
+  #spilling = false;
+  #ended = false;
+
+  constructor(address: { host: string; port: number }, sink: FrameSink) {
+    this.#sink = sink;
+    this.socket = connect({
+      ...address,
+      noDelay: true,
+      keepAlive: true,
+      onread: { buffer: () => this.#nextBuffer(), callback: (length) => this.#take(length) },
+    });
+    let failure: Error | undefined;
+    this.socket.on('error', (error) => (failure = error));
+    this.socket.on('end', () => {
+      this.#end(undefined);
+    });
+    this.socket.on('close', () => {
+      this.#end(failure);
+    });
+  }
+
+  /** Looks again for a place for the frame that waits, if one does. */
+  resume(): void {
+    if (this.#header === undefined || this.#payload !== undefined || this.#ended) return;
+    if (this.#guard(() => this.#proceed())) this.socket.resume();
+  }
+
+  destroy(): void {
+    this.#ended = true;
+    this.socket.destroy();
+  }
+
+  #nextBuffer(): Uint8Array {
+    if (this.#header === undefined) return this.#headerBytes.subarray(this.#filled);
+    if (this.#payload !== undefined) return this.#payload.subarray(this.#filled);
+    if (this.#header.length === 0) return this.#headerBytes;
+    this.#spilling = true;
+    return this.#spill.subarray(0, this.#header.length);
+  }
+
+  /** Answers whether to read on. */
+  #take(length: number): boolean {
+    if (this.#ended) return false;
+    return this.#guard(() => {
+      if (this.#spilling) {
+        this.#payload!.set(this.#spill.subarray(0, length));
+        this.#spilling = false;
+      }
+      this.#filled += length;
+      if (this.#header === undefined) {
+        if (this.#filled < HEADER_BYTES) return true;
+        this.#header = decodeHeader(this.#headerBytes);
+        this.#filled = 0;
+      }
+      return this.#proceed();
+    });
+  }
+
+  /** Finds the place of the frame's payload, ends the frame when it is whole. Answers whether to read on. */
+  #proceed(): boolean {
+    const header = this.#header!;
+    this.#payload ??= this.#sink.place(header);
+    if (this.#payload === undefined) return false;
+    if (this.#filled === header.length) {
+      const payload = this.#payload;
+      this.#header = this.#payload = undefined;
+      this.#filled = 0;
+      verifyPayload(header, payload);
+      this.#sink.received(header, payload);
+    }
+    return true;
+  }
+
+  #guard(work: () => boolean): boolean {
+    try {
+      return work();
+    } catch (error) {
+      this.#end(error as Error);
+      this.socket.destroy();
+      return false;
+    }
+  }
+
+  #end(error: Error | undefined): void {
+    if (this.#ended) return;
+    this.#ended = true;
+    this.#sink.ended(error, this.#header !== undefined || this.#filled > 0);
+  }
+}

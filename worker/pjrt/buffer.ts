@@ -1,0 +1,101 @@
+import { PjrtError } from './c-api.ts';
+import type { ClientHandles } from './handles.ts';
+import { type ElementType, type HostArray, hostArray, sizeBytesOf } from './element-type.ts';
+import { PJRT_Buffer_MemoryLayout, PJRT_Buffer_ToHostBuffer_Args, type Struct } from './structs.ts';
+
+const FAILURE = { code: 'PJRT_BUFFER_FAILED', what: 'a device buffer could not be read' } as const;
+
+/** A dense, row-major array on a device. It may still be being computed: reading it waits. */
+export class PjrtBuffer {
+  readonly dims: readonly number[];
+  readonly type: ElementType;
+  readonly sizeBytes: number;
+  readonly #handles: ClientHandles;
+  #handle: bigint | undefined;
+  #isConsumed = false;
+
+  /** @internal Takes over `handle`, a PJRT_Buffer. */
+  constructor(handles: ClientHandles, handle: bigint, dims: readonly number[], type: ElementType) {
+    this.dims = dims;
+    this.type = type;
+    this.sizeBytes = sizeBytesOf(dims, type);
+    this.#handles = handles;
+    this.#handle = handle;
+    handles.own(this, handle, 'PJRT_Buffer_Destroy');
+  }
+
+  /** Whether its memory was given to an execution that listed it in `donate`; it can no longer be used. */
+  get isConsumed(): boolean {
+    return this.#isConsumed;
+  }
+
+  /** Whether it can no longer be used: closed, consumed, or its client closed. */
+  get isClosed(): boolean {
+    return this.#handle === undefined || this.#handles.isClosed;
+  }
+
+  /** @internal The PJRT_Buffer. @throws PjrtError PJRT_CLOSED when the buffer cannot be used any more. */
+  get handle(): bigint {
+    if (this.#handle !== undefined && !this.#handles.isClosed) return this.#handle;
+    const why = this.#isConsumed ? 'was donated to an execution' : 'is closed';
+    throw new PjrtError(
+      'PJRT_CLOSED',
+      `a ${this.type}[${this.dims.join(',')}] buffer ${why} and cannot be used any more`,
+    );
+  }
+
+  /** Copies to a new host array of the element type (`bf16` and `f16` as bits in a Uint16Array). */
+  toHost(): Promise<HostArray>;
+  /** Copies into `into`, whose bytes must be exactly as many, and gives it. Do not touch it until then. */
+  toHost<T extends ArrayBufferView>(into: T): Promise<T>;
+  async toHost(into?: ArrayBufferView): Promise<ArrayBufferView> {
+    const array = into ?? hostArray(this.dims, this.type);
+    if (array.byteLength !== this.sizeBytes) {
+      throw new PjrtError(
+        'PJRT_BUFFER_FAILED',
+        `a ${this.type}[${this.dims.join(',')}] buffer has ${this.sizeBytes} bytes and cannot be read into ` +
+          `${array.byteLength} bytes`,
+      );
+    }
+    const buffer = this.handle;
+    if (this.sizeBytes === 0) return array;
+    const { api } = this.#handles;
+    await this.#handles.during(async () => {
+      const args = PJRT_Buffer_ToHostBuffer_Args({
+        buffer,
+        host_layout: rowMajor(this.dims.length),
+        dst: array,
+        dst_size: array.byteLength,
+      });
+      api.call('PJRT_Buffer_ToHostBuffer', args, FAILURE);
+      await api.awaitEvent(args.get('event'), FAILURE);
+    });
+    return array;
+  }
+
+  /** Frees the device memory once nothing in flight uses it. */
+  close(): void {
+    if (this.#handle !== undefined) this.#handles.release(this, this.#handle);
+    this.#handle = undefined;
+  }
+
+  /** @internal Closes it after an execution took its memory. */
+  consume(): void {
+    this.#isConsumed = true;
+    this.close();
+  }
+}
+
+// Outputs have whatever layout the device prefers; hosts want row-major.
+function rowMajor(rank: number): Struct<string> {
+  return PJRT_Buffer_MemoryLayout({
+    tiled_struct_size: TILED_LAYOUT_BYTES,
+    minor_to_major: BigInt64Array.from({ length: rank }, (_, at) => BigInt(rank - 1 - at)),
+    minor_to_major_size: rank,
+    type: TILED,
+  });
+}
+
+const TILED_LAYOUT_BYTES = 56;
+// Source: PJRT_Buffer_MemoryLayout_Type in pjrt_c_api.h.
+const TILED = 0;

@@ -1,0 +1,270 @@
+import { existsSync } from 'node:fs';
+import { resolve } from 'node:path';
+import koffi, { type LibraryHandle } from 'koffi';
+import { messageOf, VideoloomError } from '../../proto/errors.ts';
+import {
+  PJRT_Error_Args,
+  PJRT_Error_GetCode_Args,
+  PJRT_Event_Args,
+  PJRT_Plugin_Initialize_Args,
+  type Struct,
+  bytesAt,
+  textAt,
+  wordsAt,
+} from './structs.ts';
+
+/** The status that a plugin gave an error. Source: PJRT_Error_Code in pjrt_c_api.h. */
+export type PjrtStatus = (typeof STATUSES)[number];
+
+/** An error of a PJRT plugin, or of a file that should be one. `status` is the plugin's own, where it gave one. */
+export class PjrtError extends VideoloomError {
+  readonly status: PjrtStatus | undefined;
+
+  constructor(
+    code: PjrtErrorCode,
+    message: string,
+    options: { status?: PjrtStatus; cause?: unknown } = {},
+  ) {
+    super(code, message, { cause: options.cause, retryable: options.status === 'UNAVAILABLE' });
+    this.status = options.status;
+  }
+}
+
+/** What failed, by the part of the API. */
+export type PjrtErrorCode =
+  | 'PJRT_PLUGIN_INVALID'
+  | 'PJRT_CLIENT_FAILED'
+  | 'PJRT_COMPILE_FAILED'
+  | 'PJRT_EXECUTE_FAILED'
+  | 'PJRT_BUFFER_FAILED'
+  | 'PJRT_CLOSED';
+
+/** A loaded plugin: its function table, and calls whose errors are thrown. It stays loaded for the life of the process. */
+export interface PjrtApi {
+  readonly path: string;
+  readonly version: { readonly major: number; readonly minor: number };
+  /** Calls on this thread. @throws PjrtError `code` with the plugin's message, prefixed by `what`. */
+  call(name: PjrtFunction, args: Struct<string>, failure: Failure): void;
+  /** Calls on a thread of the pool, so the event loop stays free. Rejects as `call` throws. */
+  callAsync(name: PjrtFunction, args: Struct<string>, failure: Failure): Promise<void>;
+  /** Ends with the event: at once when it is ready already, else once it is; destroys it. Rejects with its error. */
+  awaitEvent(event: bigint, failure: Failure): Promise<void>;
+}
+
+/** How an error of a call is reported. */
+export interface Failure {
+  readonly code: PjrtErrorCode;
+  /** A clause that starts the message, such as `the program could not be compiled`. */
+  readonly what: string;
+}
+
+/** Loads the plugin at `path` and initializes it, once a process. @throws PjrtError PJRT_PLUGIN_INVALID */
+export function loadPjrtApi(path: string): PjrtApi {
+  const absolute = resolve(path);
+  let api = loaded.get(absolute);
+  if (api === undefined) {
+    api = bindApi(absolute);
+    loaded.set(absolute, api);
+    api.call('PJRT_Plugin_Initialize', PJRT_Plugin_Initialize_Args({}), {
+      code: 'PJRT_PLUGIN_INVALID',
+      what: `the plugin ${absolute} could not be initialized`,
+    });
+  }
+  return api;
+}
+
+// The map also keeps the library objects referenced: a collected one is unloaded, and the next call would jump into
+// unmapped memory.
+const loaded = new Map<string, PjrtApi & { readonly library: LibraryHandle }>();
+
+const CHOOSE_ANOTHER =
+  'Name the shared library of a PJRT plugin in PJRT_PLUGIN_PATH, or unset it to use the one that ' +
+  '`videoloom engine install` fetches.';
+
+function bindApi(path: string): PjrtApi & { readonly library: LibraryHandle } {
+  const invalid = (why: string, cause?: unknown): PjrtError =>
+    new PjrtError(
+      'PJRT_PLUGIN_INVALID',
+      `${path} is not a usable PJRT plugin: ${why}. ${CHOOSE_ANOTHER}`,
+      { cause },
+    );
+  if (!existsSync(path)) throw invalid('there is no such file');
+  configureStacks();
+  let library: LibraryHandle;
+  try {
+    library = koffi.load(path);
+  } catch (cause) {
+    throw invalid(`it could not be loaded as a shared library (${messageOf(cause)})`, cause);
+  }
+  let getApi: () => bigint | null;
+  try {
+    getApi = library.func('void *GetPjrtApi()') as () => bigint | null;
+  } catch (cause) {
+    throw invalid('it is a shared library without the function GetPjrtApi', cause);
+  }
+  const table = getApi();
+  if (table === null) throw invalid('its GetPjrtApi returned no function table');
+
+  // struct_size, extension_start, { struct_size, extension_start, major: int, minor: int }, functions...
+  const sizeBytes = Number(wordsAt(table, 1)[0]);
+  const [major, minor] = new Int32Array(bytesAt(table + 32n, 8).buffer) as unknown as [
+    number,
+    number,
+  ];
+  const numFunctions = Math.floor((sizeBytes - TABLE_START_BYTES) / 8);
+  if (major !== SUPPORTED_MAJOR_VERSION) {
+    throw invalid(`it speaks PJRT ${major}.${minor}, and ${SUPPORTED_MAJOR_VERSION}.x is needed`);
+  }
+
+  const type = koffi.proto('void *', ['void *']);
+  const bind = (name: PjrtFunction): NativeFunction => {
+    const at = FUNCTIONS[name];
+    const address =
+      at < numFunctions ? wordsAt(table + BigInt(TABLE_START_BYTES + at * 8), 1)[0]! : 0n;
+    if (address === 0n) {
+      throw invalid(`its version, PJRT ${major}.${minor}, is too old: it lacks ${name}`);
+    }
+    return koffi.decode(address, type) as NativeFunction;
+  };
+  const functions = Object.fromEntries(
+    (Object.keys(FUNCTIONS) as PjrtFunction[]).map((name) => [name, bind(name)]),
+  ) as Record<PjrtFunction, NativeFunction>;
+
+  // Structs that a thread of the pool is using, kept from the garbage collector.
+  const inFlight = new Set<Struct<string>>();
+  const check = (error: bigint | null, failure: Failure): void => {
+    if (error !== null) throw takeError(functions, error, failure);
+  };
+  const api: PjrtApi & { readonly library: LibraryHandle } = {
+    path,
+    library,
+    version: { major, minor },
+    call(name, args, failure) {
+      check(functions[name](args.words), failure);
+    },
+    callAsync(name, args, failure) {
+      inFlight.add(args);
+      return new Promise((done, fail) => {
+        functions[name].async(args.words, (thrown, error) => {
+          try {
+            inFlight.delete(args);
+            if (thrown !== null && thrown !== undefined) throw thrown as Error;
+            check(error, failure);
+            done();
+          } catch (cause) {
+            fail(cause);
+          }
+        });
+      });
+    },
+    async awaitEvent(event, failure) {
+      const args = PJRT_Event_Args({ event });
+      try {
+        api.call('PJRT_Event_IsReady', args, failure);
+        if (args.number('is_ready') !== 0) api.call('PJRT_Event_Error', args, failure);
+        else await api.callAsync('PJRT_Event_Await', args, failure);
+      } finally {
+        api.call('PJRT_Event_Destroy', args, failure);
+      }
+    },
+  };
+  return api;
+}
+
+/** Reads a plugin's error and frees it. */
+function takeError(
+  functions: Record<PjrtFunction, NativeFunction>,
+  error: bigint,
+  { code, what }: Failure,
+): PjrtError {
+  try {
+    const message = PJRT_Error_Args({ error });
+    functions.PJRT_Error_Message(message.words);
+    const status = PJRT_Error_GetCode_Args({ error });
+    functions.PJRT_Error_GetCode(status.words);
+    const name = STATUSES[status.number('code')] ?? 'UNKNOWN';
+    const text = textAt(message.get('message'), message.get('message_size'));
+    return new PjrtError(code, `${what}: ${name}: ${text}`, { status: name });
+  } finally {
+    functions.PJRT_Error_Destroy(PJRT_Error_Args({ error }).words);
+  }
+}
+
+type NativeFunction = ((args: BigUint64Array) => bigint | null) & {
+  async(args: BigUint64Array, callback: (thrown: unknown, result: bigint | null) => void): void;
+};
+
+// koffi runs each native call on a stack of its own; the compiler inside a plugin recurses deeply.
+const STACK_BYTES = 16 * 2 ** 20;
+
+function configureStacks(): void {
+  const { sync_stack_size, async_stack_size } = koffi.config();
+  if (sync_stack_size === STACK_BYTES && async_stack_size === STACK_BYTES) return;
+  koffi.config({ ...koffi.config(), sync_stack_size: STACK_BYTES, async_stack_size: STACK_BYTES });
+}
+
+const SUPPORTED_MAJOR_VERSION = 0;
+// Bytes of PJRT_Api before its first function.
+const TABLE_START_BYTES = 40;
+
+/** Positions in the function table. Source: the order of struct PJRT_Api in pjrt_c_api.h, which only grows. */
+const FUNCTIONS = {
+  PJRT_Error_Destroy: 0,
+  PJRT_Error_Message: 1,
+  PJRT_Error_GetCode: 2,
+  PJRT_Plugin_Initialize: 3,
+  PJRT_Plugin_Attributes: 4,
+  PJRT_Event_Destroy: 5,
+  PJRT_Event_IsReady: 6,
+  PJRT_Event_Error: 7,
+  PJRT_Event_Await: 8,
+  PJRT_Client_Create: 10,
+  PJRT_Client_Destroy: 11,
+  PJRT_Client_PlatformName: 12,
+  PJRT_Client_PlatformVersion: 14,
+  PJRT_Client_AddressableDevices: 16,
+  PJRT_Client_Compile: 20,
+  PJRT_Client_BufferFromHostBuffer: 22,
+  PJRT_DeviceDescription_Id: 23,
+  PJRT_DeviceDescription_Kind: 26,
+  PJRT_DeviceDescription_ToString: 28,
+  PJRT_Device_GetDescription: 29,
+  PJRT_Device_MemoryStats: 34,
+  PJRT_Executable_Destroy: 40,
+  PJRT_Executable_NumOutputs: 44,
+  PJRT_Executable_GetCostAnalysis: 46,
+  PJRT_Executable_Serialize: 49,
+  PJRT_LoadedExecutable_Destroy: 50,
+  PJRT_LoadedExecutable_GetExecutable: 51,
+  PJRT_LoadedExecutable_Execute: 55,
+  PJRT_Executable_DeserializeAndLoad: 56,
+  PJRT_Buffer_Destroy: 58,
+  PJRT_Buffer_IsDeleted: 68,
+  PJRT_Buffer_ToHostBuffer: 70,
+  PJRT_Executable_OutputElementTypes: 90,
+  PJRT_Executable_OutputDimensions: 91,
+  PJRT_Executable_GetCompiledMemoryStats: 96,
+} as const;
+
+/** A function of the C API that is used here. */
+export type PjrtFunction = keyof typeof FUNCTIONS;
+
+const STATUSES = [
+  'OK',
+  'CANCELLED',
+  'UNKNOWN',
+  'INVALID_ARGUMENT',
+  'DEADLINE_EXCEEDED',
+  'NOT_FOUND',
+  'ALREADY_EXISTS',
+  'PERMISSION_DENIED',
+  'RESOURCE_EXHAUSTED',
+  'FAILED_PRECONDITION',
+  'ABORTED',
+  'OUT_OF_RANGE',
+  'UNIMPLEMENTED',
+  'INTERNAL',
+  'UNAVAILABLE',
+  'DATA_LOSS',
+  'UNAUTHENTICATED',
+] as const;

@@ -1,0 +1,318 @@
+import { spawn } from 'node:child_process';
+import { mkdir, mkdtemp, readdir, rename, rm, stat, writeFile } from 'node:fs/promises';
+import { homedir } from 'node:os';
+import { basename, dirname, join, resolve } from 'node:path';
+import { messageOf, VideoloomError } from '../../proto/errors.ts';
+import { extractFromZip } from './zip.ts';
+
+/** A PJRT plugin that can be installed: one library inside one wheel of PyPI, pinned by hash. */
+export interface PluginSpec {
+  /** What the engine calls it. */
+  readonly name: string;
+  readonly package: string;
+  readonly version: string;
+  readonly libraryPathInWheel: string;
+  /** By `process.platform`-`process.arch`. */
+  readonly builds: Readonly<Record<string, PluginBuild>>;
+  /** What the machine must have for it, for people. */
+  readonly needs?: string;
+}
+
+export interface PluginBuild {
+  readonly wheelSha256: string;
+  readonly librarySha256: string;
+}
+
+/** An installation that failed, with what to do about it. */
+export class PluginError extends VideoloomError {}
+
+export interface PluginOptions {
+  readonly name: string;
+  /** A library to use instead of an installed one, as in PJRT_PLUGIN_PATH. */
+  readonly pluginPath?: string | undefined;
+  /** Where installed plugins are kept: `pluginCacheDir()`. */
+  readonly cacheDir: string;
+  /** The plugins to choose from: PLUGINS when left out. */
+  readonly specs?: readonly PluginSpec[];
+}
+
+export interface InstallOptions extends PluginOptions {
+  readonly onProgress?: (event: PluginProgress) => void;
+  readonly signal?: AbortSignal;
+  /** The Python interpreters to look for pip in, best first. */
+  readonly pythons?: readonly string[];
+}
+
+export interface PluginProgress {
+  readonly phase: 'downloading' | 'extracting' | 'installed';
+  readonly plugin: string;
+  readonly version: string;
+}
+
+/** A plugin as `videoloom engine list` shows it. */
+export interface ListedPlugin {
+  readonly name: string;
+  readonly package: string;
+  readonly version: string;
+  /** Whether there is a build for this kind of machine. */
+  readonly isSupported: boolean;
+  /** Where it is installed; undefined when it is not. */
+  readonly path: string | undefined;
+}
+
+/**
+ * Path of the plugin's library: `pluginPath` if given, else the one in the cache, installed when missing. An
+ * installation is complete or absent, also when several processes install at once or one of them is killed.
+ * @throws PluginError PLUGIN_UNKNOWN, PLUGIN_NOT_FOUND, PLUGIN_PLATFORM_UNSUPPORTED, PLUGIN_PIP_MISSING,
+ * PLUGIN_DOWNLOAD_FAILED, PLUGIN_HASH_MISMATCH
+ */
+export async function ensurePlugin(options: InstallOptions): Promise<string> {
+  return (await findPlugin(options)) ?? (await installPlugin(options));
+}
+
+/**
+ * Path of the plugin's library as `ensurePlugin` would give it, or undefined when it would have to be installed.
+ * @throws PluginError PLUGIN_NOT_FOUND when there is no file at `pluginPath`; PLUGIN_UNKNOWN
+ */
+export async function findPlugin(options: PluginOptions): Promise<string | undefined> {
+  if (options.pluginPath !== undefined && options.pluginPath !== '') {
+    const path = resolve(options.pluginPath);
+    if (await isFile(path)) return path;
+    throw new PluginError(
+      'PLUGIN_NOT_FOUND',
+      `PJRT_PLUGIN_PATH names ${path}, and there is no such file. Name the shared library of a PJRT plugin, or ` +
+        `unset it to use the one that videoloom installs.`,
+    );
+  }
+  const spec = specOf(options);
+  const build = spec.builds[thisPlatform()];
+  if (build === undefined) return undefined;
+  const path = installedPath(options.cacheDir, spec, build);
+  return (await isFile(path)) ? path : undefined;
+}
+
+/** The plugins that can be installed, and where they are. */
+export async function listPlugins(options: {
+  readonly cacheDir: string;
+  readonly specs?: readonly PluginSpec[];
+}): Promise<ListedPlugin[]> {
+  const specs = options.specs ?? PLUGINS;
+  return Promise.all(
+    specs.map(async (spec) => ({
+      name: spec.name,
+      package: spec.package,
+      version: spec.version,
+      isSupported: thisPlatform() in spec.builds,
+      path: await findPlugin({ name: spec.name, cacheDir: options.cacheDir, specs }),
+    })),
+  );
+}
+
+/** The per-user folder for installed plugins: in `XDG_CACHE_HOME`, else `~/.cache`. */
+export function pluginCacheDir(environment: NodeJS.ProcessEnv): string {
+  const base = environment['XDG_CACHE_HOME'];
+  return join(
+    base === undefined || base === '' ? join(homedir(), '.cache') : base,
+    'videoloom',
+    'pjrt',
+  );
+}
+
+async function installPlugin(options: InstallOptions): Promise<string> {
+  const spec = specOf(options);
+  const build = spec.builds[thisPlatform()];
+  if (build === undefined) throw unsupported(spec);
+  const report = (phase: PluginProgress['phase']): void => {
+    options.onProgress?.({ phase, plugin: spec.name, version: spec.version });
+  };
+  await mkdir(options.cacheDir, { recursive: true });
+  await sweepStale(options.cacheDir);
+  const work = await mkdtemp(join(options.cacheDir, WORK_PREFIX));
+  try {
+    report('downloading');
+    const wheel = await downloadWheel(spec, build, work, options);
+
+    report('extracting');
+    const unpacked = join(work, 'library');
+    const sha256 = await extractFromZip(wheel, spec.libraryPathInWheel, unpacked).catch(
+      (cause: unknown) => {
+        throw downloadFailed(spec, `the wheel could not be unpacked: ${messageOf(cause)}`, cause);
+      },
+    );
+    if (sha256 !== build.librarySha256) {
+      throw new PluginError(
+        'PLUGIN_HASH_MISMATCH',
+        `${spec.libraryPathInWheel} of ${spec.package} ${spec.version} has the SHA-256 ${sha256}, and ` +
+          `${build.librarySha256} was expected. Nothing was installed. ${ASK_INDEX}`,
+      );
+    }
+
+    // The rename makes the installation appear whole; another process may have been first with the same bytes.
+    const path = installedPath(options.cacheDir, spec, build);
+    await mkdir(dirname(path), { recursive: true });
+    await rename(unpacked, path);
+    report('installed');
+    return path;
+  } finally {
+    await rm(work, { recursive: true, force: true });
+  }
+}
+
+/** Has pip fetch the pinned wheel into `folder`; gives its path. */
+async function downloadWheel(
+  spec: PluginSpec,
+  build: PluginBuild,
+  folder: string,
+  options: InstallOptions,
+): Promise<string> {
+  const requirements = join(folder, 'requirements.txt');
+  await writeFile(
+    requirements,
+    `${spec.package}==${spec.version} --hash=sha256:${build.wheelSha256}\n`,
+  );
+  const deadline = AbortSignal.timeout(DOWNLOAD_TIMEOUT_MS);
+  const signal = options.signal ? AbortSignal.any([options.signal, deadline]) : deadline;
+  const { exitCode, output } = await runPip(
+    options.pythons ?? ['python3', 'python'],
+    [
+      ...['download', '--no-deps', '--require-hashes', '--only-binary=:all:', '--no-input'],
+      ...['--disable-pip-version-check', '--progress-bar=off', '--dest', folder],
+      ...['--requirement', requirements],
+    ],
+    { signal, spec },
+  );
+  if (exitCode !== 0) {
+    if (/DO NOT MATCH THE HASHES/i.test(output)) {
+      throw new PluginError(
+        'PLUGIN_HASH_MISMATCH',
+        `the wheel of ${spec.package} ${spec.version} does not have the SHA-256 ${build.wheelSha256}. Nothing was ` +
+          `installed. ${ASK_INDEX}`,
+      );
+    }
+    const lines = output.trimEnd().split('\n');
+    const said = lines.findLast((line) => /^ERROR:/.test(line)) ?? lines.at(-1) ?? '';
+    throw downloadFailed(spec, `pip said: ${said.trim()}`);
+  }
+  const wheel = (await readdir(folder)).find((file) => file.endsWith('.whl'));
+  if (wheel === undefined) throw downloadFailed(spec, 'pip fetched no wheel');
+  return join(folder, wheel);
+}
+
+/** Runs pip with the first interpreter that has it. @throws PluginError PLUGIN_PIP_MISSING when none has */
+async function runPip(
+  pythons: readonly string[],
+  args: readonly string[],
+  { signal, spec }: { signal: AbortSignal; spec: PluginSpec },
+): Promise<{ exitCode: number | null; output: string }> {
+  for (const python of pythons) {
+    const result = await run(python, ['-m', 'pip', ...args], signal).catch((cause: unknown) => {
+      if ((cause as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
+      throw downloadFailed(spec, `pip was stopped: ${messageOf(cause)}`, cause);
+    });
+    if (result !== undefined && !/No module named '?pip\b/.test(result.output)) return result;
+  }
+  throw new PluginError(
+    'PLUGIN_PIP_MISSING',
+    `the ${spec.name} engine is fetched from PyPI with pip, and no ${pythons.join(' or ')} with pip was found. ` +
+      `Install it (Debian and Ubuntu: apt-get install python3-pip; Fedora: dnf install python3-pip), or name the ` +
+      `library of a PJRT plugin in PJRT_PLUGIN_PATH.`,
+  );
+}
+
+function run(
+  command: string,
+  args: readonly string[],
+  signal: AbortSignal,
+): Promise<{ exitCode: number | null; output: string }> {
+  return new Promise((done, fail) => {
+    const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'pipe'], signal });
+    let output = '';
+    const append = (chunk: Buffer): void => {
+      output = (output + chunk.toString('utf8')).slice(-MAX_OUTPUT_CHARS);
+    };
+    child.stdout.on('data', append);
+    child.stderr.on('data', append);
+    child.on('error', fail);
+    child.on('close', (exitCode) => {
+      done({ exitCode, output });
+    });
+  });
+}
+
+function installedPath(cacheDir: string, spec: PluginSpec, build: PluginBuild): string {
+  const folder = `${spec.package}-${spec.version}-${build.librarySha256.slice(0, 12)}`;
+  return join(cacheDir, folder, basename(spec.libraryPathInWheel));
+}
+
+function specOf({ name, specs = PLUGINS }: PluginOptions): PluginSpec {
+  const spec = specs.find((candidate) => candidate.name === name);
+  if (spec !== undefined) return spec;
+  throw new PluginError(
+    'PLUGIN_UNKNOWN',
+    `there is no plugin named ${name}. Choose one of ${specs.map((known) => known.name).join(', ')}, or name a ` +
+      `library in PJRT_PLUGIN_PATH.`,
+  );
+}
+
+function unsupported(spec: PluginSpec): PluginError {
+  return new PluginError(
+    'PLUGIN_PLATFORM_UNSUPPORTED',
+    `${spec.package} ${spec.version} has no build for ${thisPlatform()}, only for ` +
+      `${Object.keys(spec.builds).join(', ')}. Name the library of a PJRT plugin for this machine in PJRT_PLUGIN_PATH.`,
+  );
+}
+
+function downloadFailed(spec: PluginSpec, why: string, cause?: unknown): PluginError {
+  return new PluginError(
+    'PLUGIN_DOWNLOAD_FAILED',
+    `${spec.package} ${spec.version} could not be fetched from PyPI; ${why}. Check the network and pip's index, or ` +
+      `name a library that is already here in PJRT_PLUGIN_PATH.`,
+    { cause, retryable: true },
+  );
+}
+
+/** Removes what installations left behind that were killed. */
+async function sweepStale(cacheDir: string): Promise<void> {
+  for (const entry of await readdir(cacheDir)) {
+    if (!entry.startsWith(WORK_PREFIX)) continue;
+    const path = join(cacheDir, entry);
+    const age = await stat(path).then(
+      ({ mtimeMs }) => Date.now() - mtimeMs,
+      () => 0, // another process has just removed it
+    );
+    if (age > 2 * DOWNLOAD_TIMEOUT_MS) await rm(path, { recursive: true, force: true });
+  }
+}
+
+async function isFile(path: string): Promise<boolean> {
+  return stat(path).then(
+    (entry) => entry.isFile(),
+    () => false,
+  );
+}
+
+function thisPlatform(): string {
+  return `${process.platform}-${process.arch}`;
+}
+
+const WORK_PREFIX = '.installing-';
+const DOWNLOAD_TIMEOUT_MS = 15 * 60_000;
+const MAX_OUTPUT_CHARS = 64 * 1024;
+const ASK_INDEX =
+  'Find out which package index pip uses (`python3 -m pip config list`): it serves another file than PyPI does.';
+
+/** The plugins that videoloom installs itself. */
+export const PLUGINS: readonly PluginSpec[] = [
+  {
+    name: 'cpu',
+    package: 'lammps-jax-pjrt-cpu',
+    version: '0.11.2',
+    libraryPathInWheel: 'lammps_jax_pjrt_cpu/pjrt_c_api_cpu_plugin.so',
+    builds: {
+      'linux-x64': {
+        wheelSha256: '1319390d948b39f69f7dade496b7c385149d9ca6097a6b62114da113216d9ad1',
+        librarySha256: 'ad1309ac822b1b24d51b7f9947c7c9fa9ef5d67f390584cbc3d1fa2428fed9c2',
+      },
+    },
+  },
+];

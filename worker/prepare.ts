@@ -1,0 +1,360 @@
+import { createHash } from 'node:crypto';
+import { access, mkdir, readFile, rename, writeFile } from 'node:fs/promises';
+import { homedir } from 'node:os';
+import { basename, dirname, join, relative, resolve } from 'node:path';
+import { parse, stringify } from 'yaml';
+import { messageOf, UsageError, VideoloomError } from '../proto/errors.ts';
+import { openProgress } from '../proto/progress.ts';
+import { RUN_PLAN_FILE, type RunPlan } from '../proto/run-plan.ts';
+import { openDecoderPool } from '../video/decoder.ts';
+import { openClipLoader } from '../video/loader.ts';
+import { indexFolder, writeIndex, type SampleIndex } from '../video/sample-index.ts';
+import { trainTokenizer } from '../video/tokenizer.ts';
+import { fitVisualVocabulary, frameFeatures } from '../video/visual-vocabulary.ts';
+import { generateWorld } from '../video/world/generate.ts';
+import { writeVisualVocabulary } from './assets.ts';
+import { resolveConfig, type Config } from './config.ts';
+import { fittingSamples } from './models/videobert-system.ts';
+import { ensurePlugin } from './pjrt/plugin.ts';
+import { clipLoaderOptions, RUN_FILES } from './run.ts';
+
+export interface PrepareOptions {
+  /** Name of a built-in recipe or path of a YAML file. */
+  readonly recipe: string;
+  readonly preset?: string | undefined;
+  readonly overrides: readonly string[];
+  /** Run folder; undefined: `runs/<recipe>` with preset and data folder in its name. */
+  readonly out?: string | undefined;
+  readonly cacheDir: string;
+  readonly say: (line: string) => void;
+}
+
+export interface Prepared {
+  readonly folder: string;
+  /** The folder held this run already. */
+  readonly existed: boolean;
+  readonly workers: number;
+  readonly engine: 'xla' | 'cpu';
+  /** The plugin that the workers are to load; empty for the cpu engine. */
+  readonly pluginPath: string;
+  readonly threads: number;
+}
+
+/** Samples beyond this many add nothing to a vocabulary of some thousand words. */
+const FITTING_CLIPS = 2000;
+
+/**
+ * Makes a run folder: checked config, engine, data, index, vocabularies fitted on the training split, and the plan
+ * last. A folder that holds the same run is taken as it is.
+ *
+ * @throws UsageError `CONFIG_INVALID`, `RECIPE_NOT_FOUND`, `RUN_DIFFERS`; errors of the data and of the engine.
+ */
+export async function prepare(options: PrepareOptions): Promise<Prepared> {
+  const { say, cacheDir } = options;
+  const recipe = await readRecipe(options.recipe);
+  let config = resolveConfig({ ...recipe, preset: options.preset, overrides: options.overrides });
+
+  // --- Engine. Without a plugin the run goes on, slowly and smaller.
+  let pluginPath = '';
+  if (config.engine.name === 'xla') {
+    try {
+      pluginPath = await installPlugin(config, cacheDir);
+    } catch (error) {
+      if (!(error instanceof VideoloomError) || error.code !== 'PLUGIN_PIP_MISSING') throw error;
+      say(
+        `${error.message}\nGoing on with the cpu engine (plain JavaScript, slow) and the tiny preset.`,
+      );
+      const overrides = [...options.overrides, 'engine.name=cpu'];
+      config = resolveConfig({ ...recipe, preset: options.preset ?? 'tiny', overrides });
+    }
+  }
+  const folder = resolve(options.out ?? defaultFolder(options, config));
+  const prepared = {
+    folder,
+    workers: config.cluster.workers,
+    engine: config.engine.name,
+    pluginPath,
+    threads: config.engine.threads,
+  };
+
+  // --- The same run again, or a new one.
+  const planFile = join(folder, RUN_PLAN_FILE);
+  const old = await readIfThere(planFile);
+  if (old !== undefined) {
+    const oldPlan = JSON.parse(old) as RunPlan;
+    await refuseOtherRun(folder, config, oldPlan);
+    await writeAtomically(join(folder, RUN_FILES.config), stringify(config));
+    await writeAtomically(
+      planFile,
+      JSON.stringify({ ...oldPlan, ...adjustable(config) }, undefined, 2),
+    );
+    return { ...prepared, existed: true };
+  }
+  await mkdir(folder, { recursive: true });
+
+  // --- Data: the demo world or the user's folder, and an index of its samples.
+  const dataFolder =
+    config.data.folder === null ? await makeDemoWorld(config) : resolve(config.data.folder);
+  const pool = await openDecoderPool({
+    numProcesses: Math.max(config.data.decoders, config.cluster.workers),
+    timeoutMs: config.data.decodeTimeoutSeconds * 1000,
+  });
+  try {
+    const index = await makeIndex(config, dataFolder, pool);
+    const indexFile = join(folder, RUN_FILES.index);
+    await writeIndex(index, indexFile);
+    for (const { path, code, message } of index.skipped)
+      say(`skipped ${path}: ${code}: ${message}`);
+
+    // --- Vocabularies, from the training split alone.
+    const tokenizer = trainTokenizer(
+      index.train.map(({ text }) => text),
+      { vocabularySize: config.model.textVocabulary },
+    );
+    await writeAtomically(
+      join(folder, RUN_FILES.tokenizer),
+      JSON.stringify(tokenizer, undefined, 1),
+    );
+    const vocabulary = await fitVocabulary(config, index, pool);
+    await writeVisualVocabulary(join(folder, RUN_FILES.vocabulary), vocabulary);
+
+    // --- The plan makes the folder a run.
+    await writeAtomically(join(folder, RUN_FILES.config), stringify(config));
+    const plan: Partial<RunPlan> = {
+      runId: runIdOf(folder),
+      seed: config.train.seed,
+      totalSteps: config.train.steps,
+      microbatches: config.train.microbatches,
+      microbatchSize: config.train.microbatchSize,
+      numTrainSamples: index.train.length,
+      datasetDigest: index.digest,
+      configDigest: digestOf(config),
+      ...adjustable(config),
+    };
+    await writeAtomically(planFile, JSON.stringify(plan, undefined, 2));
+    const { train, heldOut } = index;
+    say(
+      `${train.length} clips to train on, ${heldOut.length} held out; ${vocabulary.numWords} visual words; ` +
+        `run folder ${relative(process.cwd(), folder) || folder}`,
+    );
+    return { ...prepared, existed: false };
+  } finally {
+    await pool.close();
+  }
+}
+
+/** Per-user cache: `$XDG_CACHE_HOME/videoloom` or `~/.cache/videoloom`. */
+export function defaultCacheDir(env: NodeJS.ProcessEnv): string {
+  return join(env['XDG_CACHE_HOME'] ?? join(homedir(), '.cache'), 'videoloom');
+}
+
+async function readRecipe(recipe: string): Promise<{ text: string; file: string }> {
+  const builtIn = join(import.meta.dirname, 'recipes', `${recipe}.yaml`);
+  const candidates = /[./\\]/.test(recipe) ? [resolve(recipe)] : [builtIn, resolve(recipe)];
+  for (const file of candidates) {
+    const text = await readIfThere(file);
+    if (text !== undefined)
+      return { text, file: file === builtIn ? `recipes/${recipe}.yaml` : file };
+  }
+  throw new UsageError(
+    'RECIPE_NOT_FOUND',
+    `there is no recipe ${recipe}: give a built-in one (videobert) or the path of a YAML file`,
+  );
+}
+
+function defaultFolder({ recipe, preset }: PrepareOptions, { data }: Config): string {
+  const parts = [
+    basename(recipe, '.yaml'),
+    preset,
+    data.folder === null ? undefined : basename(resolve(data.folder)),
+  ];
+  return join('runs', parts.filter((part) => part !== undefined).join('-'));
+}
+
+function runIdOf(folder: string): string {
+  return basename(folder)
+    .replace(/[^A-Za-z0-9._-]/g, '-')
+    .replace(/^[^A-Za-z0-9]/, 'r')
+    .slice(0, 100);
+}
+
+async function installPlugin(config: Config, cacheDir: string): Promise<string> {
+  const progress = openProgress('PJRT CPU plugin', 1);
+  let worked = false;
+  const path = await ensurePlugin({
+    name: 'cpu',
+    cacheDir,
+    ...(config.engine.pluginPath === null ? {} : { pluginPath: config.engine.pluginPath }),
+    onProgress: (event) => {
+      worked = true;
+      progress.update(0, String(event));
+    },
+  });
+  if (worked) progress.done(path);
+  return path;
+}
+
+async function makeDemoWorld({ data, cluster }: Config): Promise<string> {
+  const { demoTrainClips: trainClips, demoHeldOutClips: heldOutClips, demoSeed: seed } = data;
+  const dir = resolve('data', `demo-world-${seed}-${trainClips}-${heldOutClips}`);
+  const progress = openProgress('demo world (H.264)', trainClips + heldOutClips);
+  let made = 0;
+  await generateWorld({
+    dir,
+    seed,
+    trainClips,
+    heldOutClips,
+    numProcesses: cluster.workers,
+    onProgress: (done) => {
+      made = done;
+      progress.update(done);
+    },
+  });
+  if (made > 0) progress.done(relative(process.cwd(), dir));
+  return dir;
+}
+
+async function makeIndex(
+  { data }: Config,
+  root: string,
+  pool: Awaited<ReturnType<typeof openDecoderPool>>,
+): Promise<SampleIndex> {
+  const progress = openProgress('index', 1);
+  const index = await indexFolder({
+    root,
+    clipSeconds: data.clipSeconds,
+    heldOutFraction: data.heldOutFraction,
+    pool,
+    onProgress: ({ numDone, numFiles }) => {
+      progress.update(numDone / numFiles, `${numDone} of ${numFiles} files`);
+    },
+  });
+  progress.done(
+    `${index.train.length + index.heldOut.length} clips of ${relative(process.cwd(), root) || root}`,
+  );
+  return index;
+}
+
+async function fitVocabulary(
+  config: Config,
+  index: SampleIndex,
+  pool: Awaited<ReturnType<typeof openDecoderPool>>,
+): ReturnType<typeof fit> {
+  return fit();
+  async function fit() {
+    const { model, data, train } = config;
+    const loader = openClipLoader(clipLoaderOptions(config, index, 'train', pool));
+    const samples = fittingSamples(index.train.length, FITTING_CLIPS, train.seed);
+    const progress = openProgress('visual words', samples.length);
+    const shape = [data.windows, data.framesPerWindow, data.frameSize, data.frameSize, 3] as const;
+    const features: Float32Array[] = [];
+    const failures: string[] = [];
+    const chunk = 16;
+    for (let first = 0; first < samples.length; first += chunk) {
+      const wanted = samples.slice(first, first + chunk);
+      const decoded = await Promise.all(
+        wanted.map((sample) =>
+          loader
+            .load([{ sample, substitutes: [] }], AbortSignal.timeout(600_000))
+            .catch((error: unknown) => {
+              failures.push(messageOf(error));
+              return [];
+            }),
+        ),
+      );
+      for (const { frames } of decoded.flat()) features.push(frameFeatures(frames, shape));
+      progress.update(first + wanted.length);
+    }
+    if (features.length === 0) {
+      throw new VideoloomError(
+        'DATA_UNREADABLE',
+        `none of the ${samples.length} clips could be decoded; the first failed with: ${failures[0] ?? '-'}`,
+      );
+    }
+    const vocabulary = fitVisualVocabulary(concatenate(features), {
+      branching: model.visualBranching,
+      depth: model.visualDepth,
+      seed: train.seed,
+      pcaDims: model.visualComponents,
+    });
+    progress.done(`${vocabulary.numWords} words of ${features.length} clips`);
+    return vocabulary;
+  }
+}
+
+function concatenate(parts: readonly Float32Array[]): Float32Array {
+  const whole = new Float32Array(parts.reduce((sum, { length }) => sum + length, 0));
+  let offset = 0;
+  for (const part of parts) {
+    whole.set(part, offset);
+    offset += part.length;
+  }
+  return whole;
+}
+
+/** What may differ when a run goes on: where and how fast it computes, never what. */
+function adjustable({ checkpoint, cluster, data }: Config): Partial<RunPlan> {
+  return {
+    checkpointEverySteps: checkpoint.everySteps,
+    keepCheckpoints: checkpoint.keep,
+    minWorkers: cluster.workers,
+    heartbeatIntervalMs: Math.max(100, Math.round((cluster.heartbeatTimeoutSeconds * 1000) / 5)),
+    heartbeatTimeoutMs: Math.round(cluster.heartbeatTimeoutSeconds * 1000),
+    stepTimeoutMs: Math.round(cluster.stepTimeoutSeconds * 1000),
+    prefetchSteps: data.prefetchSteps + 1,
+  };
+}
+
+/** The fields that the result depends on. */
+function essence({ model, data, train, optimizer, evaluate }: Config): object {
+  const { decoders, decodeTimeoutSeconds, cacheMebibytes, prefetchSteps, ...content } = data;
+  void [decoders, decodeTimeoutSeconds, cacheMebibytes, prefetchSteps];
+  return { model, data: content, train, optimizer, evaluate };
+}
+
+function digestOf(config: Config): string {
+  return createHash('sha256')
+    .update(JSON.stringify(essence(config)))
+    .digest('hex');
+}
+
+async function refuseOtherRun(folder: string, config: Config, plan: RunPlan): Promise<void> {
+  if (plan.configDigest === digestOf(config)) return;
+  const oldText = (await readIfThere(join(folder, RUN_FILES.config))) ?? '{}';
+  const different = differences(essence(parse(oldText) as Config), essence(config));
+  throw new UsageError(
+    'RUN_DIFFERS',
+    `${folder} holds a run with another config (${different.slice(0, 5).join('; ')}): ` +
+      'give --out another folder, or the same config to resume it',
+  );
+}
+
+/** `train.steps: 400, now 500` for each leaf that differs. */
+function differences(before: unknown, after: unknown, path = ''): string[] {
+  const isObject = (value: unknown): value is Record<string, unknown> =>
+    typeof value === 'object' && value !== null;
+  if (isObject(before) && isObject(after)) {
+    const keys = [...new Set([...Object.keys(before), ...Object.keys(after)])];
+    return keys.flatMap((key) =>
+      differences(before[key], after[key], path === '' ? key : `${path}.${key}`),
+    );
+  }
+  return before === after
+    ? []
+    : [`${path}: ${JSON.stringify(before)}, now ${JSON.stringify(after)}`];
+}
+
+async function readIfThere(file: string): Promise<string | undefined> {
+  try {
+    await access(file);
+  } catch {
+    return undefined;
+  }
+  return readFile(file, 'utf8');
+}
+
+async function writeAtomically(file: string, text: string): Promise<void> {
+  await mkdir(dirname(file), { recursive: true });
+  await writeFile(`${file}.tmp`, text);
+  await rename(`${file}.tmp`, file);
+}

@@ -1,0 +1,100 @@
+import { readFile } from 'node:fs/promises';
+import { hostname } from 'node:os';
+import { join } from 'node:path';
+import { readRunPlan, type RunPlan } from '../proto/run-plan.ts';
+import { openDecoderPool, type DecoderPool } from '../video/decoder.ts';
+import { openClipLoader, type ClipLoader, type ClipLoaderOptions } from '../video/loader.ts';
+import { readIndex, type SampleIndex } from '../video/sample-index.ts';
+import { openTokenizer, type TokenizerFile } from '../video/tokenizer.ts';
+import { readVisualVocabulary } from './assets.ts';
+import { resolveConfig, type Config } from './config.ts';
+import { videoBertSystem } from './models/videobert-system.ts';
+import type { VideoLanguageSystem } from './models/system.ts';
+
+/** Files of a run folder that `prepare` writes and every worker reads; `run.json` is written last. */
+export const RUN_FILES = {
+  config: 'config.resolved.yaml',
+  index: 'samples.jsonl',
+  tokenizer: 'tokenizer.json',
+  vocabulary: 'visual-vocabulary.safetensors',
+} as const;
+
+/** A prepared run, opened by a worker. */
+export interface Run {
+  readonly folder: string;
+  readonly host: string;
+  readonly plan: RunPlan;
+  readonly config: Config;
+  readonly index: SampleIndex;
+  readonly system: VideoLanguageSystem;
+  readonly pool: DecoderPool;
+  readonly trainLoader: ClipLoader;
+  readonly heldOutLoader: ClipLoader;
+  /** What the decoders have done so far. */
+  counters(): { readonly framesDecoded: number };
+  close(): Promise<void>;
+}
+
+/**
+ * Opens a folder that `prepare` has made.
+ *
+ * @throws UsageError `RUN_PLAN_MISSING` when it is none.
+ */
+export async function openRun(folder: string): Promise<Run> {
+  const plan = await readRunPlan(folder);
+  const configFile = join(folder, RUN_FILES.config);
+  const config = resolveConfig({
+    text: await readFile(configFile, 'utf8'),
+    file: configFile,
+    overrides: [],
+  });
+  const index = await readIndex(join(folder, RUN_FILES.index));
+  const tokenizerFile = JSON.parse(
+    await readFile(join(folder, RUN_FILES.tokenizer), 'utf8'),
+  ) as TokenizerFile;
+  const assets = {
+    tokenizer: openTokenizer(tokenizerFile),
+    vocabulary: await readVisualVocabulary(join(folder, RUN_FILES.vocabulary)),
+  };
+  const { data, train, model } = config;
+  const system = videoBertSystem(model, { ...data, seed: train.seed }, assets, index);
+  const pool = await openDecoderPool({
+    numProcesses: data.decoders,
+    timeoutMs: data.decodeTimeoutSeconds * 1000,
+  });
+  const trainLoader = openClipLoader(clipLoaderOptions(config, index, 'train', pool));
+  const heldOutLoader = openClipLoader(clipLoaderOptions(config, index, 'heldOut', pool));
+  return {
+    folder,
+    host: hostname(),
+    plan,
+    config,
+    index,
+    system: system as unknown as VideoLanguageSystem,
+    pool,
+    trainLoader,
+    heldOutLoader,
+    counters: () => ({
+      framesDecoded: pool.stats.numFrames,
+    }),
+    close: () => pool.close(),
+  };
+}
+
+/** How clips of a split are sampled: a function of the config alone, so every worker sees the same frames. */
+export function clipLoaderOptions(
+  { data }: Config,
+  index: SampleIndex,
+  split: 'train' | 'heldOut',
+  pool: DecoderPool,
+): ClipLoaderOptions {
+  return {
+    index,
+    split,
+    pool,
+    frameSize: data.frameSize,
+    numWindows: data.windows,
+    framesPerWindow: data.framesPerWindow,
+    cacheBytes: data.cacheMebibytes * 2 ** 20,
+  };
+}

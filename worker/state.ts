@@ -1,0 +1,102 @@
+import type * as tf from '@tensorflow/tfjs-core';
+import type { Engine } from './backend/engine.ts';
+import type { TensorData } from './checkpoint/format.ts';
+import { openInitializer } from './initializer.ts';
+import type { VideoLanguageSystem } from './models/system.ts';
+import { initAdamW, type AdamWState } from './optim/adamw.ts';
+import { disposeTree, fillTree, leavesOf, type TensorTree } from './tree.ts';
+
+/** All that a step changes. */
+export interface TrainingState<P extends TensorTree = TensorTree> {
+  /** The last step that is in the parameters; 0 before the first. */
+  readonly step: number;
+  readonly params: P;
+  readonly optimizer: AdamWState<P>;
+}
+
+/** Tensors by name on the host: parameters under their paths, moments under `optimizer/…`. */
+export type HostState = Map<string, TensorData>;
+
+const OPTIMIZER_PREFIX = 'optimizer/';
+
+export function initState<P extends TensorTree>(
+  system: VideoLanguageSystem<P>,
+  seed: number,
+): TrainingState<P> {
+  const params = system.init(openInitializer(seed));
+  return { step: 0, params, optimizer: initAdamW(params) };
+}
+
+/** Names and element counts of everything that {@link readState} gives. */
+export function stateSizes(state: TrainingState): Map<string, number> {
+  return new Map(namedLeaves(state).map(([name, tensor]) => [name, tensor.size * 4]));
+}
+
+/** Copies the named tensors, or all of them, to the host. */
+export async function readState(
+  state: TrainingState,
+  names?: ReadonlySet<string>,
+): Promise<HostState> {
+  const wanted = namedLeaves(state).filter(([name]) => names?.has(name) ?? true);
+  const copies = await Promise.all(
+    wanted.map(async ([name, tensor]): Promise<[string, TensorData]> => {
+      const values = (await tensor.data()) as Float32Array;
+      const data = new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
+      return [name, { dtype: 'F32', shape: tensor.shape, data }];
+    }),
+  );
+  return new Map(copies);
+}
+
+/**
+ * The state that {@link readState} read, on the device again.
+ *
+ * @throws VideoloomError `STATE_MISMATCH` when it is that of another model.
+ */
+export function stateFromHost<P extends TensorTree>(
+  engine: Engine,
+  form: TrainingState<P>,
+  step: number,
+  host: HostState,
+): TrainingState<P> {
+  const below = (prefix: string): HostState =>
+    new Map(
+      [...host].flatMap(([name, tensor]) =>
+        name.startsWith(prefix) ? [[name.slice(prefix.length), tensor]] : [],
+      ),
+    );
+  const fill = (tree: P, tensors: HostState): P =>
+    fillTree(tree, tensors, (path) => {
+      const { data, shape } = tensors.get(path)!;
+      const values = new Float32Array(data.slice().buffer);
+      return engine.upload(values, shape);
+    });
+  const params = new Map([...host].filter(([name]) => !name.startsWith(OPTIMIZER_PREFIX)));
+  return {
+    step,
+    params: fill(form.params, params),
+    optimizer: {
+      first: fill(form.params, below(`${OPTIMIZER_PREFIX}first/`)),
+      second: fill(form.params, below(`${OPTIMIZER_PREFIX}second/`)),
+    },
+  };
+}
+
+export function isOptimizerTensor(name: string): boolean {
+  return name.startsWith(OPTIMIZER_PREFIX);
+}
+
+export function disposeState(state: TrainingState): void {
+  disposeTree(state.params);
+  disposeTree(state.optimizer);
+}
+
+function namedLeaves({ params, optimizer }: TrainingState): [string, tf.Tensor][] {
+  return [
+    ...leavesOf(params),
+    ...leavesOf(optimizer).map(([path, tensor]): [string, tf.Tensor] => [
+      OPTIMIZER_PREFIX + path,
+      tensor,
+    ]),
+  ];
+}

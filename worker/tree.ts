@@ -1,0 +1,87 @@
+import * as tf from '@tensorflow/tfjs-core';
+import { VideoloomError } from '../proto/errors.ts';
+
+/**
+ * Plain objects and arrays with tensors as leaves. A leaf's path joins the keys on its way with `/`:
+ * `blocks/3/attention/qkv/kernel`. Checkpoints, weight decay and reports all name a tensor by its path.
+ */
+export type TensorTree = tf.Tensor | readonly TensorTree[] | { readonly [key: string]: TensorTree };
+
+/** The leaves in the order of the tree's own keys, each with its path. */
+export function leavesOf(tree: TensorTree, prefix = ''): [path: string, tensor: tf.Tensor][] {
+  if (tree instanceof tf.Tensor) return [[prefix, tree]];
+  const entries: [string, TensorTree][] = Array.isArray(tree)
+    ? (tree as readonly TensorTree[]).map((child, index) => [String(index), child])
+    : Object.entries(tree as Record<string, TensorTree>);
+  return entries.flatMap(([key, child]) =>
+    leavesOf(child, prefix === '' ? key : `${prefix}/${key}`),
+  );
+}
+
+/** A tree of the same form with every leaf replaced. */
+export function mapTree<T extends TensorTree>(
+  tree: T,
+  change: (tensor: tf.Tensor, path: string) => tf.Tensor,
+  prefix = '',
+): T {
+  if (tree instanceof tf.Tensor) return change(tree, prefix) as T;
+  const below = (key: string, child: TensorTree): TensorTree =>
+    mapTree(child, change, prefix === '' ? key : `${prefix}/${key}`);
+  if (Array.isArray(tree)) {
+    return (tree as readonly TensorTree[]).map((child, i) =>
+      below(String(i), child),
+    ) as unknown as T;
+  }
+  return Object.fromEntries(
+    Object.entries(tree as Record<string, TensorTree>).map(([key, child]) => [
+      key,
+      below(key, child),
+    ]),
+  ) as T;
+}
+
+/** A tree of the same form from leaves in {@link leavesOf}'s order. */
+export function withLeaves<T extends TensorTree>(tree: T, leaves: readonly tf.Tensor[]): T {
+  let next = 0;
+  return mapTree(tree, () => leaves[next++]!);
+}
+
+export function disposeTree(tree: TensorTree): void {
+  for (const [, tensor] of leavesOf(tree)) tensor.dispose();
+}
+
+export function numElements(tree: TensorTree): number {
+  return leavesOf(tree).reduce((sum, [, tensor]) => sum + tensor.size, 0);
+}
+
+/**
+ * The same leaves by path, checked against the tree that they are to fill.
+ *
+ * @throws VideoloomError `STATE_MISMATCH` when a path is missing, left over or of another shape.
+ */
+export function fillTree<T extends TensorTree>(
+  tree: T,
+  source: ReadonlyMap<string, { readonly shape: readonly number[] }>,
+  make: (path: string) => tf.Tensor,
+): T {
+  const wanted = new Map(leavesOf(tree));
+  const extra = [...source.keys()].find((path) => !wanted.has(path));
+  if (extra !== undefined) throw mismatch(`holds ${extra}, which the model does not have`);
+  return mapTree(tree, (tensor, path) => {
+    const found = source.get(path);
+    if (found === undefined) throw mismatch(`lacks ${path}`);
+    if (found.shape.join() !== tensor.shape.join()) {
+      throw mismatch(
+        `has ${path} of shape [${found.shape.join()}], the model wants [${tensor.shape.join()}]`,
+      );
+    }
+    return make(path);
+  });
+}
+
+function mismatch(what: string): VideoloomError {
+  return new VideoloomError(
+    'STATE_MISMATCH',
+    `the saved state ${what}; it belongs to another model or config: resume with the config it was made with`,
+  );
+}

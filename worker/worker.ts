@@ -1,0 +1,96 @@
+import { WorkerServiceService } from '../proto/gen/videoloom/v1/worker.ts';
+import { messageOf, VideoloomError } from '../proto/errors.ts';
+import { serve } from '../proto/grpc.ts';
+import { openLog } from '../proto/log.ts';
+import { serveMetrics } from '../proto/metrics.ts';
+import { openEngine } from './backend/engine.ts';
+import { openLedger } from './ledger.ts';
+import { openWorkerMetrics } from './metrics.ts';
+import { openTreeCollectives } from './parallel/tree-collectives.ts';
+import { workerService, type PublishedState } from './peer-state.ts';
+import { openRun } from './run.ts';
+import { train } from './train.ts';
+
+export interface WorkerOptions {
+  readonly folder: string;
+  readonly coordinatorAddress: string;
+  readonly workerId: string;
+  readonly engine: 'xla' | 'cpu';
+  readonly pluginPath: string;
+  readonly listenHost: string;
+  readonly metricsAddress: string;
+  readonly cacheDir: string;
+  readonly logFile: string;
+}
+
+/** One worker process from start to end: opens what training needs, trains, closes it in reverse order. */
+export async function runWorker(options: WorkerOptions): Promise<void> {
+  const { folder, workerId, listenHost } = options;
+  const ledger = openLedger();
+  const closing: (() => Promise<void> | void)[] = [];
+  let log = openLog({ worker_id: workerId }, { file: options.logFile });
+  try {
+    const run = await openRun(folder);
+    closing.push(() => run.close());
+    log = log.child({ run_id: run.plan.runId });
+    const engine = await openEngine({
+      engine: options.engine,
+      ...(options.pluginPath === '' ? {} : { pluginPath: options.pluginPath }),
+      cacheDir: options.cacheDir,
+    });
+    closing.push(() => {
+      engine.close();
+    });
+    const metrics = openWorkerMetrics(ledger, () => run.counters());
+    const metricsServer = await serveMetrics(metrics.registry, options.metricsAddress);
+    closing.push(() => metricsServer.close());
+    const collectives = await openTreeCollectives({
+      listenAddress: `${listenHost}:0`,
+      runId: run.plan.runId,
+      workerId,
+      timeoutMs: run.plan.stepTimeoutMs,
+    });
+    closing.push(() => collectives.close());
+
+    let published: Pick<PublishedState, 'state' | 'generation'> = {
+      state: undefined,
+      generation: 0,
+    };
+    const service = workerService(() => ({
+      ...published,
+      workerId,
+      phase: ledger.phase,
+      time: ledger.total(),
+    }));
+    const server = await serve(
+      [{ definition: WorkerServiceService, handlers: service }],
+      `${listenHost}:0`,
+    );
+    closing.push(() => server.close());
+    log.info(
+      { metrics: metricsServer.address, service: server.address, tensors: collectives.address },
+      'worker is up',
+    );
+
+    await train({
+      run,
+      engine,
+      collectives,
+      coordinatorAddress: options.coordinatorAddress,
+      workerId,
+      serviceAddress: server.address,
+      publish: (state, generation) => {
+        published = { state, generation };
+      },
+      ledger,
+      metrics,
+      log,
+    });
+  } catch (error) {
+    const code = error instanceof VideoloomError ? error.code : 'BUG';
+    log.fatal({ code, stack: error instanceof Error ? error.stack : undefined }, messageOf(error));
+    throw error;
+  } finally {
+    for (const close of closing.reverse()) await close();
+  }
+}
