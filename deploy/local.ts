@@ -1,0 +1,299 @@
+import { readFile } from 'node:fs/promises';
+import { availableParallelism } from 'node:os';
+import { join, relative } from 'node:path';
+import type { ChildProcess } from 'node:child_process';
+import { setTimeout as delay } from 'node:timers/promises';
+import pc from 'picocolors';
+import { messageOf, VideoloomError } from '../proto/errors.ts';
+import { CoordinatorServiceService as Rpc } from '../proto/gen/videoloom/v1/coordinator.ts';
+import { RunPhase, type RunStatus } from '../proto/gen/videoloom/v1/run.ts';
+import { call, callStream, dial, type Channel } from '../proto/grpc.ts';
+import { exitOf, firstJsonLine, ProcessFailed, start } from './processes.ts';
+import { openRunView, summary, type RunView } from './view.ts';
+
+export interface LocalOptions {
+  /** Arguments of `worker/main.ts prepare`. */
+  readonly prepareArgs: readonly string[];
+  readonly metricsAddress: string;
+  readonly listenAddress: string;
+}
+
+/** What the prepare step prints. */
+interface Prepared {
+  readonly folder: string;
+  readonly existed: boolean;
+  readonly workers: number;
+  readonly engine: string;
+  readonly pluginPath: string;
+  readonly threads: number;
+}
+
+interface CoordinatorAddresses {
+  readonly address: string;
+  readonly metricsAddress: string;
+}
+
+/** How often a process that died is started again before the run is given up. */
+const MAX_RESTARTS = 3;
+/** Exit code of a run that was stopped and can be resumed: EX_TEMPFAIL. */
+const EXIT_STOPPED = 75;
+
+/** Trains on this machine: prepares the run folder, then a coordinator and workers as processes of their own. */
+export async function trainLocally(options: LocalOptions): Promise<number> {
+  // --- The run folder.
+  const preparing = start('worker', ['prepare', ...options.prepareArgs], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
+  let prepared: Prepared;
+  try {
+    prepared = await firstJsonLine<Prepared>(preparing, 'the preparation');
+  } catch (error) {
+    // It has said itself what went wrong.
+    if (error instanceof ProcessFailed) return error.exit.code ?? 1;
+    throw error;
+  }
+  await exitOf(preparing);
+  const { folder } = prepared;
+  const shown = relative(process.cwd(), folder) || folder;
+
+  const finished = await readSummary(folder);
+  if (finished !== undefined) {
+    say(
+      `${pc.green('✓')} ${shown} is complete: ${finished.committedStep} steps.\n\n${summary(finished, { folder: shown })}`,
+    );
+    say(nextSteps(shown));
+    return 0;
+  }
+
+  // --- Coordinator and workers.
+  const startMs = performance.now();
+  const cluster = await startCluster(prepared, options);
+  if (prepared.existed) say(`resuming ${shown}`);
+  say(
+    `coordinator ${cluster.addresses.address}   metrics http://${cluster.addresses.metricsAddress}/metrics   logs ${shown}/logs`,
+  );
+  const channel = dial(cluster.addresses.address);
+  const view = openRunView();
+  const stopOnSignal = stopper(channel, view);
+  process.on('SIGINT', stopOnSignal);
+  process.on('SIGTERM', stopOnSignal);
+  try {
+    const last = await watch(channel, view, cluster);
+    await cluster.end();
+    view.end();
+    return conclude(last, shown, (performance.now() - startMs) / 1000);
+  } finally {
+    process.off('SIGINT', stopOnSignal);
+    process.off('SIGTERM', stopOnSignal);
+    channel.close();
+    await cluster.end();
+  }
+}
+
+function conclude(last: RunStatus, folder: string, wallSeconds: number): number {
+  switch (last.phase) {
+    case RunPhase.FINISHED:
+      say(`\n${summary(last, { folder, wallSeconds })}\n${nextSteps(folder)}`);
+      return 0;
+    case RunPhase.FAILED:
+      say(`${pc.red('the run failed')}: ${last.failure}\nlogs: ${folder}/logs`);
+      return 1;
+    default:
+      say(
+        `stopped after step ${last.committedStep} of ${last.totalSteps}; the same command resumes it`,
+      );
+      return EXIT_STOPPED;
+  }
+}
+
+/** The processes of a run on this machine; one that dies is started again a few times. */
+interface Cluster {
+  readonly addresses: CoordinatorAddresses;
+  /** Rejects when a process cannot be kept alive. */
+  readonly broken: Promise<never>;
+  end(): Promise<void>;
+}
+
+async function startCluster(prepared: Prepared, options: LocalOptions): Promise<Cluster> {
+  const { folder, workers, engine, pluginPath } = prepared;
+  const threads = prepared.threads || Math.max(1, Math.floor(availableParallelism() / workers));
+  const running = new Set<ChildProcess>();
+  let ending = false;
+  let breakWith: (error: Error) => void = () => undefined;
+  const broken = new Promise<never>((_, reject) => {
+    breakWith = reject;
+  });
+  broken.catch(() => undefined);
+
+  const launch = (program: 'worker' | 'coordinator', args: string[]): ChildProcess => {
+    const child = start(program, args, {
+      stdio: ['ignore', program === 'coordinator' ? 'pipe' : 'ignore', 'pipe'],
+      // The plugin sizes its thread pool by this variable.
+      env: { ...process.env, NPROC: String(threads) },
+    });
+    running.add(child);
+    return child;
+  };
+  /** Starts a process anew whenever it dies, up to the limit. */
+  const keep = async (
+    name: string,
+    child: ChildProcess,
+    again: () => ChildProcess,
+  ): Promise<void> => {
+    for (let restarts = 0; ; restarts++) {
+      const errors = lastLines(child);
+      const { code, signal } = await exitOf(child);
+      running.delete(child);
+      if (ending || code === 0) return;
+      // Killed processes come back; one that reports an error would report it again.
+      if (signal === null || restarts === MAX_RESTARTS) {
+        const how =
+          signal === null
+            ? `ended with code ${code ?? '?'}`
+            : `was killed by ${signal} again and again`;
+        breakWith(
+          new VideoloomError(
+            'PROCESS_FAILED',
+            `${name} ${how}: ${errors() || `see ${folder}/logs`}`,
+          ),
+        );
+        return;
+      }
+      await delay(100 * 2 ** restarts);
+      child = again();
+    }
+  };
+
+  const coordinatorArgs = (listen: string, metrics: string): string[] => [
+    ...['--run', folder, '--listen', listen, '--metrics', metrics],
+  ];
+  const first = launch(
+    'coordinator',
+    coordinatorArgs(options.listenAddress, options.metricsAddress),
+  );
+  const coordinatorErrors = lastLines(first);
+  let addresses: CoordinatorAddresses;
+  try {
+    addresses = await firstJsonLine<CoordinatorAddresses>(first, 'the coordinator');
+  } catch (error) {
+    if (!(error instanceof ProcessFailed)) throw error;
+    throw new VideoloomError('COORDINATOR_FAILED', coordinatorErrors() || error.message);
+  }
+  // A restarted coordinator takes the same ports, so that its workers find it.
+  void keep('the coordinator', first, () => {
+    const child = launch(
+      'coordinator',
+      coordinatorArgs(addresses.address, addresses.metricsAddress),
+    );
+    child.stdout?.resume();
+    return child;
+  });
+  for (let number = 0; number < workers; number++) {
+    const id = `worker-${number}`;
+    const worker = (): ChildProcess =>
+      launch('worker', [
+        ...['train', '--run', folder, '--coordinator', addresses.address, '--id', id],
+        ...['--engine', engine, '--plugin', pluginPath],
+      ]);
+    void keep(id, worker(), worker);
+  }
+  return {
+    addresses,
+    broken,
+    async end() {
+      if (ending) return;
+      ending = true;
+      const graceMs = AbortSignal.timeout(10_000);
+      await Promise.all(
+        [...running].map(async (child) => {
+          const exited = exitOf(child);
+          const late = new Promise<void>((resolve) => {
+            graceMs.addEventListener('abort', () => {
+              child.kill('SIGKILL');
+              resolve();
+            });
+          });
+          await Promise.race([exited, late]);
+        }),
+      );
+    },
+  };
+}
+
+/** Draws the run until it is over; a coordinator that is being started again is waited for. */
+async function watch(channel: Channel, view: RunView, cluster: Cluster): Promise<RunStatus> {
+  let last: RunStatus | undefined;
+  const follow = async (): Promise<RunStatus> => {
+    for (let failures = 0; ; failures++) {
+      try {
+        for await (const { status } of callStream(
+          channel,
+          Rpc.watchStatus,
+          {},
+          { timeoutMs: Infinity },
+        )) {
+          if (status === undefined) continue;
+          failures = 0;
+          last = status;
+          view.show(status);
+        }
+        if (last !== undefined && isOver(last)) return last;
+      } catch (error) {
+        if (failures > 100) throw error;
+      }
+      await delay(100);
+    }
+  };
+  return Promise.race([follow(), cluster.broken]);
+}
+
+function isOver({ phase }: RunStatus): boolean {
+  return phase === RunPhase.FINISHED || phase === RunPhase.FAILED || phase === RunPhase.STOPPED;
+}
+
+/** First signal: checkpoint and stop. Second: the processes are ended at once. */
+function stopper(channel: Channel, view: RunView): () => void {
+  let asked = false;
+  return () => {
+    if (asked) process.exit(130);
+    asked = true;
+    view.note('stopping after this step (again to stop at once)');
+    call(channel, Rpc.stopRun, {}, { timeoutMs: 10_000 }).catch((error: unknown) => {
+      view.note(`could not stop the run: ${messageOf(error)}`);
+    });
+  };
+}
+
+/** Keeps the last lines that a child writes to stderr. */
+function lastLines(child: ChildProcess): () => string {
+  let tail = '';
+  child.stderr?.on('data', (chunk: Buffer) => {
+    tail = (tail + chunk.toString()).slice(-4000);
+  });
+  return () => tail.trim();
+}
+
+async function readSummary(folder: string): Promise<RunStatus | undefined> {
+  try {
+    return RunStatusFromJson(JSON.parse(await readFile(join(folder, 'summary.json'), 'utf8')));
+  } catch {
+    return undefined;
+  }
+}
+
+function RunStatusFromJson(value: unknown): RunStatus {
+  return value as RunStatus;
+}
+
+function nextSteps(folder: string): string {
+  return [
+    'next:',
+    `  npx videoloom look ${folder}                      what the model sees and guesses, as a page`,
+    '  npx videoloom train videobert --data FOLDER        your own videos with .txt, .vtt or .srt beside them',
+    '  npx videoloom train --help                         presets, steps, workers, every field of the config',
+  ].join('\n');
+}
+
+function say(text: string): void {
+  process.stderr.write(`${text}\n`);
+}

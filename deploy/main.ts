@@ -1,0 +1,130 @@
+import { Command } from 'commander';
+import { reportFatal } from '../proto/errors.ts';
+import { runThrough } from './processes.ts';
+
+/** The `videoloom` command: picks the verb and starts that folder's main. */
+const program = new Command('videoloom')
+  .description(
+    'Train video-language models: H.264 in, checkpoints out, the same bits on any number of workers.',
+  )
+  .version('0.1.0')
+  .showHelpAfterError('(add --help for examples)');
+
+program
+  .command('train')
+  .description('train a recipe on this machine; run it again to resume')
+  .argument('<recipe>', 'videobert, or the path of a YAML file')
+  .argument('[overrides...]', 'fields of the config, as train.steps=100')
+  .option('--preset <name>', 'a preset of the recipe, such as tiny')
+  .option('--data <folder>', 'videos with .txt, .vtt or .srt beside them (default: the demo world)')
+  .option('--steps <n>', 'length of the run')
+  .option('--workers <n>', 'worker processes')
+  .option('--out <dir>', 'run folder (default: runs/<recipe>)')
+  .option('--listen <address>', 'address of the coordinator', '127.0.0.1:0')
+  .option('--metrics <address>', "address of the coordinator's /metrics", '127.0.0.1:0')
+  .addHelpText(
+    'after',
+    `
+Examples:
+  videoloom train videobert                                  the demo, two workers
+  videoloom train videobert --preset tiny --steps 20         seconds instead of minutes
+  videoloom train videobert --data ~/films --out runs/films  your own videos
+  videoloom train videobert --workers 4 optimizer.learningRate=1e-3
+  videoloom train my-recipe.yaml --metrics 127.0.0.1:9464    for Prometheus
+
+All fields: worker/recipes/config.schema.json. Stop with Ctrl-C; the same command resumes.`,
+  )
+  .action(
+    async (
+      recipe: string,
+      overrides: string[],
+      options: Record<'preset' | 'data' | 'steps' | 'workers' | 'out', string | undefined> &
+        Record<'listen' | 'metrics', string>,
+    ) => {
+      const { trainLocally } = await import('./local.ts');
+      const set = [
+        ...(options.data === undefined ? [] : [`data.folder=${JSON.stringify(options.data)}`]),
+        ...(options.steps === undefined ? [] : [`train.steps=${options.steps}`]),
+        ...(options.workers === undefined ? [] : [`cluster.workers=${options.workers}`]),
+        ...overrides,
+      ];
+      process.exitCode = await trainLocally({
+        prepareArgs: [
+          recipe,
+          ...(options.preset === undefined ? [] : ['--preset', options.preset]),
+          ...(options.out === undefined ? [] : ['--out', options.out]),
+          ...set.flatMap((override) => ['--set', override]),
+        ],
+        listenAddress: options.listen,
+        metricsAddress: options.metrics,
+      });
+    },
+  );
+
+/** A verb whose arguments go to another program as they are. */
+function passOn(
+  verb: string,
+  target: { program: 'worker' | 'coordinator' | 'video'; args: readonly string[] },
+  description: string,
+  examples: readonly string[],
+): void {
+  program
+    .command(verb)
+    .description(description)
+    .allowUnknownOption()
+    .allowExcessArguments()
+    .argument('[args...]')
+    .addHelpText('after', `\nExamples:\n${examples.map((example) => `  ${example}`).join('\n')}`)
+    .action(async (args: string[]) => {
+      process.exitCode = await runThrough(target.program, [...target.args, ...args]);
+    });
+}
+
+passOn(
+  'coordinator',
+  { program: 'coordinator', args: [] },
+  'serve a prepared run folder to workers',
+  ['videoloom coordinator --run runs/videobert --listen 127.0.0.1:7077 --metrics 127.0.0.1:9464'],
+);
+passOn('worker', { program: 'worker', args: ['train'] }, 'join a coordinator and train', [
+  'videoloom worker --run runs/videobert --coordinator 127.0.0.1:7077 --id worker-0',
+  'videoloom worker --run runs/videobert --coordinator 127.0.0.1:7077 --id worker-1 --engine cpu',
+]);
+passOn('data', { program: 'video', args: [] }, 'make and look through data', [
+  'videoloom data demo --out data/demo --train 512 --held-out 128     the demo world, real H.264',
+  'videoloom data index ~/films                                       what would be trained on',
+]);
+passOn('engine', { program: 'worker', args: ['engine'] }, 'list, install and check the engines', [
+  'videoloom engine list',
+  'videoloom engine install cpu',
+  'videoloom engine doctor',
+]);
+passOn(
+  'look',
+  { program: 'worker', args: ['look'] },
+  'draw what the model sees and guesses, as an SVG page',
+  ['videoloom look runs/videobert', 'videoloom look runs/videobert --clips 6 --out look.svg'],
+);
+
+program
+  .command('status')
+  .description('the state of a run')
+  .argument('<run>', 'run folder or host:port of its coordinator')
+  .option('--json', 'the whole status as JSON on stdout')
+  .option('--watch', 'go on until the run ends')
+  .addHelpText(
+    'after',
+    `
+Examples:
+  videoloom status runs/videobert
+  videoloom status 127.0.0.1:7077 --json
+  videoloom status runs/videobert --watch`,
+  )
+  .action(async (run: string, options: { json?: boolean; watch?: boolean }) => {
+    const { showStatus } = await import('./status.ts');
+    await showStatus(run, options);
+  });
+
+program.parseAsync(process.argv).catch((error: unknown) => {
+  process.exitCode = reportFatal(error);
+});

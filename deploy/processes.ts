@@ -1,0 +1,78 @@
+import { spawn, type ChildProcess, type SpawnOptions } from 'node:child_process';
+import { once } from 'node:events';
+import { fileURLToPath } from 'node:url';
+import { join } from 'node:path';
+import { createInterface } from 'node:readline';
+import { VideoloomError } from '../proto/errors.ts';
+
+/** A folder's `main.ts`, to be run as a process of its own. */
+export type Program = 'worker' | 'coordinator' | 'video';
+
+const TSX = import.meta.resolve('tsx');
+
+/** Starts `<program>/main.ts`; sources run as they are. */
+export function start(
+  program: Program,
+  args: readonly string[],
+  options: SpawnOptions,
+): ChildProcess {
+  const main = fileURLToPath(new URL(join('..', program, 'main.ts'), import.meta.url));
+  return spawn(process.execPath, ['--import', TSX, main, ...args], options);
+}
+
+/** How a process ended. */
+export interface Exit {
+  readonly code: number | null;
+  readonly signal: NodeJS.Signals | null;
+}
+
+export async function exitOf(child: ChildProcess): Promise<Exit> {
+  if (child.exitCode === null && child.signalCode === null) await once(child, 'exit');
+  return { code: child.exitCode, signal: child.signalCode };
+}
+
+/** Runs a program with this terminal and answers with its exit code; signals of the terminal reach it directly. */
+export async function runThrough(program: Program, args: readonly string[]): Promise<number> {
+  const ignore = (): void => undefined;
+  process.on('SIGINT', ignore);
+  const child = start(program, args, { stdio: 'inherit' });
+  const forward = (): void => {
+    child.kill('SIGTERM');
+  };
+  process.on('SIGTERM', forward);
+  const { code } = await exitOf(child);
+  process.off('SIGINT', ignore);
+  process.off('SIGTERM', forward);
+  return code ?? 1;
+}
+
+/**
+ * The first line that a child prints on stdout, parsed as JSON.
+ *
+ * @throws VideoloomError `PROCESS_FAILED` when it ends without one; the reason stands in what it printed itself.
+ */
+export async function firstJsonLine<T>(child: ChildProcess, what: string): Promise<T> {
+  const lines = createInterface({ input: child.stdout! });
+  const line = await Promise.race([
+    once(lines, 'line').then(([text]) => String(text)),
+    exitOf(child).then(() => undefined),
+  ]);
+  // The line may still be under way when the process has already ended.
+  const text =
+    line ??
+    (await Promise.race([once(lines, 'line').then(([t]) => String(t)), once(lines, 'close')]));
+  if (typeof text === 'string') return JSON.parse(text) as T;
+  const { code, signal } = await exitOf(child);
+  throw new ProcessFailed(what, { code, signal });
+}
+
+/** A process that said itself what went wrong: nothing is to be added but its exit code. */
+export class ProcessFailed extends VideoloomError {
+  readonly exit: Exit;
+
+  constructor(what: string, exit: Exit) {
+    const how = exit.signal === null ? `with code ${exit.code ?? '?'}` : `by ${exit.signal}`;
+    super('PROCESS_FAILED', `${what} ended ${how}`);
+    this.exit = exit;
+  }
+}

@@ -1,0 +1,74 @@
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { UsageError } from '../proto/errors.ts';
+import { CoordinatorServiceService as Rpc } from '../proto/gen/videoloom/v1/coordinator.ts';
+import { RunPhase, type RunStatus } from '../proto/gen/videoloom/v1/run.ts';
+import { call, callStream, dial } from '../proto/grpc.ts';
+import { openRunView, summary } from './view.ts';
+
+/**
+ * Prints the status of a run: of its coordinator while that lives, else what it left behind.
+ *
+ * @throws UsageError `RUN_NOT_FOUND` when the folder has no run.
+ */
+export async function showStatus(
+  run: string,
+  options: { json?: boolean; watch?: boolean },
+): Promise<void> {
+  const isAddress = /^[^/]+:\d+$/.test(run);
+  const left = isAddress ? undefined : await readJson<RunStatus>(join(run, 'summary.json'));
+  if (left !== undefined) {
+    print(left, options.json === true, run);
+    return;
+  }
+  const address = isAddress
+    ? run
+    : (await readJson<{ address: string }>(join(run, 'coordinator.json')))?.address;
+  if (address === undefined) {
+    throw new UsageError(
+      'RUN_NOT_FOUND',
+      `${run} is neither the folder of a started run nor the address (host:port) of a coordinator`,
+    );
+  }
+  const channel = dial(address);
+  try {
+    if (options.watch !== true) {
+      const { status } = await call(channel, Rpc.getStatus, {}, { timeoutMs: 5000 });
+      print(status!, options.json === true, run);
+      return;
+    }
+    const view = openRunView(process.stdout);
+    for await (const { status } of callStream(
+      channel,
+      Rpc.watchStatus,
+      {},
+      { timeoutMs: Infinity },
+    )) {
+      if (options.json === true) process.stdout.write(`${JSON.stringify(status)}\n`);
+      else view.show(status!);
+    }
+    view.end();
+  } finally {
+    channel.close();
+  }
+}
+
+function print(status: RunStatus, asJson: boolean, folder: string): void {
+  if (asJson) {
+    process.stdout.write(`${JSON.stringify(status)}\n`);
+    return;
+  }
+  const phase = Object.entries(RunPhase).find(([, value]) => value === status.phase)?.[0] ?? '';
+  process.stdout.write(
+    `${status.runId}: ${phase.toLowerCase()}, step ${status.committedStep} of ${status.totalSteps}\n` +
+      `${summary(status, { folder })}\n`,
+  );
+}
+
+async function readJson<T>(file: string): Promise<T | undefined> {
+  try {
+    return JSON.parse(await readFile(file, 'utf8')) as T;
+  } catch {
+    return undefined;
+  }
+}

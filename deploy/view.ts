@@ -1,0 +1,121 @@
+import pc from 'picocolors';
+import { RunPhase, type RunStatus, type TimeLedger } from '../proto/gen/videoloom/v1/run.ts';
+import { bar, formatDuration, type ProgressTarget } from '../proto/progress.ts';
+
+/** Draws a run's progress: one line that is redrawn on a terminal, one plain line every few seconds elsewhere. */
+export interface RunView {
+  show(status: RunStatus): void;
+  /** A message above the progress line. */
+  note(text: string): void;
+  end(): void;
+}
+
+export function openRunView(
+  target: ProgressTarget = process.stderr,
+  now: () => number = () => performance.now(),
+): RunView {
+  const isTTY = target.isTTY === true;
+  let lastMs = -Infinity;
+  let lastStep = -1;
+  let drawn = '';
+  const clear = (): void => {
+    if (isTTY && drawn !== '') target.write('\r\x1b[2K');
+  };
+  return {
+    show(status) {
+      if (status.committedStep === lastStep && status.phase === RunPhase.TRAINING) return;
+      const isLast =
+        status.committedStep === status.totalSteps && lastStep !== status.committedStep;
+      if (!isLast && now() - lastMs < (isTTY ? 100 : 5000)) return;
+      lastMs = now();
+      lastStep = status.committedStep;
+      drawn = stepLine(status, isTTY);
+      if (isTTY) target.write(`\r\x1b[2K${drawn.slice(0, (target.columns ?? 160) - 1)}`);
+      else target.write(`${drawn}\n`);
+    },
+    note(text) {
+      clear();
+      target.write(`${text}\n`);
+      if (isTTY) target.write(drawn);
+    },
+    end() {
+      if (isTTY && drawn !== '') target.write('\n');
+      drawn = '';
+    },
+  };
+}
+
+function stepLine(status: RunStatus, isTTY: boolean): string {
+  const { committedStep, totalSteps, phase, generation } = status;
+  if (phase === RunPhase.WAITING) return 'waiting for workers';
+  const members = generation?.members.length ?? 0;
+  const left =
+    status.clipsPerSecond > 0
+      ? ((totalSteps - committedStep) * status.clipsPerStep) / status.clipsPerSecond
+      : Infinity;
+  const losses = status.objectives.map(
+    ({ name, lossSum, count }) => `${name} ${(lossSum / count).toFixed(2)}`,
+  );
+  const parts = [
+    `step ${committedStep}/${totalSteps}`,
+    isTTY ? `${bar(committedStep / totalSteps, 16)}|` : '',
+    `left ${formatDuration(left)}`,
+    losses.join('  '),
+    `${status.clipsPerSecond.toFixed(0)} clips/s`,
+    `${Math.round(status.tokensPerSecond)} tokens/s`,
+    `${members} worker${members === 1 ? '' : 's'}`,
+    status.skippedSamples > 0 ? pc.yellow(`${status.skippedSamples} skipped`) : '',
+    phase === RunPhase.EVALUATING ? 'evaluating' : '',
+  ];
+  return parts.filter((part) => part !== '').join('  ');
+}
+
+/** Held-out figures, where the time went, and what to type next. */
+export function summary(
+  status: RunStatus,
+  { folder, wallSeconds }: { folder: string; wallSeconds?: number },
+): string {
+  const lines: string[] = [];
+  if (status.figures.length > 0) {
+    const width = Math.max(...status.figures.map(({ name }) => name.length), 'held-out'.length);
+    lines.push(pc.bold(`${'held-out'.padEnd(width)}   trained  untrained  chance       n`));
+    for (const { name, value, untrained, chance, count } of status.figures) {
+      const columns = [value, untrained, chance].map((x) => x.toFixed(3));
+      lines.push(
+        `${name.padEnd(width)}   ${columns[0]!.padStart(7)}  ${columns[1]!.padStart(9)}  ${columns[2]!.padStart(6)}  ${String(count).padStart(6)}`,
+      );
+    }
+    lines.push('');
+  }
+  if (status.time !== undefined && status.time.wallSeconds > 0) {
+    lines.push(timeLine(status.time, status.generation?.members.length ?? 1, wallSeconds), '');
+  }
+  if (status.weightsSha256 !== '') lines.push(`weights SHA-256 ${status.weightsSha256}`);
+  if (status.skippedSamples > 0) {
+    lines.push(
+      `${status.skippedSamples} samples could not be decoded and were replaced: see ${folder}/logs`,
+    );
+  }
+  return lines.join('\n');
+}
+
+/** Shares of the workers' summed wall clock. */
+function timeLine(time: TimeLedger, workers: number, wallSeconds?: number): string {
+  const phases = [
+    ['decode', time.decodeSeconds],
+    ['wait', time.waitSeconds],
+    ['compute', time.computeSeconds],
+    ['reduce', time.reduceSeconds],
+    ['checkpoint', time.checkpointSeconds],
+    ['evaluate', time.evaluateSeconds],
+    ['set-up', time.setupSeconds],
+  ] as const;
+  const sum = phases.reduce((total, [, seconds]) => total + seconds, 0);
+  const shares = phases.map(([name, seconds]) => `${name} ${((100 * seconds) / sum).toFixed(1)} %`);
+  const perWorker = sum / workers;
+  const against =
+    wallSeconds === undefined
+      ? ''
+      : `, ${((100 * perWorker) / wallSeconds).toFixed(1)} % of the clock on the wall`;
+  return `where the time went (${formatDuration(perWorker)} a worker${against}):\n  ${shares.join('  ')}`;
+}
