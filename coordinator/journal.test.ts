@@ -121,17 +121,4 @@ describe('the journal', () => {
     writeFileSync(path, `${lines[0]!}\n${lines[2]!}\n`);
     assert.deepEqual(recordsOf(path), written.slice(0, 1));
   });
-
-  it('refuses to write on when the disk takes no more, and says how to go on', (t) => {
-    const path = scratch(t);
-    const journal = openJournal('/dev/full', () => undefined, surroundings);
-    t.after(() => {
-      rmSync(path, { force: true });
-    });
-    const full = { code: 'JOURNAL_WRITE_FAILED', message: /no space left.*Make room/ };
-    assert.throws(() => journal.append({ type: 'stop-requested' }), full);
-    assert.throws(() => journal.append({ type: 'stop-requested' }), {
-      code: 'JOURNAL_WRITE_FAILED',
-    });
-  });
 });

@@ -10,7 +10,7 @@
 
 import { status } from '@grpc/grpc-js';
 
-import { messageOf, VideoloomError } from '../proto/errors.ts';
+import type { VideoloomError } from '../proto/errors.ts';
 import type {
   CheckpointFile,
   CommitStepRequest,
@@ -29,6 +29,16 @@ import { findDisagreement, resultStatement, stepStatement } from './agreement.ts
 import type { JournalEvent, LossReason } from './journal-events.ts';
 import { chooseMembers, fenced, workerOf } from './membership.ts';
 import type { Worker } from './membership.ts';
+import {
+  disconnected,
+  heartbeatLost,
+  notNow,
+  repeatedCall,
+  replicasDiverged,
+  runOver,
+  staleGeneration,
+  stepTimedOut,
+} from './refusals.ts';
 
 /** One member's say, and the call that waits for the answer. */
 interface Ballot<Request> {
@@ -448,7 +458,7 @@ function vote(turn: Turn, { callId, request }: RunEvent & { type: 'vote' }): voi
   }
   memberOf(state, session, generation);
   if (state.phase !== RunPhase.TRAINING || state.isStopping)
-    throw notNow(state, `a vote for step ${step}`);
+    throw isOver(state) ? runOver(state) : notNow(state, `a vote for step ${step}`);
   if (step !== state.committedStep + 1) {
     throw new RpcError(
       status.FAILED_PRECONDITION,
@@ -611,7 +621,7 @@ function report(turn: Turn, { callId, request }: RunEvent & { type: 'result' }):
   }
   memberOf(state, session, generation);
   if (state.phase !== RunPhase.EVALUATING)
-    throw notNow(state, `the result of worker "${workerId}"`);
+    throw isOver(state) ? runOver(state) : notNow(state, `the result of worker "${workerId}"`);
   state.results = withBallot(turn, state.results, { session, callId, request });
   const { results } = state;
   if (results.ballots.length < state.memberSessions.length) return;
@@ -709,9 +719,7 @@ function tellStall(turn: Turn): void {
   state.lastProgressMs = nowMs;
   const doing = state.workers
     .filter(({ session }) => state.memberSessions.includes(session))
-    .map(
-      ({ workerId, phase }) => `"${workerId}" is in phase ${phase || '(unknown)'}`,
-    );
+    .map(({ workerId, phase }) => `"${workerId}" is in phase ${phase || '(unknown)'}`);
   const message =
     `nobody has voted for step ${state.committedStep + 1} in ${state.plan.stepTimeoutMs} ms: ` +
     `${doing.join(', ')}. Look at the first one that does not wait for the others.`;
@@ -745,88 +753,4 @@ function inRankOrder<Request>(state: RunState, { ballots }: Poll<Request>): Requ
 
 function sum(values: readonly number[]): number {
   return values.reduce((total, value) => total + value, 0);
-}
-
-// Errors
-
-function staleGeneration(state: RunState, theirs: number): RpcError {
-  const latest = `the newest is ${state.generationNumber}`;
-  const what =
-    theirs > state.generationNumber
-      ? `was never opened here (${latest})`
-      : 'is over: its members changed';
-  return new RpcError(
-    status.FAILED_PRECONDITION,
-    'STALE_GENERATION',
-    `generation ${theirs} ${what}. Wait for the next one on the Attend stream and redo the step.`,
-  );
-}
-
-function notNow(state: RunState, what: string): RpcError {
-  if (isOver(state)) return runOver(state);
-  return new RpcError(
-    status.FAILED_PRECONDITION,
-    'NOT_NOW',
-    `${what} does not fit: ${state.committedStep} of ${state.plan.totalSteps} steps are committed` +
-      (state.isStopping ? ' and the run is being stopped.' : '.'),
-  );
-}
-
-function runOver(state: RunState): RpcError {
-  const { runId } = state.plan;
-  const [code, message] =
-    state.phase === RunPhase.FINISHED
-      ? ['RUN_FINISHED', `run ${runId} is finished; nothing is left to train.`]
-      : state.phase === RunPhase.FAILED
-        ? ['RUN_FAILED', `run ${runId} has failed: ${messageOf(state.failure)}`]
-        : ['RUN_STOPPED', `run ${runId} was stopped; start its coordinator again to go on.`];
-  return new RpcError(status.FAILED_PRECONDITION, code, message);
-}
-
-function replicasDiverged(state: RunState, when: string, disagreement: string): VideoloomError {
-  const ranks = state.generation!.members.map(
-    ({ rank, workerId }) => `rank ${rank} is "${workerId}"`,
-  );
-  return new VideoloomError(
-    'REPLICAS_DIVERGED',
-    `the workers of run ${state.plan.runId} do not hold the same values ${when}: ${disagreement} (${ranks.join(', ')}). ` +
-      'Workers must run the same build on the same kind of device; if they do, check the memory of the odd one.',
-  );
-}
-
-function disconnected({ workerId }: Worker, message: string): RpcError {
-  return new RpcError(
-    status.UNAVAILABLE,
-    'WORKER_DISCONNECTED',
-    `worker "${workerId}" has left: ${message}`,
-    { retryable: true },
-  );
-}
-
-function heartbeatLost({ workerId, phase }: Worker, silentMs: number): RpcError {
-  return new RpcError(
-    status.UNAVAILABLE,
-    'HEARTBEAT_LOST',
-    `worker "${workerId}" was silent for ${Math.round(silentMs)} ms (last heard of in phase ${phase || '(unknown)'}): it is no member any more and may join again.`,
-    { retryable: true },
-  );
-}
-
-function stepTimedOut({ workerId, phase }: Worker, timeoutMs: number): RpcError {
-  return new RpcError(
-    status.UNAVAILABLE,
-    'STEP_TIMEOUT',
-    `worker "${workerId}" was not ready ${timeoutMs} ms after the first of the others (last heard of in phase ` +
-      `${phase || '(unknown)'}): it is no member any more and may join again. ` +
-      'If its steps are that slow, raise stepTimeoutMs.',
-    { retryable: true },
-  );
-}
-
-function repeatedCall(): RpcError {
-  return new RpcError(
-    status.ABORTED,
-    'REPEATED_CALL',
-    'the same worker has sent this call again; the newer one gets the answer.',
-  );
 }

@@ -248,11 +248,7 @@ export class Run {
 
   /** Settles when all members have reported. */
   async reportResult(request: ReportResultRequest): Promise<ReportResultResponse> {
-    return (await this.#ask((callId) => ({
-      type: 'result',
-      callId,
-      request,
-    }))) as ReportResultResponse;
+    return await this.#ask((callId) => ({ type: 'result', callId, request }));
   }
 
   // What operators ask
@@ -267,7 +263,8 @@ export class Run {
     changes.set(true);
     this.#watchers.add(changes);
     try {
-      for await (const _ of changes.values(signal)) {
+      const turns = changes.values(signal);
+      while ((await turns.next()).done !== true) {
         const status = this.status();
         yield status;
         if (isOver(status)) return;

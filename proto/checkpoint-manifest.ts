@@ -1,4 +1,4 @@
-import { readFile } from 'node:fs/promises';
+import { access, readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 
 import { z } from 'zod';
@@ -71,4 +71,20 @@ export async function readManifest(folder: string): Promise<CheckpointManifest> 
       { cause: error },
     );
   }
+}
+
+/** Step of the newest folder with a manifest; its files are checked by whoever loads them. */
+export async function newestCheckpointStep(runFolder: string): Promise<number | undefined> {
+  const folder = join(runFolder, CHECKPOINTS_FOLDER);
+  const names = await readdir(folder).catch((): string[] => []);
+  const steps = names.map(checkpointStepOf).filter((step) => step !== undefined);
+  for (const step of steps.sort((a, b) => b - a)) {
+    const manifest = join(folder, checkpointFolderName(step), MANIFEST_FILE);
+    const exists = await access(manifest).then(
+      () => true,
+      () => false,
+    );
+    if (exists) return step;
+  }
+  return undefined;
 }

@@ -9,9 +9,11 @@ import { once } from 'node:events';
 import {
   ChannelCredentials,
   Client,
+  logVerbosity,
   Metadata,
   Server,
   ServerCredentials,
+  setLogVerbosity,
   status as Status,
 } from '@grpc/grpc-js';
 import type {
@@ -382,6 +384,8 @@ export async function serve(
   address: string,
 ): Promise<RpcServer> {
   const { host } = parseAddress(address);
+  // grpc-js would print what is thrown here a second time, without a word on how to mend it.
+  setLogVerbosity(logVerbosity.NONE);
   const server = new Server({ ...OPTIONS, 'grpc.max_concurrent_streams': 1000 });
   for (const { definition, handlers } of services) server.addService(definition, handlers);
   const port = await new Promise<number>((resolve, reject) => {

@@ -1,0 +1,150 @@
+import assert from 'node:assert/strict';
+import { createHash } from 'node:crypto';
+import { mkdir, mkdtemp, readdir, readFile, rm, truncate, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { describe, it } from 'node:test';
+import type { TestContext } from 'node:test';
+
+import {
+  completeCheckpoint,
+  findCheckpoint,
+  pruneCheckpoints,
+  removeUnfinished,
+} from './checkpoints.ts';
+
+async function scratch(t: TestContext): Promise<string> {
+  const folder = await mkdtemp(join(tmpdir(), 'videoloom-checkpoints-'));
+  t.after(() => rm(folder, { recursive: true, force: true }));
+  return folder;
+}
+
+const pathOf = (folder: string, step: number): string =>
+  join(folder, `step-${String(step).padStart(8, '0')}`);
+
+async function writeFiles(folder: string, step: number, contents: Record<string, string>) {
+  await mkdir(pathOf(folder, step), { recursive: true });
+  const files = [];
+  for (const [name, content] of Object.entries(contents)) {
+    await writeFile(join(pathOf(folder, step), name), content);
+    const sha256 = createHash('sha256').update(content).digest('hex');
+    files.push({ name, sizeBytes: Buffer.byteLength(content), sha256 });
+  }
+  return files;
+}
+
+function manifestOf(step: number, files: Awaited<ReturnType<typeof writeFiles>>, runId = 'run-a') {
+  const digests = { configDigest: 'c', datasetDigest: 'd' };
+  return {
+    formatVersion: 1 as const,
+    runId,
+    step,
+    generation: 1,
+    dataPosition: step * 8,
+    seed: 7,
+    ...digests,
+    files,
+    time: '',
+  };
+}
+
+async function save(folder: string, step: number, runId?: string): Promise<void> {
+  const files = await writeFiles(folder, step, {
+    'a.safetensors': `weights ${step}`,
+    'b.json': '{}',
+  });
+  await completeCheckpoint(folder, manifestOf(step, files, runId));
+}
+
+describe('checkpoints', () => {
+  it('that are damaged in any way are passed over by name, for the newest whole one', async (t) => {
+    const folder = await scratch(t);
+    for (let step = 1; step <= 7; step++) await save(folder, step, step === 6 ? 'run-b' : 'run-a');
+    await writeFile(join(pathOf(folder, 7), 'a.safetensors'), 'Weights 7');
+    await truncate(join(pathOf(folder, 5), 'a.safetensors'), 3);
+    await rm(join(pathOf(folder, 4), 'b.json'));
+    const manifest = await readFile(join(pathOf(folder, 3), 'manifest.json'), 'utf8');
+    await writeFile(join(pathOf(folder, 3), 'manifest.json'), manifest.slice(0, -20));
+    const passedOver: string[] = [];
+    const found = await findCheckpoint(folder, 'run-a', (path, { message }) =>
+      passedOver.push(`${path.slice(-1)} ${message}`),
+    );
+    assert.equal(found?.step, 2);
+    for (const [i, why] of [
+      /^7 .*another SHA-256/,
+      /^6 .*belongs to run run-b/,
+      /^5 .*3 bytes instead of 9/,
+      /^4 .*b\.json cannot be read/,
+      /^3 .*no valid manifest/,
+    ].entries()) {
+      assert.match(passedOver[i]!, why);
+    }
+  });
+
+  it('with a manifest cut at any byte do not exist', async (t) => {
+    const folder = await scratch(t);
+    await save(folder, 1);
+    const path = join(pathOf(folder, 1), 'manifest.json');
+    const whole = await readFile(path);
+    for (let cut = 0; cut < whole.length - 2; cut += 3) {
+      await writeFile(path, whole.subarray(0, cut));
+      assert.equal(await findCheckpoint(folder, 'run-a', () => undefined), undefined);
+    }
+    await writeFile(path, whole);
+    assert.equal((await findCheckpoint(folder, 'run-a', () => undefined))?.step, 1);
+  });
+
+  it('are pruned only once the newest was read back whole', async (t) => {
+    const folder = await scratch(t);
+    for (let step = 1; step <= 5; step++) await save(folder, step);
+    await writeFile(join(pathOf(folder, 5), 'a.safetensors'), 'Weights 5');
+    await assert.rejects(pruneCheckpoints(folder, 'run-a', 2), { code: 'CHECKPOINT_INVALID' });
+    assert.equal((await readdir(folder)).length, 5);
+    await writeFile(join(pathOf(folder, 5), 'a.safetensors'), 'weights 5');
+    assert.deepEqual(await pruneCheckpoints(folder, 'run-a', 2), [1, 2, 3]);
+    assert.deepEqual(await readdir(folder), ['step-00000004', 'step-00000005']);
+  });
+
+  it('that were never completed are removed; what has another name is left alone', async (t) => {
+    const folder = await scratch(t);
+    await save(folder, 1);
+    await writeFiles(folder, 2, { 'a.safetensors': 'half' });
+    for (const name of ['step-3', 'step-00000004-copy', 'best', 'step-0000000005'])
+      await mkdir(join(folder, name));
+    assert.deepEqual(await removeUnfinished(folder), [2]);
+    const left = ['best', 'step-0000000005', 'step-00000001', 'step-00000004-copy', 'step-3'];
+    assert.deepEqual((await readdir(folder)).sort(), left);
+  });
+
+  it('take no names that lead out of their folder, no name twice, and no file that is not there', async (t) => {
+    const folder = await scratch(t);
+    const [file] = await writeFiles(folder, 1, { a: 'x' });
+    await writeFile(join(folder, 'outside'), 'x');
+    for (const name of [
+      '../outside',
+      '/etc/passwd',
+      'a/../../outside',
+      '.hidden',
+      '',
+      'manifest.json',
+      'a\0b',
+    ]) {
+      const files = [{ ...file!, name }];
+      await assert.rejects(
+        completeCheckpoint(folder, manifestOf(1, files)),
+        { code: 'CHECKPOINT_INVALID' },
+        name,
+      );
+    }
+    await assert.rejects(completeCheckpoint(folder, manifestOf(1, [file!, file!])), /two workers/);
+    await assert.rejects(
+      completeCheckpoint(folder, manifestOf(1, [{ ...file!, name: 'b' }])),
+      /must be shared/,
+    );
+    await assert.rejects(
+      completeCheckpoint(folder, manifestOf(1, [{ ...file!, sizeBytes: 2 }])),
+      /has 1 bytes/,
+    );
+    assert.deepEqual(await readdir(pathOf(folder, 1)), ['a']);
+  });
+});

@@ -1,0 +1,100 @@
+import { status } from '@grpc/grpc-js';
+
+import { messageOf, VideoloomError } from '../proto/errors.ts';
+import { RunPhase } from '../proto/gen/videoloom/v1/run.ts';
+import { RpcError } from '../proto/grpc.ts';
+import type { Worker } from './membership.ts';
+import type { RunState } from './run-state.ts';
+
+/** To a call that bears a generation that is over. */
+export function staleGeneration(state: RunState, theirs: number): RpcError {
+  const latest = `the newest is ${state.generationNumber}`;
+  const what =
+    theirs > state.generationNumber
+      ? `was never opened here (${latest})`
+      : 'is over: its members changed';
+  return new RpcError(
+    status.FAILED_PRECONDITION,
+    'STALE_GENERATION',
+    `generation ${theirs} ${what}. Wait for the next one on the Attend stream and redo the step.`,
+  );
+}
+
+/** To a call that the run has no use for at this point. */
+export function notNow(state: RunState, what: string): RpcError {
+  return new RpcError(
+    status.FAILED_PRECONDITION,
+    'NOT_NOW',
+    `${what} does not fit: ${state.committedStep} of ${state.plan.totalSteps} steps are committed` +
+      (state.isStopping ? ' and the run is being stopped.' : '.'),
+  );
+}
+
+/** To a call after the end of the run. */
+export function runOver(state: RunState): RpcError {
+  const { runId } = state.plan;
+  const [code, message] =
+    state.phase === RunPhase.FINISHED
+      ? ['RUN_FINISHED', `run ${runId} is finished; nothing is left to train.`]
+      : state.phase === RunPhase.FAILED
+        ? ['RUN_FAILED', `run ${runId} has failed: ${messageOf(state.failure)}`]
+        : ['RUN_STOPPED', `run ${runId} was stopped; start its coordinator again to go on.`];
+  return new RpcError(status.FAILED_PRECONDITION, code, message);
+}
+
+/** Workers that should hold equal bits do not: the run fails. */
+export function replicasDiverged(
+  state: RunState,
+  when: string,
+  disagreement: string,
+): VideoloomError {
+  const ranks = state.generation!.members.map(
+    ({ rank, workerId }) => `rank ${rank} is "${workerId}"`,
+  );
+  return new VideoloomError(
+    'REPLICAS_DIVERGED',
+    `the workers of run ${state.plan.runId} do not hold the same values ${when}: ${disagreement} (${ranks.join(', ')}). ` +
+      'Workers must run the same build on the same kind of device; if they do, check the memory of the odd one.',
+  );
+}
+
+/** To a worker whose Attend stream has ended. */
+export function disconnected({ workerId }: Worker, message: string): RpcError {
+  return new RpcError(
+    status.UNAVAILABLE,
+    'WORKER_DISCONNECTED',
+    `worker "${workerId}" has left: ${message}`,
+    { retryable: true },
+  );
+}
+
+/** To a worker that has sent no beat for too long. */
+export function heartbeatLost({ workerId, phase }: Worker, silentMs: number): RpcError {
+  return new RpcError(
+    status.UNAVAILABLE,
+    'HEARTBEAT_LOST',
+    `worker "${workerId}" was silent for ${Math.round(silentMs)} ms (last heard of in phase ${phase || '(unknown)'}): it is no member any more and may join again.`,
+    { retryable: true },
+  );
+}
+
+/** To a worker that kept the others waiting for too long. */
+export function stepTimedOut({ workerId, phase }: Worker, timeoutMs: number): RpcError {
+  return new RpcError(
+    status.UNAVAILABLE,
+    'STEP_TIMEOUT',
+    `worker "${workerId}" was not ready ${timeoutMs} ms after the first of the others (last heard of in phase ` +
+      `${phase || '(unknown)'}): it is no member any more and may join again. ` +
+      'If its steps are that slow, raise stepTimeoutMs.',
+    { retryable: true },
+  );
+}
+
+/** To the older of two equal calls. */
+export function repeatedCall(): RpcError {
+  return new RpcError(
+    status.ABORTED,
+    'REPEATED_CALL',
+    'the same worker has sent this call again; the newer one gets the answer.',
+  );
+}

@@ -1,0 +1,210 @@
+import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { describe, it } from 'node:test';
+import type { TestContext } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
+
+import { openRng } from '../../proto/random.ts';
+import type { RunPlan } from '../../proto/run-plan.ts';
+import { readJournal } from '../journal.ts';
+import { startCoordinator } from './coordinator-process.ts';
+import type { CoordinatorProcess } from './coordinator-process.ts';
+import { expectedDigest, newTrainee, trainToTheEnd } from './scripted-training.ts';
+import { ScriptedWorker, testPlan } from './scripted-worker.ts';
+
+async function runFolder(t: TestContext, plan: RunPlan): Promise<string> {
+  const folder = await mkdtemp(join(tmpdir(), 'videoloom-run-'));
+  t.after(() => rm(folder, { recursive: true, force: true }));
+  await writeFile(join(folder, 'run.json'), JSON.stringify(plan));
+  return folder;
+}
+
+async function start(
+  t: TestContext,
+  folder: string,
+  ...flags: string[]
+): Promise<CoordinatorProcess> {
+  const coordinator = await startCoordinator(folder, ...flags);
+  t.after(() => coordinator.child.kill('SIGKILL'));
+  return coordinator;
+}
+
+/** Places of the order that commits which count have used, in order of step. */
+function usedPlaces(folder: string): number[] {
+  const byStep = new Map<number, number[]>();
+  readJournal(join(folder, 'journal.jsonl'), (record) => {
+    if (record.type !== 'commit') return;
+    byStep.set(
+      record.step,
+      Array.from({ length: record.numSamples }, (_, i) => record.firstPosition + i),
+    );
+  });
+  return [...byStep].sort(([a], [b]) => a - b).flatMap(([, places]) => places);
+}
+
+describe('the coordinator as a process', () => {
+  it('shares a folder with no other, and takes over from one that was killed', async (t) => {
+    const folder = await runFolder(t, testPlan());
+    const first = await start(t, folder);
+    await assert.rejects(start(t, folder), (error: Error) => {
+      assert.match(error.message, /^ended with 1: RUN_LOCKED: /);
+      assert.ok(
+        error.message.includes(`process ${first.child.pid} `) && error.message.includes(folder),
+      );
+      return true;
+    });
+    first.child.kill('SIGKILL');
+    assert.equal(await first.exited, 'SIGKILL');
+    const second = await start(t, folder);
+    const worker = await ScriptedWorker.join(second.address, 'a');
+    await worker.generation();
+    await worker.leave();
+  });
+
+  it('is the only one of four that start at once on a folder whose owner was killed', async (t) => {
+    const folder = await runFolder(t, testPlan());
+    const dead = await start(t, folder);
+    dead.child.kill('SIGKILL');
+    await dead.exited;
+    const starts = await Promise.allSettled(Array.from({ length: 4 }, () => start(t, folder)));
+    assert.equal(starts.filter(({ status }) => status === 'fulfilled').length, 1);
+    for (const each of starts)
+      if (each.status === 'rejected') assert.match(String(each.reason), /RUN_LOCKED/);
+  });
+
+  it('killed again and again while two workers train, ends with the weights of an undisturbed run', async (t) => {
+    const plan = testPlan({ totalSteps: 120, checkpointEverySteps: 10, minWorkers: 2 });
+    const folder = await runFolder(t, plan);
+    let coordinator = await start(t, folder);
+    const listen = ['--listen', coordinator.address];
+    const trainees = [newTrainee('a'), newTrainee('b')];
+    const over = new AbortController();
+    t.after(() => {
+      over.abort();
+    });
+    const training = Promise.all(
+      trainees.map((trainee) =>
+        trainToTheEnd(coordinator.address, folder, plan, trainee, {
+          peers: trainees,
+          stepMs: 8,
+          signal: over.signal,
+        }),
+      ),
+    );
+    const rng = openRng(1, 'kills');
+    for (let i = 0; i < 5; i++) {
+      await sleep(150 + rng.integer(250));
+      coordinator.child.kill('SIGKILL');
+      await coordinator.exited;
+      coordinator = await start(t, folder, ...listen);
+    }
+    await training;
+    assert.equal(await coordinator.exited, 0);
+    const summary = JSON.parse(await readFile(join(folder, 'summary.json'), 'utf8')) as {
+      weightsSha256: string;
+    };
+    assert.equal(summary.weightsSha256, expectedDigest(plan));
+    assert.deepEqual(usedPlaces(folder), [...Array(120 * 8).keys()]);
+    const openings = [] as number[];
+    readJournal(join(folder, 'journal.jsonl'), (record) => {
+      if (record.type === 'generation') openings.push(record.generation);
+    });
+    assert.ok(openings.length >= 3, 'the kills came too late to matter');
+    assert.deepEqual(
+      openings,
+      [...new Set(openings)].sort((a, b) => a - b),
+    );
+  });
+
+  it('after a SIGTERM lets the step end, keeps a checkpoint, exits with 75, and goes on from there', async (t) => {
+    const plan = testPlan({ totalSteps: 40, checkpointEverySteps: 1000 });
+    const folder = await runFolder(t, plan);
+    const first = await start(t, folder);
+    const trainee = newTrainee('a');
+    const options = { peers: [], stepMs: 20, signal: new AbortController().signal };
+    const training = trainToTheEnd(first.address, folder, plan, trainee, options);
+    await sleep(300);
+    first.child.kill('SIGTERM');
+    assert.equal(await first.exited, 75, first.stderr());
+    await training;
+    const stoppedAt = trainee.weights.step;
+    assert.ok(stoppedAt > 0 && stoppedAt < 40);
+
+    const second = await start(t, folder);
+    const fresh = newTrainee('b');
+    await trainToTheEnd(second.address, folder, plan, fresh, options);
+    assert.equal(await second.exited, 0, second.stderr());
+    assert.equal(fresh.weights.digest, expectedDigest(plan));
+    assert.deepEqual(usedPlaces(folder), [...Array(40 * 8).keys()]);
+  });
+
+  it('names a taken port, a missing plan and a wrong flag', async (t) => {
+    const folder = await runFolder(t, testPlan());
+    const other = await runFolder(t, testPlan());
+    const { address } = await start(t, folder);
+    await assert.rejects(
+      start(t, other, '--listen', address),
+      /ended with 1: PORT_IN_USE: .*port 0/,
+    );
+    await assert.rejects(start(t, join(other, 'nowhere')), /ended with 2: RUN_PLAN_MISSING/);
+    await assert.rejects(start(t, other, '--bogus'), /ended with 2/);
+    await writeFile(
+      join(other, 'run.json'),
+      JSON.stringify({ ...testPlan(), microbatches: 3, surprise: 1 }),
+    );
+    await assert.rejects(
+      start(t, other),
+      /ended with 2: RUN_PLAN_INVALID.*microbatches: must be a power of two/,
+    );
+  });
+
+  it('stops cleanly when its journal cannot grow', async (t) => {
+    if (spawnSync('prlimit', ['--version']).status !== 0) {
+      t.skip('prlimit is not installed');
+      return;
+    }
+    const plan = testPlan({ totalSteps: 4000, checkpointEverySteps: 100_000 });
+    const folder = await runFolder(t, plan);
+    const coordinator = await start(t, folder);
+    const limited = spawnSync('prlimit', ['--pid', String(coordinator.child.pid), '--fsize=8192']);
+    assert.equal(limited.status, 0, String(limited.stderr));
+    const options = { peers: [], stepMs: 0, signal: new AbortController().signal };
+    await assert.rejects(
+      trainToTheEnd(coordinator.address, folder, plan, newTrainee('a'), options),
+      {
+        code: /JOURNAL_WRITE_FAILED|RUN_FAILED/,
+      },
+    );
+    assert.equal(await coordinator.exited, 1);
+    assert.match(coordinator.stderr(), /JOURNAL_WRITE_FAILED/);
+    const places = usedPlaces(folder);
+    assert.ok(places.length > 0);
+    assert.deepEqual(places, [...places.keys()]);
+  });
+
+  it('serves metrics that Prometheus has nothing to say against', async (t) => {
+    const folder = await runFolder(t, testPlan());
+    const coordinator = await start(t, folder);
+    const worker = await ScriptedWorker.join(coordinator.address, 'a');
+    t.after(() => worker.leave());
+    await worker.generation();
+    const skip = { sample: 1, substitute: 2, reason: 'DECODE_FAILED', message: 'torn' };
+    await worker.vote(1, 1, { skipped: [skip] });
+    const response = await fetch(`http://${coordinator.metricsAddress}/metrics`);
+    const text = await response.text();
+    assert.match(text, /^videoloom_train_loss\{objective="contrastive"\} 1$/m);
+    assert.match(text, /^videoloom_samples_skipped_total\{reason="DECODE_FAILED"\} 1$/m);
+    assert.match(text, /^videoloom_workers\{state="member"\} 1$/m);
+    assert.equal((await fetch(`http://${coordinator.metricsAddress}/other`)).status, 404);
+    const checked = spawnSync('promtool', ['check', 'metrics'], { input: text, encoding: 'utf8' });
+    if (checked.error !== undefined) {
+      t.skip('promtool (Debian package prometheus) is not installed');
+      return;
+    }
+    assert.equal(checked.status, 0, checked.stdout + checked.stderr);
+    assert.equal(checked.stdout + checked.stderr, '');
+  });
+});
