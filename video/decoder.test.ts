@@ -101,7 +101,12 @@ for (const backend of backends) {
       const firstShown = shown[0]!;
       const fullTimes = [...sparse.ptsSeconds].map((seconds) => seconds - firstShown + 1e-4);
       const whole = await pool.decode({ path: full, timesSeconds: fullTimes, ...size });
-      assert.deepEqual(sparse.frames, whole.frames);
+      // MPEG-2 and MPEG-4 leave the last bit of the inverse DCT open, and FFmpeg's versions differ in it.
+      if (/mpeg[24]/.test(film)) {
+        assert.ok(sparse.frames.every((value, i) => Math.abs(value - whole.frames[i]!) <= 1));
+      } else {
+        assert.deepEqual(sparse.frames, whole.frames);
+      }
       assert.equal(sparse.frames.length, times.length * 48 * 32 * 3);
     }
 
@@ -490,12 +495,12 @@ describe('a pool of decoders', { skip: WITHOUT_FFMPEG }, () => {
   });
 
   test('a decoder that hangs is replaced once its time is up', async () => {
-    const pool = await openDecoderPool({ numProcesses: 1, timeoutMs: 1500 });
+    const pool = await openDecoderPool({ numProcesses: 1, timeoutMs: 4000 });
     try {
       const [stopped] = pool.pids;
       process.kill(stopped!, 'SIGSTOP');
-      const { frames } = await pool.decode(all(film));
-      assert.equal(frames.length, 3 * 32 * 32 * 3);
+      const { frames } = await pool.decode({ ...all(film), timesSeconds: [0] });
+      assert.equal(frames.length, 32 * 32 * 3);
       assert.notEqual(pool.pids[0], stopped);
       assert.equal(pool.stats.numReplaced, 1);
     } finally {

@@ -108,9 +108,10 @@ function decodeLinear(av: NodeAv, source: Source, request: DecodeRequest): Decod
     }
     if (next < timesSeconds.length) {
       decoder.drain();
+      if (reader.isEnded) {
+        source.checkReaches(timesSeconds.at(-1)!, Math.max(0, reader.endSeconds), reader.isCut);
+      }
       if (!previous) throw source.error('VIDEO_DAMAGED', 'holds no frame that can be decoded');
-      if (reader.isEnded)
-        source.checkReaches(timesSeconds.at(-1)!, reader.endSeconds, reader.isCut);
       while (next < timesSeconds.length) output.put(previous, next++);
     }
     return output.result(decoder.numDecoded);

@@ -162,33 +162,53 @@ test('a vocabulary that was packed and unpacked assigns the same words', () => {
   });
 });
 
-test('features tell colour and place, movement and shape', () => {
-  const [size, shape] = [16, [1, 2, 16, 16, 3] as const];
-  const paint = (colour: (x: number, y: number, frame: number) => number[]): Float32Array => {
-    const frames = new Uint8Array(2 * size * size * 3);
+test('features tell the scene, what moves over it, where to, and what shape it has', () => {
+  const size = 16;
+  // Three windows of two frames over a blue ground; `colour` gives what is painted on it, or nothing.
+  const paint = (
+    colour: (x: number, y: number, window: number, frame: number) => number[] | undefined,
+  ): Float32Array[] => {
+    const frames = new Uint8Array(6 * size * size * 3);
     for (let i = 0; i < frames.length / 3; i++) {
-      frames.set(colour(i % size, Math.floor(i / size) % size, Math.floor(i / size / size)), i * 3);
+      const frame = Math.floor(i / size / size);
+      const place = [i % size, Math.floor(i / size) % size, frame >> 1, frame % 2] as const;
+      frames.set(colour(...place) ?? [0, 0, 255], i * 3);
     }
-    return frameFeatures(frames, shape);
-  };
-  const red = paint((x, y) => (x < 4 && y < 4 ? [255, 0, 0] : [0, 0, 0]));
-  assert.equal(red.length, FEATURE_WIDTH);
-  assert.deepEqual([...red.subarray(0, 6)], [1, 0, 0, 0, 0, 0]);
-  assert.ok(red.subarray(48, 64).every((change) => change === 0));
-  // A white square that goes from the first block to the second within the window.
-  const moving = paint((x, y, frame) =>
-    Math.floor(x / 4) === frame && y < 4 ? [255, 255, 255] : [0, 0, 0],
-  );
-  assert.deepEqual([...moving.subarray(48, 51)], [-1, 1, 0]);
-  // Stripes: all edges run the same way, so one of the four orientations has everything.
-  for (const [orientation, stripes] of [
-    [0, (x: number) => (x % 4 < 2 ? 255 : 0)],
-    [2, (_x: number, y: number) => (y % 4 < 2 ? 255 : 0)],
-  ] as const) {
-    const edges = paint((x, y) => new Array<number>(3).fill(stripes(x, y))).subarray(64, 68);
-    assert.ok(
-      edges.every((strength, i) => (i === orientation ? strength > 0.5 : strength === 0)),
-      [...edges].join(),
+    const features = frameFeatures(frames, [3, 2, size, size, 3]);
+    assert.equal(features.length, 3 * FEATURE_WIDTH);
+    return [0, 1, 2].map((window) =>
+      features.subarray(window * FEATURE_WIDTH, (window + 1) * FEATURE_WIDTH),
     );
+  };
+  // A red square that stands in another block in each window.
+  const [first, second] = paint((x, y, window) =>
+    Math.floor(x / 4) === window && y < 4 ? [255, 0, 0] : undefined,
+  );
+  // Scene: half of the colour. Foreground: twice what differs from the ground.
+  assert.deepEqual([...first!.subarray(0, 6)], [0.5, 0, 0, 0, 0, 0.5]);
+  assert.deepEqual([...first!.subarray(48, 54)], [2, 0, -2, 0, 0, 0]);
+  assert.deepEqual([...second!.subarray(48, 54)], [0, 0, 0, 2, 0, -2]);
+  assert.ok(first!.subarray(96, 112).every((change) => change === 0));
+  // A white square that goes from the first block to the second within the first window.
+  const [moving] = paint((x, y, window, frame) =>
+    window === 0 && Math.floor(x / 4) === frame && y < 4 ? [255, 255, 255] : undefined,
+  );
+  assert.deepEqual(
+    [...moving!.subarray(96, 99)].map((change) => Math.round(change * 3)),
+    [-2, 2, 0],
+  );
+  // Stripes over the ground: all edges run the same way; stripes of the ground itself are no foreground.
+  for (const orientation of [0, 2]) {
+    const stripes = (x: number, y: number): boolean => (orientation === 0 ? x : y) % 4 < 2;
+    const [edges] = paint((x, y, window) =>
+      window === 0 && stripes(x, y) ? [255, 255, 255] : undefined,
+    );
+    const histogram = [...edges!.subarray(112, 116)];
+    assert.ok(
+      histogram.every((strength, i) => (i === orientation ? strength > 0.25 : strength === 0)),
+      histogram.join(),
+    );
+    const [still] = paint((x, y) => (stripes(x, y) ? [255, 255, 255] : undefined));
+    assert.ok(still!.subarray(48).every((value) => value === 0));
   }
 });

@@ -39,17 +39,22 @@ export class VocabularyError extends VideoloomError {}
 const BLOCKS = 4;
 const CELLS = 2;
 const ORIENTATIONS = 4;
-/** Mean colour of 4x4 blocks, their change of brightness, and 2x2 histograms of edge orientation. */
-export const FEATURE_WIDTH = BLOCKS * BLOCKS * 3 + BLOCKS * BLOCKS + CELLS * CELLS * ORIENTATIONS;
-// Brings edges, which few pixels have, to the scale of the colours.
-const EDGE_WEIGHT = 8;
+const COLOURS = BLOCKS * BLOCKS * 3;
+/** Colours of 4x4 blocks, the same of what is not background, its motion, and 2x2 histograms of its edges. */
+export const FEATURE_WIDTH = 2 * COLOURS + BLOCKS * BLOCKS + CELLS * CELLS * ORIENTATIONS;
+// What moves is a small part of the picture and most of what is said about it.
+const SCENE_WEIGHT = 0.5;
+const FOREGROUND_WEIGHT = 2;
+const EDGE_WEIGHT = 4;
 const TAN_22_5 = Math.SQRT2 - 1;
 const MAX_ITERATIONS = 50;
 
 /**
- * Frames uint8 [N windows, F frames a window, H, W, 3] to features [N, FEATURE_WIDTH]. For each window: the mean colour
- * of its frames in 4x4 blocks (what is where), the change of brightness from its first to its last frame in the same
- * blocks (what moves), and for its middle frame how strong edges of four orientations are in 2x2 cells (what shape).
+ * Frames uint8 [N windows, F frames a window, H, W, 3] of one clip to features [N, FEATURE_WIDTH]. The background is
+ * the median over all frames, pixel by pixel. For each window: the mean colour of its frames in 4x4 blocks (the
+ * scene), the same of frame minus background (what is where), how much that grows from the first to the last frame
+ * (where it moves to), and the edges of four orientations of the middle frame minus background in 2x2 cells (what
+ * shape it has).
  */
 export function frameFeatures(
   frames: Uint8Array,
@@ -57,24 +62,46 @@ export function frameFeatures(
 ): Float32Array {
   const features = new Float32Array(numWindows * FEATURE_WIDTH);
   const frameBytes = height * width * 3;
+  const background = medianFrame(frames, frameBytes);
+  const backgroundBlocks = blockMeans(background, width, height);
   for (let window = 0; window < numWindows; window++) {
     const frameAt = (i: number): Uint8Array => {
       const from = (window * framesPerWindow + i) * frameBytes;
       return frames.subarray(from, from + frameBytes);
     };
-    const out = features.subarray(window * FEATURE_WIDTH, (window + 1) * FEATURE_WIDTH);
+    const out = new Float64Array(FEATURE_WIDTH);
     for (let i = 0; i < framesPerWindow; i++) {
-      const blocks = blockMeans(frameAt(i), width, height);
-      for (const [at, value] of blocks.entries()) {
-        out[at]! += value / framesPerWindow;
-        const sign = framesPerWindow === 1 ? 0 : i === 0 ? -1 : i === framesPerWindow - 1 ? 1 : 0;
-        if (sign !== 0) out[blocks.length + Math.floor(at / 3)]! += (sign * value) / 3;
+      const sign = framesPerWindow === 1 ? 0 : i === 0 ? -1 : i === framesPerWindow - 1 ? 1 : 0;
+      for (const [at, value] of blockMeans(frameAt(i), width, height).entries()) {
+        const foreground = value - backgroundBlocks[at]!;
+        out[at]! += (SCENE_WEIGHT * value) / framesPerWindow;
+        out[COLOURS + at]! += (FOREGROUND_WEIGHT * foreground) / framesPerWindow;
+        out[2 * COLOURS + Math.floor(at / 3)]! += (sign * Math.abs(foreground)) / 3;
       }
     }
     const middle = frameAt(Math.floor(framesPerWindow / 2));
-    out.set(edgeHistograms(middle, width, height), BLOCKS * BLOCKS * 4);
+    out.set(edgeHistograms(middle, background, width, height), 2 * COLOURS + BLOCKS * BLOCKS);
+    features.set(out, window * FEATURE_WIDTH);
   }
   return features;
+}
+
+/** Median over frames of each byte; the lower one of an even number. */
+function medianFrame(frames: Uint8Array, frameBytes: number): Uint8Array {
+  const numFrames = frames.length / frameBytes;
+  const median = new Uint8Array(frameBytes);
+  const sorted = new Uint8Array(numFrames);
+  const middle = (numFrames - 1) >> 1;
+  for (let at = 0; at < frameBytes; at++) {
+    for (let frame = 0; frame < numFrames; frame++) {
+      const value = frames[frame * frameBytes + at]!;
+      let place = frame;
+      for (; place > 0 && sorted[place - 1]! > value; place--) sorted[place] = sorted[place - 1]!;
+      sorted[place] = value;
+    }
+    median[at] = sorted[middle]!;
+  }
+  return median;
 }
 
 /** Mean colours, [4, 4, 3], in [0, 1]. */
@@ -92,12 +119,18 @@ function blockMeans(frame: Uint8Array, width: number, height: number): Float64Ar
   return sums.map((sum, i) => sum / (255 * Math.max(1, counts[Math.floor(i / 3)]!)));
 }
 
-/** Mean gradient by orientation, [2, 2, 4]: edges that run |, /, -, \ . */
-function edgeHistograms(frame: Uint8Array, width: number, height: number): Float64Array {
+/** Mean gradient of frame minus background by orientation, [2, 2, 4]: edges that run |, /, -, \ . */
+function edgeHistograms(
+  frame: Uint8Array,
+  background: Uint8Array,
+  width: number,
+  height: number,
+): Float64Array {
   const sums = new Float64Array(CELLS * CELLS * ORIENTATIONS);
   const brightness = (x: number, y: number): number => {
     const at = (y * width + x) * 3;
-    return frame[at]! + frame[at + 1]! + frame[at + 2]!;
+    const whole = frame[at]! + frame[at + 1]! + frame[at + 2]!;
+    return whole - background[at]! - background[at + 1]! - background[at + 2]!;
   };
   for (let y = 1; y + 1 < height; y++) {
     for (let x = 1; x + 1 < width; x++) {
@@ -285,7 +318,7 @@ function kMeansPlusPlus(
     let total = 0;
     for (const [i, member] of members.entries()) {
       distances[i] = Math.min(distances[i]!, nearest(pointOf(member), last, width, 0, 1).distance);
-      total += distances[i]!;
+      total += distances[i];
     }
     if (total === 0) break;
     let left = rng.uniform() * total;

@@ -36,7 +36,8 @@ async function answer(message: ChildSettings | ClipPlace): Promise<ChildMessage>
   } catch (error) {
     const code = error instanceof VideoloomError ? error.code : 'WORLD_CLIP_FAILED';
     const place = 'dir' in message ? '' : `${message.split} clip ${message.index}: `;
-    const text = error instanceof VideoloomError ? messageOf(error) : String((error as Error).stack);
+    const text =
+      error instanceof VideoloomError ? messageOf(error) : String((error as Error).stack);
     return { type: 'failed', code, message: place + text };
   }
 }

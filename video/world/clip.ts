@@ -63,7 +63,6 @@ function plan(
   const seen = truthOf(scene, ptsTicks, { width, height });
   const durationSeconds = scene.durationTicks / TICKS_PER_SECOND;
   const actions = scene.shots.map((shot) => shot.actions);
-  const { actionObjects: _, ...known } = seen;
   const truth: GroundTruth = {
     schemaVersion: GROUND_TRUTH_VERSION,
     id: clipId(place),
@@ -75,7 +74,11 @@ function plan(
     isConstantFrameRate,
     durationSeconds,
     audio: { sampleRate: SAMPLE_RATE, numChannels: 2 },
-    ...known,
+    physics: seen.physics,
+    frames: seen.frames,
+    shots: seen.shots,
+    objects: seen.objects,
+    events: seen.events,
     caption: caption(seen, actions, rng.fork('caption')),
     subtitles: subtitles(seen, actions, durationSeconds, rng.fork('subtitles')),
   };
@@ -121,7 +124,6 @@ export async function writeClip(
   parameters: WorldParameters,
   place: ClipPlace,
   encoder: Encoder,
-  signal?: AbortSignal,
 ): Promise<ClipFile[]> {
   const { truth, media } = clipMedia(parameters, place);
   await mkdir(join(dir, place.split), { recursive: true });
@@ -133,7 +135,7 @@ export async function writeClip(
   const files: ClipFile[] = [];
   for (const [i, path] of clipPaths(place).entries()) {
     const [target, draft] = [join(dir, path), join(dir, `${path}.partial`)];
-    if (i === 0) await encoder.encode(media, draft, signal);
+    if (i === 0) await encoder.encode(media, draft);
     else await writeFile(draft, texts[i - 1]!);
     await rename(draft, target);
     files.push(await fingerprint(dir, path));
@@ -144,5 +146,9 @@ export async function writeClip(
 /** The size and hash of a file that is there. */
 export async function fingerprint(dir: string, path: string): Promise<ClipFile> {
   const bytes = await readFile(join(dir, path));
-  return { path, sizeBytes: bytes.length, sha256: createHash('sha256').update(bytes).digest('hex') };
+  return {
+    path,
+    sizeBytes: bytes.length,
+    sha256: createHash('sha256').update(bytes).digest('hex'),
+  };
 }

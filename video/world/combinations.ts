@@ -1,12 +1,5 @@
 /** Which (shape, colour, motion) an object may have in which split: composition is tested on combinations never seen. */
-import {
-  COLOUR_NAMES,
-  MOTIONS,
-  SHAPES,
-  type Colour,
-  type Motion,
-  type Shape,
-} from './palette.ts';
+import { COLOUR_NAMES, MOTIONS, SHAPES, type Colour, type Motion, type Shape } from './palette.ts';
 
 export const SPLITS = ['train', 'held-out'] as const;
 export type Split = (typeof SPLITS)[number];

@@ -27,7 +27,7 @@ export async function openFfmpegEncoder(): Promise<Encoder | string> {
   return {
     name: 'ffmpeg',
     version,
-    encode: (media, path, signal) => encodeClip(media, path, signal),
+    encode: encodeClip,
   };
 }
 
@@ -44,11 +44,10 @@ async function runProbe(): Promise<string> {
   return output;
 }
 
-async function encodeClip(media: ClipMedia, path: string, signal?: AbortSignal): Promise<void> {
-  const limit = AbortSignal.timeout(ENCODE_TIMEOUT_MS);
+async function encodeClip(media: ClipMedia, path: string): Promise<void> {
   const child = spawn('ffmpeg', argumentsFor(media, path), {
     stdio: ['pipe', 'ignore', 'pipe', 'pipe'],
-    signal: signal === undefined ? limit : AbortSignal.any([limit, signal]),
+    timeout: ENCODE_TIMEOUT_MS,
     killSignal: 'SIGKILL',
   });
   let complaint = '';
@@ -79,14 +78,14 @@ async function encodeClip(media: ClipMedia, path: string, signal?: AbortSignal):
 function argumentsFor(media: ClipMedia, path: string): string[] {
   const { ticksPerSecond, ptsTicks } = media;
   const rate = media.isConstantRate ? `${ticksPerSecond}/${ptsTicks[1] ?? 1}` : `${ticksPerSecond}`;
-  // Raw frames carry no times; irregular ones are set by the frame's number, one term each.
-  const retime = `setpts=${ptsTicks.map((tick, i) => `${tick}*eq(N,${i})`).join('+')}`;
   return [
     ...['-v', 'error', '-nostdin', '-y'],
     ...['-f', 'rawvideo', '-pix_fmt', 'yuv420p', '-s', `${media.width}x${media.height}`],
     ...['-framerate', rate, '-i', 'pipe:0'],
     ...['-f', 'f32le', '-ar', `${media.sampleRate}`, '-ac', '2', '-i', 'pipe:3'],
-    ...(media.isConstantRate ? [] : ['-vf', retime, '-enc_time_base', `1:${ticksPerSecond}`]),
+    ...(media.isConstantRate
+      ? []
+      : ['-vf', retime(ptsTicks), '-enc_time_base', `1:${ticksPerSecond}`]),
     ...['-fps_mode', 'passthrough', '-c:v', 'libx264', '-threads', '1', '-g', `${media.gopSize}`],
     ...Object.entries(X264_OPTIONS).flatMap(([name, value]) => [`-${name}`, value]),
     ...['-color_range', 'tv', '-colorspace', 'smpte170m'],
@@ -96,6 +95,19 @@ function argumentsFor(media: ClipMedia, path: string): string[] {
     ...['-fflags', '+bitexact', '-flags:v', '+bitexact', '-flags:a', '+bitexact'],
     ...['-map_metadata', '-1', '-movflags', '+faststart', '-f', 'mp4', path],
   ];
+}
+
+/** FFmpeg's expressions hold a hundred terms at one level. */
+const TERMS_PER_GROUP = 40;
+
+/** Raw frames carry no times: a filter that gives each its own by its number. */
+function retime(ptsTicks: readonly number[]): string {
+  const groups: string[] = [];
+  for (let i = 0; i < ptsTicks.length; i += TERMS_PER_GROUP) {
+    const group = ptsTicks.slice(i, i + TERMS_PER_GROUP);
+    groups.push(`(${group.map((tick, k) => `${tick}*eq(N,${i + k})`).join('+')})`);
+  }
+  return `setpts='${groups.join('+')}'`;
 }
 
 async function feed(pipe: Writable, chunks: Iterable<Uint8Array>): Promise<void> {

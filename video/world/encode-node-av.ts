@@ -171,13 +171,16 @@ function videoFrame(
   index: number,
 ): InstanceType<Av['Frame']> {
   const pts = media.ptsTicks[index]!;
-  const frame = av.Frame.fromVideoBuffer(Buffer.from(pixels.buffer, pixels.byteOffset, pixels.length), {
-    width: media.width,
-    height: media.height,
-    format: av.AV_PIX_FMT_YUV420P,
-    timeBase: { num: 1, den: media.ticksPerSecond },
-    pts: BigInt(pts),
-  });
+  const frame = av.Frame.fromVideoBuffer(
+    Buffer.from(pixels.buffer, pixels.byteOffset, pixels.length),
+    {
+      width: media.width,
+      height: media.height,
+      format: av.AV_PIX_FMT_YUV420P,
+      timeBase: { num: 1, den: media.ticksPerSecond },
+      pts: BigInt(pts),
+    },
+  );
   frame.duration = BigInt((media.ptsTicks[index + 1] ?? media.durationTicks) - pts);
   return frame;
 }

@@ -27,7 +27,7 @@ export interface Encoder {
   readonly name: EncoderName;
   readonly version: string;
   /** Writes (over) the file at `path`. */
-  encode(media: ClipMedia, path: string, signal?: AbortSignal): Promise<void>;
+  encode(media: ClipMedia, path: string): Promise<void>;
 }
 
 /** Settings that both backends share. */

@@ -8,7 +8,13 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { messageOf, UsageError, VideoloomError } from '../../proto/errors.ts';
 import type { ChildMessage, ChildSettings } from './child.ts';
-import { clipPaths, fingerprint, type ClipFile, type ClipPlace, type WorldParameters } from './clip.ts';
+import {
+  clipPaths,
+  fingerprint,
+  type ClipFile,
+  type ClipPlace,
+  type WorldParameters,
+} from './clip.ts';
 import { combinationsOf, SPLITS, type Combination } from './combinations.ts';
 import type { EncoderName } from './encode.ts';
 import { worldVocabulary } from './narrate.ts';
@@ -221,6 +227,7 @@ async function inProcesses(
   places: readonly ClipPlace[],
   onClip: (place: ClipPlace, files: ClipFile[]) => void,
 ): Promise<void> {
+  options.signal?.throwIfAborted();
   if (places.length === 0) return;
   const settings: ChildSettings = {
     dir: options.dir,

@@ -1,14 +1,6 @@
 /** The schema of `<id>.json`: everything that is true of a clip. Pixels from the top left; seconds from the start. */
 import type { Split } from './combinations.ts';
-import type {
-  BackgroundColour,
-  Colour,
-  Motion,
-  Pattern,
-  Rgb,
-  Shape,
-  Side,
-} from './palette.ts';
+import type { BackgroundColour, Colour, Motion, Pattern, Rgb, Shape, Side } from './palette.ts';
 
 export const GROUND_TRUTH_VERSION = 1;
 

@@ -34,7 +34,9 @@ const CLAUSES: Readonly<Record<Motion, readonly string[]>> = {
   collide: ['{a} and {b} collide', '{a} bumps into {b}', '{a} hits {b}', '{a} crashes into {b}'],
 };
 
-const SIDE_WORDS: Readonly<Record<Side, { readonly to: string; readonly from: string; readonly wall: string }>> = {
+const SIDE_WORDS: Readonly<
+  Record<Side, { readonly to: string; readonly from: string; readonly wall: string }>
+> = {
   left: { to: 'left', from: 'left', wall: 'left wall' },
   right: { to: 'right', from: 'right', wall: 'right wall' },
   top: { to: 'up', from: 'top', wall: 'ceiling' },
@@ -176,7 +178,11 @@ function noun({ size, colour, shape }: WorldObject, rng: Rng): string {
 /** Where the second is, seen from the first. */
 function relation(first: WorldObject, second: WorldObject): string {
   const [[ax, ay], [bx, by]] = [middle(first), middle(second)];
-  if (Math.abs(bx - ax) > Math.abs(by - ay) && first.directions[0] !== 'left' && first.directions[0] !== 'right') {
+  if (
+    Math.abs(bx - ax) > Math.abs(by - ay) &&
+    first.directions[0] !== 'left' &&
+    first.directions[0] !== 'right'
+  ) {
     return RELATIONS.beside;
   }
   return by > ay ? RELATIONS.below : RELATIONS.above;
@@ -222,7 +228,9 @@ function speak(truth: SceneTruth, shot: number, index: number, action: Action, r
   const whole = tell(truth, shot, index, action, rng.uniform() < 0.3, rng);
   const [a] = whole.objects;
   const opening = pick(rng, SPOKEN_OPENINGS);
-  const main = whole.events.find(({ type }) => type === 'bounce' || type === 'stop' || type === 'collide');
+  const main = whole.events.find(
+    ({ type }) => type === 'bounce' || type === 'stop' || type === 'collide',
+  );
   const bothArePresent = action.kind !== 'collide' || main !== undefined;
   if (action.kind === 'together' || main === undefined || !bothArePresent || rng.uniform() < 0.5) {
     return [{ ...whole, text: opening + whole.text }];
@@ -261,7 +269,8 @@ function speak(truth: SceneTruth, shot: number, index: number, action: Action, r
 /** WebVTT of the cues. */
 export function toWebVtt(cues: readonly Subtitle[]): string {
   const blocks = cues.map(
-    ({ startSeconds, endSeconds, text }) => `${stamp(startSeconds)} --> ${stamp(endSeconds)}\n${text}\n`,
+    ({ startSeconds, endSeconds, text }) =>
+      `${stamp(startSeconds)} --> ${stamp(endSeconds)}\n${text}\n`,
   );
   return ['WEBVTT\n', ...blocks].join('\n');
 }
@@ -274,7 +283,7 @@ function stamp(seconds: number): string {
 }
 
 function milliseconds(seconds: number): number {
-  return Math.round(seconds * 1000) / 1000;
+  return Math.floor(seconds * 1000) / 1000; // never past the end
 }
 
 function pick<T>(rng: Rng, items: readonly T[]): T {

@@ -38,18 +38,63 @@ export type Side = (typeof SIDES)[number];
 
 /** Two tones each, muted, so that every object colour but the named ones stands out. */
 export const BACKGROUND_COLOURS = {
-  black: { tones: [[16, 16, 20], [40, 40, 48]], clashes: [] },
-  grey: { tones: [[104, 106, 112], [134, 136, 142]], clashes: [] },
-  brown: { tones: [[84, 56, 36], [112, 78, 52]], clashes: [] },
-  sand: { tones: [[206, 192, 160], [184, 168, 134]], clashes: ['white', 'yellow', 'pink'] },
-  teal: { tones: [[14, 84, 88], [28, 112, 116]], clashes: ['green'] },
-  navy: { tones: [[16, 26, 76], [34, 48, 108]], clashes: ['blue', 'purple'] },
-  olive: { tones: [[70, 80, 30], [96, 106, 48]], clashes: ['green'] },
-  mint: { tones: [[168, 214, 190], [142, 192, 166]], clashes: ['white', 'green', 'pink'] },
-} as const satisfies Record<
-  string,
-  { tones: readonly [Rgb, Rgb]; clashes: readonly Colour[] }
->;
+  black: {
+    tones: [
+      [16, 16, 20],
+      [40, 40, 48],
+    ],
+    clashes: [],
+  },
+  grey: {
+    tones: [
+      [104, 106, 112],
+      [134, 136, 142],
+    ],
+    clashes: [],
+  },
+  brown: {
+    tones: [
+      [84, 56, 36],
+      [112, 78, 52],
+    ],
+    clashes: [],
+  },
+  sand: {
+    tones: [
+      [206, 192, 160],
+      [184, 168, 134],
+    ],
+    clashes: ['white', 'yellow', 'pink'],
+  },
+  teal: {
+    tones: [
+      [14, 84, 88],
+      [28, 112, 116],
+    ],
+    clashes: ['green'],
+  },
+  navy: {
+    tones: [
+      [16, 26, 76],
+      [34, 48, 108],
+    ],
+    clashes: ['blue', 'purple'],
+  },
+  olive: {
+    tones: [
+      [70, 80, 30],
+      [96, 106, 48],
+    ],
+    clashes: ['green'],
+  },
+  mint: {
+    tones: [
+      [168, 214, 190],
+      [142, 192, 166],
+    ],
+    clashes: ['white', 'green', 'pink'],
+  },
+} as const satisfies Record<string, { tones: readonly [Rgb, Rgb]; clashes: readonly Colour[] }>;
 export type BackgroundColour = keyof typeof BACKGROUND_COLOURS;
 export const BACKGROUND_COLOUR_NAMES = Object.keys(
   BACKGROUND_COLOURS,

@@ -32,7 +32,12 @@ export interface ContactPair {
 }
 
 export type Happening =
-  | { readonly type: 'reflect'; readonly seconds: number; readonly body: number; readonly side: Side }
+  | {
+      readonly type: 'reflect';
+      readonly seconds: number;
+      readonly body: number;
+      readonly side: Side;
+    }
   | { readonly type: 'stop'; readonly seconds: number; readonly body: number }
   | {
       readonly type: 'collide';
@@ -192,7 +197,10 @@ function resolve(
   }
   const { pair } = contact;
   const [a, b] = [moving[pair.first]!, moving[pair.second]!];
-  const before: [Vector, Vector] = [[a.vx, a.vy], [b.vx, b.vy]];
+  const before: [Vector, Vector] = [
+    [a.vx, a.vy],
+    [b.vx, b.vy],
+  ];
   const length = Math.hypot(b.x - a.x, b.y - a.y);
   const normal: Vector = [(b.x - a.x) / length, (b.y - a.y) / length];
   const [massA, massB] = [bodies[pair.first]!.mass, bodies[pair.second]!.mass];
@@ -207,7 +215,17 @@ function resolve(
     type: 'collide',
     seconds,
     pair,
-    positions: [[a.x, a.y], [b.x, b.y]],
-    collision: { normal, before, after: [[a.vx, a.vy], [b.vx, b.vy]] },
+    positions: [
+      [a.x, a.y],
+      [b.x, b.y],
+    ],
+    collision: {
+      normal,
+      before,
+      after: [
+        [a.vx, a.vy],
+        [b.vx, b.vy],
+      ],
+    },
   };
 }

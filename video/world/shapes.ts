@@ -9,10 +9,24 @@ const STAR: readonly Vector[] = Array.from({ length: 10 }, (_, i): Vector => {
 });
 
 const POLYGONS: Readonly<Record<Exclude<Shape, 'circle'>, readonly Vector[]>> = {
-  square: [[-0.88, -0.88], [0.88, -0.88], [0.88, 0.88], [-0.88, 0.88]],
-  triangle: [[0, -0.94], [1, 0.86], [-1, 0.86]],
+  square: [
+    [-0.88, -0.88],
+    [0.88, -0.88],
+    [0.88, 0.88],
+    [-0.88, 0.88],
+  ],
+  triangle: [
+    [0, -0.94],
+    [1, 0.86],
+    [-1, 0.86],
+  ],
   star: STAR,
-  diamond: [[0, -1], [0.86, 0], [0, 1], [-0.86, 0]],
+  diamond: [
+    [0, -1],
+    [0.86, 0],
+    [0, 1],
+    [-0.86, 0],
+  ],
 };
 
 /** Each edge of a polygon as x, y of its start, then its direction, then 1 / length squared. */

@@ -6,14 +6,24 @@ import {
   type PlannedShot,
   type Scene,
 } from './scene.ts';
-import type { Box, EventType, GroundTruth, Vector, WorldEvent, WorldObject } from './ground-truth.ts';
+import type {
+  Box,
+  EventType,
+  GroundTruth,
+  Vector,
+  WorldEvent,
+  WorldObject,
+} from './ground-truth.ts';
 import { COLOURS, SHAPES, type Side } from './palette.ts';
 import { simulate, vectorAt, type Simulation } from './physics.ts';
 import { EXTENTS, signedDistance } from './shapes.ts';
 import { soundOf } from './sound.ts';
 
 /** What the simulation adds to a plan: the ground truth but for names, texts and the file. */
-export type SceneTruth = Pick<GroundTruth, 'physics' | 'shots' | 'objects' | 'events' | 'frames'> & {
+export type SceneTruth = Pick<
+  GroundTruth,
+  'physics' | 'shots' | 'objects' | 'events' | 'frames'
+> & {
   /** The ids of each planned action's objects, by shot and action. */
   readonly actionObjects: readonly (readonly (readonly string[])[])[];
 };
@@ -89,7 +99,10 @@ export function truthOf(scene: Scene, ptsTicks: readonly number[], picture: Pict
       restitution: 1,
       massPerSquaredRadius: MASS_PER_SQUARED_RADIUS,
     },
-    frames: { ptsSeconds: ptsTicks.map((tick) => round(tick / TICKS_PER_SECOND, 6)), shots: frameShots },
+    frames: {
+      ptsSeconds: ptsTicks.map((tick) => round(tick / TICKS_PER_SECOND, 6)),
+      shots: frameShots,
+    },
     shots,
     objects,
     events,
@@ -129,17 +142,41 @@ function draftShot(shot: PlannedShot, picture: Picture): ShotDraft {
     if (happening.type === 'collide') {
       const { pair, positions, collision } = happening;
       const [a, b] = positions;
-      const share = shot.objects[pair.first]!.radius / (shot.objects[pair.first]!.radius + shot.objects[pair.second]!.radius);
+      const share =
+        shot.objects[pair.first]!.radius /
+        (shot.objects[pair.first]!.radius + shot.objects[pair.second]!.radius);
       const position: Vector = [a[0] + (b[0] - a[0]) * share, a[1] + (b[1] - a[1]) * share];
-      events.push({ type: 'collide', seconds, bodies: [pair.first, pair.second], side: null, position, collision });
+      events.push({
+        type: 'collide',
+        seconds,
+        bodies: [pair.first, pair.second],
+        side: null,
+        position,
+        collision,
+      });
     } else if (happening.type === 'stop') {
       const { body } = happening;
-      events.push({ type: 'stop', seconds, bodies: [body], side: null, position: at(body), collision: null });
+      events.push({
+        type: 'stop',
+        seconds,
+        bodies: [body],
+        side: null,
+        position: at(body),
+        collision: null,
+      });
     } else {
-      // Solid sides are drawn and heard as such; the zigzag's own limits are turns in the open.
+      // Solid sides are drawn and heard as such; the zigzag's own limits are turns in the open, or out of sight.
       const { body, side } = happening;
+      if (overlap(boxAt(shot.objects[body]!, at(body)), picture) === null) continue;
       const isWall = wallSides.includes(side) && shot.objects[body]!.motion === 'bounce';
-      events.push({ type: isWall ? 'bounce' : 'turn', seconds, bodies: [body], side, position: at(body), collision: null });
+      events.push({
+        type: isWall ? 'bounce' : 'turn',
+        seconds,
+        bodies: [body],
+        side,
+        position: at(body),
+        collision: null,
+      });
     }
   }
   const firstSeen = shot.objects.map((object, index) => {
@@ -148,7 +185,8 @@ function draftShot(shot: PlannedShot, picture: Picture): ShotDraft {
     let [wasIn, first] = [false, Infinity];
     for (let tick = object.body.startTick; tick < numTicks; tick++) {
       const [x, y] = [centers[2 * tick]!, centers[2 * tick + 1]!];
-      const isIn = x + right > 0 && x + left < picture.width && y + bottom > 0 && y + top < picture.height;
+      const isIn =
+        x + right > 0 && x + left < picture.width && y + bottom > 0 && y + top < picture.height;
       if (isIn === wasIn) continue;
       wasIn = isIn;
       if (isIn) first = Math.min(first, tick);
@@ -204,7 +242,12 @@ function objectTruth(
   const { body, radius } = object;
   const shotSeconds = shot.startTick / TICKS_PER_SECOND;
   const size = (2 * radius) / Math.min(place.picture.width, place.picture.height);
-  const track = { centers: [] as Vector[], velocities: [] as Vector[], boxes: [] as (Box | null)[], visibility: [] as number[] };
+  const track = {
+    centers: [] as Vector[],
+    velocities: [] as Vector[],
+    boxes: [] as (Box | null)[],
+    visibility: [] as number[],
+  };
   for (const clipTick of place.ticks) {
     const tick = clipTick - shot.startTick;
     const centers = draft.simulation.positions.map((values) => vectorAt(values, tick));
@@ -213,7 +256,11 @@ function objectTruth(
     track.centers.push(roundVector(centers[index]!));
     track.velocities.push(roundVector(vectorAt(draft.simulation.velocities[index]!, tick)));
     track.visibility.push(round(visibility, 3));
-    track.boxes.push(visibility === 0 || box === null ? null : (box.map((edge) => round(edge, 2)) as unknown as Box));
+    track.boxes.push(
+      visibility === 0 || box === null
+        ? null
+        : (box.map((edge) => round(edge, 2)) as unknown as Box),
+    );
   }
   return {
     id: place.id,
@@ -225,7 +272,7 @@ function objectTruth(
     motion: object.motion,
     directions: object.directions,
     radius: round(radius, 4),
-    mass: round(body.mass, 6),
+    mass: body.mass,
     acceleration: roundVector(body.acceleration),
     brake:
       body.brake === null
@@ -252,7 +299,12 @@ function boxAt({ shape, radius }: PlannedObject, [x, y]: Vector): Box {
 }
 
 function overlap([left, top, right, bottom]: Box, { width, height }: Picture): Box | null {
-  const cut: Box = [Math.max(0, left), Math.max(0, top), Math.min(width, right), Math.min(height, bottom)];
+  const cut: Box = [
+    Math.max(0, left),
+    Math.max(0, top),
+    Math.min(width, right),
+    Math.min(height, bottom),
+  ];
   return cut[0] < cut[2] && cut[1] < cut[3] ? cut : null;
 }
 
