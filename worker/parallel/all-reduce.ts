@@ -14,11 +14,11 @@ import type { Exchange, OutgoingFrame } from './mesh.ts';
 import { blocksOf, type GradientBlock, type TreeNode } from './tree-sum.ts';
 import { VectorMemory } from './vector-memory.ts';
 
-/** 256 KiB of f32: a few of them stay in the L2 cache between being received, added and sent. */
-const MAX_CHUNK_ELEMENTS = 65_536;
-const MIN_CHUNK_ELEMENTS = 1024;
+/** 1 MiB of f32, the most that a frame carries: fewer system calls, and less of each is overhead. */
+const MAX_CHUNK_ELEMENTS = 262_144;
+const MIN_CHUNK_ELEMENTS = 16_384;
 /** A slice is cut into this many chunks at least, where they stay above the minimum: what overlaps. */
-const MIN_CHUNKS = 8;
+const MIN_CHUNKS = 2;
 /** Elements received and not yet added, of all peers together. */
 const STAGING_ELEMENTS = 2 * 1024 * 1024;
 /** Slices begin at a multiple of this many elements: a cache line. */
@@ -32,8 +32,16 @@ export interface ReduceBuffers {
   readonly staging: Float32Array;
 }
 
-export function allocateReduceBuffers(numElements: number): ReduceBuffers {
-  const memory = new VectorMemory(4 * (numElements + STAGING_ELEMENTS) + 256);
+/** Bytes of {@link ReduceBuffers}. */
+export function reduceBytes(numElements: number): number {
+  return 4 * (numElements + STAGING_ELEMENTS) + 256;
+}
+
+/** @param memory where the blocks lie and {@link reduceBytes} are left; else the sums pass through a copy */
+export function allocateReduceBuffers(
+  numElements: number,
+  memory = new VectorMemory(reduceBytes(numElements)),
+): ReduceBuffers {
   const staging = memory.allocate(STAGING_ELEMENTS);
   return { memory, staging, result: memory.allocate(numElements) };
 }
@@ -137,7 +145,8 @@ function roundDown(elements: number): number {
 
 /** The exchange of one step. The sum is in `buffers.result` once it has run. */
 export class ReduceExchange implements Exchange {
-  readonly name = 'gradient';
+  /** Has the size in it, so that workers with models of different size see it by the first frame. */
+  readonly name: string;
   readonly step: number;
   readonly #plan: ReducePlan;
   readonly #buffers: ReduceBuffers;
@@ -160,6 +169,7 @@ export class ReduceExchange implements Exchange {
     buffers: ReduceBuffers,
     blocks: readonly GradientBlock[],
   ) {
+    this.name = `gradient[${buffers.result.length}]`;
     this.step = step;
     this.#plan = plan;
     this.#buffers = buffers;

@@ -31,7 +31,7 @@ export class FrameReader {
   #spilling = false;
   #ended = false;
 
-  constructor(address: { host: string; port: number }, sink: FrameSink) {
+  constructor(address: { host: string; port: number } | { path: string }, sink: FrameSink) {
     this.#sink = sink;
     this.socket = connect({
       ...address,

@@ -23,6 +23,7 @@ import {
   sendWelcome,
   type Hello,
 } from './handshake.ts';
+import { isLoopback, isSameHost, localSocketOf } from './local-socket.ts';
 import { MeshError, PeerLost } from './mesh-errors.ts';
 
 /** Frames handed to a connection and not yet taken by the kernel: one on its way, one ready behind it. */
@@ -60,8 +61,10 @@ export interface MeshOptions {
   readonly workerId: string;
   /** How long an operation waits without any progress, and `configure` for its peers. */
   readonly timeoutMs: number;
-  /** `remote` (the default) sends checksums of payloads except over loopback. */
+  /** `remote` (the default) sends checksums of payloads except inside one machine. */
   readonly checksums?: 'remote' | 'always';
+  /** Whether workers of one machine may use Unix sockets instead of TCP; true when left out. */
+  readonly localSockets?: boolean;
 }
 
 /** Counts since the start of the process. */
@@ -88,6 +91,8 @@ interface Link {
   readerEnd: MeshError | undefined;
   redial: NodeJS.Timeout | undefined;
   lastDialError: string | undefined;
+  /** The Unix socket of a peer on this machine, until it was tried in vain. */
+  localSocket: string | undefined;
 }
 
 interface Running {
@@ -116,7 +121,9 @@ export async function openMesh(options: MeshOptions): Promise<Mesh> {
     });
     server.listen(port, host, resolve);
   });
-  return new Mesh(server, options);
+  const mesh = new Mesh(server, options);
+  await mesh.listenLocally();
+  return mesh;
 }
 
 export class Mesh {
@@ -131,6 +138,8 @@ export class Mesh {
   };
   readonly #options: MeshOptions;
   readonly #server: Server;
+  /** Accepts from this machine. */
+  #localServer: Server | undefined;
   /** Accepted connections that no link has: greeting, or of a generation that is not here yet. */
   readonly #strangers = new Set<Socket>();
   readonly #parked = new Map<Socket, Hello>();
@@ -160,6 +169,24 @@ export class Mesh {
     server.on('connection', (socket) => void this.#greet(socket));
   }
 
+  /** Accepts on a Unix socket as well, where there is one; TCP remains for whoever does not find it. */
+  async listenLocally(): Promise<void> {
+    const path = localSocketOf({ ...this.#options, tensorAddress: this.address });
+    if (path === undefined || this.#options.localSockets === false) return;
+    const server = createServer();
+    server.maxConnections = MAX_CONNECTIONS;
+    server.on('connection', (socket) => void this.#greet(socket));
+    await new Promise<void>((resolve) => {
+      server.once('error', () => {
+        resolve();
+      });
+      server.listen(path, () => {
+        this.#localServer = server;
+        resolve();
+      });
+    });
+  }
+
   get generation(): MeshGeneration {
     return this.#generation;
   }
@@ -187,7 +214,9 @@ export class Mesh {
     this.#rank = self.rank;
     this.#failure = undefined;
     this.#sequence = 0;
-    this.#links = sorted.map((member) => (member === self ? undefined : newLink(member)));
+    this.#links = sorted.map((member) =>
+      member === self ? undefined : newLink(member, this.#localSocketOf(member)),
+    );
 
     const opened = new Promise<void>((resolve, reject) => {
       this.#opening = { resolve, reject };
@@ -233,6 +262,7 @@ export class Mesh {
     this.#closed = true;
     this.#leave(new MeshError('GENERATION_CHANGED', 'this worker has left'));
     for (const socket of this.#strangers) socket.destroy();
+    this.#localServer?.close();
     await new Promise<void>((resolve) => {
       this.#server.close(() => {
         resolve();
@@ -428,6 +458,11 @@ export class Mesh {
         }),
       );
     } else if (!link.welcomed && this.#opening !== undefined) {
+      if (link.localSocket !== undefined) {
+        link.localSocket = undefined;
+        this.#dial(link, redialMs);
+        return;
+      }
       link.lastDialError = error === undefined ? 'it closed the connection' : messageOf(error);
       link.redial = setTimeout(() => {
         this.#dial(link, Math.min(2 * redialMs, REDIAL_MS.most));
@@ -482,9 +517,19 @@ export class Mesh {
     return this.#links.filter((link) => link !== undefined);
   }
 
+  #localSocketOf({ tensorAddress, workerId }: MeshMember): string | undefined {
+    const { localSockets, runId } = this.#options;
+    if (localSockets === false || !isSameHost(tensorAddress, this.address)) return undefined;
+    return localSocketOf({ runId, workerId, tensorAddress });
+  }
+
   #dial(link: Link, redialMs: number): void {
     const { number } = this.#generation;
-    const reader = new FrameReader(parseAddress(link.member.tensorAddress), {
+    const address =
+      link.localSocket === undefined
+        ? parseAddress(link.member.tensorAddress)
+        : { path: link.localSocket };
+    const reader = new FrameReader(address, {
       place: (header) => this.#place(link, header),
       received: (header, payload) => {
         this.#received(link, header, payload);
@@ -547,7 +592,7 @@ export class Mesh {
     this.#strangers.delete(socket);
     link.writer?.destroy();
     link.writer = socket;
-    link.checksums = this.#options.checksums === 'always' || !isLoopback(socket.remoteAddress);
+    link.checksums = this.#options.checksums === 'always' || leavesMachine(socket);
     socket.on('close', () => {
       if (link.writer === socket) this.#checkPeers();
     });
@@ -602,7 +647,7 @@ class Watch {
   };
 }
 
-function newLink(member: MeshMember): Link {
+function newLink(member: MeshMember, localSocket: string | undefined): Link {
   return {
     member,
     reader: undefined,
@@ -613,6 +658,7 @@ function newLink(member: MeshMember): Link {
     readerEnd: undefined,
     redial: undefined,
     lastDialError: undefined,
+    localSocket,
   };
 }
 
@@ -637,6 +683,7 @@ function lost(link: Link, exchange?: Exchange, inFrame = false, cause?: Error): 
   );
 }
 
-function isLoopback(address: string | undefined): boolean {
-  return address !== undefined && /^(::ffff:)?127\.|^::1$/.test(address);
+/** A Unix socket has no address. */
+function leavesMachine({ remoteAddress }: Socket): boolean {
+  return remoteAddress !== undefined && !isLoopback(remoteAddress);
 }

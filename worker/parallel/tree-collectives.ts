@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import {
   allocateReduceBuffers,
   planReduce,
+  reduceBytes,
   ReduceExchange,
   type ReduceBuffers,
   type ReducePlan,
@@ -59,7 +60,9 @@ class TcpTreeCollectives implements TreeCollectives {
       return blocks[0]!.sum;
     }
     if (this.#buffers?.result.length !== numElements) {
-      this.#buffers = allocateReduceBuffers(numElements);
+      const memory = blocks[0]?.memory;
+      const hasRoom = memory?.hasRoom(reduceBytes(numElements)) === true;
+      this.#buffers = allocateReduceBuffers(numElements, hasRoom ? memory : undefined);
       this.#plan = undefined;
     }
     this.#plan ??= planReduce(generation, rank, numElements);

@@ -15,6 +15,8 @@ export interface TreeNode {
 /** A node and the sum of its microbatches' gradients. */
 export interface GradientBlock extends TreeNode {
   readonly sum: Float32Array;
+  /** Where the sum lies: what is added to it is best there too. */
+  readonly memory?: VectorMemory;
 }
 
 /** A contiguous range of microbatches. */
@@ -46,7 +48,7 @@ export function blocksOf({ firstMicrobatch, numMicrobatches }: MicrobatchRange):
   return blocks;
 }
 
-/** Bytes of a {@link GradientAccumulator}'s buffers for ranges of at most `numMicrobatches`. */
+/** Bytes of a {@link GradientAccumulator}'s vectors for ranges of at most `numMicrobatches`. */
 export function accumulatorBytes(numElements: number, numMicrobatches: number): number {
   // One for each power of two up to the range, one more since a range need not be aligned, one to fill next; padded.
   const numBuffers = 2 * Math.ceil(Math.log2(Math.max(2, numMicrobatches))) + 1;
@@ -89,15 +91,16 @@ export class GradientAccumulator {
     const { firstMicrobatch, numMicrobatches } = this.#range;
     assert(gradient.length === this.#numElements, 'a gradient has as many elements as the model');
     assert(this.#next < firstMicrobatch + numMicrobatches, 'the range is full');
-    let node: GradientBlock = { start: this.#next++, size: 1, sum: gradient };
+    const memory = this.#memory;
+    let node: GradientBlock = { start: this.#next++, size: 1, sum: gradient, memory };
     for (
       let left = this.#blocks.at(-1);
       left?.size === node.size && left.start % (2 * node.size) === 0;
       left = this.#blocks.at(-1)
     ) {
-      this.#memory.add(left.sum, left.sum, node.sum);
+      memory.add(left.sum, left.sum, node.sum);
       if (node.size > 1) this.#free.push(node.sum);
-      node = { start: left.start, size: 2 * node.size, sum: left.sum };
+      node = { start: left.start, size: 2 * node.size, sum: left.sum, memory };
       this.#blocks.pop();
     }
     if (node.sum === gradient) {

@@ -50,6 +50,11 @@ export class VectorMemory {
     return new Float32Array(this.#memory.buffer, start, numElements);
   }
 
+  /** Whether vectors of so many bytes in sum still lie inside. */
+  hasRoom(sizeBytes: number): boolean {
+    return this.#usedBytes + sizeBytes <= this.#memory.buffer.byteLength;
+  }
+
   /** target = left + right, element by element, each sum rounded once to f32. `target` may be an operand. */
   add(target: Float32Array, left: Float32Array, right: Float32Array): void {
     const isInside = ({ buffer }: Float32Array): boolean => buffer === this.#memory.buffer;
