@@ -1,4 +1,4 @@
-import { existsSync } from 'node:fs';
+import { statSync } from 'node:fs';
 import { resolve } from 'node:path';
 import koffi, { type LibraryHandle } from 'koffi';
 import { messageOf, VideoloomError } from '../../proto/errors.ts';
@@ -47,8 +47,8 @@ export interface PjrtApi {
   call(name: PjrtFunction, args: Struct<string>, failure: Failure): void;
   /** Calls on a thread of the pool, so the event loop stays free. Rejects as `call` throws. */
   callAsync(name: PjrtFunction, args: Struct<string>, failure: Failure): Promise<void>;
-  /** Ends with the event: at once when it is ready already, else once it is; destroys it. Rejects with its error. */
-  awaitEvent(event: bigint, failure: Failure): Promise<void>;
+  /** Ends with the event and destroys it; tells whether it was ready when called. Rejects with its error. */
+  awaitEvent(event: bigint, failure: Failure): Promise<boolean>;
 }
 
 /** How an error of a call is reported. */
@@ -64,31 +64,29 @@ export function loadPjrtApi(path: string): PjrtApi {
   let api = loaded.get(absolute);
   if (api === undefined) {
     api = bindApi(absolute);
-    loaded.set(absolute, api);
     api.call('PJRT_Plugin_Initialize', PJRT_Plugin_Initialize_Args({}), {
       code: 'PJRT_PLUGIN_INVALID',
       what: `the plugin ${absolute} could not be initialized`,
     });
+    loaded.set(absolute, api);
   }
   return api;
 }
 
-// The map also keeps the library objects referenced: a collected one is unloaded, and the next call would jump into
-// unmapped memory.
-const loaded = new Map<string, PjrtApi & { readonly library: LibraryHandle }>();
+const loaded = new Map<string, PjrtApi>();
 
 const CHOOSE_ANOTHER =
   'Name the shared library of a PJRT plugin in PJRT_PLUGIN_PATH, or unset it to use the one that ' +
   '`videoloom engine install` fetches.';
 
-function bindApi(path: string): PjrtApi & { readonly library: LibraryHandle } {
+function bindApi(path: string): PjrtApi {
   const invalid = (why: string, cause?: unknown): PjrtError =>
     new PjrtError(
       'PJRT_PLUGIN_INVALID',
       `${path} is not a usable PJRT plugin: ${why}. ${CHOOSE_ANOTHER}`,
       { cause },
     );
-  if (!existsSync(path)) throw invalid('there is no such file');
+  if (!statSync(path, { throwIfNoEntry: false })?.isFile()) throw invalid('there is no such file');
   configureStacks();
   let library: LibraryHandle;
   try {
@@ -102,6 +100,7 @@ function bindApi(path: string): PjrtApi & { readonly library: LibraryHandle } {
   } catch (cause) {
     throw invalid('it is a shared library without the function GetPjrtApi', cause);
   }
+  stayLoaded(path);
   const table = getApi();
   if (table === null) throw invalid('its GetPjrtApi returned no function table');
 
@@ -132,28 +131,21 @@ function bindApi(path: string): PjrtApi & { readonly library: LibraryHandle } {
 
   // Structs that a thread of the pool is using, kept from the garbage collector.
   const inFlight = new Set<Struct<string>>();
-  const check = (error: bigint | null, failure: Failure): void => {
-    if (error !== null) throw takeError(functions, error, failure);
-  };
-  const api: PjrtApi & { readonly library: LibraryHandle } = {
+  const api: PjrtApi = {
     path,
-    library,
     version: { major, minor },
     call(name, args, failure) {
-      check(functions[name](args.words), failure);
+      const error = functions[name](args.words);
+      if (error !== null) throw takeError(functions, error, failure);
     },
     callAsync(name, args, failure) {
       inFlight.add(args);
       return new Promise((done, fail) => {
         functions[name].async(args.words, (thrown, error) => {
-          try {
-            inFlight.delete(args);
-            if (thrown !== null && thrown !== undefined) throw thrown as Error;
-            check(error, failure);
-            done();
-          } catch (cause) {
-            fail(cause);
-          }
+          inFlight.delete(args);
+          if (thrown !== null) fail(thrown);
+          else if (error !== null) fail(takeError(functions, error, failure));
+          else done();
         });
       });
     },
@@ -161,8 +153,10 @@ function bindApi(path: string): PjrtApi & { readonly library: LibraryHandle } {
       const args = PJRT_Event_Args({ event });
       try {
         api.call('PJRT_Event_IsReady', args, failure);
-        if (args.number('is_ready') !== 0) api.call('PJRT_Event_Error', args, failure);
+        const isReady = args.number('is_ready') !== 0;
+        if (isReady) api.call('PJRT_Event_Error', args, failure);
         else await api.callAsync('PJRT_Event_Await', args, failure);
+        return isReady;
       } finally {
         api.call('PJRT_Event_Destroy', args, failure);
       }
@@ -191,8 +185,23 @@ function takeError(
 }
 
 type NativeFunction = ((args: BigUint64Array) => bigint | null) & {
-  async(args: BigUint64Array, callback: (thrown: unknown, result: bigint | null) => void): void;
+  async(
+    args: BigUint64Array,
+    callback: (thrown: Error | null, result: bigint | null) => void,
+  ): void;
 };
+
+// koffi unloads a library when its handle is collected or Node tears down, while threads of the plugin still run and its
+// exit handlers are yet to come. A reference of the system's own is never given back.
+function stayLoaded(path: string): void {
+  const dlopen = koffi.load(null).func('void *dlopen(const char *path, int flags)') as (
+    path: string,
+    flags: number,
+  ) => bigint | null;
+  dlopen(path, RTLD_NOW);
+}
+
+const RTLD_NOW = 2;
 
 // koffi runs each native call on a stack of its own; the compiler inside a plugin recurses deeply.
 const STACK_BYTES = 16 * 2 ** 20;

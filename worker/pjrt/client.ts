@@ -41,6 +41,8 @@ const MLIR = utf8.encode('mlir');
 
 /**
  * Opens the devices of the plugin at `pluginPath`. `clientOptions` are the plugin's own, such as `cpu_device_count`.
+ * The CPU plugin has as many threads as `NPROC` in the environment says, else as cores, and at least one a device; it
+ * splits long sums in matrix products by that number, so the bits of results depend on it, as on the instruction set.
  * @throws PjrtError PJRT_PLUGIN_INVALID when the file is no usable plugin; PJRT_CLIENT_FAILED when it finds no device
  */
 export async function openPjrtClient(options: {

@@ -44,12 +44,14 @@ export interface OutputSpec {
 
 export interface ExecuteOptions {
   /**
-   * Positions of arguments that the caller gives up: they are consumed, and where the module aliases them to outputs
+   * Positions of arguments that the caller gives up: they are consumed, even when the execution fails, and where the module aliases them to outputs
    * (`tf.aliasing_output`, `jax.buffer_donor`) their memory becomes the outputs'. All others are left as they are.
    */
   readonly donate?: readonly number[];
 }
 
+// A start that takes longer stalls the event loop.
+const MAX_HELD_MS = 4;
 const EXECUTE: Failure = { code: 'PJRT_EXECUTE_FAILED', what: 'the program could not be executed' };
 const INSPECT: Failure = { code: 'PJRT_EXECUTE_FAILED', what: 'the executable could not be read' };
 
@@ -60,6 +62,9 @@ export class PjrtExecutable {
   readonly #executable: bigint;
   readonly #call: ExecuteCall;
   #handle: bigint | undefined;
+  // Some runtimes run a program, or one that they guess to be short, inside the call that starts it. Such calls are
+  // made on a thread of the pool, the rest on this one, which is quicker. Nothing is known before the first.
+  #holdsThread = true;
 
   /** @internal Takes over `handle`, a PJRT_LoadedExecutable. */
   constructor(handles: ClientHandles, handle: bigint) {
@@ -85,9 +90,11 @@ export class PjrtExecutable {
    */
   execute(args: readonly PjrtBuffer[], options: ExecuteOptions = {}): Promise<PjrtBuffer[]> {
     return this.#handles.during(async () => {
-      const { outputs, done } = this.#dispatch(args, options);
+      const start = performance.now();
+      const { outputs, done } = await this.#dispatch(args, options.donate ?? []);
       try {
-        await this.#handles.api.awaitEvent(done, EXECUTE);
+        const wasDone = await this.#handles.api.awaitEvent(done, EXECUTE);
+        this.#holdsThread = wasDone && performance.now() - start > MAX_HELD_MS;
       } catch (error) {
         for (const output of outputs) output.close();
         throw error;
@@ -96,19 +103,29 @@ export class PjrtExecutable {
     });
   }
 
-  #dispatch(
+  async #dispatch(
     args: readonly PjrtBuffer[],
-    { donate = [] }: ExecuteOptions,
-  ): { outputs: PjrtBuffer[]; done: bigint } {
+    donate: readonly number[],
+  ): Promise<{ outputs: PjrtBuffer[]; done: bigint }> {
     if (this.#handle === undefined) throw new PjrtError('PJRT_CLOSED', 'the executable is closed');
-    const call = this.#call;
+    const { api } = this.#handles;
+    const donated = donate.map((at) => args[at]!);
+    if (!this.#holdsThread) {
+      this.#call.setArguments(args, donate);
+      try {
+        api.call('PJRT_LoadedExecutable_Execute', this.#call.args, EXECUTE);
+      } finally {
+        for (const buffer of donated) buffer.consume();
+      }
+      return this.#call.takeOutputs(this.#handles, this.outputs);
+    }
+    const call = new ExecuteCall(this.#handle, this.outputs.length);
     call.setArguments(args, donate);
-    this.#handles.api.call('PJRT_LoadedExecutable_Execute', call.args, EXECUTE);
-    for (const at of donate) args[at]!.consume();
-    const outputs = this.outputs.map(
-      ({ dims, type }, at) => new PjrtBuffer(this.#handles, call.output(at), dims, type),
-    );
-    return { outputs, done: call.doneEvent };
+    await this.#handles.holdingReleased(() => {
+      for (const buffer of donated) buffer.consume();
+      return api.callAsync('PJRT_LoadedExecutable_Execute', call.args, EXECUTE);
+    });
+    return call.takeOutputs(this.#handles, this.outputs);
   }
 
   /** The executable in the plugin's own format, for `PjrtClient.deserialize` of the same plugin on the same hardware. */
@@ -211,12 +228,14 @@ class ExecuteCall {
     this.#options.set('num_non_donatable_input_indices', BigInt(numKept));
   }
 
-  get doneEvent(): bigint {
-    return this.#event[0]!;
-  }
-
-  output(at: number): bigint {
-    return this.#outputs[at]!;
+  takeOutputs(
+    handles: ClientHandles,
+    specs: readonly OutputSpec[],
+  ): { outputs: PjrtBuffer[]; done: bigint } {
+    const outputs = specs.map(
+      ({ dims, type }, at) => new PjrtBuffer(handles, this.#outputs[at]!, dims, type),
+    );
+    return { outputs, done: this.#event[0]! };
   }
 
   #grow(numArguments: number): void {

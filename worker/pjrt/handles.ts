@@ -11,8 +11,11 @@ export class ClientHandles {
   readonly client: bigint;
   readonly #open = new Map<bigint, PjrtFunction>();
   readonly #collected = new FinalizationRegistry<bigint>((handle) => {
-    this.#destroy(handle);
+    this.#destroyUnlessHeld(handle);
   });
+  // Released while a thread of the pool may still be handed them; destroyed when no such call is under way.
+  readonly #held: bigint[] = [];
+  #numHolders = 0;
   #isClosed = false;
   #numInFlight = 0;
 
@@ -39,7 +42,18 @@ export class ClientHandles {
   /** Frees the handle of `object`. */
   release(object: object, handle: bigint): void {
     this.#collected.unregister(object);
-    this.#destroy(handle);
+    this.#destroyUnlessHeld(handle);
+  }
+
+  /** Runs a call that is handed open pointers: what is released or collected during it is destroyed after it. */
+  async holdingReleased(call: () => Promise<void>): Promise<void> {
+    this.#numHolders++;
+    try {
+      await call();
+    } finally {
+      this.#numHolders--;
+      if (this.#numHolders === 0) for (const handle of this.#held.splice(0)) this.#destroy(handle);
+    }
   }
 
   /** Runs asynchronous work that uses the client, which is not destroyed meanwhile. @throws PjrtError PJRT_CLOSED */
@@ -69,6 +83,11 @@ export class ClientHandles {
     if (!this.#isClosed || this.#numInFlight > 0) return;
     for (const handle of [...this.#open.keys()]) this.#destroy(handle);
     this.#call('PJRT_Client_Destroy', this.client);
+  }
+
+  #destroyUnlessHeld(handle: bigint): void {
+    if (this.#numHolders > 0) this.#held.push(handle);
+    else this.#destroy(handle);
   }
 
   #destroy(handle: bigint): void {
