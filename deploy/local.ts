@@ -1,5 +1,4 @@
 import { readFile } from 'node:fs/promises';
-import { availableParallelism } from 'node:os';
 import { join, relative } from 'node:path';
 import type { ChildProcess } from 'node:child_process';
 import { setTimeout as delay } from 'node:timers/promises';
@@ -9,7 +8,7 @@ import { CoordinatorServiceService as Rpc } from '../proto/gen/videoloom/v1/coor
 import { RunPhase, type RunStatus } from '../proto/gen/videoloom/v1/run.ts';
 import { call, callStream, dial, type Channel } from '../proto/grpc.ts';
 import { exitOf, firstJsonLine, ProcessFailed, start } from './processes.ts';
-import { openRunView, summary, type RunView } from './view.ts';
+import { openRunView, summary, type Outcome, type RunView } from './view.ts';
 
 export interface LocalOptions {
   /** Arguments of `worker/main.ts prepare`. */
@@ -59,7 +58,7 @@ export async function trainLocally(options: LocalOptions): Promise<number> {
   const finished = await readSummary(folder);
   if (finished !== undefined) {
     say(
-      `${pc.green('✓')} ${shown} is complete: ${finished.committedStep} steps.\n\n${summary(finished, { folder: shown })}`,
+      `${pc.green('✓')} ${shown} is complete: ${finished.step} steps.\n\n${summary(finished, { folder: shown })}`,
     );
     say(nextSteps(shown));
     return 0;
@@ -115,8 +114,7 @@ interface Cluster {
 }
 
 async function startCluster(prepared: Prepared, options: LocalOptions): Promise<Cluster> {
-  const { folder, workers, engine, pluginPath } = prepared;
-  const threads = prepared.threads || Math.max(1, Math.floor(availableParallelism() / workers));
+  const { folder, workers, engine, pluginPath, threads } = prepared;
   const running = new Set<ChildProcess>();
   let ending = false;
   let breakWith: (error: Error) => void = () => undefined;
@@ -128,7 +126,7 @@ async function startCluster(prepared: Prepared, options: LocalOptions): Promise<
   const launch = (program: 'worker' | 'coordinator', args: string[]): ChildProcess => {
     const child = start(program, args, {
       stdio: ['ignore', program === 'coordinator' ? 'pipe' : 'ignore', 'pipe'],
-      // The plugin sizes its thread pool by this variable.
+      // The plugin sizes its thread pool by this variable, and cuts large products by the pool's size.
       env: { ...process.env, NPROC: String(threads) },
     });
     running.add(child);
@@ -273,16 +271,15 @@ function lastLines(child: ChildProcess): () => string {
   return () => tail.trim();
 }
 
-async function readSummary(folder: string): Promise<RunStatus | undefined> {
+/** What a finished run left; undefined for one that has not finished. */
+async function readSummary(folder: string): Promise<(Outcome & { step: number }) | undefined> {
   try {
-    return RunStatusFromJson(JSON.parse(await readFile(join(folder, 'summary.json'), 'utf8')));
+    return JSON.parse(await readFile(join(folder, 'summary.json'), 'utf8')) as Outcome & {
+      step: number;
+    };
   } catch {
     return undefined;
   }
-}
-
-function RunStatusFromJson(value: unknown): RunStatus {
-  return value as RunStatus;
 }
 
 function nextSteps(folder: string): string {

@@ -52,16 +52,11 @@ export async function runThrough(program: Program, args: readonly string[]): Pro
  * @throws VideoloomError `PROCESS_FAILED` when it ends without one; the reason stands in what it printed itself.
  */
 export async function firstJsonLine<T>(child: ChildProcess, what: string): Promise<T> {
-  const lines = createInterface({ input: child.stdout! });
-  const line = await Promise.race([
-    once(lines, 'line').then(([text]) => String(text)),
-    exitOf(child).then(() => undefined),
-  ]);
-  // The line may still be under way when the process has already ended.
-  const text =
-    line ??
-    (await Promise.race([once(lines, 'line').then(([t]) => String(t)), once(lines, 'close')]));
-  if (typeof text === 'string') return JSON.parse(text) as T;
+  for await (const line of createInterface({ input: child.stdout! })) {
+    // What it prints later is of no interest, but must not fill the pipe.
+    child.stdout!.resume();
+    return JSON.parse(line) as T;
+  }
   const { code, signal } = await exitOf(child);
   throw new ProcessFailed(what, { code, signal });
 }

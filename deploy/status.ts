@@ -4,7 +4,7 @@ import { UsageError } from '../proto/errors.ts';
 import { CoordinatorServiceService as Rpc } from '../proto/gen/videoloom/v1/coordinator.ts';
 import { RunPhase, type RunStatus } from '../proto/gen/videoloom/v1/run.ts';
 import { call, callStream, dial } from '../proto/grpc.ts';
-import { openRunView, summary } from './view.ts';
+import { openRunView, summary, type Outcome } from './view.ts';
 
 /**
  * Prints the status of a run: of its coordinator while that lives, else what it left behind.
@@ -16,9 +16,12 @@ export async function showStatus(
   options: { json?: boolean; watch?: boolean },
 ): Promise<void> {
   const isAddress = /^[^/]+:\d+$/.test(run);
-  const left = isAddress ? undefined : await readJson<RunStatus>(join(run, 'summary.json'));
+  const left = isAddress
+    ? undefined
+    : await readJson<Outcome & { runId: string; step: number }>(join(run, 'summary.json'));
   if (left !== undefined) {
-    print(left, options.json === true, run);
+    const text = `${left.runId}: finished, step ${left.step}\n${summary(left, { folder: run })}`;
+    process.stdout.write(`${options.json === true ? JSON.stringify(left) : text}\n`);
     return;
   }
   const address = isAddress

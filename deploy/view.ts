@@ -70,9 +70,13 @@ function stepLine(status: RunStatus, isTTY: boolean): string {
   return parts.filter((part) => part !== '').join('  ');
 }
 
-/** Held-out figures, where the time went, and what to type next. */
+/** What is left of a run when it is over: a status, or the `summary.json` of its folder. */
+export type Outcome = Pick<RunStatus, 'figures' | 'weightsSha256' | 'skippedSamples'> &
+  Partial<Pick<RunStatus, 'time' | 'generation'>>;
+
+/** Held-out figures and where the time went. */
 export function summary(
-  status: RunStatus,
+  status: Outcome,
   { folder, wallSeconds }: { folder: string; wallSeconds?: number },
 ): string {
   const lines: string[] = [];

@@ -89,8 +89,11 @@ const config = z.strictObject({
     pluginPath: z.string().nullable().describe('A PJRT plugin of your own; null: the pinned one'),
     threads: z
       .int()
-      .min(0)
-      .describe('Threads a worker; 0: the machine shared evenly by its workers'),
+      .min(4)
+      .describe(
+        "Threads of a worker's plugin. Large products are cut by this number, so it is a part of the result: the " +
+          'same bits need the same number on every worker',
+      ),
   }),
   cluster: z.strictObject({
     workers: count('Worker processes on this machine'),
@@ -246,10 +249,10 @@ function valueAt(tree: unknown, path: readonly string[]): unknown {
 function shapeAt(path: readonly string[]): Tree | undefined {
   let schema: unknown = config;
   for (const key of path) {
-    schema = schema instanceof z.ZodObject ? (schema.shape as Tree)[key] : undefined;
+    schema = schema instanceof z.ZodObject ? schema.shape[key] : undefined;
     if (schema instanceof z.ZodDiscriminatedUnion) schema = schema.options[0];
   }
-  return schema instanceof z.ZodObject ? (schema.shape as Tree) : undefined;
+  return schema instanceof z.ZodObject ? schema.shape : undefined;
 }
 
 /** The override or the line that gave a field its value. */

@@ -17,7 +17,7 @@ export function crossEntropySums(
   weights: tf.Tensor,
 ): ObjectiveSums {
   const numClasses = logits.shape[1]!;
-  const oneHot = tf.oneHot(labels as tf.Tensor1D, numClasses);
+  const oneHot = tf.oneHot(labels, numClasses);
   const losses = tf.neg(tf.sum(tf.mul(tf.logSoftmax(logits), oneHot), -1));
   const right = tf.cast(tf.equal(tf.argMax(logits, -1), labels), 'float32');
   return { lossSum: tf.sum(tf.mul(losses, weights)), correct: tf.sum(tf.mul(right, weights)) };

@@ -1,3 +1,4 @@
+import { setTimeout as delay } from 'node:timers/promises';
 import type { UntypedServiceImplementation } from '@grpc/grpc-js';
 import { messageOf, VideoloomError } from '../proto/errors.ts';
 import type { Member, TimeLedger } from '../proto/gen/videoloom/v1/run.ts';
@@ -55,38 +56,53 @@ async function* sendState(
 }
 
 /**
- * The state of a committed step from the first peer that holds it.
+ * The state of a committed step from the first peer that holds it. A peer that is still applying the step is asked
+ * again; who gave the generation up aborts `signal`.
  *
- * @throws VideoloomError `NO_PEER_STATE` when none gives it.
+ * @throws VideoloomError `NO_PEER_STATE` when there is nobody to ask, or nobody has it within a minute.
  */
 export async function fetchState(
   peers: readonly Member[],
-  { generation, step }: { readonly generation: number; readonly step: number },
+  wanted: { readonly generation: number; readonly step: number },
   signal: AbortSignal,
 ): Promise<HostState> {
-  const reasons: string[] = [];
-  for (const { workerId, serviceAddress } of peers) {
-    const channel = dial(serviceAddress);
-    try {
-      const stream = callStream(
-        channel,
-        Rpc.fetchState,
-        { generation, step },
-        { timeoutMs: 600_000, signal },
-      );
-      return await readSafetensorsStream(chunksOf(stream));
-    } catch (error) {
-      signal.throwIfAborted();
-      reasons.push(`${workerId}: ${messageOf(error)}`);
-    } finally {
-      channel.close();
+  const endMs = performance.now() + PEER_STATE_TIMEOUT_MS;
+  for (let waitMs = 50; ; waitMs = Math.min(2000, 2 * waitMs)) {
+    const reasons: string[] = [];
+    for (const peer of peers) {
+      try {
+        return await fetchFrom(peer, wanted, signal);
+      } catch (error) {
+        signal.throwIfAborted();
+        reasons.push(`${peer.workerId}: ${messageOf(error)}`);
+      }
     }
+    if (peers.length === 0 || performance.now() > endMs) {
+      throw new VideoloomError(
+        'NO_PEER_STATE',
+        `no worker gave the state of step ${wanted.step} (${reasons.join('; ') || 'there is no other worker'}); ` +
+          'stop the run and start it again: it resumes from its last checkpoint',
+      );
+    }
+    await delay(waitMs, undefined, { signal });
   }
-  throw new VideoloomError(
-    'NO_PEER_STATE',
-    `no worker gave the state of step ${step} (${reasons.join('; ') || 'there is no other worker'}); ` +
-      'stop the run and start it again: it resumes from its last checkpoint',
-  );
+}
+
+const PEER_STATE_TIMEOUT_MS = 60_000;
+
+async function fetchFrom(
+  { serviceAddress }: Member,
+  wanted: { readonly generation: number; readonly step: number },
+  signal: AbortSignal,
+): Promise<HostState> {
+  const channel = dial(serviceAddress);
+  try {
+    return await readSafetensorsStream(
+      chunksOf(callStream(channel, Rpc.fetchState, wanted, { timeoutMs: 600_000, signal })),
+    );
+  } finally {
+    channel.close();
+  }
 }
 
 async function* chunksOf(stream: AsyncIterable<FetchStateResponse>): AsyncGenerator<Uint8Array> {

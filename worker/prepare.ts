@@ -15,7 +15,7 @@ import { generateWorld } from '../video/world/generate.ts';
 import { writeVisualVocabulary } from './assets.ts';
 import { resolveConfig, type Config } from './config.ts';
 import { fittingSamples } from './models/videobert-system.ts';
-import { ensurePlugin } from './pjrt/plugin.ts';
+import { ensurePlugin, findPlugin } from './pjrt/plugin.ts';
 import { clipLoaderOptions, RUN_FILES } from './run.ts';
 
 export interface PrepareOptions {
@@ -178,19 +178,22 @@ function runIdOf(folder: string): string {
     .slice(0, 100);
 }
 
-async function installPlugin(config: Config, cacheDir: string): Promise<string> {
-  const progress = openProgress('PJRT CPU plugin', 1);
-  let worked = false;
-  const path = await ensurePlugin({
+async function installPlugin({ engine }: Config, cacheDir: string): Promise<string> {
+  const wanted = {
     name: 'cpu',
-    cacheDir,
-    ...(config.engine.pluginPath === null ? {} : { pluginPath: config.engine.pluginPath }),
-    onProgress: (event) => {
-      worked = true;
-      progress.update(0, String(event));
+    cacheDir: join(cacheDir, 'pjrt'),
+    ...(engine.pluginPath === null ? {} : { pluginPath: engine.pluginPath }),
+  };
+  const installed = await findPlugin(wanted);
+  if (installed !== undefined) return installed;
+  const progress = openProgress('PJRT CPU plugin', 1);
+  const path = await ensurePlugin({
+    ...wanted,
+    onProgress: ({ phase, package: wheel, version }) => {
+      progress.update(0, `${phase} ${wheel} ${version}`);
     },
   });
-  if (worked) progress.done(path);
+  progress.done(path);
   return path;
 }
 
@@ -306,10 +309,10 @@ function adjustable({ checkpoint, cluster, data }: Config): Partial<RunPlan> {
 }
 
 /** The fields that the result depends on. */
-function essence({ model, data, train, optimizer, evaluate }: Config): object {
-  const { decoders, decodeTimeoutSeconds, cacheMebibytes, prefetchSteps, ...content } = data;
-  void [decoders, decodeTimeoutSeconds, cacheMebibytes, prefetchSteps];
-  return { model, data: content, train, optimizer, evaluate };
+function essence({ model, data, train, optimizer, evaluate, engine }: Config): object {
+  const how = new Set(['decoders', 'decodeTimeoutSeconds', 'cacheMebibytes', 'prefetchSteps']);
+  const what = Object.fromEntries(Object.entries(data).filter(([key]) => !how.has(key)));
+  return { model, data: what, train, optimizer, evaluate, engine: { threads: engine.threads } };
 }
 
 function digestOf(config: Config): string {

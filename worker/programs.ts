@@ -56,7 +56,7 @@ export function compilePrograms<P extends TensorTree>(
           scalars,
           decays: (path, shape) => system.decays(path, shape),
         }),
-      { name: 'update', donate: [0, 1, 2] },
+      { name: 'update', donate: [0, 1, 2, 3] },
     ),
     sums: engine.compile(
       (params: P, frozen: TensorTree, batch: TensorTree) =>

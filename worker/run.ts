@@ -36,17 +36,17 @@ export interface Run {
 }
 
 /**
- * Opens a folder that `prepare` has made.
+ * Opens a folder that `prepare` has made; `overrides` change fields of its config for this reader alone.
  *
  * @throws UsageError `RUN_PLAN_MISSING` when it is none.
  */
-export async function openRun(folder: string): Promise<Run> {
+export async function openRun(folder: string, overrides: readonly string[] = []): Promise<Run> {
   const plan = await readRunPlan(folder);
   const configFile = join(folder, RUN_FILES.config);
   const config = resolveConfig({
     text: await readFile(configFile, 'utf8'),
     file: configFile,
-    overrides: [],
+    overrides,
   });
   const index = await readIndex(join(folder, RUN_FILES.index));
   const tokenizerFile = JSON.parse(

@@ -36,6 +36,8 @@ export interface Session {
   ): Promise<CommitStepResponse>;
   reportCheckpointPart(part: Omit<ReportCheckpointPartRequest, 'session'>): Promise<boolean>;
   reportResult(result: Omit<ReportResultRequest, 'session'>, signal: AbortSignal): Promise<void>;
+  /** Leaves and joins again, which opens another generation: for when the workers cannot reach each other. */
+  renew(): void;
   close(): void;
 }
 
@@ -63,6 +65,7 @@ export async function openSession(options: SessionOptions): Promise<Session> {
   let latest: Generation | undefined;
   let failure: Error | undefined;
   let connected = false;
+  let attending: AbortController | undefined;
   const waiters = new Set<() => void>();
   const scopes = new Map<number, AbortController>();
   const wake = (): void => {
@@ -88,6 +91,7 @@ export async function openSession(options: SessionOptions): Promise<Session> {
   /** Beats until the stream ends. */
   const attend = async (intervalMs: number): Promise<void> => {
     const ended = new AbortController();
+    attending = ended;
     const beats = async function* (): AsyncGenerator<AttendRequest> {
       while (!ended.signal.aborted) {
         yield { session: sessionId, ...activity() };
@@ -99,7 +103,7 @@ export async function openSession(options: SessionOptions): Promise<Session> {
     try {
       const stream = callBidi(channel, Rpc.attend, beats(), {
         timeoutMs: Infinity,
-        signal: closing.signal,
+        signal: AbortSignal.any([closing.signal, ended.signal]),
       });
       for await (const { generation } of stream) {
         if (generation === undefined) continue;
@@ -112,14 +116,18 @@ export async function openSession(options: SessionOptions): Promise<Session> {
     }
   };
 
+  const isClosed = (): boolean => closing.signal.aborted;
+
   const stay = async (intervalMs: number): Promise<void> => {
-    for (let beatMs = intervalMs; !closing.signal.aborted;) {
+    for (let beatMs = intervalMs; !isClosed();) {
       connected = true;
       await attend(beatMs).catch((error: unknown) => {
-        if (!closing.signal.aborted) log.warn(`lost the coordinator: ${messageOf(error)}`);
+        // Another process took this worker's name: joining again would only fence that one in turn.
+        if (error instanceof VideoloomError && error.code === 'FENCED') throw error;
+        if (!isClosed()) log.warn(`lost the coordinator: ${messageOf(error)}`);
       });
       connected = false;
-      if (closing.signal.aborted) return;
+      if (isClosed()) return;
       endScopes('the coordinator is gone');
       beatMs = (await rejoin()).intervalMs;
     }
@@ -208,6 +216,9 @@ export async function openSession(options: SessionOptions): Promise<Session> {
     async reportResult(result, signal) {
       const request = { ...result, session: sessionId };
       await call(channel, Rpc.reportResult, request, { timeoutMs: Infinity, signal });
+    },
+    renew() {
+      attending?.abort();
     },
     close() {
       closing.abort();

@@ -15,6 +15,7 @@ import type { Ledger } from './ledger.ts';
 import type { WorkerMetrics } from './metrics.ts';
 import { adamWScalars } from './optim/adamw.ts';
 import { learningRateAt } from './optim/schedule.ts';
+import { reduceBytes } from './parallel/all-reduce.ts';
 import type { Collectives } from './parallel/collectives.ts';
 import {
   accumulatorBytes,
@@ -63,7 +64,9 @@ export async function train(options: TrainOptions): Promise<void> {
   });
   let state: TrainingState = initState(system, config.train.seed);
   const numParameters = numElements(state.params);
-  const memory = new VectorMemory(accumulatorBytes(numParameters, config.train.microbatches));
+  const memory = new VectorMemory(
+    accumulatorBytes(numParameters, config.train.microbatches) + reduceBytes(numParameters),
+  );
   const accumulator = new GradientAccumulator(numParameters, memory);
   /** The reduced gradient of the step after the state's, once voted for: the vote may win while its answer is lost. */
   let voted:
@@ -123,12 +126,23 @@ export async function train(options: TrainOptions): Promise<void> {
         );
         collectives.abort('the generation is over');
         ledger.enter('wait');
-        generation = await session.generationAfter(
-          generation.number,
-          AbortSignal.timeout(RECONNECT_TIMEOUT_MS),
-        );
+        // The coordinator opens the next generation when it sees a member go. Where it sees none go, because only
+        // the workers have lost each other, this one joins anew.
+        const renewal = setTimeout(() => {
+          session.renew();
+        }, run.plan.heartbeatTimeoutMs);
+        try {
+          const limit = AbortSignal.timeout(RECONNECT_TIMEOUT_MS);
+          generation = await session.generationAfter(generation.number, limit);
+        } finally {
+          clearTimeout(renewal);
+        }
       }
     }
+  } catch (error) {
+    // The run ended without this worker, which was a spare or was being started again.
+    if (error instanceof VideoloomError && RUN_OVER_CODES.has(error.code)) return;
+    throw error;
   } finally {
     await checkpoints.close();
     session.close();
@@ -241,7 +255,9 @@ export async function train(options: TrainOptions): Promise<void> {
     voted = undefined;
     if (state.step === committedStep) return;
     const old = state;
-    if (restoreStep === committedStep && restoreStep > 0) {
+    if (committedStep === 0) {
+      state = initState(system, config.train.seed);
+    } else if (restoreStep === committedStep) {
       const folder = join(run.folder, CHECKPOINTS_FOLDER, checkpointFolderName(restoreStep));
       log.info({ step: restoreStep }, 'restoring from the checkpoint');
       state = stateFromHost(engine, state, committedStep, await loadCheckpoint(folder));
@@ -288,7 +304,7 @@ export async function train(options: TrainOptions): Promise<void> {
       const [gradient, sums] = await Promise.all([result.gradient.data(), result.sums.data()]);
       accumulator.push(gradient as Float32Array);
       ownSums.set(sums, 2 * objectives.length * index);
-      disposeTree([inputs as TensorTree, scaling, result as unknown as TensorTree]);
+      disposeTree([inputs, scaling, result]);
     }
 
     ledger.enter('wait');
@@ -350,8 +366,18 @@ const MEMBERSHIP_CODES = new Set([
   'PEER_LOST',
   'PEER_REFUSED',
   'PEER_TIMEOUT',
+  'FRAME_CORRUPT',
   'UNAVAILABLE',
+  'UNKNOWN_SESSION',
+  'NOT_A_MEMBER',
+  'COORDINATOR_CLOSED',
+  'REPEATED_CALL',
+  'HEARTBEAT_LOST',
+  'STEP_TIMEOUT',
+  'WORKER_DISCONNECTED',
 ]);
+
+const RUN_OVER_CODES = new Set(['RUN_FINISHED', 'RUN_STOPPED']);
 
 function isMembershipChange(error: unknown, scope: AbortSignal): boolean {
   if (error instanceof VideoloomError && MEMBERSHIP_CODES.has(error.code)) return true;

@@ -38,7 +38,8 @@ export function initDense(
   numOut: number,
 ): DenseParams {
   return {
-    kernel: init.normal(`${path}/kernel`, [numIn, numOut], 0.02),
+    // BERT's 0.02 is for a width of 768; at this scale the outputs have the same size at every width.
+    kernel: init.normal(`${path}/kernel`, [numIn, numOut], 1 / Math.sqrt(numIn)),
     bias: init.fill(`${path}/bias`, [numOut], 0),
   };
 }

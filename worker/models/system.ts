@@ -1,9 +1,10 @@
+import type * as tf from '@tensorflow/tfjs-core';
 import type { Sample } from '../../video/sample-index.ts';
 import type { ObjectiveSums } from '../losses.ts';
 import type { TensorTree } from '../tree.ts';
 import type { Initializer } from './layers.ts';
 
-/** One host array of a batch; int32 or float32. */
+/** One host array of a batch, a row a clip. Those whose name ends in `Weights` say what counts. */
 export interface HostArray {
   readonly data: Int32Array | Float32Array;
   readonly shape: readonly number[];
@@ -39,6 +40,13 @@ export interface HeldOutTask {
   labels(batch: HostBatch): number[];
 }
 
+/** What one row showed to the model and what it answered. */
+export interface Explained {
+  readonly words: readonly { readonly text: string; readonly guess?: string }[];
+  /** One entry a window of frames; `guess` tells whether a hidden one was named right. */
+  readonly windows: readonly { readonly guess?: boolean }[];
+}
+
 /** A video-language model with its losses: what the training loop knows of it. */
 export interface VideoLanguageSystem<P extends TensorTree = TensorTree> {
   readonly name: string;
@@ -52,6 +60,13 @@ export interface VideoLanguageSystem<P extends TensorTree = TensorTree> {
   decays(path: string, shape: readonly number[]): boolean;
   /** A training microbatch; a pure function of rows and the run's seed. */
   assemble(rows: readonly Row[]): HostBatch;
+  /** Rows with something hidden, to look at what the model makes of them. */
+  readonly look: {
+    assemble(rows: readonly Row[]): HostBatch;
+    /** The most likely id at each hidden position; one tensor a modality, of any names. */
+    guess(params: P, frozen: TensorTree, batch: TensorTree): Record<string, tf.Tensor>;
+    explain(batch: HostBatch, guesses: Readonly<Record<string, ArrayLike<number>>>): Explained[];
+  };
   /** Sums over a microbatch by objective. */
   sums(params: P, frozen: TensorTree, batch: TensorTree): Record<string, ObjectiveSums>;
 }

@@ -49,7 +49,7 @@ test('a sequence is [CLS] words [>] visual words [SEP], padding in between', () 
   );
   assert.deepEqual(
     [...arrays['segments']!.data],
-    [...new Array(9).fill(0), ...new Array(8).fill(1)],
+    [...new Array<number>(9).fill(0), ...new Array<number>(8).fill(1)],
   );
   assert.equal(numTokens, 14);
 });

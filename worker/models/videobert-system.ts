@@ -8,11 +8,14 @@ import {
   type VisualVocabulary,
 } from '../../video/visual-vocabulary.ts';
 import type { VideoBertConfig } from '../config.ts';
-import type { HeldOutTask, HostBatch, Row, VideoLanguageSystem } from './system.ts';
+import type { TensorTree } from '../tree.ts';
+import type { Explained, HeldOutTask, HostBatch, Row, VideoLanguageSystem } from './system.ts';
 import {
   initVideoBert,
+  videoBertLogits,
   videoBertSums,
   type VideoBertBatch,
+  type VideoBertLogits,
   type VideoBertParams,
 } from './videobert.ts';
 import {
@@ -35,6 +38,8 @@ const ASKING: Record<'masked-token' | 'masked-frame' | 'alignment', Question> = 
   'masked-frame': question('masked-frame', { hideVideo: true }),
   alignment: question('alignment', { alignment: 'alternate' }),
 };
+
+const LOOKING = question('look', { hideText: true, hideVideo: true });
 
 function question(purpose: string, asked: Partial<Question>): Question {
   return {
@@ -81,20 +86,18 @@ export function videoBertSystem(
     3,
   ] as const;
 
-  // Texts are encoded once: the index that holds them stays in memory anyway.
-  const encoded = new Map<Sample, Int32Array>();
-  const textIdsOf = (sample: Sample): Int32Array => {
-    const known = encoded.get(sample);
-    if (known !== undefined) return known;
-    const ids = Int32Array.from(tokenizer.encode(sample.text));
-    encoded.set(sample, ids);
-    return ids;
-  };
+  // Word pieces and visual words of a sample never change, and are far smaller than the index that lists the samples.
+  const textIds = new Map<Sample, Int32Array>();
+  const visualWords = new Map<Sample, Int32Array>();
+  const textIdsOf = (sample: Sample): Int32Array =>
+    remembered(textIds, sample, () => Int32Array.from(tokenizer.encode(sample.text)));
   const exampleOf = (row: Row): VideoBertExample => ({
     number: row.number,
     epoch: row.epoch,
     textIds: textIdsOf(row.sample),
-    visualWords: assignVisualWords(vocabulary, frameFeatures(row.frames, frameShape)),
+    visualWords: remembered(visualWords, row.sample, () =>
+      assignVisualWords(vocabulary, frameFeatures(row.frames, frameShape)),
+    ),
   });
   const assemble = (rows: readonly Row[], asked: Question, split: readonly Sample[]): HostBatch =>
     assembleVideoBert(assembly, rows.map(exampleOf), asked, (rng, own) => {
@@ -118,6 +121,18 @@ export function videoBertSystem(
     assemble: (rows) => assemble(rows, ASKING[objective], splits.heldOut),
     labels: labelsOf,
   });
+
+  const logits = (
+    params: VideoBertParams,
+    frozen: TensorTree,
+    batch: TensorTree,
+  ): VideoBertLogits =>
+    videoBertLogits(
+      params,
+      (frozen as { centroids: tf.Tensor }).centroids,
+      batch as VideoBertBatch,
+      config.heads,
+    );
 
   return {
     name: 'videobert',
@@ -155,14 +170,63 @@ export function videoBertSystem(
     decays: (path, shape) =>
       shape.length > 1 && !['text', 'position', 'segment', 'visualMask'].includes(path),
     assemble: (rows) => assemble(rows, TRAINING, splits.train),
+    look: {
+      assemble: (rows) => assemble(rows, LOOKING, splits.heldOut),
+      guess: (params, frozen, batch) => {
+        const { text, visual } = logits(params, frozen, batch);
+        return { text: tf.argMax(text, -1), visual: tf.argMax(visual, -1) };
+      },
+      explain: (batch, guesses) => explain(assembly, tokenizer, batch, guesses),
+    },
     sums: (params, frozen, batch) =>
-      videoBertSums(
-        params,
-        (frozen as { centroids: tf.Tensor }).centroids,
-        batch as VideoBertBatch,
-        config.heads,
-      ),
+      videoBertSums(logits(params, frozen, batch), batch as VideoBertBatch),
   };
+}
+
+function remembered<K, V>(known: Map<K, V>, key: K, make: () => V): V {
+  const value = known.get(key) ?? make();
+  known.set(key, value);
+  return value;
+}
+
+/** The rows of a batch in words: what stood there, what was hidden, what the model said instead. */
+function explain(
+  { maxTextTokens, numWindows }: AssemblyConfig,
+  tokenizer: Tokenizer,
+  { arrays }: HostBatch,
+  guesses: Readonly<Record<string, ArrayLike<number>>>,
+): Explained[] {
+  const row = (name: string, index: number): number[] => {
+    const { data, shape } = arrays[name]!;
+    return [...data.subarray(index * shape[1]!, (index + 1) * shape[1]!)];
+  };
+  return Array.from({ length: arrays['ids']!.shape[0]! }, (_, index) => {
+    const hidden = (modality: 'text' | 'visual'): Map<number, { label: number; guess: number }> => {
+      const [positions, labels] = [
+        row(`${modality}Positions`, index),
+        row(`${modality}Labels`, index),
+      ];
+      return new Map(
+        row(`${modality}Weights`, index).flatMap((weight, slot) => {
+          const guess = guesses[modality]![index * positions.length + slot]!;
+          return weight === 0 ? [] : [[positions[slot]!, { label: labels[slot]!, guess }]];
+        }),
+      );
+    };
+    const [text, visual] = [hidden('text'), hidden('visual')];
+    const [ids, present] = [row('ids', index), row('present', index)];
+    const words = ids.slice(1, 1 + maxTextTokens).flatMap((id, i) => {
+      if (present[1 + i] === 0) return [];
+      const asked = text.get(1 + i);
+      if (asked === undefined) return [{ text: tokenizer.decode([id]) }];
+      return [{ text: tokenizer.decode([asked.label]), guess: tokenizer.decode([asked.guess]) }];
+    });
+    const windows = Array.from({ length: numWindows }, (_window, i) => {
+      const asked = visual.get(2 + maxTextTokens + i);
+      return asked === undefined ? {} : { guess: asked.label === asked.guess };
+    });
+    return { words, windows };
+  });
 }
 
 /** Samples to fit a vocabulary on: all of them, or as many as `limit`, evenly drawn. */

@@ -122,35 +122,47 @@ function headLogits(params: HeadParams, states: tf.Tensor, table: tf.Tensor): tf
   return tf.add(tf.matMul(hidden as tf.Tensor2D, table as tf.Tensor2D, false, true), params.bias);
 }
 
+/** Logits of the hidden positions, [B P, V] and [B Q, K], and of the alignment, [B]. */
+export interface VideoBertLogits {
+  readonly text: tf.Tensor;
+  readonly visual: tf.Tensor;
+  readonly alignment: tf.Tensor;
+}
+
+export function videoBertLogits(
+  params: VideoBertParams,
+  centroids: tf.Tensor,
+  batch: VideoBertBatch,
+  numHeads: number,
+): VideoBertLogits {
+  const { states, visualTable } = encode(params, centroids, batch, numHeads);
+  const width = states.shape[2]!;
+  const chosen = (positions: tf.Tensor): tf.Tensor =>
+    tf.reshape(gatherPositions(states, positions), [-1, width]);
+  const first = tf.reshape(tf.slice(states, [0, 0, 0], [-1, 1, -1]), [-1, width]);
+  return {
+    text: headLogits(params.textHead, chosen(batch.textPositions), params.text),
+    visual: headLogits(params.visualHead, chosen(batch.visualPositions), visualTable),
+    alignment: tf.reshape(dense(params.alignmentHead, first), [-1]),
+  };
+}
+
 /**
  * Masked language modelling, masked frame modelling (both cross entropy over the chosen positions) and
  * linguistic-visual alignment (binary, on the state of `[CLS]`). Source: arXiv:1904.01766, sec. 3.2-3.3.
  */
 export function videoBertSums(
-  params: VideoBertParams,
-  centroids: tf.Tensor,
+  logits: VideoBertLogits,
   batch: VideoBertBatch,
-  numHeads: number,
 ): Record<'masked-token' | 'masked-frame' | 'alignment', ObjectiveSums> {
-  const { states, visualTable } = encode(params, centroids, batch, numHeads);
-  const width = states.shape[2]!;
-  const chosen = (positions: tf.Tensor): tf.Tensor =>
-    tf.reshape(gatherPositions(states, positions), [-1, width]);
   const flat = (x: tf.Tensor): tf.Tensor => tf.reshape(x, [-1]);
-  const textLogits = headLogits(params.textHead, chosen(batch.textPositions), params.text);
-  const visualLogits = headLogits(params.visualHead, chosen(batch.visualPositions), visualTable);
-  const first = tf.reshape(tf.slice(states, [0, 0, 0], [-1, 1, -1]), [-1, width]);
   return {
-    'masked-token': crossEntropySums(textLogits, flat(batch.textLabels), flat(batch.textWeights)),
+    'masked-token': crossEntropySums(logits.text, flat(batch.textLabels), flat(batch.textWeights)),
     'masked-frame': crossEntropySums(
-      visualLogits,
+      logits.visual,
       flat(batch.visualLabels),
       flat(batch.visualWeights),
     ),
-    alignment: binaryCrossEntropySums(
-      flat(dense(params.alignmentHead, first)),
-      batch.matched,
-      batch.alignmentWeights,
-    ),
+    alignment: binaryCrossEntropySums(logits.alignment, batch.matched, batch.alignmentWeights),
   };
 }

@@ -1,0 +1,134 @@
+import assert from 'node:assert/strict';
+import { readdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import { after, before, test } from 'node:test';
+import { openRng } from '../../proto/random.ts';
+import {
+  committedStep,
+  makeWorkFolder,
+  reachStep,
+  readSummary,
+  startVideoloom,
+  videoloom,
+  type Summary,
+} from './command.ts';
+
+/**
+ * The whole job in small, as a user starts it: data, coordinator, workers, checkpoints, evaluation, every part a
+ * process of its own. What must not change is the SHA-256 of the final weights.
+ */
+const STEPS = 24;
+const SEED = 20261123;
+let work: Awaited<ReturnType<typeof makeWorkFolder>>;
+let undisturbed: Summary;
+
+const train = (out: string, workers: number): string[] => [
+  ...[
+    'train',
+    'videobert',
+    '--preset',
+    'tiny',
+    '--steps',
+    String(STEPS),
+    '--workers',
+    String(workers),
+  ],
+  ...['--out', out, 'checkpoint.everySteps=6', 'data.demoTrainClips=24', 'data.demoHeldOutClips=8'],
+];
+
+before(async () => {
+  work = await makeWorkFolder();
+  const { code, output } = await videoloom(train('one', 1), { cwd: work.folder });
+  assert.equal(code, 0, output);
+  undisturbed = await readSummary(join(work.folder, 'one'));
+  assert.match(output, /held-out +trained +untrained +chance/);
+});
+
+after(() => work.remove());
+
+for (const workers of [2, 3, 4]) {
+  test(`${workers} workers end with the same weights and figures as one`, async () => {
+    const { code, output } = await videoloom(train(`workers-${workers}`, workers), {
+      cwd: work.folder,
+    });
+    assert.equal(code, 0, output);
+    const summary = await readSummary(join(work.folder, `workers-${workers}`));
+    assert.equal(summary.weightsSha256, undisturbed.weightsSha256);
+    assert.deepEqual(summary.figures, undisturbed.figures);
+  });
+}
+
+test('a run that is killed whole at random steps resumes to the same weights, with another number of workers', async () => {
+  const rng = openRng(SEED, 'kill');
+  const run = join(work.folder, 'killed');
+  for (let kill = 0; kill < 2; kill++) {
+    const at = Math.max(await committedStep(run), kill * 12) + 1 + rng.integer(10);
+    const started = startVideoloom(train('killed', kill + 1), { cwd: work.folder });
+    await reachStep(run, at, started);
+    started.killAll();
+    await started.ended;
+    console.log(`seed ${SEED}: killed at step ${await committedStep(run)}, asked for ${at}`);
+    await assertCheckpointsWhole(run);
+  }
+  const { code, output } = await videoloom(train('killed', 2), { cwd: work.folder });
+  assert.equal(code, 0, output);
+  assert.match(output, /resuming/);
+  assert.equal((await readSummary(run)).weightsSha256, undisturbed.weightsSha256);
+});
+
+test('a worker that is killed while it trains is replaced, and the weights are the same', async () => {
+  const run = join(work.folder, 'worker-killed');
+  const started = startVideoloom(train('worker-killed', 2), { cwd: work.folder });
+  await reachStep(run, 5, started);
+  const victim = await childPid(started.child.pid!, 'worker-1');
+  process.kill(victim, 'SIGKILL');
+  const { code, output } = await started.ended;
+  assert.equal(code, 0, output);
+  assert.equal((await readSummary(run)).weightsSha256, undisturbed.weightsSha256);
+});
+
+test('a coordinator that is killed while it trains comes back, and the weights are the same', async () => {
+  const run = join(work.folder, 'coordinator-killed');
+  const started = startVideoloom(train('coordinator-killed', 2), { cwd: work.folder });
+  await reachStep(run, 8, started);
+  process.kill(await childPid(started.child.pid!, 'coordinator/main.ts'), 'SIGKILL');
+  const { code, output } = await started.ended;
+  assert.equal(code, 0, output);
+  assert.equal((await readSummary(run)).weightsSha256, undisturbed.weightsSha256);
+});
+
+test('a finished run says so and trains no more; another config is refused with what differs', async () => {
+  const again = await videoloom(train('one', 1), { cwd: work.folder });
+  assert.equal(again.code, 0, again.output);
+  assert.match(again.output, /one is complete: 24 steps/);
+  assert.ok(again.output.includes(undisturbed.weightsSha256));
+
+  const other = await videoloom([...train('one', 1), 'train.seed=2'], { cwd: work.folder });
+  assert.equal(other.code, 2, other.output);
+  assert.match(other.output, /RUN_DIFFERS: .*train\.seed: 1, now 2/);
+});
+
+/** Every checkpoint that has a manifest loads: sizes and SHA-256 of all files are right. */
+async function assertCheckpointsWhole(run: string): Promise<void> {
+  const { loadCheckpoint } = await import('../../worker/checkpoint/load.ts');
+  const folder = join(run, 'checkpoints');
+  for (const name of await readdir(folder)) {
+    const files = await readdir(join(folder, name));
+    if (files.includes('manifest.json')) await loadCheckpoint(join(folder, name));
+  }
+}
+
+/** A process below `parent` with `word` in its command line. */
+async function childPid(parent: number, word: string): Promise<number> {
+  const { readFile } = await import('node:fs/promises');
+  for (const entry of await readdir('/proc')) {
+    if (!/^\d+$/.test(entry)) continue;
+    const [stat, command] = await Promise.all([
+      readFile(`/proc/${entry}/stat`, 'utf8').catch(() => ''),
+      readFile(`/proc/${entry}/cmdline`, 'utf8').catch(() => ''),
+    ]);
+    const ppid = Number(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[1]);
+    if (ppid === parent && command.includes(word)) return Number(entry);
+  }
+  throw new Error(`no child of ${parent} has ${word} in its command line`);
+}

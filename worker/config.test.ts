@@ -1,0 +1,73 @@
+import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { test } from 'node:test';
+import { UsageError } from '../proto/errors.ts';
+import { configJsonSchema, resolveConfig, type Config } from './config.ts';
+
+const TEXT = readFileSync(join(import.meta.dirname, 'recipes/videobert.yaml'), 'utf8');
+
+function resolve(overrides: string[] = [], preset?: string, text = TEXT): Config {
+  return resolveConfig({ text, file: 'videobert.yaml', preset, overrides });
+}
+
+function messageOf(overrides: string[], preset?: string, text = TEXT): string {
+  try {
+    resolve(overrides, preset, text);
+  } catch (error) {
+    assert.ok(error instanceof UsageError);
+    assert.equal(error.code, 'CONFIG_INVALID');
+    return error.message;
+  }
+  assert.fail('it was taken');
+}
+
+test('presets change the recipe, and overrides the presets, the last one last', () => {
+  assert.ok(resolve([], 'tiny').model.width < resolve().model.width);
+  assert.equal(resolve(['train.steps=7', 'train.steps=9'], 'tiny').train.steps, 9);
+  assert.equal(resolve(['optimizer.learningRate=1e-4']).optimizer.learningRate, 1e-4);
+  assert.equal(resolve(['data.folder=films']).data.folder, 'films');
+});
+
+test('an unknown field is named with its line and the nearest known one', () => {
+  assert.match(
+    messageOf(['train.step=3']),
+    /^train\.step=3: unknown field train\.step; did you mean train\.steps\?$/,
+  );
+  const line = TEXT.split('\n').findIndex((text) => text.startsWith('  width:')) + 1;
+  const misspelt = TEXT.replace('  width:', '  widht:');
+  assert.match(
+    messageOf([], undefined, misspelt),
+    new RegExp(
+      `^videobert\\.yaml:${line}:\\d+: unknown field model\\.widht; did you mean model\\.width\\?$`,
+    ),
+  );
+});
+
+test('a wrong value is named with what was expected', () => {
+  assert.match(messageOf(['train.steps=abc']), /train\.steps is "abc": .*expected number/);
+  assert.match(messageOf(['train.microbatches=3']), /train\.microbatches is 3: a power of two/);
+  assert.match(
+    messageOf(['model.heads=5']),
+    /model\.width \(\d+\) is not a multiple of model\.heads \(5\)/,
+  );
+  assert.match(messageOf(['cluster.workers=64']), /only \d+ microbatches to share/);
+  assert.match(messageOf([], 'tny'), /no preset tny; it has: .*tiny/);
+  assert.match(messageOf(['train.steps']), /expected an override such as train\.steps=100/);
+  assert.match(messageOf([], undefined, 'a: [1'), /^videobert\.yaml: /);
+});
+
+test('names of prototypes are fields like others: unknown ones', () => {
+  assert.match(messageOf(['__proto__.polluted=1']), /unknown field __proto__/);
+  assert.match(messageOf(['train.constructor=1']), /unknown field train\.constructor/);
+  assert.equal(({} as { polluted?: unknown }).polluted, undefined);
+});
+
+test('the schema that editors use is the one that is checked', () => {
+  const file = join(import.meta.dirname, 'recipes/config.schema.json');
+  assert.deepEqual(
+    JSON.parse(readFileSync(file, 'utf8')),
+    configJsonSchema(),
+    'run `npm run generate`',
+  );
+});

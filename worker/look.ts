@@ -1,0 +1,175 @@
+import { writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import sharp from 'sharp';
+import { UsageError } from '../proto/errors.ts';
+import {
+  checkpointFolderName,
+  CHECKPOINTS_FOLDER,
+  newestCheckpointStep,
+} from '../proto/checkpoint-manifest.ts';
+import { openClipLoader } from '../video/loader.ts';
+import { openEngine } from './backend/engine.ts';
+import { uploadBatch } from './batches.ts';
+import { loadCheckpoint } from './checkpoint/load.ts';
+import type { Explained, Row } from './models/system.ts';
+import { clipLoaderOptions, openRun } from './run.ts';
+import { initState, stateFromHost } from './state.ts';
+import type { TensorTree } from './tree.ts';
+
+export interface LookOptions {
+  readonly folder: string;
+  readonly clips: number;
+  /** File to write; undefined: `look.svg` in the run folder. */
+  readonly out?: string | undefined;
+  readonly pluginPath?: string | undefined;
+  readonly cacheDir: string;
+}
+
+const SHOWN_FRAME_PIXELS = 112;
+
+/**
+ * Draws held-out clips with what was hidden from the newest checkpoint's model and what it guessed; gives the file.
+ *
+ * @throws UsageError `NO_CHECKPOINT` when the run has none yet.
+ */
+export async function look({
+  folder,
+  clips,
+  out,
+  pluginPath,
+  cacheDir,
+}: LookOptions): Promise<string> {
+  const run = await openRun(folder);
+  const engine = await openEngine({
+    engine: run.config.engine.name,
+    cacheDir,
+    ...(pluginPath === undefined ? {} : { pluginPath }),
+  });
+  try {
+    const step = await newestCheckpointStep(folder);
+    if (step === undefined) {
+      throw new UsageError(
+        'NO_CHECKPOINT',
+        `${folder} has no checkpoint yet: let it train a little longer`,
+      );
+    }
+    const host = await loadCheckpoint(join(folder, CHECKPOINTS_FOLDER, checkpointFolderName(step)));
+    const state = stateFromHost(engine, initState(run.system, run.config.train.seed), step, host);
+
+    const { heldOut } = run.index;
+    const spread = Array.from({ length: Math.min(clips, heldOut.length) }, (_, i) =>
+      Math.floor((i * heldOut.length) / Math.min(clips, heldOut.length)),
+    );
+    const requests = spread.map((sample) => ({ sample, substitutes: [] }));
+    const decoded = await run.heldOutLoader.load(requests);
+    const rows = decoded.map(({ sample: number, frames }): Row => ({
+      sample: heldOut[number]!,
+      number,
+      epoch: 0,
+      frames,
+    }));
+    const batch = run.system.look.assemble(rows);
+    const guess = engine.compile(
+      (params: TensorTree, frozen: TensorTree, inputs: TensorTree) =>
+        run.system.look.guess(params, frozen, inputs),
+      { name: 'look' },
+    );
+    const frozen = uploadBatch(engine, { arrays: run.system.frozen, counts: {}, numTokens: 0 });
+    const answers = await guess(state.params, frozen, uploadBatch(engine, batch));
+    const guesses = Object.fromEntries(
+      await Promise.all(
+        Object.entries(answers).map(async ([name, tensor]) => [name, await tensor.data()] as const),
+      ),
+    );
+    const explained = run.system.look.explain(batch, guesses);
+
+    // The model sees small frames; people see better on larger ones of the same times.
+    const large = openClipLoader({
+      ...clipLoaderOptions(run.config, run.index, 'heldOut', run.pool),
+      frameSize: SHOWN_FRAME_PIXELS,
+    });
+    const pictures = await Promise.all(
+      (await large.load(requests)).map(({ frames }) => windowPictures(frames, run.config.data)),
+    );
+    const file = out ?? join(folder, 'look.svg');
+    const title = `${run.config.model.name}, step ${step}: what it sees and guesses`;
+    await writeFile(file, drawPage(title, rows, explained, pictures));
+    return file;
+  } finally {
+    engine.close();
+    await run.close();
+  }
+}
+
+/** The first frame of each window as a PNG data URL. */
+async function windowPictures(
+  frames: Uint8Array,
+  { windows, framesPerWindow }: { windows: number; framesPerWindow: number },
+): Promise<string[]> {
+  const size = SHOWN_FRAME_PIXELS;
+  const frameBytes = size * size * 3;
+  return Promise.all(
+    Array.from({ length: windows }, async (_, window) => {
+      const start = window * framesPerWindow * frameBytes;
+      const raw = { width: size, height: size, channels: 3 } as const;
+      const png = await sharp(frames.subarray(start, start + frameBytes), { raw })
+        .png()
+        .toBuffer();
+      return `data:image/png;base64,${png.toString('base64')}`;
+    }),
+  );
+}
+
+function drawPage(
+  title: string,
+  rows: readonly Row[],
+  explained: readonly Explained[],
+  pictures: readonly string[][],
+): string {
+  const [cell, gap, margin, rowHeight] = [116, 8, 24, 200];
+  const windows = Math.max(...pictures.map(({ length }) => length));
+  const width = 2 * margin + windows * (cell + gap) - gap;
+  const height = 88 + rows.length * rowHeight;
+  const body = rows.map((row, index) => {
+    const top = 72 + index * rowHeight;
+    const frames = pictures[index]!.map((url, window) => {
+      const x = margin + window * (cell + gap);
+      const { guess } = explained[index]!.windows[window]!;
+      const image = `<image x="${x}" y="${top + 44}" width="${cell}" height="${cell}" href="${url}"/>`;
+      if (guess === undefined) return image;
+      const colour = guess ? GREEN : RED;
+      return (
+        image +
+        `<rect x="${x}" y="${top + 44}" width="${cell}" height="${cell}" fill="url(#hidden)" stroke="${colour}" stroke-width="3"/>` +
+        `<text x="${x + cell / 2}" y="${top + 44 + cell + 18}" text-anchor="middle" font-size="12" fill="${colour}">hidden: ${guess ? 'right' : 'wrong'} word</text>`
+      );
+    });
+    const words = explained[index]!.words.map(({ text, guess }) => {
+      if (guess === undefined) return `<tspan> ${escape(text)}</tspan>`;
+      const colour = guess === text ? GREEN : RED;
+      return (
+        `<tspan> </tspan><tspan fill="${colour}" font-weight="bold" text-decoration="underline">${escape(guess)}</tspan>` +
+        (guess === text ? '' : `<tspan fill="#667"> (${escape(text)})</tspan>`)
+      );
+    });
+    return (
+      `<text x="${margin}" y="${top + 10}" font-size="11" fill="#889">${escape(row.sample.id)}</text>` +
+      `<text x="${margin}" y="${top + 32}" font-size="15" fill="#223">${words.join('')}</text>${frames.join('')}`
+    );
+  });
+  return `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height}" viewBox="0 0 ${width} ${height}" font-family="system-ui, sans-serif">
+<defs><pattern id="hidden" width="8" height="8" patternUnits="userSpaceOnUse" patternTransform="rotate(45)"><rect width="8" height="8" fill="#fff" fill-opacity=".55"/><rect width="4" height="8" fill="#223" fill-opacity=".45"/></pattern></defs>
+<rect width="${width}" height="${height}" fill="#fff"/>
+<text x="${margin}" y="34" font-size="19" font-weight="bold" fill="#223">${escape(title)}</text>
+<text x="${margin}" y="54" font-size="12" fill="#667">Underlined words and hatched frames were hidden. <tspan fill="${GREEN}">Green</tspan>: guessed right. <tspan fill="${RED}">Red</tspan>: guessed wrong (the truth in brackets).</text>
+${body.join('\n')}
+</svg>
+`;
+}
+
+const GREEN = '#0a7d3c';
+const RED = '#c02639';
+
+function escape(text: string): string {
+  return text.replace(/[&<>"]/g, (char) => `&#${char.charCodeAt(0)};`);
+}

@@ -1,0 +1,114 @@
+import { setMaxListeners } from 'node:events';
+import type { Figure } from '../../proto/gen/videoloom/v1/run.ts';
+import { positionOf, sampleAt } from '../../proto/sample-order.ts';
+import type { Engine } from '../backend/engine.ts';
+import { uploadBatch } from '../batches.ts';
+import { evaluateHeldOut } from '../eval/held-out.ts';
+import { openInitializer } from '../initializer.ts';
+import type { Row } from '../models/system.ts';
+import { adamWScalars } from '../optim/adamw.ts';
+import { learningRateAt } from '../optim/schedule.ts';
+import { openTreeCollectives } from '../parallel/tree-collectives.ts';
+import { compilePrograms } from '../programs.ts';
+import type { Run } from '../run.ts';
+import { disposeState, initState, type TrainingState } from '../state.ts';
+import { disposeTree } from '../tree.ts';
+
+/**
+ * Trains a prepared run in this process, one microbatch a step and no coordinator: for tests that compare many models.
+ */
+export async function trainInProcess(
+  run: Run,
+  engine: Engine,
+  onStep: (step: number, means: Record<string, number>) => void = () => undefined,
+): Promise<Figure[]> {
+  const { config, system } = run;
+  const { steps, microbatches, microbatchSize, seed } = config.train;
+  const shape = { microbatches: 1, microbatchSize: microbatches * microbatchSize };
+  const objectives = Object.keys(system.objectives);
+  const programs = compilePrograms(engine, system, config.optimizer);
+  const frozen = uploadBatch(engine, { arrays: system.frozen, counts: {}, numTokens: 0 });
+  const { signal } = new AbortController();
+  setMaxListeners(0, signal);
+  let state: TrainingState = initState(system, seed);
+  for (let step = 1; step <= steps; step++) {
+    const places = Array.from({ length: shape.microbatchSize }, (_, i) =>
+      sampleAt({ seed, numSamples: run.index.train.length }, positionOf(shape, step, 0, i)),
+    );
+    const clips = await run.trainLoader.load(
+      places.map(({ sample }) => ({ sample, substitutes: [] })),
+      signal,
+    );
+    const rows = clips.map(({ sample, frames }, i): Row => ({
+      sample: run.index.train[sample]!,
+      number: sample,
+      epoch: places[i]!.epoch,
+      frames,
+    }));
+    const batch = system.assemble(rows);
+    const scales = Float32Array.from(objectives, (name) =>
+      batch.counts[name] ? system.objectives[name]! / batch.counts[name] : 0,
+    );
+    const inputs = uploadBatch(engine, batch);
+    const scaling = engine.upload(scales, [scales.length]);
+    const { gradient, sums } = await programs.gradient(state.params, frozen, inputs, scaling);
+    const values = (await gradient.data()) as Float32Array;
+    const norm = Math.sqrt(values.reduce((sum, value) => sum + value * value, 0));
+    const learningRate = learningRateAt(config.optimizer, step, steps);
+    const gradientScale = Math.min(1, config.optimizer.clipNorm / norm);
+    const scalars = adamWScalars(config.optimizer, { step, learningRate, gradientScale });
+    const next = await programs.update(
+      state.params,
+      state.optimizer,
+      gradient,
+      engine.upload(scalars, [4]),
+    );
+    state = { step, params: next.params, optimizer: next.state };
+    const sumValues = await sums.data();
+    onStep(
+      step,
+      Object.fromEntries(
+        objectives.map((name, k) => [name, sumValues[2 * k]! / (batch.counts[name] ?? 0)]),
+      ),
+    );
+    disposeTree([inputs, scaling, sums]);
+  }
+  const collectives = await openTreeCollectives({
+    listenAddress: '127.0.0.1:0',
+    runId: run.plan.runId,
+    workerId: 'alone',
+    timeoutMs: 60_000,
+  });
+  const untrained = system.init(openInitializer(seed));
+  try {
+    const self = { rank: 0, workerId: 'alone', tensorAddress: collectives.address };
+    await collectives.configure({
+      number: 1,
+      members: [{ ...self, firstMicrobatch: 0, numMicrobatches: 1 }],
+    });
+    return await evaluateHeldOut(
+      {
+        system,
+        engine,
+        programs,
+        frozen,
+        loader: run.heldOutLoader,
+        samples: run.index.heldOut,
+        microbatchSize: shape.microbatchSize,
+        maxMicrobatches: config.evaluate.microbatches,
+        draws: config.evaluate.draws,
+        collectives,
+        rank: 0,
+        worldSize: 1,
+        step: state.step,
+        signal,
+      },
+      state.params,
+      untrained,
+    );
+  } finally {
+    await collectives.close();
+    disposeTree([untrained, frozen]);
+    disposeState(state);
+  }
+}
