@@ -34,6 +34,18 @@ interface CoordinatorAddresses {
 
 /** How often a process that died is started again before the run is given up. */
 const MAX_RESTARTS = 3;
+/**
+ * XLA's CPU backend allocates its temporary memory anew at every run; glibc would hand it back to the kernel each time
+ * and fault it in again page by page. These settings keep it (`worker/backend/memory-environment.ts` has the figures).
+ */
+const MEMORY_SETTINGS = {
+  GLIBC_TUNABLES: [
+    'glibc.malloc.arena_max=1',
+    'glibc.malloc.mmap_max=0',
+    'glibc.malloc.trim_threshold=4611686018427387904',
+    'glibc.malloc.hugetlb=1',
+  ].join(':'),
+};
 /** Exit code of a run that was stopped and can be resumed: EX_TEMPFAIL. */
 const EXIT_STOPPED = 75;
 
@@ -127,7 +139,7 @@ async function startCluster(prepared: Prepared, options: LocalOptions): Promise<
     const child = start(program, args, {
       stdio: ['ignore', program === 'coordinator' ? 'pipe' : 'ignore', 'pipe'],
       // The plugin sizes its thread pool by this variable, and cuts large products by the pool's size.
-      env: { ...process.env, NPROC: String(threads) },
+      env: { ...process.env, ...MEMORY_SETTINGS, NPROC: String(threads) },
     });
     running.add(child);
     return child;

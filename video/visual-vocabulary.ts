@@ -37,24 +37,26 @@ export interface FitOptions {
 export class VocabularyError extends VideoloomError {}
 
 const BLOCKS = 4;
-const CELLS = 2;
+const SCENE_BLOCKS = 2;
 const ORIENTATIONS = 4;
-const COLOURS = BLOCKS * BLOCKS * 3;
-/** Colours of 4x4 blocks, the same of what is not background, its motion, and 2x2 histograms of its edges. */
-export const FEATURE_WIDTH = 2 * COLOURS + BLOCKS * BLOCKS + CELLS * CELLS * ORIENTATIONS;
+const NUM_BLOCKS = BLOCKS * BLOCKS;
+const [SCENE_AT, COLOUR_AT, PLACE_AT] = [0, SCENE_BLOCKS ** 2 * 3, SCENE_BLOCKS ** 2 * 3 + 3];
+const [MOTION_AT, EDGES_AT] = [PLACE_AT + NUM_BLOCKS, PLACE_AT + 2 * NUM_BLOCKS];
+/** Scene, then colour, place, motion and edges of what moves over it. */
+export const FEATURE_WIDTH = EDGES_AT + ORIENTATIONS;
 // What moves is a small part of the picture and most of what is said about it.
-const SCENE_WEIGHT = 0.5;
-const FOREGROUND_WEIGHT = 2;
-const EDGE_WEIGHT = 4;
+const [SCENE_WEIGHT, COLOUR_WEIGHT, MOTION_WEIGHT] = [1, 2, 0.5];
+/** A pixel that differs by this much from the background, summed over red, green and blue, belongs to what moves. */
+const FOREGROUND_DIFFERENCE = 90;
 const TAN_22_5 = Math.SQRT2 - 1;
 const MAX_ITERATIONS = 50;
 
 /**
  * Frames uint8 [N windows, F frames a window, H, W, 3] of one clip to features [N, FEATURE_WIDTH]. The background is
- * the median over all frames, pixel by pixel. For each window: the mean colour of its frames in 4x4 blocks (the
- * scene), the same of frame minus background (what is where), how much that grows from the first to the last frame
- * (where it moves to), and the edges of four orientations of the middle frame minus background in 2x2 cells (what
- * shape it has).
+ * the median over all frames, pixel by pixel; the foreground is every pixel that differs from it. For each window: the
+ * background's mean colour in 2x2 blocks (the scene); the foreground's mean colour, its share of 4x4 blocks (where it
+ * is), how that share changes from the first to the last frame (where it goes), and the share of four orientations in
+ * the edges of frame minus background (what shape it has).
  */
 export function frameFeatures(
   frames: Uint8Array,
@@ -63,27 +65,69 @@ export function frameFeatures(
   const features = new Float32Array(numWindows * FEATURE_WIDTH);
   const frameBytes = height * width * 3;
   const background = medianFrame(frames, frameBytes);
-  const backgroundBlocks = blockMeans(background, width, height);
+  const scene = blockMeans(background, width, height, SCENE_BLOCKS);
   for (let window = 0; window < numWindows; window++) {
-    const frameAt = (i: number): Uint8Array => {
-      const from = (window * framesPerWindow + i) * frameBytes;
-      return frames.subarray(from, from + frameBytes);
-    };
     const out = new Float64Array(FEATURE_WIDTH);
+    for (const [at, value] of scene.entries()) out[SCENE_AT + at] = SCENE_WEIGHT * value;
+    const colour = new Float64Array(3);
+    let numForeground = 0;
+    const edges = new Float64Array(ORIENTATIONS);
     for (let i = 0; i < framesPerWindow; i++) {
+      const from = (window * framesPerWindow + i) * frameBytes;
+      const frame = frames.subarray(from, from + frameBytes);
       const sign = framesPerWindow === 1 ? 0 : i === 0 ? -1 : i === framesPerWindow - 1 ? 1 : 0;
-      for (const [at, value] of blockMeans(frameAt(i), width, height).entries()) {
-        const foreground = value - backgroundBlocks[at]!;
-        out[at]! += (SCENE_WEIGHT * value) / framesPerWindow;
-        out[COLOURS + at]! += (FOREGROUND_WEIGHT * foreground) / framesPerWindow;
-        out[2 * COLOURS + Math.floor(at / 3)]! += (sign * Math.abs(foreground)) / 3;
+      const foreground = foregroundOf(frame, background, width, height);
+      numForeground += foreground.numPixels;
+      for (let c = 0; c < 3; c++) colour[c]! += foreground.colourSums[c]!;
+      for (const [block, share] of foreground.blockShares.entries()) {
+        out[PLACE_AT + block]! += share / framesPerWindow;
+        out[MOTION_AT + block]! += sign * MOTION_WEIGHT * share;
+      }
+      for (const [at, strength] of edgeStrengths(frame, background, width, height).entries()) {
+        edges[at]! += strength;
       }
     }
-    const middle = frameAt(Math.floor(framesPerWindow / 2));
-    out.set(edgeHistograms(middle, background, width, height), 2 * COLOURS + BLOCKS * BLOCKS);
+    const allEdges = edges.reduce((a, b) => a + b, 0);
+    for (let c = 0; c < 3; c++) {
+      // Where nothing moves the colour is grey: it is near no other.
+      out[COLOUR_AT + c] =
+        COLOUR_WEIGHT * (numForeground === 0 ? 0.5 : colour[c]! / 255 / numForeground);
+    }
+    for (const [at, strength] of edges.entries())
+      out[EDGES_AT + at] = allEdges === 0 ? 0 : strength / allEdges;
     features.set(out, window * FEATURE_WIDTH);
   }
   return features;
+}
+
+/** The pixels of a frame that differ from the background: their number, colours and share of each 4x4 block. */
+function foregroundOf(
+  frame: Uint8Array,
+  background: Uint8Array,
+  width: number,
+  height: number,
+): { numPixels: number; colourSums: Float64Array; blockShares: Float64Array } {
+  const colourSums = new Float64Array(3);
+  const counts = new Float64Array(NUM_BLOCKS);
+  let numPixels = 0;
+  for (let y = 0, at = 0; y < height; y++) {
+    const row = Math.floor((y * BLOCKS) / height) * BLOCKS;
+    for (let x = 0; x < width; x++, at += 3) {
+      const [r, g, b] = [frame[at]!, frame[at + 1]!, frame[at + 2]!];
+      const difference =
+        Math.abs(r - background[at]!) +
+        Math.abs(g - background[at + 1]!) +
+        Math.abs(b - background[at + 2]!);
+      if (difference < FOREGROUND_DIFFERENCE) continue;
+      numPixels++;
+      colourSums[0]! += r;
+      colourSums[1]! += g;
+      colourSums[2]! += b;
+      counts[row + Math.floor((x * BLOCKS) / width)]!++;
+    }
+  }
+  const blockShares = counts.map((count) => (count * NUM_BLOCKS) / (width * height));
+  return { numPixels, colourSums, blockShares };
 }
 
 /** Median over frames of each byte; the lower one of an even number. */
@@ -104,14 +148,19 @@ function medianFrame(frames: Uint8Array, frameBytes: number): Uint8Array {
   return median;
 }
 
-/** Mean colours, [4, 4, 3], in [0, 1]. */
-function blockMeans(frame: Uint8Array, width: number, height: number): Float64Array {
-  const sums = new Float64Array(BLOCKS * BLOCKS * 3);
-  const counts = new Float64Array(BLOCKS * BLOCKS);
+/** Mean colours, [blocks, blocks, 3], in [0, 1]. */
+function blockMeans(
+  frame: Uint8Array,
+  width: number,
+  height: number,
+  blocks: number,
+): Float64Array {
+  const sums = new Float64Array(blocks * blocks * 3);
+  const counts = new Float64Array(blocks * blocks);
   for (let y = 0, at = 0; y < height; y++) {
-    const row = Math.floor((y * BLOCKS) / height) * BLOCKS;
+    const row = Math.floor((y * blocks) / height) * blocks;
     for (let x = 0; x < width; x++, at += 3) {
-      const block = row + Math.floor((x * BLOCKS) / width);
+      const block = row + Math.floor((x * blocks) / width);
       counts[block]!++;
       for (let c = 0; c < 3; c++) sums[block * 3 + c]! += frame[at + c]!;
     }
@@ -119,14 +168,14 @@ function blockMeans(frame: Uint8Array, width: number, height: number): Float64Ar
   return sums.map((sum, i) => sum / (255 * Math.max(1, counts[Math.floor(i / 3)]!)));
 }
 
-/** Mean gradient of frame minus background by orientation, [2, 2, 4]: edges that run |, /, -, \ . */
-function edgeHistograms(
+/** Summed gradient of frame minus background by orientation: edges that run |, /, -, \ . */
+function edgeStrengths(
   frame: Uint8Array,
   background: Uint8Array,
   width: number,
   height: number,
 ): Float64Array {
-  const sums = new Float64Array(CELLS * CELLS * ORIENTATIONS);
+  const sums = new Float64Array(ORIENTATIONS);
   const brightness = (x: number, y: number): number => {
     const at = (y * width + x) * 3;
     const whole = frame[at]! + frame[at + 1]! + frame[at + 2]!;
@@ -140,12 +189,10 @@ function edgeHistograms(
       const [ax, ay] = [Math.abs(gx), Math.abs(gy)];
       const orientation =
         ay <= TAN_22_5 * ax ? 0 : ax <= TAN_22_5 * ay ? 2 : gx > 0 === gy > 0 ? 1 : 3;
-      const cell = Math.floor((y * CELLS) / height) * CELLS + Math.floor((x * CELLS) / width);
-      sums[cell * ORIENTATIONS + orientation]! += Math.sqrt(gx * gx + gy * gy);
+      sums[orientation]! += Math.sqrt(gx * gx + gy * gy);
     }
   }
-  const pixels = (width * height) / (CELLS * CELLS);
-  return sums.map((sum) => (EDGE_WEIGHT * sum) / (2 * 3 * 255 * pixels));
+  return sums;
 }
 
 /**

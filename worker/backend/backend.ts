@@ -1,3 +1,5 @@
+import assert from 'node:assert/strict';
+
 import * as tf from '@tensorflow/tfjs-core';
 
 import type { PjrtClient } from '../pjrt/client.ts';
@@ -21,8 +23,9 @@ const EPSILON_FLOAT32 = 1e-7;
 const MAX_EAGER_PROGRAMS = 512;
 
 /** The tensors of a kernel, named or listed as tfjs passes them, as values of the program. */
-export type KernelInputs<T> =
-  T extends readonly unknown[] ? readonly Value[] : { readonly [K in keyof T]: Value };
+export type KernelInputs<T> = T extends readonly unknown[]
+  ? readonly Value[]
+  : { readonly [K in keyof T]: Value };
 
 /** Emits a kernel's operations and gives its result or results. */
 export type Emit = (
@@ -172,7 +175,8 @@ export class XlaBackend extends tf.KernelBackend {
   override async read(dataId: tf.DataId): Promise<tf.BackendValues> {
     const data = this.dataOf(dataId);
     if (data.content.kind === 'host') return data.content.values;
-    if (data.content.kind === 'traced') throw readInTrace(data, data.content.op, data.content.trace);
+    if (data.content.kind === 'traced')
+      throw readInTrace(data, data.content.op, data.content.trace);
     const held = await this.retain(dataId);
     try {
       return (await held.buffer.toHost()) as HostValues;
@@ -184,7 +188,8 @@ export class XlaBackend extends tf.KernelBackend {
   override readSync(dataId: tf.DataId): tf.BackendValues {
     const data = this.dataOf(dataId);
     if (data.content.kind === 'host') return data.content.values;
-    if (data.content.kind === 'traced') throw readInTrace(data, data.content.op, data.content.trace);
+    if (data.content.kind === 'traced')
+      throw readInTrace(data, data.content.op, data.content.trace);
     throw new EngineError(
       'XLA_SYNC_READ',
       `A tensor [${data.shape.join()}] on ${this.client.platformName} was read with dataSync(), which would block ` +
@@ -241,24 +246,17 @@ export class XlaBackend extends tf.KernelBackend {
 }
 
 /** Registers a tfjs kernel that emits its operations with `emit`. */
+// eslint-disable-next-line @typescript-eslint/no-unnecessary-type-parameters -- callers name tfjs's types
 export function kernel<Inputs, Attrs extends object = object>(
   kernelName: string,
-  emit: (
-    hlo: HloBuilder,
-    inputs: KernelInputs<Inputs>,
-    attrs: Attrs,
-  ) => Value | readonly Value[],
+  emit: (hlo: HloBuilder, inputs: KernelInputs<Inputs>, attrs: Attrs) => Value | readonly Value[],
 ): tf.KernelConfig {
   const config: tf.KernelConfig = {
     kernelName,
     backendName: BACKEND_NAME,
     kernelFunc: ({ inputs, attrs, backend }) => {
-      const results = (backend as XlaBackend).runKernel(
-        kernelName,
-        inputs,
-        attrs ?? {},
-        emit as unknown as Emit,
-      );
+      assert(backend instanceof XlaBackend);
+      const results = backend.runKernel(kernelName, inputs, attrs ?? {}, emit as unknown as Emit);
       return results.length === 1 && !MULTIPLE_RESULTS.has(kernelName) ? results[0]! : results;
     },
   };

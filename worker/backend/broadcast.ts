@@ -12,13 +12,26 @@ export function range(startOrEnd: number, end?: number): number[] {
 /** NumPy broadcasting: axes are aligned from the last. */
 export function broadcastTo(hlo: HloBuilder, value: Value, shape: readonly number[]): Value {
   const offset = shape.length - value.shape.length;
-  const kept = range(value.shape.length).filter((axis) => value.shape[axis] === shape[axis + offset]);
+  const kept = range(value.shape.length).filter(
+    (axis) => value.shape[axis] === shape[axis + offset],
+  );
   if (kept.length === value.shape.length) {
-    return hlo.broadcastInDim(value, shape, kept.map((axis) => axis + offset));
+    return hlo.broadcastInDim(
+      value,
+      shape,
+      kept.map((axis) => axis + offset),
+    );
   }
   // StableHLO would take the axes of size 1 as they are; XLA is faster without them.
-  const squeezed = hlo.reshape(value, kept.map((axis) => value.shape[axis]!));
-  return hlo.broadcastInDim(squeezed, shape, kept.map((axis) => axis + offset));
+  const squeezed = hlo.reshape(
+    value,
+    kept.map((axis) => value.shape[axis]!),
+  );
+  return hlo.broadcastInDim(
+    squeezed,
+    shape,
+    kept.map((axis) => axis + offset),
+  );
 }
 
 /** Values broadcast to their common shape. */
@@ -34,8 +47,11 @@ export function constantLike(hlo: HloBuilder, value: Value, number: number): Val
   return hlo.constant(number, value.elementType, value.shape);
 }
 
-/** Non-negative axes. An undefined axis means all of them. */
-export function axesOf(axis: number | readonly number[] | undefined, rank: number): number[] {
+/** Non-negative axes. No axis means all of them. */
+export function axesOf(
+  axis: number | readonly number[] | null | undefined,
+  rank: number,
+): number[] {
   if (axis === undefined || axis === null) return range(rank);
   return (typeof axis === 'number' ? [axis] : [...axis]).map((a) => (a < 0 ? a + rank : a));
 }

@@ -14,6 +14,7 @@ import { EngineError } from './errors.ts';
 import { registerGradients } from './gradients.ts';
 import { CompiledProgram, signatureOf, Trace } from './jit.ts';
 import { openProgramCache } from './program-cache.ts';
+import type { ProgramCache } from './program-cache.ts';
 import './kernels/register.ts';
 
 export type { TensorTree };
@@ -59,8 +60,8 @@ export interface CompiledFunction<A extends readonly TensorTree[], R extends Ten
 
 export interface LoweredProgram {
   readonly mlir: string;
-  /** Floating-point operations of one run as the compiler counts them. */
-  readonly flops: number | undefined;
+  /** Floating-point operations of the products of matrices and convolutions in one run. */
+  readonly flops: number;
   readonly memory: ExecutableMemory;
 }
 
@@ -84,12 +85,10 @@ export async function openEngine(options: EngineOptions): Promise<Engine> {
   return options.engine === 'cpu' ? openCpuEngine() : openXlaEngine(options);
 }
 
-async function openXlaEngine({
-  pluginPath,
-  cacheDir,
-  flags = {},
-}: EngineOptions): Promise<Engine> {
-  if (tf.findBackendFactory(BACKEND_NAME) !== null) {
+async function openXlaEngine({ pluginPath, cacheDir, flags = {} }: EngineOptions): Promise<Engine> {
+  // The type leaves out that there may be none.
+  const registered: unknown = tf.findBackendFactory(BACKEND_NAME);
+  if (registered !== null) {
     throw new EngineError(
       'XLA_ALREADY_OPEN',
       'This process has an xla engine open already, and tfjs knows one backend by that name. Close it first.',
@@ -97,7 +96,7 @@ async function openXlaEngine({
   }
   const plugin = await ensurePlugin({ name: 'cpu', cacheDir, pluginPath });
   const client = await openPjrtClient({ pluginPath: plugin });
-  const cache = openProgramCache(client, { cacheDir, key: plugin, flags });
+  const cache = await openProgramCache(client, { cacheDir, pluginPath: plugin, flags });
   const backend = new XlaBackend(client, (mlir) => client.compile(mlir, { flags }));
   const closers: (() => void)[] = [];
   tf.registerBackend(BACKEND_NAME, () => backend);
@@ -121,9 +120,7 @@ async function openXlaEngine({
       fn: (...args: A) => R,
       compileOptions: CompileOptions,
     ) {
-      const jitted = new JittedFunction(fn, compileOptions, backend, (mlir) =>
-        cache.compile(mlir),
-      );
+      const jitted = new JittedFunction(fn, compileOptions, backend, (mlir) => cache.compile(mlir));
       closers.push(() => {
         jitted.close();
       });
@@ -149,14 +146,14 @@ class JittedFunction<A extends readonly TensorTree[], R extends TensorTree> {
   readonly #name: string;
   readonly #donate: readonly number[];
   readonly #backend: XlaBackend;
-  readonly #compile: ReturnType<typeof openProgramCache>['compile'];
+  readonly #compile: ProgramCache['compile'];
   readonly #programs = new Map<string, { program: CompiledProgram; results: R }>();
 
   constructor(
     fn: (...args: A) => R,
     { name, donate = [] }: CompileOptions,
     backend: XlaBackend,
-    compile: ReturnType<typeof openProgramCache>['compile'],
+    compile: ProgramCache['compile'],
   ) {
     this.#fn = fn;
     this.#name = name;
@@ -182,10 +179,7 @@ class JittedFunction<A extends readonly TensorTree[], R extends TensorTree> {
       donated.filter((_, i) => consumable[i]),
     );
     const made = outputs.map((shared, index) =>
-      tensorOf(
-        backend.hold(program.traced.results[index]!, { kind: 'device', shared }),
-        backend,
-      ),
+      tensorOf(backend.hold(program.traced.results[index]!, { kind: 'device', shared }), backend),
     );
     return withLeaves(results, made);
   }
@@ -195,7 +189,7 @@ class JittedFunction<A extends readonly TensorTree[], R extends TensorTree> {
     const executable = await program.executable;
     return {
       mlir: program.traced.mlir,
-      flops: executable.cost().flops,
+      flops: program.traced.flops,
       memory: executable.memory(),
     };
   }
@@ -213,7 +207,7 @@ class JittedFunction<A extends readonly TensorTree[], R extends TensorTree> {
         `${this.#name} was called while ${trace.name} was being compiled. Call the plain function there.`,
       );
     }
-    const leaves = leavesOf(args as TensorTree);
+    const leaves = leavesOf(args);
     for (const [path, tensor] of leaves) {
       if (!tensor.isDisposed) continue;
       throw new EngineError(
@@ -270,7 +264,10 @@ class JittedFunction<A extends readonly TensorTree[], R extends TensorTree> {
       return withBackend(BACKEND_NAME, () =>
         backend.during(trace, () => {
           const results = tf.tidy(
-            () => this.#fn(...(withLeaves(args as TensorTree, placeholders) as unknown as A)) as tf.TensorContainer,
+            () =>
+              this.#fn(
+                ...(withLeaves(args as TensorTree, placeholders) as unknown as A),
+              ) as tf.TensorContainer,
           ) as R;
           const tensors = leavesOf(results).map(([, tensor]) => tensor);
           const values = tensors.map(({ dataId }) => trace.valueOf(backend.dataOf(dataId)));

@@ -16,6 +16,8 @@ const MAX_INLINE_ELEMENTS = 64;
 /** A program before it is compiled. */
 export interface TracedProgram {
   readonly mlir: string;
+  /** Of its products of matrices and convolutions. */
+  readonly flops: number;
   readonly results: readonly TensorSpec[];
   /** Buffers that the function used without being given them; arguments after the declared ones. */
   readonly captures: readonly (SharedBuffer | Promise<SharedBuffer>)[];
@@ -69,6 +71,7 @@ export class Trace {
   finish(results: readonly Value[], donated: readonly number[] = []): TracedProgram {
     return {
       mlir: this.hlo.print(this.name, results, donations(this.hlo.parameters, results, donated)),
+      flops: this.hlo.flops(results),
       results: results.map(({ shape, elementType }) => ({ shape, dtype: dtypeOf(elementType) })),
       captures: this.#captures,
     };
@@ -151,12 +154,14 @@ export class CompiledProgram {
     inputs: readonly (SharedBuffer | Promise<SharedBuffer>)[],
     donate: readonly number[] = [],
   ): Promise<SharedBuffer[]> {
-    const settled = await Promise.allSettled(inputs);
+    const settled = await Promise.allSettled(inputs.map((input) => Promise.resolve(input)));
     const held = settled.flatMap((input) => (input.status === 'fulfilled' ? [input.value] : []));
     try {
       for (const input of settled) if (input.status === 'rejected') throw input.reason;
       const executable = await this.executable;
-      const captures = await Promise.all(this.traced.captures);
+      const captures = await Promise.all(
+        this.traced.captures.map((capture) => Promise.resolve(capture)),
+      );
       const outputs = await executable.execute(
         [...held, ...captures].map((shared) => shared.buffer),
         { donate },
@@ -181,7 +186,8 @@ export class CompiledProgram {
 }
 
 /** What distinguishes one program of a function from another: paths, dtypes and shapes of the arguments' leaves. */
-export function signatureOf(leaves: readonly (readonly [path: string, tensor: tf.Tensor])[]): string {
+export function signatureOf(
+  leaves: readonly (readonly [path: string, tensor: tf.Tensor])[],
+): string {
   return leaves.map(([path, { dtype, shape }]) => `${path}:${dtype}[${shape.join()}]`).join(' ');
 }
-

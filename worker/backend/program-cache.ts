@@ -1,5 +1,6 @@
 import { createHash, randomUUID } from 'node:crypto';
 import { mkdir, readdir, readFile, rename, rm, stat, utimes, writeFile } from 'node:fs/promises';
+import os from 'node:os';
 import path from 'node:path';
 
 import type { PjrtClient } from '../pjrt/client.ts';
@@ -15,21 +16,30 @@ export interface ProgramCache {
   compile(mlir: string): Promise<PjrtExecutable>;
 }
 
+export interface ProgramCacheOptions {
+  readonly cacheDir: string;
+  readonly pluginPath: string;
+  readonly flags: XlaFlags;
+}
+
 /**
  * A cache in `cacheDir`, shared by any number of processes: entries are written under temporary names and renamed, and
  * one that is damaged or that the plugin refuses is compiled again.
  */
-export function openProgramCache(
+export async function openProgramCache(
   client: PjrtClient,
-  { cacheDir, key, flags }: { cacheDir: string; key: string; flags: XlaFlags },
-): ProgramCache {
+  { cacheDir, pluginPath, flags }: ProgramCacheOptions,
+): Promise<ProgramCache> {
   const folder = path.join(cacheDir, 'programs');
+  const { size, mtimeMs } = await stat(pluginPath);
+  const { platformName, platformVersion } = client;
+  const key = JSON.stringify([
+    { pluginPath, size, mtimeMs, platformName, platformVersion, flags },
+    await machine(client),
+  ]);
   return {
     async compile(mlir) {
-      const digest = createHash('sha256')
-        .update(JSON.stringify([key, client.platformName, client.platformVersion, flags]))
-        .update(mlir)
-        .digest('hex');
+      const digest = createHash('sha256').update(key).update(mlir).digest('hex');
       const file = path.join(folder, `${digest}.pjrt`);
       const cached = await load(client, file);
       if (cached !== undefined) return cached;
@@ -38,6 +48,14 @@ export function openProgramCache(
       return executable;
     },
   };
+}
+
+/** What compiled code depends on: the devices, and on the host the instruction set and the number of cores. */
+async function machine({ devices }: PjrtClient): Promise<readonly unknown[]> {
+  const cpuInfo = await readFile('/proc/cpuinfo', 'utf8').catch(() => ''); // Linux alone has it
+  const features = /^(?:flags|Features)\s*:.*$/m.exec(cpuInfo)?.[0];
+  const kinds = devices.map(({ kind }) => kind);
+  return [kinds, os.arch(), os.cpus()[0]?.model, features, os.availableParallelism()];
 }
 
 async function load(client: PjrtClient, file: string): Promise<PjrtExecutable | undefined> {

@@ -19,6 +19,7 @@ import * as tf from '@tensorflow/tfjs-core';
 import { openRng } from '../../proto/random.ts';
 import type { Rng } from '../../proto/random.ts';
 import { openEngine } from '../backend/engine.ts';
+import { hasTrainingMemory, withTrainingMemory } from '../backend/memory-environment.ts';
 import type { Engine } from '../backend/engine.ts';
 import { openInitializer } from '../initializer.ts';
 import { dense, gatherPositions, initBlock, initDense, initLayerNorm } from '../models/layers.ts';
@@ -39,6 +40,8 @@ const VOCABULARY = 4096;
 const MASKED_TEXT = 20;
 const MASKED_VISUAL = 60;
 const TORCH = 'torch==2.13.0';
+/** Carries the caller's own GLIBC_TUNABLES to the peers. */
+const PEER_TUNABLES = 'BENCH_PEER_GLIBC_TUNABLES';
 const ADAMW = { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0.01 };
 
 type Params = {
@@ -80,7 +83,10 @@ function makeBatch(engine: Engine): Batch {
   const rng = openRng(0, 'bench');
   const ids = (...shape: number[]) => {
     const size = shape.reduce((a, b) => a * b, 1);
-    return engine.upload(Int32Array.from({ length: size }, () => rng.integer(VOCABULARY)), shape);
+    return engine.upload(
+      Int32Array.from({ length: size }, () => rng.integer(VOCABULARY)),
+      shape,
+    );
   };
   const positions = (below: number, count: number) => {
     const rows = Array.from({ length: BATCH }, () => sample(rng, below, count));
@@ -124,12 +130,19 @@ function loss(params: Params, batch: Batch): tf.Scalar {
   const logits = dense(params.languageHead, gatherPositions(textStates, batch.textPositions));
   const labels = tf.oneHot(batch.textLabels, VOCABULARY);
   const crossEntropy = tf.neg(tf.mean(tf.sum(tf.mul(tf.logSoftmax(logits), labels), -1)));
-  const predicted = dense(params.regressionHead, gatherPositions(visualStates, batch.visualPositions));
+  const predicted = dense(
+    params.regressionHead,
+    gatherPositions(visualStates, batch.visualPositions),
+  );
   const wanted = gatherPositions(batch.features, batch.visualPositions);
   return tf.add(crossEntropy, tf.mean(tf.squaredDifference(predicted, wanted)));
 }
 
-function trainStep(state: State, batch: Batch, scalars: tf.Tensor): { state: State; loss: tf.Tensor } {
+function trainStep(
+  state: State,
+  batch: Batch,
+  scalars: tf.Tensor,
+): { state: State; loss: tf.Tensor } {
   const leaves = leavesOf(state.params).map(([, tensor]) => tensor);
   const { value, grads } = tf.valueAndGrads((...given: tf.Tensor[]) =>
     loss(withLeaves(state.params, given), batch),
@@ -145,10 +158,15 @@ function trainStep(state: State, batch: Batch, scalars: tf.Tensor): { state: Sta
   return { state: { params: updated.params, optimizer: updated.state }, loss: value };
 }
 
-/** Runs steps and gives the seconds of each. */
+/** What steps took: wall-clock seconds of each, and the CPU seconds of all cores together, averaged. */
+interface Timing {
+  readonly seconds: readonly number[];
+  readonly cpuSeconds: number;
+}
+
 interface Runner {
   readonly name: string;
-  steps(count: number): Promise<number[]>;
+  steps(count: number): Promise<Timing>;
   close(): void;
 }
 
@@ -170,7 +188,12 @@ async function openOurs(cacheDir: string, mlirFile: string | undefined): Promise
   scalars.dispose();
   if (mlirFile !== undefined) await writeFile(mlirFile, lowered?.mlir ?? '');
   emit({ name: 'trace-and-compile/videobert', metric: 'time', value: compileSeconds, unit: 's' });
-  emit({ name: 'step/videobert', metric: 'work', value: (lowered?.flops ?? 0) / 1e9, unit: 'GFLOP' });
+  emit({
+    name: 'step/videobert',
+    metric: 'work',
+    value: (lowered?.flops ?? 0) / 1e9,
+    unit: 'GFLOP',
+  });
   emit({
     name: 'step/videobert',
     metric: 'temporary memory',
@@ -181,6 +204,7 @@ async function openOurs(cacheDir: string, mlirFile: string | undefined): Promise
     name: 'videoloom',
     async steps(n) {
       const seconds: number[] = [];
+      const before = process.cpuUsage();
       for (let i = 0; i < n; i++) {
         count++;
         const stepScalars = scalarsAt(count);
@@ -190,7 +214,8 @@ async function openOurs(cacheDir: string, mlirFile: string | undefined): Promise
         state = result.state;
         tf.dispose([result.loss, stepScalars]);
       }
-      return seconds;
+      const { user, system } = process.cpuUsage(before);
+      return { seconds, cpuSeconds: (user + system) / 1e6 / n };
     },
     close() {
       engine.close();
@@ -206,15 +231,17 @@ async function openTorch(cacheDir: string, mode: 'eager' | 'compile'): Promise<R
   const flags = mode === 'compile' ? ['--compile'] : [];
   const child = spawn(python, [script, '--threads', threads, ...flags], {
     stdio: ['pipe', 'pipe', 'inherit'],
+    env: { ...process.env, GLIBC_TUNABLES: process.env[PEER_TUNABLES] ?? '' },
   });
   const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
   return {
     name: `${TORCH.replace('==', ' ')} ${mode}`,
     async steps(count) {
       child.stdin.write(`step ${count}\n`);
-      const { value, done } = await lines.next();
-      if (done === true) throw new Error(`PyTorch (${mode}) ended early`);
-      return (JSON.parse(value) as { seconds: number[] }).seconds;
+      const next = (await lines.next()) as IteratorResult<string, undefined>;
+      if (next.done === true) throw new Error(`PyTorch (${mode}) ended early`);
+      const reply = JSON.parse(next.value) as { seconds: number[]; cpu_seconds: number };
+      return { seconds: reply.seconds, cpuSeconds: reply.cpu_seconds };
     },
     close() {
       child.stdin.end();
@@ -230,9 +257,7 @@ async function ensureTorch(cacheDir: string): Promise<string> {
   process.stderr.write(`installing ${TORCH} into ${folder}\n`);
   await mkdir(cacheDir, { recursive: true });
   await execute('python3', ['-m', 'venv', folder]);
-  // The index has builds without CUDA; where it cannot be reached, PyPI's serve as well.
-  const index = ['--extra-index-url', 'https://download.pytorch.org/whl/cpu'];
-  await execute(python, ['-m', 'pip', 'install', '--quiet', ...index, TORCH, 'numpy']);
+  await execute(python, ['-m', 'pip', 'install', '--quiet', TORCH, 'numpy']);
   await writeFile(path.join(folder, 'complete'), '');
   return python;
 }
@@ -240,7 +265,8 @@ async function ensureTorch(cacheDir: string): Promise<string> {
 async function execute(command: string, args: readonly string[]): Promise<void> {
   const child = spawn(command, args, { stdio: ['ignore', 'inherit', 'inherit'] });
   const [exitCode] = (await once(child, 'exit')) as [number | null];
-  if (exitCode !== 0) throw new Error(`${command} ${args.join(' ')} ended with ${String(exitCode)}`);
+  if (exitCode !== 0)
+    throw new Error(`${command} ${args.join(' ')} ended with ${String(exitCode)}`);
 }
 
 function emit(figure: Record<string, string | number>): void {
@@ -262,27 +288,53 @@ const { values: flags } = parseArgs({
     mlir: { type: 'string' },
   },
 });
-const [rounds, stepsPerRound] = [Number(flags.rounds), Number(flags.steps)];
-const runners = [await openOurs(flags.cache, flags.mlir)];
-if (!flags['no-peers']) {
-  runners.push(await openTorch(flags.cache, 'eager'), await openTorch(flags.cache, 'compile'));
-}
-const seconds = new Map(runners.map((runner) => [runner, [] as number[]]));
-for (const runner of runners) await runner.steps(2);
-for (let round = 0; round < rounds; round++) {
-  for (const runner of runners) seconds.get(runner)!.push(...(await runner.steps(stepsPerRound)));
-}
-const [ours, ...peers] = runners.map((runner) => ({
-  name: runner.name,
-  ms: median(seconds.get(runner)!) * 1000,
-  best: Math.min(...seconds.get(runner)!) * 1000,
-}));
-const figure = { name: 'step/videobert', unit: 'ms' };
-for (const peer of peers) {
-  for (const [metric, key] of [['median time', 'ms'], ['best time', 'best']] as const) {
-    const [value, peerValue] = [ours![key], peer[key]];
-    emit({ ...figure, metric, value, peer: peer.name, peer_value: peerValue, ratio: peerValue / value });
+
+/** Measures by turns and prints the figures. */
+async function measure(): Promise<void> {
+  const [rounds, stepsPerRound] = [Number(flags.rounds), Number(flags.steps)];
+  const runners = [await openOurs(flags.cache, flags.mlir)];
+  if (!flags['no-peers']) {
+    runners.push(await openTorch(flags.cache, 'eager'), await openTorch(flags.cache, 'compile'));
   }
+  const timings = new Map(runners.map((runner) => [runner, [] as Timing[]]));
+  for (const runner of runners) await runner.steps(2);
+  for (let round = 0; round < rounds; round++) {
+    for (const runner of runners) timings.get(runner)!.push(await runner.steps(stepsPerRound));
+  }
+  const [ours, ...peers] = runners.map((runner) => {
+    const all = timings.get(runner)!;
+    const wall = all.flatMap(({ seconds }) => seconds);
+    return {
+      name: runner.name,
+      figures: {
+        'median time': median(wall) * 1000,
+        'best time': Math.min(...wall) * 1000,
+        'CPU time': median(all.map(({ cpuSeconds }) => cpuSeconds)) * 1000,
+      },
+    };
+  });
+  for (const [metric, value] of Object.entries(ours!.figures)) {
+    const figure = { name: 'step/videobert', metric, value, unit: 'ms' };
+    if (peers.length === 0) emit(figure);
+    for (const peer of peers) {
+      const peerValue = peer.figures[metric as keyof typeof peer.figures];
+      emit({ ...figure, peer: peer.name, peer_value: peerValue, ratio: peerValue / value });
+    }
+  }
+  for (const runner of runners) runner.close();
 }
-if (peers.length === 0) emit({ ...figure, metric: 'median time', value: ours!.ms, best: ours!.best });
-for (const runner of runners) runner.close();
+
+if (hasTrainingMemory(process.env)) await measure();
+else {
+  // The settings count from the start of a process; PyTorch's get the environment as it was.
+  const env = {
+    ...withTrainingMemory(process.env),
+    [PEER_TUNABLES]: process.env['GLIBC_TUNABLES'],
+  };
+  const child = spawn(process.execPath, [...process.execArgv, ...process.argv.slice(1)], {
+    stdio: 'inherit',
+    env,
+  });
+  const [exitCode] = (await once(child, 'exit')) as [number | null];
+  process.exitCode = exitCode ?? 1;
+}

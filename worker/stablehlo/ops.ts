@@ -1,17 +1,11 @@
 import assert from 'node:assert/strict';
 
-import { printProgram } from './print.ts';
+import { liveOperations, printProgram } from './print.ts';
 import { isFloat, numElements, printType, sameShape, sameType } from './types.ts';
 import type { Donation, ElementType, Operation, Region, TensorType, Value } from './types.ts';
 
 export type HostArray =
-  | Float32Array
-  | Float64Array
-  | Int32Array
-  | Uint8Array
-  | Int8Array
-  | BigInt64Array
-  | Uint32Array;
+  Float32Array | Float64Array | Int32Array | Uint8Array | Int8Array | BigInt64Array | Uint32Array;
 
 export type ComparisonDirection = 'EQ' | 'NE' | 'GE' | 'GT' | 'LE' | 'LT';
 /** Operations that combine two scalars, for the bodies of `reduce`, `scatter` and `reduceWindow`. */
@@ -80,6 +74,11 @@ export class HloBuilder {
     return printProgram({ name, body: this.#region(results), donations });
   }
 
+  /** Floating-point operations of the products of matrices and convolutions that `results` depend on. */
+  flops(results: readonly Value[]): number {
+    return liveOperations(this.#region(results)).reduce((sum, { flops }) => sum + (flops ?? 0), 0);
+  }
+
   /** Parameters so far, in order. */
   get parameters(): readonly Value[] {
     return this.#parameters;
@@ -88,12 +87,22 @@ export class HloBuilder {
   // Constants.
 
   /** A scalar or splat constant of `shape`. */
-  constant(value: number | boolean, elementType: ElementType, shape: readonly number[] = []): Value {
+  constant(
+    value: number | boolean,
+    elementType: ElementType,
+    shape: readonly number[] = [],
+  ): Value {
     const number = Number(value);
     const type = { shape, elementType };
-    return this.#op('constant', [], type, `value = dense<${scalarText(number, elementType)}> : ${printType(type)}`, {
-      splat: number,
-    });
+    return this.#op(
+      'constant',
+      [],
+      type,
+      `value = dense<${scalarText(number, elementType)}> : ${printType(type)}`,
+      {
+        splat: number,
+      },
+    );
   }
 
   /** A constant from host data in row-major order; one value throughout becomes a splat. Booleans come as bytes. */
@@ -105,7 +114,10 @@ export class HloBuilder {
     }
     // The parsers disagree about how booleans are packed: go through bytes.
     if (elementType === 'i1') {
-      const bytes = this.constantArray(Uint8Array.from(data as Uint8Array), { shape, elementType: 'ui8' });
+      const bytes = this.constantArray(Uint8Array.from(data as Uint8Array), {
+        shape,
+        elementType: 'ui8',
+      });
       return this.compare(bytes, this.constant(0, 'ui8', shape), 'NE');
     }
     const type = { shape, elementType };
@@ -197,14 +209,19 @@ export class HloBuilder {
     shape: readonly number[],
     broadcastDimensions: readonly number[],
   ): Value {
-    assert.equal(broadcastDimensions.length, operand.shape.length, 'broadcastInDim: one dimension each');
+    assert.equal(
+      broadcastDimensions.length,
+      operand.shape.length,
+      'broadcastInDim: one dimension each',
+    );
     for (const [axis, target] of broadcastDimensions.entries()) {
       assert(
         operand.shape[axis] === 1 || operand.shape[axis] === shape[target],
         `broadcastInDim: ${printType(operand)} to [${shape.join()}]`,
       );
     }
-    if (operand.splat !== undefined) return this.constant(operand.splat, operand.elementType, shape);
+    if (operand.splat !== undefined)
+      return this.constant(operand.splat, operand.elementType, shape);
     if (sameShape(operand.shape, shape)) return operand;
     return this.#op(
       'broadcast_in_dim',
@@ -217,7 +234,8 @@ export class HloBuilder {
   reshape(operand: Value, shape: readonly number[]): Value {
     assert.equal(numElements(shape), numElements(operand.shape), 'reshape: as many elements');
     if (sameShape(operand.shape, shape)) return operand;
-    if (operand.splat !== undefined) return this.constant(operand.splat, operand.elementType, shape);
+    if (operand.splat !== undefined)
+      return this.constant(operand.splat, operand.elementType, shape);
     return this.#op('reshape', [operand], { shape, elementType: operand.elementType });
   }
 
@@ -450,9 +468,13 @@ export class HloBuilder {
   dotGeneral(
     lhs: Value,
     rhs: Value,
-    { batchingDims = [[], []], contractingDims }: { batchingDims?: AxisPair; contractingDims: AxisPair },
+    {
+      batchingDims = [[], []],
+      contractingDims,
+    }: { batchingDims?: AxisPair; contractingDims: AxisPair },
   ): Value {
-    const sizes = (operand: Value, axes: readonly number[]) => axes.map((axis) => operand.shape[axis]!);
+    const sizes = (operand: Value, axes: readonly number[]) =>
+      axes.map((axis) => operand.shape[axis]!);
     for (const [what, axes] of Object.entries({ batchingDims, contractingDims })) {
       assert(
         sameShape(sizes(lhs, axes[0]), sizes(rhs, axes[1])),
@@ -463,6 +485,7 @@ export class HloBuilder {
       operand.shape.filter(
         (_, axis) => !batchingDims[side].includes(axis) && !contractingDims[side].includes(axis),
       );
+    const shape = [...sizes(lhs, batchingDims[0]), ...rest(lhs, 0), ...rest(rhs, 1)];
     const text = dimensionNumbers('dot', {
       lhs_batching_dimensions: batchingDims[0],
       rhs_batching_dimensions: batchingDims[1],
@@ -472,16 +495,19 @@ export class HloBuilder {
     return this.#op(
       'dot_general',
       [lhs, rhs],
-      {
-        shape: [...sizes(lhs, batchingDims[0]), ...rest(lhs, 0), ...rest(rhs, 1)],
-        elementType: lhs.elementType,
-      },
+      { shape, elementType: lhs.elementType },
       `dot_dimension_numbers = ${text}`,
+      { flops: 2 * numElements(shape) * numElements(sizes(lhs, contractingDims[0])) },
     );
   }
 
   /** `shape` is the shape of the result, which the dimension numbers and window determine. */
-  convolution(lhs: Value, rhs: Value, shape: readonly number[], options: ConvolutionOptions): Value {
+  convolution(
+    lhs: Value,
+    rhs: Value,
+    shape: readonly number[],
+    options: ConvolutionOptions,
+  ): Value {
     const ones = options.windowStrides.map(() => 1);
     const reversal = options.windowReversal ?? ones.map(() => false);
     return this.#op(
@@ -498,11 +524,21 @@ export class HloBuilder {
         `window_reversal = array<i1: ${reversal.join(', ')}>`,
         `window_strides = ${i64s(options.windowStrides)}`,
       ].join(', '),
+      {
+        flops:
+          (2 * numElements(shape) * numElements(rhs.shape)) /
+          rhs.shape[outputFeatureAxis(options)]!,
+      },
     );
   }
 
   /** Sorts all operands along `dimension` by `comparator` over scalars (a0, b0, a1, b1, ...). */
-  sort(operands: readonly Value[], dimension: number, isStable: boolean, comparator: Region): readonly Value[] {
+  sort(
+    operands: readonly Value[],
+    dimension: number,
+    isStable: boolean,
+    comparator: Region,
+  ): readonly Value[] {
     return this.#ops(
       'sort',
       operands,
@@ -556,7 +592,7 @@ export class HloBuilder {
     operands: readonly Value[],
     result: TensorType,
     attributes = '',
-    options: { regions?: readonly Region[]; splat?: number } = {},
+    options: OperationExtras = {},
   ): Value {
     return this.#ops(name, operands, [result], attributes, options)[0]!;
   }
@@ -566,17 +602,36 @@ export class HloBuilder {
     operands: readonly Value[],
     results: readonly TensorType[],
     attributes = '',
-    { regions = [], splat }: { regions?: readonly Region[]; splat?: number } = {},
+    { regions = [], splat, flops }: OperationExtras = {},
   ): readonly Value[] {
     const fullName = name.includes('.') ? name : `stablehlo.${name}`;
     const key = `${fullName}(${operands.map((operand) => operand.id).join()})${attributes}${results.map(printType).join()}${regions.map(regionKey).join()}`;
     const known = this.#known.get(key);
     if (known !== undefined) return known;
     const values = results.map((result) => this.#value(result, splat));
-    this.#operations.push({ name: fullName, operands, attributes, regions, results: values });
+    this.#operations.push({
+      name: fullName,
+      operands,
+      attributes,
+      regions,
+      results: values,
+      flops,
+    });
     this.#known.set(key, values);
     return values;
   }
+}
+
+interface OperationExtras {
+  readonly regions?: readonly Region[];
+  readonly splat?: number;
+  readonly flops?: number;
+}
+
+/** Which axis of the kernel counts output features, by its label in `[...]x[0, 1, i, o]->[...]`. */
+function outputFeatureAxis({ dimensionNumbers: labels }: ConvolutionOptions): number {
+  const kernel = /x\[([^\]]*)\]/.exec(labels)?.[1]?.split(',') ?? [];
+  return kernel.findIndex((label) => label.trim() === 'o');
 }
 
 /** The smallest scalar of a type (-Infinity for floats), where a maximum starts. */
@@ -590,7 +645,9 @@ export function lowest(type: ElementType): number {
 export function highest(type: ElementType): number {
   if (isFloat(type)) return Infinity;
   if (type === 'i1') return 1;
-  return type.startsWith('ui') ? 2 ** Number(type.slice(2)) - 1 : 2 ** (Number(type.slice(1)) - 1) - 1;
+  return type.startsWith('ui')
+    ? 2 ** Number(type.slice(2)) - 1
+    : 2 ** (Number(type.slice(1)) - 1) - 1;
 }
 
 /** Structure of a region with its values renumbered, so that equal bodies give equal keys. */
@@ -625,7 +682,13 @@ function mergeDimensions(
 
 function windowedSize(
   size: number,
-  { base, padding, window, dilation, stride }: { base: number; padding: Pair; window: number; dilation: number; stride: number },
+  {
+    base,
+    padding,
+    window,
+    dilation,
+    stride,
+  }: { base: number; padding: Pair; window: number; dilation: number; stride: number },
 ): number {
   const padded = padding[0] + (size === 0 ? 0 : (size - 1) * base + 1) + padding[1];
   const reach = (window - 1) * dilation + 1;
@@ -641,10 +704,15 @@ function i64Pairs(pairs: readonly Pair[]): string {
   return `dense<[${pairs.map(([low, high]) => `[${low}, ${high}]`).join(', ')}]> : tensor<${pairs.length}x2xi64>`;
 }
 
-function dimensionNumbers(kind: string, fields: Record<string, readonly number[] | number>): string {
+function dimensionNumbers(
+  kind: string,
+  fields: Record<string, readonly number[] | number>,
+): string {
   const parts = Object.entries(fields)
     .filter(([, value]) => typeof value === 'number' || value.length > 0)
-    .map(([key, value]) => `${key} = ${typeof value === 'number' ? value : `[${value.join(', ')}]`}`);
+    .map(
+      ([key, value]) => `${key} = ${typeof value === 'number' ? value : `[${value.join(', ')}]`}`,
+    );
   return `#stablehlo.${kind}<${parts.join(', ')}>`;
 }
 
@@ -665,9 +733,9 @@ function scalarText(value: number, type: ElementType): string {
       floatBits.setFloat32(0, value);
       return `0x${hex(roundToBfloat16(floatBits.getUint32(0)), 4)}`;
     case 'f16':
-      // Shortest decimals of a double are exact enough for the parser to round once.
+      // Decimals that are exact for a double, which the parser rounds once; it wants a point in them.
       assert(Number.isFinite(value), 'constant: f16 is finite');
-      return value.toExponential();
+      return value.toExponential(17);
     default:
       return String(Math.trunc(value));
   }

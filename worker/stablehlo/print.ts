@@ -33,7 +33,8 @@ function printDonation(donation: Donation): string {
     : ` {tf.aliasing_output = ${donation.aliasOf} : i32}`;
 }
 
-function liveOperations(region: Region): Operation[] {
+/** The operations that some result depends on, in order. */
+export function liveOperations(region: Region): Operation[] {
   const used = new Set(region.results.map((value) => value.id));
   const live: Operation[] = [];
   for (const operation of region.operations.toReversed()) {

@@ -38,6 +38,8 @@ export interface Operation {
   readonly attributes: string;
   readonly regions: readonly Region[];
   readonly results: readonly Value[];
+  /** Floating-point operations of a product of matrices or a convolution; of others they are not counted. */
+  readonly flops?: number | undefined;
 }
 
 /** A block of operations with its own parameters, e.g. the body of a `reduce`. */

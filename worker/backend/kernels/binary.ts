@@ -7,7 +7,10 @@ import { kernel } from '../backend.ts';
 import { broadcastAll, broadcastTo, constantLike } from '../broadcast.ts';
 
 /** A kernel of inputs `a` and `b`, elementwise after broadcasting. */
-function binary(name: string, emit: (hlo: HloBuilder, a: Value, b: Value) => Value): tf.KernelConfig {
+function binary(
+  name: string,
+  emit: (hlo: HloBuilder, a: Value, b: Value) => Value,
+): tf.KernelConfig {
   return kernel<tf.BinaryInputs>(name, (hlo, { a, b }) => {
     const [x, y] = broadcastAll(hlo, [a, b]) as [Value, Value];
     return emit(hlo, x, y);
@@ -18,7 +21,10 @@ function comparison(name: string, direction: ComparisonDirection): tf.KernelConf
   return binary(name, (hlo, a, b) => hlo.compare(a, b, direction));
 }
 
-function logical(name: string, emit: (hlo: HloBuilder, a: Value, b: Value) => Value): tf.KernelConfig {
+function logical(
+  name: string,
+  emit: (hlo: HloBuilder, a: Value, b: Value) => Value,
+): tf.KernelConfig {
   return binary(name, (hlo, a, b) => emit(hlo, hlo.convert(a, 'i1'), hlo.convert(b, 'i1')));
 }
 
@@ -49,11 +55,7 @@ export const floorDiv = binary(tf.FloorDiv, (hlo, a, b) => {
 
 /** The remainder with the divisor's sign. */
 export const mod = binary(tf.Mod, (hlo, a, b) =>
-  hlo.select(
-    remainderIsOpposed(hlo, a, b),
-    hlo.add(hlo.remainder(a, b), b),
-    hlo.remainder(a, b),
-  ),
+  hlo.select(remainderIsOpposed(hlo, a, b), hlo.add(hlo.remainder(a, b), b), hlo.remainder(a, b)),
 );
 
 export const equal = comparison(tf.Equal, 'EQ');
@@ -111,4 +113,3 @@ function remainderIsOpposed(hlo: HloBuilder, a: Value, b: Value): Value {
     hlo.compare(hlo.compare(remainder, zero, 'LT'), hlo.compare(b, zero, 'LT'), 'NE'),
   );
 }
-

@@ -1,11 +1,12 @@
+import assert from 'node:assert/strict';
+
 import * as tf from '@tensorflow/tfjs-core';
 
-import { BACKEND_NAME, kernel } from '../backend.ts';
-import type { XlaBackend } from '../backend.ts';
+import { BACKEND_NAME, kernel, XlaBackend } from '../backend.ts';
 import { constantLike } from '../broadcast.ts';
 import { elementTypeOf } from '../dtypes.ts';
 
-type NoInputs = Record<never, tf.TensorInfo>;
+type NoInputs = Record<string, never>;
 
 /** A second holder of the same elements: nothing is emitted or copied. */
 export const identity: tf.KernelConfig = {
@@ -13,7 +14,8 @@ export const identity: tf.KernelConfig = {
   backendName: BACKEND_NAME,
   kernelFunc: ({ inputs, backend }) => {
     const { dataId, shape, dtype } = inputs['x']!;
-    (backend as XlaBackend).incRef(dataId);
+    assert(backend instanceof XlaBackend);
+    backend.incRef(dataId);
     return { dataId, shape, dtype };
   },
 };

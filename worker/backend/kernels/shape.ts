@@ -39,7 +39,11 @@ export const slice = kernel<tf.SliceInputs, tf.SliceAttrs>(
       number[],
       number[],
     ];
-    return hlo.slice(x, starts, starts.map((start, axis) => start + sizes[axis]!));
+    return hlo.slice(
+      x,
+      starts,
+      starts.map((start, axis) => start + sizes[axis]!),
+    );
   },
 );
 
@@ -58,7 +62,8 @@ export const stridedSlice = kernel<tf.StridedSliceInputs, tf.StridedSliceAttrs>(
       attrs.shrinkAxisMask,
     );
     if (info.isIdentity) return hlo.reshape(x, info.finalShape);
-    if (info.finalShapeSparse.some((size) => size === 0)) {
+    const sizes = tf.slice_util.computeOutShape(info.begin, info.end, info.strides);
+    if (sizes.some((size) => size === 0)) {
       return hlo.constant(0, x.elementType, info.finalShape);
     }
     // A negative stride walks backwards: reverse the axis and count from its other end.
@@ -68,9 +73,7 @@ export const stridedSlice = kernel<tf.StridedSliceInputs, tf.StridedSliceAttrs>(
       backwards.includes(axis) ? x.shape[axis]! - 1 - start : start,
     );
     const strides = info.strides.map(Math.abs);
-    const limits = starts.map(
-      (start, axis) => start + (info.finalShapeSparse[axis]! - 1) * strides[axis]! + 1,
-    );
+    const limits = starts.map((start, axis) => start + (sizes[axis]! - 1) * strides[axis]! + 1);
     return hlo.reshape(hlo.slice(flipped, starts, limits, strides), info.finalShape);
   },
 );
@@ -109,11 +112,7 @@ export const splitV = kernel<tf.SplitVInputs, tf.SplitVAttrs>(
   tf.SplitV,
   (hlo, { x }, { numOrSizeSplits, axis }) => {
     const [dimension] = axesOf(axis, x.shape.length) as [number];
-    const sizes = tf.backend_util.prepareSplitSize(
-      infoOf(x) as tf.Tensor,
-      numOrSizeSplits,
-      dimension,
-    );
+    const sizes = tf.backend_util.prepareSplitSize(infoOf(x), numOrSizeSplits, dimension);
     let start = 0;
     return sizes.map((size) => {
       start += size;
@@ -143,7 +142,10 @@ export const mirrorPad = kernel<tf.MirrorPadInputs, tf.MirrorPadAttrs>(
       const before = sliceAxis(hlo, value, axis, skip, skip + low);
       const after = sliceAxis(hlo, value, axis, size - skip - high, size - skip);
       const parts = [hlo.reverse(before, [axis]), value, hlo.reverse(after, [axis])];
-      return hlo.concatenate(parts.filter((part) => part.shape[axis] !== 0), axis);
+      return hlo.concatenate(
+        parts.filter((part) => part.shape[axis] !== 0),
+        axis,
+      );
     }, x);
   },
 );
@@ -151,8 +153,15 @@ export const mirrorPad = kernel<tf.MirrorPadInputs, tf.MirrorPadAttrs>(
 export const tile = kernel<tf.TileInputs, tf.TileAttrs>(tf.Tile, (hlo, { x }, { reps }) => {
   // [a, b] becomes [rep, a, rep, b], then the pairs are folded.
   const paired = x.shape.flatMap((size, axis) => [reps[axis]!, size]);
-  const repeated = hlo.broadcastInDim(x, paired, range(x.shape.length).map((axis) => 2 * axis + 1));
-  return hlo.reshape(repeated, x.shape.map((size, axis) => size * reps[axis]!));
+  const repeated = hlo.broadcastInDim(
+    x,
+    paired,
+    range(x.shape.length).map((axis) => 2 * axis + 1),
+  );
+  return hlo.reshape(
+    repeated,
+    x.shape.map((size, axis) => size * reps[axis]!),
+  );
 });
 
 export const reverse = kernel<tf.ReverseInputs, tf.ReverseAttrs>(
@@ -170,7 +179,11 @@ export function sliceAxis(
   limit: number,
 ): Value {
   const starts = x.shape.map((_, a) => (a === axis ? start : 0));
-  return hlo.slice(x, starts, x.shape.map((size, a) => (a === axis ? limit : size)));
+  return hlo.slice(
+    x,
+    starts,
+    x.shape.map((size, a) => (a === axis ? limit : size)),
+  );
 }
 
 /** tfjs's helpers look at shapes alone. */

@@ -11,6 +11,7 @@ const SELU_SCALE = tf.backend_util.SELU_SCALE;
 const SELU_SCALE_ALPHA = tf.backend_util.SELU_SCALEALPHA;
 
 /** A kernel of one input `x`, elementwise. */
+// eslint-disable-next-line @typescript-eslint/no-unnecessary-type-parameters -- callers name tfjs's types
 function unary<Attrs extends object = object>(
   name: string,
   emit: (hlo: HloBuilder, x: Value, attrs: Attrs) => Value,
@@ -78,7 +79,11 @@ export const leakyRelu = unary<tf.LeakyReluAttrs>(tf.LeakyRelu, (hlo, x, { alpha
 
 /** 1 where x > 0, `alpha` elsewhere, NaN where x is. */
 export const step = unary<tf.StepAttrs>(tf.Step, (hlo, x, { alpha }) => {
-  const steps = hlo.select(isPositive(hlo, x), constantLike(hlo, x, 1), constantLike(hlo, x, alpha));
+  const steps = hlo.select(
+    isPositive(hlo, x),
+    constantLike(hlo, x, 1),
+    constantLike(hlo, x, alpha),
+  );
   return isFloat(x.elementType) ? hlo.select(hlo.compare(x, x, 'NE'), x, steps) : steps;
 });
 
