@@ -1,0 +1,124 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import * as tf from '@tensorflow/tfjs-core';
+import { openRng } from '../../proto/random.ts';
+import { openEngine } from '../backend/engine.ts';
+import { uploadBatch } from '../batches.ts';
+import { openInitializer } from '../initializer.ts';
+import { defaultCacheDir } from '../prepare.ts';
+import { leavesOf, withLeaves } from '../tree.ts';
+import { initVideoBert, videoBertLogits, videoBertSums, type VideoBertBatch } from './videobert.ts';
+import {
+  assembleVideoBert,
+  sequenceLength,
+  TRAINING,
+  type AssemblyConfig,
+} from './videobert-batch.ts';
+
+const ASSEMBLY: AssemblyConfig = {
+  seed: 1,
+  special: { pad: 0, cls: 2, sep: 3, mask: 4, join: 5, firstWord: 6 },
+  textVocabulary: 20,
+  visualVocabulary: 8,
+  maxTextTokens: 6,
+  numWindows: 4,
+  textMaskRatio: 0.4,
+  visualMaskRatio: 0.5,
+  visualMaskSpan: 2,
+  textOnlyShare: 0,
+  videoOnlyShare: 0,
+  modalities: 'both',
+};
+const SIZES = {
+  width: 16,
+  numLayers: 2,
+  numHeads: 2,
+  mlpRatio: 2,
+  textVocabulary: 20,
+  visualVocabulary: 8,
+  centroidWidth: 5,
+  length: sequenceLength(ASSEMBLY),
+};
+
+function hostBatch(): ReturnType<typeof assembleVideoBert> {
+  const rng = openRng(5, 'examples');
+  const words = (count: number): Int32Array =>
+    Int32Array.from({ length: count }, () => 6 + rng.integer(14));
+  const examples = Array.from({ length: 4 }, (_, number) => ({
+    number,
+    epoch: 0,
+    textIds: words(3 + number),
+    visualWords: Int32Array.from({ length: 4 }, () => rng.integer(8)),
+  }));
+  return assembleVideoBert(ASSEMBLY, examples, TRAINING, () => words(4));
+}
+
+const centroids = Float32Array.from({ length: 40 }, (_, i) => Math.sin(i));
+
+/** Loss sums, numbers of right answers and the gradient of all losses, from one engine. */
+async function compute(
+  name: 'xla' | 'cpu',
+): Promise<{ sums: number[]; gradients: Map<string, number[]> }> {
+  const engine = await openEngine({ engine: name, cacheDir: defaultCacheDir(process.env) });
+  const params = initVideoBert(SIZES, openInitializer(9));
+  const table = engine.upload(centroids, [8, 5]);
+  const run = engine.compile(
+    (own: typeof params, centres: tf.Tensor, batch: Record<string, tf.Tensor>) => {
+      let sums: tf.Tensor | undefined;
+      const total = (...leaves: tf.Tensor[]): tf.Scalar => {
+        const asked = batch as unknown as VideoBertBatch;
+        const logits = videoBertLogits(withLeaves(own, leaves), centres, asked, SIZES.numHeads);
+        const all = Object.values(videoBertSums(logits, asked));
+        sums = tf.keep(tf.stack(all.flatMap(({ lossSum, correct }) => [lossSum, correct])));
+        return tf.sum(tf.stack(all.map(({ lossSum }) => lossSum)));
+      };
+      const gradients = tf.grads(total)(leavesOf(own).map(([, leaf]) => leaf));
+      return { gradients, sums: sums! };
+    },
+    { name: 'videobert' },
+  );
+  const result = await run(params, table, uploadBatch(engine, hostBatch()));
+  const paths = leavesOf(params).map(([path]) => path);
+  const gradients = new Map<string, number[]>();
+  for (const [i, path] of paths.entries())
+    gradients.set(path, [...(await result.gradients[i]!.data())]);
+  const sums = [...(await result.sums.data())];
+  engine.close();
+  return { sums, gradients };
+}
+
+test('losses and gradients of the compiled model are those of the plain JavaScript engine (float32, 1e-4)', async () => {
+  const [compiled, plain] = [await compute('xla'), await compute('cpu')];
+  for (const [i, value] of plain.sums.entries()) {
+    assert.ok(
+      Math.abs(compiled.sums[i]! - value) <= 1e-4 * Math.max(1, Math.abs(value)),
+      `sum ${i}`,
+    );
+  }
+  for (const [path, expected] of plain.gradients) {
+    const scale = Math.max(...expected.map(Math.abs), 1e-3);
+    const worst = Math.max(
+      ...compiled.gradients.get(path)!.map((value, i) => Math.abs(value - expected[i]!)),
+    );
+    assert.ok(worst <= 1e-4 * scale, `${path}: off by ${worst} of ${scale}`);
+  }
+});
+
+test('padding does not reach the losses: more of it leaves them as they are', async () => {
+  const engine = await openEngine({ engine: 'cpu', cacheDir: '' });
+  const params = initVideoBert(SIZES, openInitializer(9));
+  const { arrays } = hostBatch();
+  const sumsWith = (ids: Int32Array): number[] => {
+    const changed = { ...arrays, ids: { ...arrays['ids']!, data: ids } };
+    const batch = uploadBatch(engine, { arrays: changed, counts: {}, numTokens: 0 });
+    const asked = batch as unknown as VideoBertBatch;
+    const logits = videoBertLogits(params, engine.upload(centroids, [8, 5]), asked, SIZES.numHeads);
+    return Object.values(videoBertSums(logits, asked)).map(({ lossSum }) => lossSum.dataSync()[0]!);
+  };
+  const ids = Int32Array.from(arrays['ids']!.data);
+  const before = sumsWith(ids);
+  const other = ids.map((id, i) => (arrays['present']!.data[i] === 0 ? 7 : id));
+  assert.notDeepEqual(other, ids);
+  assert.deepEqual(sumsWith(other), before);
+  engine.close();
+});
