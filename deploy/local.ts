@@ -24,7 +24,6 @@ interface Prepared {
   readonly workers: number;
   readonly engine: string;
   readonly pluginPath: string;
-  readonly threads: number;
 }
 
 interface CoordinatorAddresses {
@@ -126,7 +125,7 @@ interface Cluster {
 }
 
 async function startCluster(prepared: Prepared, options: LocalOptions): Promise<Cluster> {
-  const { folder, workers, engine, pluginPath, threads } = prepared;
+  const { folder, workers, engine, pluginPath } = prepared;
   const running = new Set<ChildProcess>();
   let ending = false;
   let breakWith: (error: Error) => void = () => undefined;
@@ -138,8 +137,7 @@ async function startCluster(prepared: Prepared, options: LocalOptions): Promise<
   const launch = (program: 'worker' | 'coordinator', args: string[]): ChildProcess => {
     const child = start(program, args, {
       stdio: ['ignore', program === 'coordinator' ? 'pipe' : 'ignore', 'pipe'],
-      // The plugin sizes its thread pool by this variable, and cuts large products by the pool's size.
-      env: { ...process.env, ...MEMORY_SETTINGS, NPROC: String(threads) },
+      env: { ...process.env, ...MEMORY_SETTINGS },
     });
     running.add(child);
     return child;

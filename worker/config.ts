@@ -21,7 +21,9 @@ const videobert = z.strictObject({
   visualDepth: count('Levels of the hierarchical k-means; branching^depth visual words'),
   visualComponents: count('Principal components of the frame features'),
   textMaskRatio: share('Share of the word pieces that is hidden'),
-  visualMaskRatio: share('Share of the visual words that is hidden'),
+  visualMaskRatio: share(
+    'Share of the visual words that is hidden: up to this in training, this in evaluation',
+  ),
   visualMaskSpan: count('Visual words are hidden in runs of this many'),
   textOnlyShare: share('Share of the samples shown as text alone'),
   videoOnlyShare: share('Share of the samples shown as video alone'),

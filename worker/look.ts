@@ -42,6 +42,7 @@ export async function look({
   const run = await openRun(folder);
   const engine = await openEngine({
     engine: run.config.engine.name,
+    threads: run.config.engine.threads,
     cacheDir,
     ...(pluginPath === undefined ? {} : { pluginPath }),
   });

@@ -37,7 +37,6 @@ export interface Prepared {
   readonly engine: 'xla' | 'cpu';
   /** The plugin that the workers are to load; empty for the cpu engine. */
   readonly pluginPath: string;
-  readonly threads: number;
 }
 
 /** Samples beyond this many add nothing to a vocabulary of some thousand words. */
@@ -74,7 +73,6 @@ export async function prepare(options: PrepareOptions): Promise<Prepared> {
     workers: config.cluster.workers,
     engine: config.engine.name,
     pluginPath,
-    threads: config.engine.threads,
   };
 
   // --- The same run again, or a new one.

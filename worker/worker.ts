@@ -37,6 +37,7 @@ export async function runWorker(options: WorkerOptions): Promise<void> {
       engine: options.engine,
       ...(options.pluginPath === '' ? {} : { pluginPath: options.pluginPath }),
       cacheDir: options.cacheDir,
+      threads: run.config.engine.threads,
     });
     closing.push(() => {
       engine.close();

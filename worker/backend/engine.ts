@@ -1,3 +1,5 @@
+import { availableParallelism } from 'node:os';
+
 import * as tf from '@tensorflow/tfjs-core';
 import '@tensorflow/tfjs-backend-cpu';
 
@@ -73,6 +75,11 @@ export interface EngineOptions {
   readonly cacheDir: string;
   /** Flags of XLA for every program. */
   readonly flags?: XlaFlags;
+  /**
+   * Size of the CPU plugin's thread pool, at least 4; the cores unless given. Large products are cut by it: results
+   * have the same bits only for the same number.
+   */
+  readonly threads?: number;
 }
 
 /**
@@ -85,7 +92,12 @@ export async function openEngine(options: EngineOptions): Promise<Engine> {
   return options.engine === 'cpu' ? openCpuEngine() : openXlaEngine(options);
 }
 
-async function openXlaEngine({ pluginPath, cacheDir, flags = {} }: EngineOptions): Promise<Engine> {
+async function openXlaEngine({
+  pluginPath,
+  cacheDir,
+  flags = {},
+  threads,
+}: EngineOptions): Promise<Engine> {
   // The type leaves out that there may be none.
   const registered: unknown = tf.findBackendFactory(BACKEND_NAME);
   if (registered !== null) {
@@ -94,9 +106,16 @@ async function openXlaEngine({ pluginPath, cacheDir, flags = {} }: EngineOptions
       'This process has an xla engine open already, and tfjs knows one backend by that name. Close it first.',
     );
   }
+  // The plugin reads this variable when the client is made, and takes no option for it.
+  if (threads !== undefined) process.env['NPROC'] = String(threads);
   const plugin = await ensurePlugin({ name: 'cpu', cacheDir, pluginPath });
   const client = await openPjrtClient({ pluginPath: plugin });
-  const cache = await openProgramCache(client, { cacheDir, pluginPath: plugin, flags });
+  const cache = await openProgramCache(client, {
+    cacheDir,
+    pluginPath: plugin,
+    flags,
+    threads: threads ?? availableParallelism(),
+  });
   const backend = new XlaBackend(client, (mlir) => client.compile(mlir, { flags }));
   const closers: (() => void)[] = [];
   tf.registerBackend(BACKEND_NAME, () => backend);

@@ -20,6 +20,8 @@ export interface ProgramCacheOptions {
   readonly cacheDir: string;
   readonly pluginPath: string;
   readonly flags: XlaFlags;
+  /** Size of the plugin's thread pool: compiled code depends on it. */
+  readonly threads: number;
 }
 
 /**
@@ -28,13 +30,13 @@ export interface ProgramCacheOptions {
  */
 export async function openProgramCache(
   client: PjrtClient,
-  { cacheDir, pluginPath, flags }: ProgramCacheOptions,
+  { cacheDir, pluginPath, flags, threads }: ProgramCacheOptions,
 ): Promise<ProgramCache> {
   const folder = path.join(cacheDir, 'programs');
   const { size, mtimeMs } = await stat(pluginPath);
   const { platformName, platformVersion } = client;
   const key = JSON.stringify([
-    { pluginPath, size, mtimeMs, platformName, platformVersion, flags },
+    { pluginPath, size, mtimeMs, platformName, platformVersion, flags, threads },
     await machine(client),
   ]);
   return {
@@ -50,12 +52,18 @@ export async function openProgramCache(
   };
 }
 
-/** What compiled code depends on: the devices, and on the host the instruction set and the number of cores. */
+/** What compiled code depends on: the devices, and on the host the instruction set. */
 async function machine({ devices }: PjrtClient): Promise<readonly unknown[]> {
   const cpuInfo = await readFile('/proc/cpuinfo', 'utf8').catch(() => ''); // Linux alone has it
   const features = /^(?:flags|Features)\s*:.*$/m.exec(cpuInfo)?.[0];
   const kinds = devices.map(({ kind }) => kind);
-  return [kinds, os.arch(), os.cpus()[0]?.model, features, os.availableParallelism()];
+  return [
+    kinds,
+    os.arch(),
+    os.cpus()[0]?.model,
+    features,
+    process.env['NPROC'] ?? os.availableParallelism(),
+  ];
 }
 
 async function load(client: PjrtClient, file: string): Promise<PjrtExecutable | undefined> {

@@ -52,20 +52,20 @@ export function choosePositions(
 }
 
 /**
- * Like {@link choosePositions} on 0..length-1, but in runs of `span`: neighbouring frames look alike, and a single
- * hidden one can be copied from beside it.
+ * `count` positions of 0..length-1 in runs of `span`, ascending: neighbouring frames look alike, and a single hidden
+ * one can be copied from beside it.
  */
 export function chooseSpans(
   length: number,
-  { ratio, limit, span }: { readonly ratio: number; readonly limit: number; readonly span: number },
+  { count, span }: { readonly count: number; readonly span: number },
   rng: Rng,
 ): number[] {
-  const count = Math.min(limit, length, Math.max(1, Math.round(ratio * length)));
+  const wanted = Math.min(count, length);
   const chosen = new Set<number>();
-  while (chosen.size < count) {
-    const size = Math.min(span, count - chosen.size);
+  while (chosen.size < wanted) {
+    const size = Math.min(span, wanted - chosen.size);
     const start = rng.integer(length - size + 1);
-    for (let i = start; i < start + size && chosen.size < count; i++) chosen.add(i);
+    for (let i = start; i < start + size; i++) chosen.add(i);
   }
   return [...chosen].sort((a, b) => a - b);
 }

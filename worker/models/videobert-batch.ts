@@ -47,7 +47,7 @@ export interface Question {
   readonly purpose: string;
   readonly hideText: boolean;
   readonly hideVideo: boolean;
-  /** Chosen positions are always masked, instead of BERT's 80/10/10. */
+  /** A question of an evaluation: as much is hidden as can be, and all of it masked, instead of BERT's 80/10/10. */
   readonly maskAll: boolean;
   readonly alignment: 'random' | 'matched' | 'alternate';
 }
@@ -131,12 +131,11 @@ export function assembleVideoBert(
     });
     const visualIds = example.visualWords.map((word) => textVocabulary + 1 + word);
     const visual = hide(visualIds, videoShown && question.hideVideo, rng, {
-      choose: () =>
-        chooseSpans(
-          numWindows,
-          { ratio: config.visualMaskRatio, limit: numVisual, span: config.visualMaskSpan },
-          rng,
-        ),
+      choose: () => {
+        // Training hides up to as many as a question does: it also has to see what goes with the words.
+        const count = question.maskAll ? numVisual : 1 + rng.integer(numVisual);
+        return chooseSpans(numWindows, { count, span: config.visualMaskSpan }, rng);
+      },
       maskId: textVocabulary,
       randomId: (r) => textVocabulary + 1 + r.integer(visualVocabulary),
       maskAll: question.maskAll,

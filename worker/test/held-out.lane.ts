@@ -24,7 +24,7 @@ test('both modalities together beat each alone on held-out clips, for three seed
   const start = process.cwd();
   const cacheDir = defaultCacheDir(process.env);
   process.chdir(folder);
-  const engine = await openEngine({ engine: 'xla', cacheDir });
+  const engine = await openEngine({ engine: 'xla', cacheDir, threads: 4 });
   try {
     const say = (line: string): void => {
       console.log(line);
