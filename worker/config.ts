@@ -27,6 +27,7 @@ const videobert = z.strictObject({
   visualMaskSpan: count('Visual words are hidden in runs of this many'),
   textOnlyShare: share('Share of the samples shown as text alone'),
   videoOnlyShare: share('Share of the samples shown as video alone'),
+  mismatchedShare: share("Share of the pairs that get another sample's text, for alignment"),
   modalities: z
     .enum(['both', 'text', 'video'])
     .describe('text and video train the one-modality model of the same size, for comparison'),

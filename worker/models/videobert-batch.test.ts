@@ -21,6 +21,7 @@ const CONFIG: AssemblyConfig = {
   visualMaskSpan: 3,
   textOnlyShare: 0,
   videoOnlyShare: 0,
+  mismatchedShare: 0.5,
   modalities: 'both',
 };
 

@@ -37,6 +37,8 @@ export interface AssemblyConfig {
   /** Shares of the samples that are shown with one modality alone; the rest have both. */
   readonly textOnlyShare: number;
   readonly videoOnlyShare: number;
+  /** Share of the pairs whose text is another sample's: only their alignment counts, so few keep the masks useful. */
+  readonly mismatchedShare: number;
   /** `text` and `video` make the one-modality models that the full one is compared with. */
   readonly modalities: 'both' | 'text' | 'video';
 }
@@ -113,7 +115,7 @@ export function assembleVideoBert(
     );
     const [textShown, videoShown] = modalitiesOf(config, question, example, rng);
     const foreign =
-      textShown && videoShown && wantsForeign(question, example, rng)
+      textShown && videoShown && wantsForeign(config, question, example, rng)
         ? foreignText(rng, example)
         : undefined;
     const textIds = (foreign ?? example.textIds).subarray(0, maxTextTokens);
@@ -196,9 +198,14 @@ function modalitiesOf(
   return [draw >= config.textOnlyShare + config.videoOnlyShare, true];
 }
 
-function wantsForeign({ alignment }: Question, { epoch }: VideoBertExample, rng: Rng): boolean {
+function wantsForeign(
+  { mismatchedShare }: AssemblyConfig,
+  { alignment }: Question,
+  { epoch }: VideoBertExample,
+  rng: Rng,
+): boolean {
   return alignment === 'random'
-    ? rng.uniform() < 0.5
+    ? rng.uniform() < mismatchedShare
     : alignment === 'alternate' && epoch % 2 === 1;
 }
 

@@ -76,6 +76,7 @@ export function videoBertSystem(
     visualMaskSpan: config.visualMaskSpan,
     textOnlyShare: config.textOnlyShare,
     videoOnlyShare: config.videoOnlyShare,
+    mismatchedShare: config.mismatchedShare,
     modalities: config.modalities,
   };
   const frameShape = [

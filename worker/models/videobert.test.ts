@@ -27,6 +27,7 @@ const ASSEMBLY: AssemblyConfig = {
   visualMaskSpan: 2,
   textOnlyShare: 0,
   videoOnlyShare: 0,
+  mismatchedShare: 0.5,
   modalities: 'both',
 };
 const SIZES = {
