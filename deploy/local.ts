@@ -7,6 +7,7 @@ import { messageOf, VideoloomError } from '../proto/errors.ts';
 import { CoordinatorServiceService as Rpc } from '../proto/gen/videoloom/v1/coordinator.ts';
 import { RunPhase, type RunStatus } from '../proto/gen/videoloom/v1/run.ts';
 import { call, callStream, dial, type Channel } from '../proto/grpc.ts';
+import { withTrainingMemory } from '../proto/memory-environment.ts';
 import { exitOf, firstJsonLine, ProcessFailed, start } from './processes.ts';
 import { openRunView, summary, type Outcome, type RunView } from './view.ts';
 
@@ -33,18 +34,6 @@ interface CoordinatorAddresses {
 
 /** How often a process that died is started again before the run is given up. */
 const MAX_RESTARTS = 3;
-/**
- * XLA's CPU backend allocates its temporary memory anew at every run; glibc would hand it back to the kernel each time
- * and fault it in again page by page. These settings keep it (`worker/backend/memory-environment.ts` has the figures).
- */
-const MEMORY_SETTINGS = {
-  GLIBC_TUNABLES: [
-    'glibc.malloc.arena_max=1',
-    'glibc.malloc.mmap_max=0',
-    'glibc.malloc.trim_threshold=4611686018427387904',
-    'glibc.malloc.hugetlb=1',
-  ].join(':'),
-};
 /** Exit code of a run that was stopped and can be resumed: EX_TEMPFAIL. */
 const EXIT_STOPPED = 75;
 
@@ -139,7 +128,7 @@ async function startCluster(prepared: Prepared, options: LocalOptions): Promise<
   const launch = (program: 'worker' | 'coordinator', args: string[]): ChildProcess => {
     const child = start(program, args, {
       stdio: ['ignore', program === 'coordinator' ? 'pipe' : 'ignore', 'pipe'],
-      env: { ...process.env, ...MEMORY_SETTINGS },
+      env: withTrainingMemory(process.env),
     });
     running.add(child);
     return child;

@@ -7,8 +7,7 @@
  */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync } from 'node:fs';
-import { mkdir, writeFile } from 'node:fs/promises';
+import { writeFile } from 'node:fs/promises';
 import { availableParallelism, homedir } from 'node:os';
 import path from 'node:path';
 import { createInterface } from 'node:readline';
@@ -19,7 +18,7 @@ import * as tf from '@tensorflow/tfjs-core';
 import { openRng } from '../../proto/random.ts';
 import type { Rng } from '../../proto/random.ts';
 import { openEngine } from '../backend/engine.ts';
-import { hasTrainingMemory, withTrainingMemory } from '../backend/memory-environment.ts';
+import { hasTrainingMemory, withTrainingMemory } from '../../proto/memory-environment.ts';
 import type { Engine } from '../backend/engine.ts';
 import { openInitializer } from '../initializer.ts';
 import { dense, gatherPositions, initBlock, initDense, initLayerNorm } from '../models/layers.ts';
@@ -28,6 +27,7 @@ import type { BlockParams, DenseParams, LayerNormParams } from '../models/layers
 import { adamW, adamWScalars } from '../optim/adamw.ts';
 import type { AdamWState } from '../optim/adamw.ts';
 import { leavesOf, mapTree, withLeaves } from '../tree.ts';
+import { ensureTorch, TORCH } from './torch-venv.ts';
 
 const BATCH = 8;
 const TEXT = 128;
@@ -39,7 +39,6 @@ const NUM_HEADS = 4;
 const VOCABULARY = 4096;
 const MASKED_TEXT = 20;
 const MASKED_VISUAL = 60;
-const TORCH = 'torch==2.13.0';
 /** Carries the caller's own GLIBC_TUNABLES to the peers. */
 const PEER_TUNABLES = 'BENCH_PEER_GLIBC_TUNABLES';
 const ADAMW = { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0.01 };
@@ -247,26 +246,6 @@ async function openTorch(cacheDir: string, mode: 'eager' | 'compile'): Promise<R
       child.stdin.end();
     },
   };
-}
-
-/** The Python of a virtual environment with PyTorch, made in the cache folder on first use. */
-async function ensureTorch(cacheDir: string): Promise<string> {
-  const folder = path.join(cacheDir, 'torch-venv');
-  const python = path.join(folder, 'bin', 'python');
-  if (existsSync(path.join(folder, 'complete'))) return python;
-  process.stderr.write(`installing ${TORCH} into ${folder}\n`);
-  await mkdir(cacheDir, { recursive: true });
-  await execute('python3', ['-m', 'venv', folder]);
-  await execute(python, ['-m', 'pip', 'install', '--quiet', TORCH, 'numpy']);
-  await writeFile(path.join(folder, 'complete'), '');
-  return python;
-}
-
-async function execute(command: string, args: readonly string[]): Promise<void> {
-  const child = spawn(command, args, { stdio: ['ignore', 'inherit', 'inherit'] });
-  const [exitCode] = (await once(child, 'exit')) as [number | null];
-  if (exitCode !== 0)
-    throw new Error(`${command} ${args.join(' ')} ended with ${String(exitCode)}`);
 }
 
 function emit(figure: Record<string, string | number>): void {
