@@ -1,8 +1,9 @@
 import { createHash } from 'node:crypto';
-import { access, mkdir, readFile, rename, writeFile } from 'node:fs/promises';
+import { access, mkdir, readFile } from 'node:fs/promises';
 import { homedir } from 'node:os';
-import { basename, dirname, join, relative, resolve } from 'node:path';
+import { basename, join, relative, resolve } from 'node:path';
 import { parse, stringify } from 'yaml';
+import { writeFileDurably } from '../proto/durable-file.ts';
 import { messageOf, UsageError, VideoloomError } from '../proto/errors.ts';
 import { openProgress } from '../proto/progress.ts';
 import { RUN_PLAN_FILE, type RunPlan } from '../proto/run-plan.ts';
@@ -81,8 +82,8 @@ export async function prepare(options: PrepareOptions): Promise<Prepared> {
   if (old !== undefined) {
     const oldPlan = JSON.parse(old) as RunPlan;
     await refuseOtherRun(folder, config, oldPlan);
-    await writeAtomically(join(folder, RUN_FILES.config), stringify(config));
-    await writeAtomically(
+    await writeFileDurably(join(folder, RUN_FILES.config), stringify(config));
+    await writeFileDurably(
       planFile,
       JSON.stringify({ ...oldPlan, ...adjustable(config) }, undefined, 2),
     );
@@ -109,7 +110,7 @@ export async function prepare(options: PrepareOptions): Promise<Prepared> {
       index.train.map(({ text }) => text),
       { vocabularySize: config.model.textVocabulary },
     );
-    await writeAtomically(
+    await writeFileDurably(
       join(folder, RUN_FILES.tokenizer),
       JSON.stringify(tokenizer, undefined, 1),
     );
@@ -117,7 +118,7 @@ export async function prepare(options: PrepareOptions): Promise<Prepared> {
     await writeVisualVocabulary(join(folder, RUN_FILES.vocabulary), vocabulary);
 
     // --- The plan makes the folder a run.
-    await writeAtomically(join(folder, RUN_FILES.config), stringify(config));
+    await writeFileDurably(join(folder, RUN_FILES.config), stringify(config));
     const plan: Partial<RunPlan> = {
       runId: runIdOf(folder),
       seed: config.train.seed,
@@ -129,7 +130,7 @@ export async function prepare(options: PrepareOptions): Promise<Prepared> {
       configDigest: digestOf(config),
       ...adjustable(config),
     };
-    await writeAtomically(planFile, JSON.stringify(plan, undefined, 2));
+    await writeFileDurably(planFile, JSON.stringify(plan, undefined, 2));
     const { train, heldOut } = index;
     say(
       `${train.length} clips to train on, ${heldOut.length} held out; ${vocabulary.numWords} visual words; ` +
@@ -352,10 +353,4 @@ async function readIfThere(file: string): Promise<string | undefined> {
     return undefined;
   }
   return readFile(file, 'utf8');
-}
-
-async function writeAtomically(file: string, text: string): Promise<void> {
-  await mkdir(dirname(file), { recursive: true });
-  await writeFile(`${file}.tmp`, text);
-  await rename(`${file}.tmp`, file);
 }

@@ -1,4 +1,5 @@
 import { availableParallelism } from 'node:os';
+import { join } from 'node:path';
 
 import * as tf from '@tensorflow/tfjs-core';
 import '@tensorflow/tfjs-backend-cpu';
@@ -108,7 +109,7 @@ async function openXlaEngine({
   }
   // The plugin reads this variable when the client is made, and takes no option for it.
   if (threads !== undefined) process.env['NPROC'] = String(threads);
-  const plugin = await ensurePlugin({ name: 'cpu', cacheDir, pluginPath });
+  const plugin = await ensurePlugin({ name: 'cpu', cacheDir: join(cacheDir, 'pjrt'), pluginPath });
   const client = await openPjrtClient({ pluginPath: plugin });
   const cache = await openProgramCache(client, {
     cacheDir,
