@@ -4,6 +4,8 @@
  * As Easy as 1, 2, 3", sec. 4.3; checked against Random123's known answers.
  */
 
+import assert from 'node:assert/strict';
+
 const M0 = 0xd2511f53;
 const M1 = 0xcd9e8d57;
 const W0 = 0x9e3779b9;
@@ -47,7 +49,7 @@ export interface Rng {
   uint32(): number;
   /** Uniform in [0, 1), 53 bits. */
   uniform(): number;
-  /** Uniform integer in [0, bound), without bias. */
+  /** Uniform integer in [0, bound), without bias; `bound` is at least 1. */
   integer(bound: number): number;
   /** Standard normal (Box-Muller). */
   normal(): number;
@@ -89,6 +91,7 @@ function streamOf(key: readonly [number, number]): Rng {
     uint32,
     uniform,
     integer(bound) {
+      assert.ok(bound >= 1 && bound <= 2 ** 32, `no integer lies in [0, ${bound})`);
       const limit = 2 ** 32 - (2 ** 32 % bound);
       for (;;) {
         const value = uint32();

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { openRng } from '../proto/random.ts';
 import { openLedger } from './ledger.ts';
 
 test('the phases add up to the wall clock, and a report carries only what none has carried', async () => {
@@ -25,11 +26,24 @@ test('the phases add up to the wall clock, and a report carries only what none h
   );
   // A report that was lost is carried by the next.
   assert.deepEqual(ledger.unreported(), first);
-  ledger.markReported(first);
+  ledger.markReported();
   timeMs = 1500;
   const second = ledger.unreported();
   assert.ok(Math.abs(second.computeSeconds - 0.2) < 1e-9);
   assert.equal(second.decodeSeconds, 0);
-  ledger.markReported(second);
+  ledger.markReported();
   assert.equal(ledger.unreported().wallSeconds, 0);
+});
+
+test('no report takes time back, however the clock falls', () => {
+  const rng = openRng(7, 'ledger');
+  let timeMs = 0;
+  const ledger = openLedger({ now: () => timeMs });
+  for (let report = 0; report < 2000; report++) {
+    timeMs += rng.uniform() * 10;
+    ledger.enter(report % 2 === 0 ? 'compute' : 'reduce');
+    const smallest = Math.min(...(Object.values(ledger.unreported()) as number[]));
+    assert.ok(smallest >= 0, `report ${report} carries ${smallest} s`);
+    ledger.markReported();
+  }
 });

@@ -15,10 +15,10 @@ export interface Ledger {
   within<T>(phase: Phase, work: () => Promise<T>): Promise<T>;
   /** Since the start. */
   total(): TimeLedger;
-  /** What no report has carried yet. */
+  /** What no report has carried yet; no part is ever below zero. */
   unreported(): TimeLedger;
-  /** A report with these times has arrived. */
-  markReported(time: TimeLedger): void;
+  /** The report made of the last `unreported()` has arrived. */
+  markReported(): void;
 }
 
 export function openLedger({ now = () => performance.now(), startMs = 0 } = {}): Ledger {
@@ -26,7 +26,8 @@ export function openLedger({ now = () => performance.now(), startMs = 0 } = {}):
   let [phase, phaseStartMs]: [Phase, number] = ['setup', startMs];
   const enter = (next: Phase): void => {
     const time = now();
-    spentMs.set(phase, (spentMs.get(phase) ?? 0) + time - phaseStartMs);
+    // In this order it never shrinks: a rounded difference of rising times is not negative.
+    spentMs.set(phase, (spentMs.get(phase) ?? 0) + (time - phaseStartMs));
     [phase, phaseStartMs] = [next, time];
   };
   const total = (): TimeLedger => {
@@ -43,13 +44,8 @@ export function openLedger({ now = () => performance.now(), startMs = 0 } = {}):
       wallSeconds: (phaseStartMs - startMs) / 1000,
     };
   };
-  const combine = (a: TimeLedger, b: TimeLedger, sign: 1 | -1): TimeLedger => {
-    const keys = Object.keys(a) as (keyof TimeLedger)[];
-    return Object.fromEntries(
-      keys.map((key) => [key, a[key] + sign * b[key]]),
-    ) as unknown as TimeLedger;
-  };
-  let reported: TimeLedger | undefined;
+  // Totals, not a sum of reports: the rounding of such a sum can overtake the total.
+  let [offered, reported] = [total(), NOTHING];
   return {
     get phase() {
       return phase;
@@ -66,11 +62,24 @@ export function openLedger({ now = () => performance.now(), startMs = 0 } = {}):
     },
     total,
     unreported() {
-      const current = total();
-      return reported === undefined ? current : combine(current, reported, -1);
+      offered = total();
+      const keys = Object.keys(offered) as (keyof TimeLedger)[];
+      const entries = keys.map((key): [string, number] => [key, offered[key] - reported[key]]);
+      return Object.fromEntries(entries) as unknown as TimeLedger;
     },
-    markReported(time) {
-      reported = reported === undefined ? time : combine(reported, time, 1);
+    markReported() {
+      reported = offered;
     },
   };
 }
+
+const NOTHING: TimeLedger = {
+  decodeSeconds: 0,
+  waitSeconds: 0,
+  computeSeconds: 0,
+  reduceSeconds: 0,
+  checkpointSeconds: 0,
+  evaluateSeconds: 0,
+  setupSeconds: 0,
+  wallSeconds: 0,
+};

@@ -203,7 +203,7 @@ export async function train(options: TrainOptions): Promise<void> {
         },
         scope,
       );
-      ledger.markReported(time);
+      ledger.markReported();
 
       ledger.enter('compute');
       await update(step, gradient, norm);
