@@ -1,5 +1,5 @@
 import type { RunPlan } from '../proto/run-plan.ts';
-import type { JournalEvent } from './journal-events.ts';
+import type { JournalEvent, JournaledSkip } from './journal-events.ts';
 
 type EventOf<Type extends JournalEvent['type']> = Extract<JournalEvent, { type: Type }>;
 
@@ -14,8 +14,13 @@ export interface RunHistory {
   /** Highest generation number used. */
   generationNumber: number;
   finished: EventOf<'finished'> | undefined;
-  /** Substituted samples of commits that count, by step; steps without any are left out. */
-  readonly skippedByStep: Map<number, number>;
+  /** The highest step ever committed, whether or not it still counts: up to here it is known what did not decode. */
+  highestStep: number;
+  /**
+   * Substituted samples of every step up to `highestStep`; steps without any are left out. A time-out or a crash is a
+   * matter of the machine and the moment, so a step that is computed again takes from here what happened.
+   */
+  readonly skipsByStep: Map<number, readonly JournaledSkip[]>;
 }
 
 /** The history of a run that has just been thought of. */
@@ -26,7 +31,8 @@ export function emptyHistory(): RunHistory {
     lastCommit: undefined,
     generationNumber: 0,
     finished: undefined,
-    skippedByStep: new Map(),
+    highestStep: 0,
+    skipsByStep: new Map(),
   };
 }
 
@@ -42,14 +48,12 @@ export function extendHistory(history: RunHistory, event: JournalEvent): void {
     case 'restored':
       history.committedStep = event.step;
       if (history.lastCommit?.step !== event.step) history.lastCommit = undefined;
-      for (const step of history.skippedByStep.keys()) {
-        if (step > event.step) history.skippedByStep.delete(step);
-      }
       break;
     case 'commit':
       history.committedStep = event.step;
       history.lastCommit = event;
-      if (event.skipped.length > 0) history.skippedByStep.set(event.step, event.skipped.length);
+      history.highestStep = Math.max(history.highestStep, event.step);
+      if (event.skipped.length > 0) history.skipsByStep.set(event.step, event.skipped);
       break;
     case 'finished':
       history.finished = event;
@@ -60,6 +64,8 @@ export function extendHistory(history: RunHistory, event: JournalEvent): void {
 }
 
 /** Samples that were substituted in all steps that count. */
-export function numSkipped({ skippedByStep }: RunHistory): number {
-  return [...skippedByStep.values()].reduce((total, count) => total + count, 0);
+export function numSkipped({ committedStep, skipsByStep }: RunHistory): number {
+  let total = 0;
+  for (const [step, skips] of skipsByStep) if (step <= committedStep) total += skips.length;
+  return total;
 }

@@ -7,6 +7,8 @@ export interface JournaledSkip {
   readonly substitute: number;
   readonly reason: string;
   readonly message: string;
+  /** Place within the global batch. */
+  readonly place: number;
 }
 
 /** What happened to a run: the one truth about it, from which everything else can be computed again. */

@@ -5,19 +5,24 @@ import type { Member } from '../proto/gen/videoloom/v1/run.ts';
 import { RpcError } from '../proto/grpc.ts';
 import type { RunPlan } from '../proto/run-plan.ts';
 import { positionOf, sampleAt, substitutesAt } from '../proto/sample-order.ts';
+import type { RunHistory } from './history.ts';
+import type { JournaledSkip } from './journal-events.ts';
+
+type LeaseHistory = Pick<RunHistory, 'committedStep' | 'highestStep' | 'skipsByStep'>;
 
 /**
  * The samples of `member`'s microbatches for `numSteps` steps from `firstStep` on. Steps past `prefetchSteps` after the
- * committed one, or past the end of the run, are left out. Nothing is remembered: a sample is used when its step is
- * committed, not when it is handed out.
+ * committed one, or past the end of the run, are left out. What is handed out is not remembered: a sample is used when
+ * its step is committed. What did not decode in a step that was committed before is a fact, and handed out as such.
  * @throws RpcError LEASE_OUT_OF_WINDOW for a step that is committed already
  */
 export function leaseMicrobatches(
   plan: RunPlan,
-  committedStep: number,
+  history: LeaseHistory,
   member: Member,
   { firstStep, numSteps }: { readonly firstStep: number; readonly numSteps: number },
 ): StepLease[] {
+  const { committedStep, highestStep } = history;
   const lastStep = Math.min(committedStep + plan.prefetchSteps, plan.totalSteps);
   if (firstStep <= committedStep) {
     throw new RpcError(
@@ -29,7 +34,10 @@ export function leaseMicrobatches(
   }
   const leases: StepLease[] = [];
   for (let step = firstStep; step < firstStep + numSteps && step <= lastStep; step++) {
-    leases.push({ step, microbatches: rangeOf(member).map((index) => leaseOf(plan, step, index)) });
+    const committedBefore = step <= highestStep;
+    const facts = committedBefore ? (history.skipsByStep.get(step) ?? []) : undefined;
+    const microbatches = rangeOf(member).map((index) => leaseOf(plan, step, index, facts));
+    leases.push({ step, microbatches, committedBefore });
   }
   return leases;
 }
@@ -38,12 +46,21 @@ function rangeOf({ firstMicrobatch, numMicrobatches }: Member): number[] {
   return Array.from({ length: numMicrobatches }, (_, offset) => firstMicrobatch + offset);
 }
 
-function leaseOf(plan: RunPlan, step: number, index: number): MicrobatchLease {
+/** `facts`: what did not decode when the step was committed before; undefined for a step that never was. */
+function leaseOf(
+  plan: RunPlan,
+  step: number,
+  index: number,
+  facts: readonly JournaledSkip[] | undefined,
+): MicrobatchLease {
   const order = { seed: plan.seed, numSamples: plan.numTrainSamples };
   const samples = Array.from({ length: plan.microbatchSize }, (_, i) => {
     const position = positionOf(plan, step, index, i);
-    const substitutes = substitutesAt(order, position, plan.numSubstitutes);
-    return { ...sampleAt(order, position), substitutes };
+    const place = index * plan.microbatchSize + i;
+    const recorded = facts?.find((skip) => skip.place === place);
+    const substitutes =
+      facts === undefined ? substitutesAt(order, position, plan.numSubstitutes) : [];
+    return { ...sampleAt(order, position), substitutes, recorded };
   });
   return { index, samples };
 }

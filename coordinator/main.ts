@@ -8,22 +8,22 @@ import { Registry } from 'prom-client';
 import { writeFileDurably } from '../proto/durable-file.ts';
 import { reportFatal, UsageError } from '../proto/errors.ts';
 import { CoordinatorServiceService } from '../proto/gen/videoloom/v1/coordinator.ts';
+import { RendezvousServiceService } from '../proto/gen/videoloom/v1/rendezvous.ts';
 import { RunPhase } from '../proto/gen/videoloom/v1/run.ts';
 import { serve } from '../proto/grpc.ts';
 import type { RpcServer } from '../proto/grpc.ts';
 import { openLog } from '../proto/log.ts';
 import { serveMetrics } from '../proto/metrics.ts';
 import type { MetricsServer } from '../proto/metrics.ts';
+import { EXIT_RESUMABLE, onLauncherGone } from '../proto/parent-process.ts';
 import { readRunPlan } from '../proto/run-plan.ts';
+import { KeyValues, rendezvousService } from './key-values.ts';
 import { openRun } from './run.ts';
 import type { Run } from './run.ts';
 import { coordinatorService } from './service.ts';
 
 /** Where this process can be reached, for launchers: inside the run folder. */
 const ADDRESS_FILE = 'coordinator.json';
-
-/** Exit code of a run that was stopped by a signal and can be resumed (EX_TEMPFAIL). */
-const EXIT_PREEMPTED = 75;
 
 interface Flags {
   readonly run: string;
@@ -48,7 +48,12 @@ async function main(argv: readonly string[]): Promise<number> {
   let metrics: MetricsServer | undefined;
   try {
     const service = { definition: CoordinatorServiceService, handlers: coordinatorService(run) };
-    server = await serve([service], flags.listen);
+    const values = new KeyValues(plan.runId, () => run.status().generation?.number ?? 0);
+    const rendezvous = {
+      definition: RendezvousServiceService,
+      handlers: rendezvousService(values),
+    };
+    server = await serve([service, rendezvous], flags.listen);
     metrics = await serveMetrics(registry, flags.metrics);
     const reachable = {
       address: server.address,
@@ -69,12 +74,22 @@ async function main(argv: readonly string[]): Promise<number> {
   }
 }
 
-/** Waits for the end of the run; a signal asks for an early one, and a second signal or `graceMs` cuts it short. */
+/**
+ * Waits for the end of the run. A signal or the end of the launcher asks for an early one, and a second signal or
+ * `graceMs` cuts it short.
+ */
 async function runToItsEnd(run: Run, graceMs: number): Promise<boolean> {
   const signals = new AbortController();
   const { signal } = signals;
   const asked = Promise.race(['SIGTERM', 'SIGINT'].map((name) => once(process, name, { signal })));
-  const isPreempted = await Promise.race([run.over.then(() => false), asked.then(() => true)]);
+  const abandoned = new Promise<true>((resolve) => {
+    onLauncherGone(() => {
+      resolve(true);
+    });
+  });
+  const isPreempted = await Promise.race([
+    ...[run.over.then(() => false), asked.then(() => true), abandoned],
+  ]);
   if (isPreempted) {
     const again = Promise.race(
       ['SIGTERM', 'SIGINT'].map((name) => once(process, name, { signal })),
@@ -92,7 +107,7 @@ function exitCodeOf(run: Run, isPreempted: boolean): number {
   const { phase } = run.status();
   if (phase === RunPhase.FAILED) return 1;
   if (phase === RunPhase.FINISHED) return 0;
-  return isPreempted ? EXIT_PREEMPTED : 0;
+  return isPreempted ? EXIT_RESUMABLE : 0;
 }
 
 function parseFlags(argv: readonly string[]): Flags {

@@ -82,7 +82,7 @@ export function openRunMetrics(registry: Registry, state: () => RunState): RunMe
   const tokens = counter('videoloom_tokens_total', 'Text tokens of committed steps.');
   const skipped = counter(
     'videoloom_samples_skipped_total',
-    'Samples that were substituted.',
+    'Samples that were substituted in committed steps, redone ones included.',
     'reason',
   );
   const loss = gauge(

@@ -230,7 +230,7 @@ export class Run {
   /** The samples of the caller's microbatches. @throws RpcError STALE_GENERATION, LEASE_OUT_OF_WINDOW */
   lease({ session, generation, firstStep, numSteps }: LeaseMicrobatchesRequest): StepLease[] {
     const member = memberOf(this.#state, session, generation);
-    return leaseMicrobatches(this.plan, this.#state.committedStep, member, { firstStep, numSteps });
+    return leaseMicrobatches(this.plan, this.#parts.history, member, { firstStep, numSteps });
   }
 
   /** Settles when the step is committed or cannot be in this generation. */

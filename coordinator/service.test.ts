@@ -164,7 +164,8 @@ describe('the coordinator over gRPC', () => {
       for (const { index, samples } of microbatches) {
         const expected = [0, 1].map((i) => {
           const position = positionOf(plan, step, index, i);
-          return { ...sampleAt(order, position), substitutes: substitutesAt(order, position, 4) };
+          const substitutes = substitutesAt(order, position, 4);
+          return { ...sampleAt(order, position), substitutes, recorded: undefined };
         });
         assert.deepEqual(samples, expected);
       }

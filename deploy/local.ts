@@ -7,7 +7,7 @@ import { messageOf, VideoloomError } from '../proto/errors.ts';
 import { CoordinatorServiceService as Rpc } from '../proto/gen/videoloom/v1/coordinator.ts';
 import { RunPhase, type RunStatus } from '../proto/gen/videoloom/v1/run.ts';
 import { call, callStream, dial, type Channel } from '../proto/grpc.ts';
-import { withTrainingMemory } from '../proto/memory-environment.ts';
+import { EXIT_RESUMABLE } from '../proto/parent-process.ts';
 import { exitOf, firstJsonLine, ProcessFailed, start } from './processes.ts';
 import { openRunView, summary, type Outcome, type RunView } from './view.ts';
 
@@ -34,15 +34,17 @@ interface CoordinatorAddresses {
 
 /** How often a process that died is started again before the run is given up. */
 const MAX_RESTARTS = 3;
-/** Exit code of a run that was stopped and can be resumed: EX_TEMPFAIL. */
-const EXIT_STOPPED = 75;
+/** How long a run folder that is locked is waited for: a coordinator whose launcher was killed ends within it. */
+const LOCK_PATIENCE_MS = 10_000;
 
 /** Trains on this machine: prepares the run folder, then a coordinator and workers as processes of their own. */
 export async function trainLocally(options: LocalOptions): Promise<number> {
   // --- The run folder.
-  const preparing = start('worker', ['prepare', ...options.prepareArgs], {
-    stdio: ['ignore', 'pipe', 'inherit'],
-  });
+  const preparing = start(
+    'worker',
+    ['prepare', ...options.prepareArgs],
+    ['ignore', 'pipe', 'inherit'],
+  );
   let prepared: Prepared;
   try {
     prepared = await firstJsonLine<Prepared>(preparing, 'the preparation');
@@ -74,7 +76,7 @@ export async function trainLocally(options: LocalOptions): Promise<number> {
   );
   const channel = dial(cluster.addresses.address);
   const view = openRunView();
-  const stopOnSignal = stopper(channel, view);
+  const stopOnSignal = stopper(channel, view, cluster);
   process.on('SIGINT', stopOnSignal);
   process.on('SIGTERM', stopOnSignal);
   try {
@@ -103,7 +105,7 @@ function conclude(last: RunStatus, folder: string, wallSeconds: number): number 
       say(
         `stopped after step ${last.committedStep} of ${last.totalSteps}; the same command resumes it`,
       );
-      return EXIT_STOPPED;
+      return EXIT_RESUMABLE;
   }
 }
 
@@ -112,13 +114,17 @@ interface Cluster {
   readonly addresses: CoordinatorAddresses;
   /** Rejects when a process cannot be kept alive. */
   readonly broken: Promise<never>;
+  /** Lets the processes leave, and kills those that take too long. */
   end(): Promise<void>;
+  /** Kills them at once. */
+  kill(): void;
 }
 
 async function startCluster(prepared: Prepared, options: LocalOptions): Promise<Cluster> {
   const { folder, workers, engine, pluginPath } = prepared;
   const running = new Set<ChildProcess>();
   let ending = false;
+  const isEnding = (): boolean => ending;
   let breakWith: (error: Error) => void = () => undefined;
   const broken = new Promise<never>((_, reject) => {
     breakWith = reject;
@@ -126,10 +132,8 @@ async function startCluster(prepared: Prepared, options: LocalOptions): Promise<
   broken.catch(() => undefined);
 
   const launch = (program: 'worker' | 'coordinator', args: string[]): ChildProcess => {
-    const child = start(program, args, {
-      stdio: ['ignore', program === 'coordinator' ? 'pipe' : 'ignore', 'pipe'],
-      env: withTrainingMemory(process.env),
-    });
+    const stdout = program === 'coordinator' ? 'pipe' : 'ignore';
+    const child = start(program, args, ['ignore', stdout, 'pipe']);
     running.add(child);
     return child;
   };
@@ -143,9 +147,11 @@ async function startCluster(prepared: Prepared, options: LocalOptions): Promise<
       const errors = lastLines(child);
       const { code, signal } = await exitOf(child);
       running.delete(child);
-      if (ending || code === 0) return;
-      // Killed processes come back; one that reports an error would report it again.
-      if (signal === null || restarts === MAX_RESTARTS) {
+      if (isEnding() || code === 0) return;
+      // A process that was killed is started again, and a worker whose error may not come back. A coordinator ends like
+      // that only when it is asked to.
+      const mayGoWell = signal !== null || (code === EXIT_RESUMABLE && child !== coordinator);
+      if (!mayGoWell || restarts === MAX_RESTARTS) {
         const how =
           signal === null
             ? `ended with code ${code ?? '?'}`
@@ -159,49 +165,67 @@ async function startCluster(prepared: Prepared, options: LocalOptions): Promise<
         return;
       }
       await delay(100 * 2 ** restarts);
+      if (isEnding()) return;
       child = again();
     }
   };
 
   const coordinatorArgs = (listen: string, metrics: string): string[] => [
     ...['--run', folder, '--listen', listen, '--metrics', metrics],
+    ...['--log-file', join(folder, 'logs', 'coordinator.jsonl')],
   ];
-  const first = launch(
-    'coordinator',
-    coordinatorArgs(options.listenAddress, options.metricsAddress),
-  );
-  const coordinatorErrors = lastLines(first);
+  const startMs = performance.now();
+  let coordinator: ChildProcess;
   let addresses: CoordinatorAddresses;
-  try {
-    addresses = await firstJsonLine<CoordinatorAddresses>(first, 'the coordinator');
-  } catch (error) {
-    if (!(error instanceof ProcessFailed)) throw error;
-    throw new VideoloomError('COORDINATOR_FAILED', coordinatorErrors() || error.message);
+  for (let hasWaited = false; ; hasWaited = true) {
+    coordinator = launch(
+      'coordinator',
+      coordinatorArgs(options.listenAddress, options.metricsAddress),
+    );
+    const errors = lastLines(coordinator);
+    try {
+      addresses = await firstJsonLine<CoordinatorAddresses>(coordinator, 'the coordinator');
+      break;
+    } catch (error) {
+      if (!(error instanceof ProcessFailed)) throw error;
+      running.delete(coordinator);
+      const isLocked = errors().includes('RUN_LOCKED');
+      if (!isLocked || performance.now() - startMs > LOCK_PATIENCE_MS)
+        throw new VideoloomError('COORDINATOR_FAILED', errors() || error.message);
+      if (!hasWaited) say(`another coordinator holds ${folder}: waiting for its end`);
+      await delay(500);
+    }
   }
   // A restarted coordinator takes the same ports, so that its workers find it.
-  void keep('the coordinator', first, () => {
-    const child = launch(
+  void keep('the coordinator', coordinator, () => {
+    coordinator = launch(
       'coordinator',
       coordinatorArgs(addresses.address, addresses.metricsAddress),
     );
-    child.stdout?.resume();
-    return child;
+    coordinator.stdout?.resume();
+    return coordinator;
   });
   for (let number = 0; number < workers; number++) {
     const id = `worker-${number}`;
     const worker = (): ChildProcess =>
       launch('worker', [
         ...['train', '--run', folder, '--coordinator', addresses.address, '--id', id],
-        ...['--engine', engine, '--plugin', pluginPath],
+        ...['--engine', engine, '--plugin', pluginPath, '--follow-coordinator'],
       ]);
     void keep(id, worker(), worker);
   }
   return {
     addresses,
     broken,
+    kill() {
+      ending = true;
+      for (const child of running) child.kill('SIGKILL');
+    },
     async end() {
       if (ending) return;
       ending = true;
+      // Who has not ended by itself, because another one failed, leaves now.
+      for (const child of running) if (child.connected) child.disconnect();
       const graceMs = AbortSignal.timeout(10_000);
       await Promise.all(
         [...running].map(async (child) => {
@@ -251,10 +275,13 @@ function isOver({ phase }: RunStatus): boolean {
 }
 
 /** First signal: checkpoint and stop. Second: the processes are ended at once. */
-function stopper(channel: Channel, view: RunView): () => void {
+function stopper(channel: Channel, view: RunView, cluster: Cluster): () => void {
   let asked = false;
   return () => {
-    if (asked) process.exit(130);
+    if (asked) {
+      cluster.kill();
+      process.exit(130);
+    }
     asked = true;
     view.note('stopping after this step (again to stop at once)');
     call(channel, Rpc.stopRun, {}, { timeoutMs: 10_000 }).catch((error: unknown) => {

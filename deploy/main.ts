@@ -10,15 +10,40 @@ const program = new Command('videoloom')
   .version('0.1.0')
   .showHelpAfterError('(add --help for examples)');
 
-program
-  .command('train')
-  .description('train a recipe on this machine; run it again to resume')
-  .argument('<recipe>', 'videobert, or the path of a YAML file')
-  .argument('[overrides...]', 'fields of the config, as train.steps=100')
-  .option('--preset <name>', 'a preset of the recipe, such as tiny')
-  .option('--data <folder>', 'videos with .txt, .vtt or .srt beside them (default: the demo world)')
-  .option('--steps <n>', 'length of the run')
-  .option('--workers <n>', 'worker processes')
+type RecipeOptions = Record<'preset' | 'data' | 'steps' | 'workers' | 'out', string | undefined>;
+
+/** A verb that takes a recipe, a preset and fields of the config. */
+function recipeVerb(name: string, description: string): Command {
+  return program
+    .command(name)
+    .description(description)
+    .argument('<recipe>', 'videobert, or the path of a YAML file')
+    .argument('[overrides...]', 'fields of the config, as train.steps=100')
+    .option('--preset <name>', 'a preset of the recipe, such as tiny')
+    .option(
+      '--data <folder>',
+      'videos with .txt, .vtt or .srt beside them (default: the demo world)',
+    )
+    .option('--steps <n>', 'length of the run')
+    .option('--workers <n>', 'worker processes');
+}
+
+function prepareArgs(recipe: string, overrides: string[], options: RecipeOptions): string[] {
+  const set = [
+    ...(options.data === undefined ? [] : [`data.folder=${JSON.stringify(options.data)}`]),
+    ...(options.steps === undefined ? [] : [`train.steps=${options.steps}`]),
+    ...(options.workers === undefined ? [] : [`cluster.workers=${options.workers}`]),
+    ...overrides,
+  ];
+  return [
+    recipe,
+    ...(options.preset === undefined ? [] : ['--preset', options.preset]),
+    ...(options.out === undefined ? [] : ['--out', options.out]),
+    ...set.flatMap((override) => ['--set', override]),
+  ];
+}
+
+recipeVerb('train', 'train a recipe on this machine; run it again to resume')
   .option('--out <dir>', 'run folder (default: runs/<recipe>)')
   .option('--listen <address>', 'address of the coordinator', '127.0.0.1:0')
   .option('--metrics <address>', "address of the coordinator's /metrics", '127.0.0.1:0')
@@ -38,28 +63,31 @@ All fields: worker/recipes/config.schema.json. Stop with Ctrl-C; the same comman
     async (
       recipe: string,
       overrides: string[],
-      options: Record<'preset' | 'data' | 'steps' | 'workers' | 'out', string | undefined> &
-        Record<'listen' | 'metrics', string>,
+      options: RecipeOptions & Record<'listen' | 'metrics', string>,
     ) => {
       const { trainLocally } = await import('./local.ts');
-      const set = [
-        ...(options.data === undefined ? [] : [`data.folder=${JSON.stringify(options.data)}`]),
-        ...(options.steps === undefined ? [] : [`train.steps=${options.steps}`]),
-        ...(options.workers === undefined ? [] : [`cluster.workers=${options.workers}`]),
-        ...overrides,
-      ];
       process.exitCode = await trainLocally({
-        prepareArgs: [
-          recipe,
-          ...(options.preset === undefined ? [] : ['--preset', options.preset]),
-          ...(options.out === undefined ? [] : ['--out', options.out]),
-          ...set.flatMap((override) => ['--set', override]),
-        ],
+        prepareArgs: prepareArgs(recipe, overrides, options),
         listenAddress: options.listen,
         metricsAddress: options.metrics,
       });
     },
   );
+
+recipeVerb('plan', 'what a run will take: memory, work, time a step; nothing is trained')
+  .addHelpText(
+    'after',
+    `
+Examples:
+  videoloom plan videobert
+  videoloom plan videobert model.layers=12 model.width=512 engine.precision=bfloat16`,
+  )
+  .action(async (recipe: string, overrides: string[], options: RecipeOptions) => {
+    process.exitCode = await runThrough('worker', [
+      'plan',
+      ...prepareArgs(recipe, overrides, options),
+    ]);
+  });
 
 /** A verb whose arguments go to another program as they are. */
 function passOn(
@@ -93,10 +121,12 @@ passOn('worker', { program: 'worker', args: ['train'] }, 'join a coordinator and
 passOn('data', { program: 'video', args: [] }, 'make and look through data', [
   'videoloom data demo --out data/demo --train 512 --held-out 128     the demo world, real H.264',
   'videoloom data index ~/films                                       what would be trained on',
+  'videoloom data look ~/films --out films.svg                        the same as a page of frames and words',
 ]);
 passOn('engine', { program: 'worker', args: ['engine'] }, 'list, install and check the engines', [
   'videoloom engine list',
   'videoloom engine install cpu',
+  'videoloom engine install tensorflow',
   'videoloom engine doctor',
 ]);
 passOn(

@@ -1,23 +1,36 @@
-import { spawn, type ChildProcess, type SpawnOptions } from 'node:child_process';
+import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { fileURLToPath } from 'node:url';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { VideoloomError } from '../proto/errors.ts';
+import { withTrainingMemory } from '../proto/memory-environment.ts';
 
 /** A folder's `main.ts`, to be run as a process of its own. */
 export type Program = 'worker' | 'coordinator' | 'video';
 
 const TSX = import.meta.resolve('tsx');
 
-/** Starts `<program>/main.ts`; sources run as they are. */
+type Stream = 'ignore' | 'pipe' | 'inherit';
+
+/**
+ * Starts `<program>/main.ts`; sources run as they are. `stdio` is what becomes of its standard streams. A fourth one,
+ * an IPC channel, tells it when this process is gone, so that it leaves too. Who trains gets the memory settings for it.
+ */
 export function start(
   program: Program,
   args: readonly string[],
-  options: SpawnOptions,
+  stdio: readonly [Stream, Stream, Stream],
 ): ChildProcess {
   const main = fileURLToPath(new URL(join('..', program, 'main.ts'), import.meta.url));
-  return spawn(process.execPath, ['--import', TSX, main, ...args], options);
+  const trains = program === 'worker' && args[0] === 'train';
+  const child = spawn(process.execPath, ['--import', TSX, main, ...args], {
+    stdio: [...stdio, 'ipc'],
+    env: trains ? withTrainingMemory(process.env) : process.env,
+  });
+  // Only its end says something: it keeps nobody alive.
+  child.channel?.unref();
+  return child;
 }
 
 /** How a process ended. */
@@ -35,7 +48,7 @@ export async function exitOf(child: ChildProcess): Promise<Exit> {
 export async function runThrough(program: Program, args: readonly string[]): Promise<number> {
   const ignore = (): void => undefined;
   process.on('SIGINT', ignore);
-  const child = start(program, args, { stdio: 'inherit' });
+  const child = start(program, args, ['inherit', 'inherit', 'inherit']);
   const forward = (): void => {
     child.kill('SIGTERM');
   };

@@ -96,6 +96,29 @@ describe('a clip loader', { skip: WITHOUT_FFMPEG }, () => {
     assert.deepEqual(loader.stats.errorsByCode, { VIDEO_TRUNCATED: 2, VIDEO_NOT_FOUND: 1 });
   });
 
+  test('what is recorded is taken as it is: the row is not tried, and the record comes back', async () => {
+    const loader = open();
+    const recorded = { sample: 1, substitute: 4, reason: 'VIDEO_TIMEOUT', message: 'on that day' };
+    const before = pool.stats.numRequests;
+    const [clip] = await loader.load([{ ...lease(1), recorded }]);
+    assert.equal(pool.stats.numRequests - before, 1);
+    const [expected] = await open().load([lease(4)]);
+    assert.deepEqual(clip, { sample: 4, frames: expected!.frames, skipped: recorded });
+    // Nor is there another way out when the substitute fails now.
+    const bad = { ...recorded, substitute: 5 };
+    await assert.rejects(loader.load([{ ...lease(1), recorded: bad }]), {
+      code: 'VIDEO_TRUNCATED',
+      message: /5\.mp4/,
+    });
+  });
+
+  test('a row that fails and has no substitutes is an error that names the file', async () => {
+    await assert.rejects(open().load([lease(0), lease(2)]), {
+      code: 'VIDEO_TRUNCATED',
+      message: /2\.mp4/,
+    });
+  });
+
   test('a file known to be bad is not tried again, but reported for each lease', async () => {
     const loader = open();
     await loader.load([lease(2, 0)]);

@@ -4,14 +4,18 @@
  */
 import { join } from 'node:path';
 import { VideoloomError } from '../proto/errors.ts';
-import { DecodeError, type DecoderPool } from './decoder.ts';
+import { DecodeError, isPoolFault } from './decode-error.ts';
+import type { DecoderPool } from './decoder.ts';
 import { windowTimes } from './frame-sampler.ts';
 import type { Sample, SampleIndex } from './sample-index.ts';
 
 /** One place of a batch: a row of the split, and the rows to take in its stead, in this order. */
 export interface ClipRequest {
   readonly sample: number;
+  /** Where there are none, a row that fails is an error. */
   readonly substitutes: readonly number[];
+  /** What was decided about this place before: its substitute is taken, and the row itself is not tried. */
+  readonly recorded?: SubstitutedClip | undefined;
 }
 
 /** A sample that did not decode, and what stands in its place. */
@@ -64,7 +68,8 @@ export interface ClipLoader {
   readonly quarantined: ReadonlySet<number>;
   /**
    * Clips in the order of the requests. The same requests give the same clips wherever and whenever they are loaded.
-   * @throws ClipsExhaustedError if a sample and all its substitutes fail; DecodeError if the pool itself fails.
+   * @throws ClipsExhaustedError if a sample and all its substitutes fail; DecodeError if it has none, and if the pool
+   * itself fails.
    */
   load(requests: readonly ClipRequest[], signal?: AbortSignal): Promise<Clip[]>;
 }
@@ -124,7 +129,14 @@ class PoolClipLoader implements ClipLoader {
     return Promise.all(requests.map((request) => this.#loadOne(request, signal)));
   }
 
-  async #loadOne({ sample, substitutes }: ClipRequest, signal?: AbortSignal): Promise<Clip> {
+  async #loadOne(request: ClipRequest, signal?: AbortSignal): Promise<Clip> {
+    const { sample, substitutes, recorded } = request;
+    if (recorded !== undefined) {
+      const frames = await this.#framesOf(recorded.substitute, signal);
+      this.stats.numClips++;
+      this.stats.numSubstituted++;
+      return { sample: recorded.substitute, frames, skipped: recorded };
+    }
     const failures: DecodeError[] = [];
     for (const candidate of [sample, ...substitutes]) {
       signal?.throwIfAborted();
@@ -141,6 +153,7 @@ class PoolClipLoader implements ClipLoader {
         };
       } catch (error) {
         if (!(error instanceof DecodeError) || isPoolFault(error)) throw error;
+        if (substitutes.length === 0) throw error;
         failures.push(error);
       }
     }
@@ -189,10 +202,6 @@ class PoolClipLoader implements ClipLoader {
       this.stats.decodeSeconds += (performance.now() - started) / 1000;
     }
   }
-}
-
-function isPoolFault({ code }: DecodeError): boolean {
-  return code === 'DECODER_UNAVAILABLE' || code === 'DECODER_CLOSED';
 }
 
 async function untilAborted<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {

@@ -1,6 +1,8 @@
+import { writeFile } from 'node:fs/promises';
 import { resolve } from 'node:path';
 import { Command } from 'commander';
 import { reportFatal, UsageError } from '../proto/errors.ts';
+import { onLauncherGone } from '../proto/parent-process.ts';
 import { openProgress } from '../proto/progress.ts';
 
 /** `videoloom data`: makes the demo world and shows what a folder gives to train on. */
@@ -88,6 +90,40 @@ program
     },
   );
 
+program
+  .command('look')
+  .description('draw samples as an SVG page: frames with their times, and the words of each')
+  .argument(
+    '<folder>',
+    'videos with .txt, .vtt or .srt beside them, an index file, or a run folder',
+  )
+  .option('--samples <n>', 'samples drawn, spread over all', wholeNumber, 12)
+  .option('--frames <n>', 'frames of each', wholeNumber, 6)
+  .option('--clip-seconds <s>', 'longest sample', Number, 8)
+  .option('--out <file>', 'page to write', 'data-look.svg')
+  .addHelpText('after', '\nExample:\n  videoloom data look ~/films --samples 20 --out films.svg')
+  .action(
+    async (
+      folder: string,
+      options: Record<'samples' | 'frames' | 'clipSeconds', number> & { out: string },
+    ) => {
+      const { samples: numSamples, frames: framesPerSample, clipSeconds, out } = options;
+      if (numSamples < 1 || framesPerSample < 1)
+        throw new UsageError('USAGE', '--samples and --frames must be at least 1');
+      const { openDecoderPool } = await import('./decoder.ts');
+      const { findIndex } = await import('./sample-index.ts');
+      const { contactSheet } = await import('./contact-sheet.ts');
+      const pool = await openDecoderPool({ numProcesses: 2 });
+      try {
+        const index = await findIndex(resolve(folder), { clipSeconds, pool });
+        await writeFile(out, await contactSheet({ index, pool, numSamples, framesPerSample }));
+      } finally {
+        await pool.close();
+      }
+      process.stdout.write(`${out}\n`);
+    },
+  );
+
 function wholeNumber(text: string): number {
   const value = Number(text);
   if (!Number.isInteger(value) || value < 0) {
@@ -96,6 +132,7 @@ function wholeNumber(text: string): number {
   return value;
 }
 
+onLauncherGone(() => process.exit(1));
 program.parseAsync(process.argv).catch((error: unknown) => {
   process.exitCode = reportFatal(error);
 });

@@ -8,6 +8,7 @@ import { extname, join, sep } from 'node:path';
 import { writeFileDurably } from '../proto/durable-file.ts';
 import { messageOf, VideoloomError } from '../proto/errors.ts';
 import { parseSrt, parseTxt, parseVtt, type TimedText } from './captions.ts';
+import { isPoolFault } from './decode-error.ts';
 import { openDecoderPool, type DecoderPool, type VideoInfo } from './decoder.ts';
 
 /** A span of one video with its words. */
@@ -52,6 +53,9 @@ export interface IndexFolderOptions {
   readonly onProgress?: (progress: { numDone: number; numFiles: number }) => void;
   readonly signal?: AbortSignal;
 }
+
+/** Name of the index in a run folder. */
+export const INDEX_FILE = 'samples.jsonl';
 
 /** A folder of data that cannot be used, or an index file that cannot be read. */
 export class DataError extends VideoloomError {}
@@ -150,10 +154,6 @@ function compare(a: string, b: string): number {
 
 function unusable(root: string, path: string): DataError {
   return new DataError('VIDEO_NO_DURATION', `${join(root, path)} does not say how long it is`);
-}
-
-function isPoolFault({ code }: VideoloomError): boolean {
-  return code === 'DECODER_UNAVAILABLE' || code === 'DECODER_CLOSED';
 }
 
 interface Words {
@@ -280,6 +280,23 @@ export async function writeIndex(index: SampleIndex, file: string): Promise<void
   };
   const lines = [JSON.stringify(header), ...[...train, ...heldOut].map(lineOf)];
   await writeFileDurably(file, `${lines.join('\n')}\n`);
+}
+
+/**
+ * The index that `path` stands for: an index file, a folder with {@link INDEX_FILE} in it, or a folder of videos, which
+ * is then indexed.
+ * @throws DataError what {@link readIndex} and {@link indexFolder} throw
+ */
+export async function findIndex(
+  path: string,
+  options: Omit<IndexFolderOptions, 'root'>,
+): Promise<SampleIndex> {
+  const file = (await isFile(path)) ? path : join(path, INDEX_FILE);
+  return (await isFile(file)) ? readIndex(file) : indexFolder({ root: path, ...options });
+}
+
+async function isFile(path: string): Promise<boolean> {
+  return (await stat(path).catch(() => undefined))?.isFile() === true;
 }
 
 /** @throws DataError INDEX_UNREADABLE, INDEX_DAMAGED if the samples are not those that the digest was made of. */

@@ -1,5 +1,7 @@
 import type * as tf from '@tensorflow/tfjs-core';
+import { VideoloomError } from '../proto/errors.ts';
 import type { SkippedSample, StepLease } from '../proto/gen/videoloom/v1/coordinator.ts';
+import { DecodeError } from '../video/decode-error.ts';
 import type { ClipLoader } from '../video/loader.ts';
 import type { Sample } from '../video/sample-index.ts';
 import type { Engine } from './backend/engine.ts';
@@ -55,11 +57,16 @@ export function openBatchSource(options: BatchSourceOptions): BatchSource {
 }
 
 async function makeStep(
-  { step, microbatches }: StepLease,
+  { step, microbatches, committedBefore }: StepLease,
   { system, loader, samples, signal }: BatchSourceOptions,
 ): Promise<StepBatches> {
   const leases = microbatches.flatMap((microbatch) => microbatch.samples);
-  const clips = await loader.load(leases, signal);
+  const places = microbatches.flatMap(({ index, samples: { length } }) =>
+    Array.from({ length }, (_, i) => index * length + i),
+  );
+  const clips = await loader.load(leases, signal).catch((error: unknown) => {
+    throw committedBefore && error instanceof DecodeError ? sampleChanged(step, error) : error;
+  });
   const rows = leases.map(({ epoch }, i): Row => {
     const { sample: number, frames } = clips[i]!;
     return { sample: samples[number]!, number, epoch, frames };
@@ -70,8 +77,21 @@ async function makeStep(
     next += length;
     return { index, batch };
   });
-  const skipped = clips.flatMap(({ skipped: record }) => (record === undefined ? [] : [record]));
+  const skipped = clips.flatMap(({ skipped: record }, i) =>
+    record === undefined ? [] : [{ ...record, place: places[i]! }],
+  );
   return { step, microbatches: made, skipped, numClips: leases.length };
+}
+
+function sampleChanged(step: number, cause: DecodeError): VideoloomError {
+  const { code, message, path, retryable } = cause;
+  return new VideoloomError(
+    'SAMPLE_CHANGED',
+    `${path} was part of step ${step} when that was committed, before the run went back to an earlier checkpoint; ` +
+      `now that the step is computed again it cannot be decoded (${code}: ${message}). Any other clip in its place ` +
+      'would end in other weights: put the file back as it was, then start the same command again',
+    { cause, retryable },
+  );
 }
 
 /** A host batch on the device. */

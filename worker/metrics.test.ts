@@ -15,7 +15,10 @@ function metricsAfterSomeSteps(): ReturnType<typeof openWorkerMetrics> {
   timeMs = 2500;
   ledger.enter('compute');
   timeMs = 4000;
-  const metrics = openWorkerMetrics(ledger, () => ({ framesDecoded: 96 }));
+  const metrics = openWorkerMetrics(ledger, () => ({
+    framesDecoded: 96,
+    failuresByReason: { VIDEO_DAMAGED: 1 },
+  }));
   const sums = [
     { name: 'masked-token', lossSum: 12, count: 4, correct: 1 },
     { name: 'masked-frame', lossSum: 0, count: 0, correct: 0 },
@@ -28,7 +31,6 @@ function metricsAfterSomeSteps(): ReturnType<typeof openWorkerMetrics> {
     numClips: 16,
     numTokens: 300,
   });
-  metrics.samplesSkipped([{ sample: 1, substitute: 2, reason: 'VIDEO_DAMAGED', message: 'a.mp4' }]);
   metrics.checkpointWritten(0.2, [{ name: 'a', sizeBytes: 1000, sha256: '' }]);
   metrics.checkpointFailed(new Error('no'));
   return metrics;
@@ -44,7 +46,7 @@ test('the metrics say what happened', async () => {
   assert.equal(value('videoloom_global_step'), '7');
   assert.equal(value('videoloom_train_loss{objective="masked-token"}'), '3');
   assert.equal(value('videoloom_worker_samples_total'), '16');
-  assert.equal(value('videoloom_samples_skipped_total{reason="VIDEO_DAMAGED"}'), '1');
+  assert.equal(value('videoloom_decode_failures_total{reason="VIDEO_DAMAGED"}'), '1');
   assert.equal(value('videoloom_frames_decoded_total'), '96');
   assert.equal(value('videoloom_phase_seconds_total{phase="setup"}'), '2.5');
   assert.equal(value('videoloom_phase_seconds_total{phase="compute"}'), '1.5');

@@ -1,8 +1,15 @@
 import { Counter, Gauge, Histogram, Registry } from 'prom-client';
 import { VideoloomError } from '../proto/errors.ts';
-import type { CheckpointFile, SkippedSample } from '../proto/gen/videoloom/v1/coordinator.ts';
+import type { CheckpointFile } from '../proto/gen/videoloom/v1/coordinator.ts';
 import type { ObjectiveSum } from '../proto/gen/videoloom/v1/run.ts';
 import type { Ledger, Phase } from './ledger.ts';
+
+/** What the decoders of this process have done so far. */
+export interface DecodeCounters {
+  readonly framesDecoded: number;
+  /** Samples that this process could not decode, each counted once, by code of the error. */
+  readonly failuresByReason: Readonly<Record<string, number>>;
+}
 
 /** What a worker counts; one registry a process. */
 export interface WorkerMetrics {
@@ -15,7 +22,6 @@ export interface WorkerMetrics {
     readonly numClips: number;
     readonly numTokens: number;
   }): void;
-  samplesSkipped(skipped: readonly SkippedSample[]): void;
   checkpointWritten(seconds: number, files: readonly CheckpointFile[]): void;
   checkpointFailed(error: unknown): void;
 }
@@ -32,12 +38,10 @@ const PHASES: readonly Phase[] = [
 
 /**
  * Names follow Prometheus: base units, `_total` for counters, no label of unbounded values.
- * `frames` tells what the decoders have done so far.
+ * What the coordinator counts as well (committed steps, substituted samples) has another name here, so that a sum over
+ * all processes counts nothing twice. `decoding` tells what the decoders have done so far.
  */
-export function openWorkerMetrics(
-  ledger: Ledger,
-  frames: () => { readonly framesDecoded: number },
-): WorkerMetrics {
+export function openWorkerMetrics(ledger: Ledger, decoding: () => DecodeCounters): WorkerMetrics {
   const registry = new Registry();
   const registers = [registry];
   const steps = new Counter({
@@ -53,12 +57,6 @@ export function openWorkerMetrics(
   const tokens = new Counter({
     name: 'videoloom_worker_tokens_total',
     help: 'Tokens that this worker trained on, padding not counted',
-    registers,
-  });
-  const skipped = new Counter({
-    name: 'videoloom_samples_skipped_total',
-    help: 'Samples that did not decode and were replaced, by reason',
-    labelNames: ['reason'],
     registers,
   });
   const loss = new Gauge({
@@ -83,18 +81,18 @@ export function openWorkerMetrics(
     registers,
   });
   const checkpointSeconds = new Histogram({
-    name: 'videoloom_checkpoint_duration_seconds',
+    name: 'videoloom_worker_checkpoint_duration_seconds',
     help: "Time to write this worker's share of a checkpoint",
     buckets: [0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300],
     registers,
   });
   const checkpointBytes = new Gauge({
-    name: 'videoloom_checkpoint_bytes',
+    name: 'videoloom_worker_checkpoint_bytes',
     help: "Size of this worker's share of the last checkpoint",
     registers,
   });
   const checkpointFailures = new Counter({
-    name: 'videoloom_checkpoint_failures_total',
+    name: 'videoloom_worker_checkpoint_failures_total',
     help: 'Shares that could not be written, by reason',
     labelNames: ['reason'],
     registers,
@@ -116,7 +114,19 @@ export function openWorkerMetrics(
     registers,
     collect() {
       this.reset();
-      this.inc(frames().framesDecoded);
+      this.inc(decoding().framesDecoded);
+    },
+  });
+  new Counter({
+    name: 'videoloom_decode_failures_total',
+    help: 'Samples that this worker could not decode, each counted once, by reason',
+    labelNames: ['reason'],
+    registers,
+    collect() {
+      this.reset();
+      for (const [reason, count] of Object.entries(decoding().failuresByReason)) {
+        this.inc({ reason }, count);
+      }
     },
   });
   return {
@@ -131,9 +141,6 @@ export function openWorkerMetrics(
       for (const { name, lossSum, count } of step.sums) {
         if (count > 0) loss.set({ objective: name }, lossSum / count);
       }
-    },
-    samplesSkipped(records) {
-      for (const { reason } of records) skipped.inc({ reason });
     },
     checkpointWritten(seconds, files) {
       checkpointSeconds.observe(seconds);

@@ -4,17 +4,18 @@ import { join } from 'node:path';
 import { readRunPlan, type RunPlan } from '../proto/run-plan.ts';
 import { openDecoderPool, type DecoderPool } from '../video/decoder.ts';
 import { openClipLoader, type ClipLoader, type ClipLoaderOptions } from '../video/loader.ts';
-import { readIndex, type SampleIndex } from '../video/sample-index.ts';
+import { INDEX_FILE, readIndex, type SampleIndex } from '../video/sample-index.ts';
 import { openTokenizer, type TokenizerFile } from '../video/tokenizer.ts';
 import { readVisualVocabulary } from './assets.ts';
 import { resolveConfig, type Config } from './config.ts';
+import type { DecodeCounters } from './metrics.ts';
 import { videoBertSystem } from './models/videobert-system.ts';
 import type { VideoLanguageSystem } from './models/system.ts';
 
 /** Files of a run folder that `prepare` writes and every worker reads; `run.json` is written last. */
 export const RUN_FILES = {
   config: 'config.resolved.yaml',
-  index: 'samples.jsonl',
+  index: INDEX_FILE,
   tokenizer: 'tokenizer.json',
   vocabulary: 'visual-vocabulary.safetensors',
 } as const;
@@ -31,7 +32,7 @@ export interface Run {
   readonly trainLoader: ClipLoader;
   readonly heldOutLoader: ClipLoader;
   /** What the decoders have done so far. */
-  counters(): { readonly framesDecoded: number };
+  counters(): DecodeCounters;
   close(): Promise<void>;
 }
 
@@ -76,9 +77,18 @@ export async function openRun(folder: string, overrides: readonly string[] = [])
     heldOutLoader,
     counters: () => ({
       framesDecoded: pool.stats.numFrames,
+      failuresByReason: addCounts(trainLoader.stats.errorsByCode, heldOutLoader.stats.errorsByCode),
     }),
     close: () => pool.close(),
   };
+}
+
+function addCounts(...parts: readonly Record<string, number>[]): Record<string, number> {
+  const sums: Record<string, number> = {};
+  for (const [name, count] of parts.flatMap((part) => Object.entries(part))) {
+    sums[name] = (sums[name] ?? 0) + count;
+  }
+  return sums;
 }
 
 /** How clips of a split are sampled: a function of the config alone, so every worker sees the same frames. */

@@ -191,7 +191,7 @@ describe('the coordinator as a process', () => {
     const worker = await ScriptedWorker.join(coordinator.address, 'a');
     t.after(() => worker.leave());
     await worker.generation();
-    const skip = { sample: 1, substitute: 2, reason: 'DECODE_FAILED', message: 'torn' };
+    const skip = { sample: 1, substitute: 2, reason: 'DECODE_FAILED', message: 'torn', place: 0 };
     await worker.vote(1, 1, { skipped: [skip] });
     const response = await fetch(`http://${coordinator.metricsAddress}/metrics`);
     const text = await response.text();

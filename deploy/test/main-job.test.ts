@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { readdir } from 'node:fs/promises';
+import { readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { openRng } from '../../proto/random.ts';
@@ -108,6 +108,39 @@ test('a finished run says so and trains no more; another config is refused with 
   assert.match(other.output, /RUN_DIFFERS: .*train\.seed: 1, now 2/);
 });
 
+test('a launcher that is killed alone takes its processes with it, and the same command resumes', async () => {
+  const run = join(work.folder, 'launcher-killed');
+  const started = startVideoloom(train('launcher-killed', 2), { cwd: work.folder });
+  await reachStep(run, 4, started);
+  const children = await childrenOf(started.child.pid!);
+  assert.equal(children.length, 3, 'a coordinator and two workers');
+  started.child.kill('SIGKILL');
+  // At once: the processes of the first are still ending their step.
+  const { code, output } = await videoloom(train('launcher-killed', 2), { cwd: work.folder });
+  assert.equal(code, 0, output);
+  for (const { pid } of children) assert.throws(() => process.kill(pid, 0), { code: 'ESRCH' });
+  assert.equal((await readSummary(run)).weightsSha256, undisturbed.weightsSha256);
+  const journal = await readFile(join(run, 'journal.jsonl'), 'utf8');
+  assert.match(journal, /"type":"stopped"/, 'its coordinator ended in peace');
+});
+
+test('Ctrl-C lets the step end and a checkpoint be written, and the same command resumes', async () => {
+  const run = join(work.folder, 'interrupted');
+  const started = startVideoloom(train('interrupted', 2), { cwd: work.folder });
+  await reachStep(run, 2, started);
+  // As a terminal does: to every process of the group.
+  process.kill(-started.child.pid!, 'SIGINT');
+  const stopped = await started.ended;
+  assert.equal(stopped.code, 75, stopped.output);
+  const journal = await readFile(join(run, 'journal.jsonl'), 'utf8');
+  assert.doesNotMatch(journal, /"type":"worker-lost"/);
+  const step = await committedStep(run);
+  assert.ok(journal.includes(`"type":"checkpoint","step":${step},`), `no checkpoint at ${step}`);
+  const { code, output } = await videoloom(train('interrupted', 2), { cwd: work.folder });
+  assert.equal(code, 0, output);
+  assert.equal((await readSummary(run)).weightsSha256, undisturbed.weightsSha256);
+});
+
 /** Every checkpoint that has a manifest loads: sizes and SHA-256 of all files are right. */
 async function assertCheckpointsWhole(run: string): Promise<void> {
   const { loadCheckpoint } = await import('../../worker/checkpoint/load.ts');
@@ -118,9 +151,15 @@ async function assertCheckpointsWhole(run: string): Promise<void> {
   }
 }
 
-/** A process below `parent` with `word` in its command line. */
+/** A child of `parent` with `word` in its command line. */
 async function childPid(parent: number, word: string): Promise<number> {
-  const { readFile } = await import('node:fs/promises');
+  const child = (await childrenOf(parent)).find(({ command }) => command.includes(word));
+  if (child !== undefined) return child.pid;
+  throw new Error(`no child of ${parent} has ${word} in its command line`);
+}
+
+async function childrenOf(parent: number): Promise<{ pid: number; command: string }[]> {
+  const children: { pid: number; command: string }[] = [];
   for (const entry of await readdir('/proc')) {
     if (!/^\d+$/.test(entry)) continue;
     const [stat, command] = await Promise.all([
@@ -128,7 +167,7 @@ async function childPid(parent: number, word: string): Promise<number> {
       readFile(`/proc/${entry}/cmdline`, 'utf8').catch(() => ''),
     ]);
     const ppid = Number(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[1]);
-    if (ppid === parent && command.includes(word)) return Number(entry);
+    if (ppid === parent) children.push({ pid: Number(entry), command });
   }
-  throw new Error(`no child of ${parent} has ${word} in its command line`);
+  return children;
 }

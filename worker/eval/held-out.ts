@@ -1,23 +1,19 @@
 import type { Figure } from '../../proto/gen/videoloom/v1/run.ts';
-import type { ClipLoader } from '../../video/loader.ts';
-import type { Sample } from '../../video/sample-index.ts';
 import type { Engine } from '../backend/engine.ts';
 import { uploadBatch } from '../batches.ts';
-import type { HostBatch, Row, VideoLanguageSystem } from '../models/system.ts';
+import { openInitializer } from '../initializer.ts';
+import type { HostBatch, Row } from '../models/system.ts';
 import type { Collectives } from '../parallel/collectives.ts';
 import type { Programs } from '../programs.ts';
+import type { Run } from '../run.ts';
 import { disposeTree, type TensorTree } from '../tree.ts';
 
-export interface HeldOutOptions<P extends TensorTree> {
-  readonly system: VideoLanguageSystem<P>;
+export interface HeldOutOptions {
+  readonly run: Run;
   readonly engine: Engine;
-  readonly programs: Programs<P>;
+  readonly programs: Programs<TensorTree>;
   readonly frozen: TensorTree;
-  readonly loader: ClipLoader;
-  readonly samples: readonly Sample[];
   readonly microbatchSize: number;
-  readonly maxMicrobatches: number;
-  readonly draws: number;
   readonly collectives: Collectives;
   readonly rank: number;
   readonly worldSize: number;
@@ -26,17 +22,33 @@ export interface HeldOutOptions<P extends TensorTree> {
 }
 
 /**
- * Accuracy of every held-out task for the trained and the untrained parameters. The workers share the batches and add
- * up whole numbers, so the figures do not depend on how many they are.
+ * Accuracy of every held-out task for the trained parameters and for those that the run began with. The workers share
+ * the batches and add up whole numbers, so the figures do not depend on how many they are.
  */
-export async function evaluateHeldOut<P extends TensorTree>(
-  options: HeldOutOptions<P>,
-  trained: P,
-  untrained: P,
+export async function evaluateHeldOut(
+  options: HeldOutOptions,
+  trained: TensorTree,
 ): Promise<Figure[]> {
-  const { system, collectives, samples, microbatchSize, draws, rank, worldSize } = options;
-  if (samples.length === 0) return [];
-  const perDraw = Math.min(options.maxMicrobatches, Math.ceil(samples.length / microbatchSize));
+  const { config, system } = options.run;
+  const untrained = system.init(openInitializer(config.train.seed));
+  try {
+    return await figuresOf(options, trained, untrained);
+  } finally {
+    disposeTree(untrained);
+  }
+}
+
+async function figuresOf(
+  options: HeldOutOptions,
+  trained: TensorTree,
+  untrained: TensorTree,
+): Promise<Figure[]> {
+  const { run, collectives, microbatchSize, rank, worldSize } = options;
+  const { system } = run;
+  const { draws, microbatches } = run.config.evaluate;
+  const numSamples = run.index.heldOut.length;
+  if (numSamples === 0) return [];
+  const perDraw = Math.min(microbatches, Math.ceil(numSamples / microbatchSize));
   const figures: Figure[] = [];
   for (const task of system.heldOutTasks) {
     const objective = Object.keys(system.objectives).indexOf(task.objective);
@@ -72,17 +84,18 @@ export async function evaluateHeldOut<P extends TensorTree>(
 }
 
 /** One microbatch of held-out clips; the last one is filled up with the first clips, which then do not count. */
-async function heldOutRows<P extends TensorTree>(
-  { loader, samples, microbatchSize, signal }: HeldOutOptions<P>,
+async function heldOutRows(
+  { run, microbatchSize, signal }: HeldOutOptions,
   index: number,
   draw: number,
 ): Promise<Row[] & { numFresh: number }> {
+  const samples = run.index.heldOut;
   const numbers = Array.from({ length: microbatchSize }, (_, i) => index * microbatchSize + i);
   const leases = numbers.map((number) => ({
     sample: number % samples.length,
     substitutes: [1, 2, 3, 4].map((offset) => (number + offset) % samples.length),
   }));
-  const clips = await loader.load(leases, signal);
+  const clips = await run.heldOutLoader.load(leases, signal);
   const rows = clips.map(({ sample: number, frames }): Row => ({
     sample: samples[number]!,
     number,

@@ -75,6 +75,11 @@ export interface LeaseMicrobatchesResponse {
 export interface StepLease {
   step: number;
   microbatches: MicrobatchLease[];
+  /**
+   * The step was committed before the run went back to an earlier one: its places hold what they held then, so that
+   * it gives the same bits again.
+   */
+  committedBefore: boolean;
 }
 
 export interface MicrobatchLease {
@@ -88,8 +93,16 @@ export interface SampleLease {
   /** Row of the training split in the sample index. */
   sample: number;
   epoch: number;
-  /** Samples to take in its place, in this order, should it not decode. */
+  /**
+   * Samples to take in its place, in this order, should it not decode. None in a step that was committed before:
+   * what decoded then has to decode again.
+   */
   substitutes: number[];
+  /**
+   * In a step that was committed before: the sample did not decode then. Its substitute is to be taken without a
+   * new try, and the same record goes into the vote.
+   */
+  recorded: SkippedSample | undefined;
 }
 
 export interface CommitStepRequest {
@@ -113,6 +126,8 @@ export interface SkippedSample {
   /** Code of the error. */
   reason: string;
   message: string;
+  /** Place within the global batch: microbatch index times microbatch size, plus the place in the microbatch. */
+  place: number;
 }
 
 export interface CommitStepResponse {
@@ -625,7 +640,7 @@ export const LeaseMicrobatchesResponse: MessageFns<LeaseMicrobatchesResponse> = 
 };
 
 function createBaseStepLease(): StepLease {
-  return { step: 0, microbatches: [] };
+  return { step: 0, microbatches: [], committedBefore: false };
 }
 
 export const StepLease: MessageFns<StepLease> = {
@@ -635,6 +650,9 @@ export const StepLease: MessageFns<StepLease> = {
     }
     for (const v of message.microbatches) {
       MicrobatchLease.encode(v!, writer.uint32(18).fork()).join();
+    }
+    if (message.committedBefore !== false) {
+      writer.uint32(24).bool(message.committedBefore);
     }
     return writer;
   },
@@ -666,6 +684,14 @@ export const StepLease: MessageFns<StepLease> = {
             }
 
             message.microbatches.push(MicrobatchLease.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.committedBefore = reader.bool();
             continue;
           }
         }
@@ -739,7 +765,7 @@ export const MicrobatchLease: MessageFns<MicrobatchLease> = {
 };
 
 function createBaseSampleLease(): SampleLease {
-  return { sample: 0, epoch: 0, substitutes: [] };
+  return { sample: 0, epoch: 0, substitutes: [], recorded: undefined };
 }
 
 export const SampleLease: MessageFns<SampleLease> = {
@@ -756,6 +782,9 @@ export const SampleLease: MessageFns<SampleLease> = {
         writer.uint32(v);
       }
       writer.join();
+    }
+    if (message.recorded !== undefined) {
+      SkippedSample.encode(message.recorded, writer.uint32(34).fork()).join();
     }
     return writer;
   },
@@ -806,6 +835,14 @@ export const SampleLease: MessageFns<SampleLease> = {
             }
 
             break;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.recorded = SkippedSample.decode(reader, reader.uint32());
+            continue;
           }
         }
         if ((tag & 7) === 4 || tag === 0) {
@@ -977,7 +1014,7 @@ export const CommitStepRequest: MessageFns<CommitStepRequest> = {
 };
 
 function createBaseSkippedSample(): SkippedSample {
-  return { sample: 0, substitute: 0, reason: "", message: "" };
+  return { sample: 0, substitute: 0, reason: "", message: "", place: 0 };
 }
 
 export const SkippedSample: MessageFns<SkippedSample> = {
@@ -993,6 +1030,9 @@ export const SkippedSample: MessageFns<SkippedSample> = {
     }
     if (message.message !== "") {
       writer.uint32(34).string(message.message);
+    }
+    if (message.place !== 0) {
+      writer.uint32(40).uint32(message.place);
     }
     return writer;
   },
@@ -1040,6 +1080,14 @@ export const SkippedSample: MessageFns<SkippedSample> = {
             }
 
             message.message = reader.string();
+            continue;
+          }
+          case 5: {
+            if (tag !== 40) {
+              break;
+            }
+
+            message.place = reader.uint32();
             continue;
           }
         }

@@ -1,0 +1,39 @@
+import assert from 'node:assert/strict';
+import { readFile } from 'node:fs/promises';
+import { test } from 'node:test';
+import { withTrainingMemory } from '../proto/memory-environment.ts';
+import { exitOf, start } from './processes.ts';
+
+const SILENT = ['ignore', 'ignore', 'ignore'] as const;
+const NO_RUN = ['train', '--run', 'nowhere', '--coordinator', '127.0.0.1:1', '--id', 'a'];
+
+/** What a process was started with; glibc writes a zero behind each of its settings, where there was a colon. */
+async function environmentOf(pid: number): Promise<string> {
+  return (await readFile(`/proc/${pid}/environ`, 'utf8')).replaceAll('\0', ':');
+}
+
+test('a process that trains starts with the memory settings, another without', async (context) => {
+  if (process.platform !== 'linux' || process.env['GLIBC_TUNABLES'] !== undefined) {
+    context.skip('there is no /proc, or this process has settings of its own');
+    return;
+  }
+  for (const [program, args, isSet] of [
+    ['worker', NO_RUN, true],
+    ['coordinator', ['--run', 'nowhere'], false],
+  ] as const) {
+    const child = start(program, args, SILENT);
+    try {
+      const settings = withTrainingMemory({})['GLIBC_TUNABLES']!;
+      assert.equal((await environmentOf(child.pid!)).includes(settings), isSet, program);
+    } finally {
+      child.kill('SIGKILL');
+      await exitOf(child);
+    }
+  }
+});
+
+test('a process leaves when the one that started it lets go of it, even before it listens', async () => {
+  const child = start('worker', ['schema'], SILENT);
+  child.disconnect();
+  assert.deepEqual(await exitOf(child), { code: 75, signal: null });
+});

@@ -1,0 +1,144 @@
+import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import { cp, readdir, readFile, rename, rm, truncate } from 'node:fs/promises';
+import { join } from 'node:path';
+import { after, before, test } from 'node:test';
+import { fileURLToPath } from 'node:url';
+import { readRunPlan } from '../../proto/run-plan.ts';
+import { positionOf, sampleAt } from '../../proto/sample-order.ts';
+import { readIndex } from '../../video/sample-index.ts';
+import { committedStep, makeWorkFolder, reachStep, readSummary } from './command.ts';
+import { startVideoloom, videoloom, type Started } from './command.ts';
+
+/**
+ * What did not decode in a committed step is a fact of the run: when a kill throws the run back to an earlier
+ * checkpoint, the step gives the same bits again, however the files look by then.
+ *
+ * Every run here has a checkpoint at step 3 and is killed when step 5 is committed: then it waits for a film of step 6,
+ * in whose place there is a pipe that nobody writes to.
+ */
+const [CHECKPOINT, CHANGING, LAST_BEFORE_KILL, STEPS] = [3, 5, 5, 7];
+const WORKER_MAIN = fileURLToPath(new URL('../../worker/main.ts', import.meta.url));
+const FIELDS = [
+  ...['data.folder="films"', 'data.clipSeconds=10', 'data.cacheMebibytes=0'],
+  ...[`train.steps=${STEPS}`, 'train.microbatches=1', 'train.microbatchSize=2'],
+  ...[`checkpoint.everySteps=${CHECKPOINT}`, 'cluster.workers=1'],
+];
+let work: Awaited<ReturnType<typeof makeWorkFolder>>;
+/** A film of step 5, whose state changes, and one of step 6, at which a run can be held. */
+let changing: string;
+let holding: string;
+
+before(async () => {
+  work = await makeWorkFolder();
+  const { code, output } = await videoloom(
+    ['data', 'demo', '--out', 'films', '--train', '16', '--held-out', '2'],
+    { cwd: work.folder },
+  );
+  assert.equal(code, 0, output);
+  const folder = join(work.folder, 'films/train');
+  // One caption and one sample a film.
+  for (const name of await readdir(folder)) if (name.endsWith('.vtt')) await rm(join(folder, name));
+
+  const set = FIELDS.flatMap((field) => ['--set', field]);
+  const prepare = ['prepare', 'videobert', '--preset', 'tiny', '--out', 'prepared', ...set];
+  execFileSync(
+    process.execPath,
+    ['--import', import.meta.resolve('tsx'), WORKER_MAIN, ...prepare],
+    {
+      cwd: work.folder,
+      stdio: ['ignore', 'ignore', 'inherit'],
+    },
+  );
+  const plan = await readRunPlan(join(work.folder, 'prepared'));
+  const { root, train } = await readIndex(join(work.folder, 'prepared/samples.jsonl'));
+  const filmOf = (step: number): string => {
+    const order = { seed: plan.seed, numSamples: plan.numTrainSamples };
+    return join(root, train[sampleAt(order, positionOf(plan, step, 0, 0)).sample]!.path);
+  };
+  assert.equal(train.length, 16, 'each film is one sample, and no step has one twice');
+  [changing, holding] = [filmOf(CHANGING), filmOf(LAST_BEFORE_KILL + 1)];
+});
+
+after(() => work.remove());
+
+const args = (run: string): string[] => [
+  ...['train', 'videobert', '--preset', 'tiny', '--out', run, ...FIELDS],
+];
+const folderOf = (run: string): string => join(work.folder, run);
+
+/** A run that nobody has trained yet. */
+async function freshRun(run: string): Promise<void> {
+  await cp(folderOf('prepared'), folderOf(run), { recursive: true });
+}
+
+async function damage(film: string): Promise<void> {
+  await cp(film, `${film}.whole`);
+  await truncate(film, 2000);
+}
+
+async function mend(film: string): Promise<void> {
+  await rename(`${film}.whole`, film);
+}
+
+/** Trains until step 5 is committed, then kills everything. */
+async function trainAndKill(run: string): Promise<void> {
+  await rename(holding, `${holding}.whole`);
+  execFileSync('mkfifo', [holding]);
+  const started: Started = startVideoloom(args(run), { cwd: work.folder });
+  try {
+    await reachStep(folderOf(run), LAST_BEFORE_KILL, started);
+  } finally {
+    started.killAll();
+    await started.ended;
+    await rm(holding);
+    await mend(holding);
+  }
+  assert.equal(await committedStep(folderOf(run)), LAST_BEFORE_KILL);
+}
+
+/** What the commits of a step say of its numbers and skips, in order of time. */
+async function commitsOf(run: string, step: number): Promise<unknown[]> {
+  const lines = (await readFile(join(folderOf(run), 'journal.jsonl'), 'utf8')).trim().split('\n');
+  return lines.flatMap((line) => {
+    const commit = JSON.parse(line) as Record<string, unknown>;
+    if (commit['type'] !== 'commit' || commit['step'] !== step) return [];
+    const { objectives, gradientNorm, skipped } = commit;
+    return [{ objectives, gradientNorm, skipped }];
+  });
+}
+
+test('a film that did not decode when its step was committed, and would now, stays out of that step', async () => {
+  await Promise.all([freshRun('undisturbed'), freshRun('was-bad')]);
+  await damage(changing);
+  const undisturbed = await videoloom(args('undisturbed'), { cwd: work.folder });
+  assert.equal(undisturbed.code, 0, undisturbed.output);
+  await trainAndKill('was-bad');
+  await mend(changing);
+
+  const { code, output } = await videoloom(args('was-bad'), { cwd: work.folder });
+  assert.equal(code, 0, output);
+  const [first, again] = await commitsOf('was-bad', CHANGING);
+  assert.match(JSON.stringify(first), /"reason":"VIDEO_/);
+  assert.deepEqual(again, first);
+  const summary = await readSummary(folderOf('was-bad'));
+  assert.deepEqual(summary, await readSummary(folderOf('undisturbed')));
+  assert.equal(summary.skippedSamples, 1);
+});
+
+test('a film that decoded when its step was committed, and does not now, is named; mended it trains on', async () => {
+  await freshRun('was-good');
+  await trainAndKill('was-good');
+  await damage(changing);
+  const refused = await videoloom(args('was-good'), { cwd: work.folder });
+  await mend(changing);
+  assert.equal(refused.code, 1, refused.output);
+  assert.ok(refused.output.includes(`SAMPLE_CHANGED: ${changing} was part of step ${CHANGING}`));
+  assert.equal((await commitsOf('was-good', CHANGING)).length, 1);
+
+  const { code, output } = await videoloom(args('was-good'), { cwd: work.folder });
+  assert.equal(code, 0, output);
+  const [first, again] = await commitsOf('was-good', CHANGING);
+  assert.deepEqual(again, first);
+  assert.equal((await readSummary(folderOf('was-good'))).skippedSamples, 0);
+});
