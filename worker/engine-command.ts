@@ -3,12 +3,17 @@ import { UsageError } from '../proto/errors.ts';
 import { openProgress } from '../proto/progress.ts';
 import { diagnosePlugin } from './pjrt/doctor.ts';
 import { ensurePlugin, listPlugins, pluginCacheDir } from './pjrt/plugin.ts';
+import { diagnoseTensorflow } from './tensorflow/doctor.ts';
+import { installTensorflow, listTensorflow, tensorflowCacheDir } from './tensorflow/install.ts';
 
 const HELP = `videoloom engine: list, install and check the engines
 
   videoloom engine list               what there is and what is installed
   videoloom engine install cpu        fetch a PJRT plugin into the per-user cache
-  videoloom engine doctor [NAME]      what the plugin sees, and a small product on it
+  videoloom engine install tensorflow [--gpu]
+                                      tfjs-node, its own binary or built on TensorFlow's library; --gpu
+                                      for NVIDIA, with CUDA 12 and cuDNN 9 on LD_LIBRARY_PATH
+  videoloom engine doctor [NAME]      what the plugin or tensorflow sees, and a small product on it
 
 PJRT_PLUGIN_PATH names a plugin of your own.
 `;
@@ -18,10 +23,14 @@ export async function engineCommand(argv: string[], env: NodeJS.ProcessEnv): Pro
   const { values, positionals } = parseArgs({
     args: argv,
     allowPositionals: true,
-    options: { help: { type: 'boolean', short: 'h', default: false } },
+    options: {
+      help: { type: 'boolean', short: 'h', default: false },
+      gpu: { type: 'boolean', default: false },
+    },
   });
   const [verb, name = 'cpu'] = positionals;
   const cacheDir = pluginCacheDir(env);
+  const tensorflowDir = tensorflowCacheDir(env);
   const say = (line: string): boolean => process.stdout.write(`${line}\n`);
   if (values.help || verb === undefined) {
     process.stdout.write(HELP);
@@ -37,9 +46,27 @@ export async function engineCommand(argv: string[], env: NodeJS.ProcessEnv): Pro
           `xla/${plugin.padEnd(8)} ${source.padEnd(30)} ${state}${needs === '' ? '' : `   ${needs}`}`,
         );
       }
+      for (const { npmPackage, version, path } of await listTensorflow(tensorflowDir))
+        say(
+          `${'tensorflow'.padEnd(12)} ${`${npmPackage} ${version}`.padEnd(30)} ${path ?? 'not installed'}`,
+        );
       say(`${'cpu'.padEnd(12)} ${'@tensorflow/tfjs-backend-cpu'.padEnd(30)} always there, slow`);
       return 0;
     case 'install': {
+      if (name === 'tensorflow') {
+        const progress = openProgress('tensorflow engine', 1);
+        const installed = await installTensorflow({
+          cacheDir: tensorflowDir,
+          gpu: values.gpu,
+          env,
+          onProgress: (detail) => {
+            progress.update(0, detail);
+          },
+        });
+        const { origin, tensorflowVersion, folder } = installed;
+        progress.done(`${folder}, ${origin}, TensorFlow ${tensorflowVersion}`);
+        return 0;
+      }
       const progress = openProgress(`PJRT plugin ${name}`, 1);
       const path = await ensurePlugin({
         name,
@@ -52,11 +79,11 @@ export async function engineCommand(argv: string[], env: NodeJS.ProcessEnv): Pro
       return 0;
     }
     case 'doctor': {
-      const diagnosis = await diagnosePlugin({
-        name,
-        cacheDir,
-        pluginPath: env['PJRT_PLUGIN_PATH'],
-      });
+      const pluginPath = env['PJRT_PLUGIN_PATH'];
+      const diagnosis =
+        name === 'tensorflow'
+          ? await diagnoseTensorflow(tensorflowDir)
+          : await diagnosePlugin({ name, cacheDir, pluginPath });
       for (const [key, value] of Object.entries(diagnosis)) {
         if (value !== undefined)
           say(`${key}: ${typeof value === 'string' ? value : JSON.stringify(value)}`);
