@@ -19,7 +19,8 @@ import { reduceBytes } from '../parallel/all-reduce.ts';
 import { openTreeCollectives } from '../parallel/tree-collectives.ts';
 import { microbatchRange } from '../parallel/tree-sum.ts';
 import { VectorMemory } from '../parallel/vector-memory.ts';
-import { ensureTorch, TORCH } from './torch-venv.ts';
+import { median, report } from './report.ts';
+import { ensurePeer, TORCH } from './peer-venv.ts';
 
 const MIB = 1 << 20;
 /** Repetitions a turn: enough bytes to be measurable, few enough that the turns alternate. */
@@ -97,7 +98,7 @@ async function openOurs(worldSize: number): Promise<Group> {
 }
 
 async function openGloo(worldSize: number, cacheDir: string): Promise<Group> {
-  const python = await ensureTorch(cacheDir);
+  const python = await ensurePeer(cacheDir, 'eager');
   const script = path.join(import.meta.dirname, 'peers', 'allreduce_gloo.py');
   const probe = createServer().listen(0, '127.0.0.1');
   await once(probe, 'listening');
@@ -159,28 +160,21 @@ async function compare(groups: readonly Group[], mib: number, rounds: number): P
   }
   const summaries = { median, best: (seconds: readonly number[]) => Math.min(...seconds) };
   for (const [metric, summary] of Object.entries(summaries)) {
-    const bandwidths = timings.map((seconds) => (mib * MIB) / summary(seconds) / 1e9);
-    const [ours, theirs] = bandwidths.map((value) => Number(value.toPrecision(4)));
+    const [ours, ...peers] = groups.map((group, index) => ({
+      name: group.name,
+      value: (mib * MIB) / summary(timings[index]!) / 1e9,
+    }));
     const transport = flags.tcp ? 'TCP' : 'Unix sockets';
-    const figure = {
-      ...{ name: `all-reduce ${worldSize} processes ${mib} MiB over ${transport}`, unit: 'GB/s' },
-      ...{ metric: `algorithm bandwidth, ${metric}`, value: ours },
-      ...(theirs === undefined
-        ? {}
-        : {
-            peer: groups[1]!.name,
-            peer_value: theirs,
-            ratio: Number((ours! / theirs).toPrecision(3)),
-          }),
-    };
-    process.stdout.write(`${JSON.stringify(figure)}\n`);
+    report(
+      {
+        name: `all-reduce ${worldSize} processes ${mib} MiB over ${transport}`,
+        metric: `algorithm bandwidth, ${metric}`,
+        value: ours!.value,
+        unit: 'GB/s',
+      },
+      peers,
+    );
   }
-}
-
-function median(values: readonly number[]): number {
-  const sorted = values.toSorted((a, b) => a - b);
-  const middle = sorted.length >> 1;
-  return sorted.length % 2 === 1 ? sorted[middle]! : (sorted[middle - 1]! + sorted[middle]!) / 2;
 }
 
 const { values: flags } = parseArgs({
