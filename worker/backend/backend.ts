@@ -3,24 +3,29 @@ import assert from 'node:assert/strict';
 import * as tf from '@tensorflow/tfjs-core';
 
 import type { PjrtClient } from '../pjrt/client.ts';
-import type { PjrtExecutable } from '../pjrt/executable.ts';
+import type { HostArray } from '../pjrt/element-type.ts';
 import type { HloBuilder } from '../stablehlo/ops.ts';
+import { sameShape } from '../stablehlo/types.ts';
+import type { Mesh, Sharding } from '../stablehlo/sharding.ts';
 import type { Value } from '../stablehlo/types.ts';
 import { releaseContent, SharedBuffer } from './data.ts';
 import type { Content, TensorData } from './data.ts';
-import { dtypeOf, hostValues, numericDtype, pjrtTypeOf, tensorTypeOf } from './dtypes.ts';
+import { dtypeOf, hostValues, numericDtype, pjrtTypeOf } from './dtypes.ts';
 import type { HostValues, TensorSpec } from './dtypes.ts';
+import type { EagerPrograms } from './eager-programs.ts';
 import { EngineError } from './errors.ts';
-import { CompiledProgram, Trace } from './jit.ts';
+import type { LayerStack, TracedLayers } from '../layer-loop.ts';
+import { traceLayers } from './layer-loop.ts';
+import { mapNested, runOnHost } from './host.ts';
+import type { HostTensor } from './host.ts';
+import { Trace } from './jit.ts';
+import { spreadFromHost } from './spread.ts';
 
 /** The name under which tfjs knows this backend and its kernels. */
 export const BACKEND_NAME = 'xla';
 
 /** tfjs's own for 32-bit floats. Source: `EPSILON_FLOAT32` in tfjs-core's backends/backend.ts. */
 const EPSILON_FLOAT32 = 1e-7;
-
-/** Programs of single ops that are kept for eager use. */
-const MAX_EAGER_PROGRAMS = 512;
 
 /** The tensors of a kernel, named or listed as tfjs passes them, as values of the program. */
 export type KernelInputs<T> = T extends readonly unknown[]
@@ -37,20 +42,22 @@ export type Emit = (
 type TensorInfos = tf.NamedTensorInfoMap | readonly tf.TensorInfo[];
 
 /**
- * The tfjs backend over a PJRT client. During a trace its kernels emit into the program; otherwise each runs as a
- * program of its own, which is meant for debugging and tests: results come asynchronously, by `await tensor.data()`.
+ * The tfjs backend over a PJRT client. During a trace its kernels emit into the program; otherwise each runs at once as
+ * a small program of its own, and the calling thread waits for it, so that a model can be debugged line by line.
  */
 export class XlaBackend extends tf.KernelBackend {
   readonly client: PjrtClient;
-  readonly #compile: (mlir: string) => Promise<PjrtExecutable>;
-  readonly #data: tf.DataStorage<TensorData>;
-  readonly #eager = new Map<string, CompiledProgram>();
+  /** Of the devices that compiled functions run on; single ops run on the first. */
+  readonly mesh: Mesh;
+  readonly #programs: EagerPrograms;
+  #data: tf.DataStorage<TensorData>;
   #trace: Trace | undefined;
 
-  constructor(client: PjrtClient, compile: (mlir: string) => Promise<PjrtExecutable>) {
+  constructor(client: PjrtClient, programs: EagerPrograms, mesh: Mesh = {}) {
     super();
     this.client = client;
-    this.#compile = compile;
+    this.mesh = mesh;
+    this.#programs = programs;
     this.#data = new tf.DataStorage(this, tf.engine());
   }
 
@@ -60,19 +67,31 @@ export class XlaBackend extends tf.KernelBackend {
 
   /** Runs `body` with kernels emitting into `trace`. */
   during<T>(trace: Trace, body: () => T): T {
+    const before = this.#trace;
     this.#trace = trace;
     try {
       return body();
     } finally {
-      this.#trace = undefined;
+      this.#trace = before;
     }
   }
 
+  /** Layers as one loop of the program being traced; undefined while none is. */
+  traceLayers(stack: LayerStack): TracedLayers | undefined {
+    return this.#trace && traceLayers(this, this.#trace, stack);
+  }
+
   /** Registers a tensor's elements; the tensor is its first holder. */
-  hold(spec: TensorSpec, content: Content): tf.TensorInfo {
+  hold({ shape, dtype }: Pick<TensorData, 'shape' | 'dtype'>, content: Content): tf.TensorInfo {
     const dataId = {};
-    this.#data.set(dataId, { ...spec, refCount: 1, content });
-    return { dataId, shape: [...spec.shape], dtype: spec.dtype };
+    this.#data.set(dataId, { shape, dtype, refCount: 1, content });
+    return { dataId, shape: [...shape], dtype };
+  }
+
+  /** Another tensor of the same elements in the same order, as a holder of its own. */
+  share({ dataId, dtype }: tf.TensorInfo, shape: readonly number[]): tf.TensorInfo {
+    this.incRef(dataId);
+    return { dataId, shape: [...shape], dtype };
   }
 
   /** What is kept of a tensor; one of another tfjs backend moves here. */
@@ -80,84 +99,161 @@ export class XlaBackend extends tf.KernelBackend {
     return this.#data.get(dataId);
   }
 
-  upload(values: HostValues, { shape, dtype }: TensorSpec): SharedBuffer {
-    return new SharedBuffer(this.client.bufferFromHost(values, shape, pjrtTypeOf(dtype)));
+  /** To the first device, or spread over all. */
+  upload(values: HostValues, { shape, dtype }: TensorSpec, sharding?: Sharding): SharedBuffer {
+    // The client takes complex numbers as their bits.
+    const bits =
+      dtype === 'complex64' ? new BigUint64Array(new Float32Array(values).buffer) : values;
+    const type = pjrtTypeOf(dtype);
+    return new SharedBuffer(
+      sharding === undefined
+        ? this.client.bufferFromHost(bits, shape, type)
+        : spreadFromHost(this.client, this.mesh, sharding, { data: bits, shape, type }),
+    );
   }
 
-  /** A hold on the tensor's device buffer; host data is uploaded first, and stays there. */
-  retain(dataId: tf.DataId): SharedBuffer | Promise<SharedBuffer> {
-    const data = this.dataOf(dataId);
-    if (data.content.kind === 'host') {
-      data.content = { kind: 'device', shared: this.upload(data.content.values, data) };
+  /**
+   * A hold on the tensor's device memory, all of it on the first device or spread as asked. Host data is uploaded
+   * first, and stays there; what lies otherwise is copied by way of the host.
+   */
+  retain(tensor: tf.TensorInfo, sharding?: Sharding): SharedBuffer {
+    const data = this.dataOf(tensor.dataId);
+    if (sameShape(tensor.shape, data.shape)) return this.retainData(data, sharding);
+    const reshaped = this.#retainReshaped(tensor, data.shape);
+    if (sharding === undefined) return reshaped;
+    const { shape, dtype } = tensor;
+    return this.#moved(reshaped, { shape, dtype: numericDtype(dtype) }, sharding);
+  }
+
+  #moved(from: SharedBuffer, spec: TensorSpec, sharding: Sharding | undefined): SharedBuffer {
+    try {
+      return this.upload(valuesOfBuffer(from.toHostSync()), spec, sharding);
+    } finally {
+      from.release();
     }
-    if (data.content.kind === 'device') return data.content.shared.retain();
-    if (data.content.kind === 'pending') return data.content.shared.then((s) => s.retain());
-    throw new EngineError(
-      'XLA_TENSOR_LEAKED',
-      `A result of ${data.content.op} [${data.shape.join()}] was kept from the trace of ` +
-        `${data.content.trace.name}, where it never had a value. Return it from that function instead.`,
+  }
+
+  /** `retain` of all the elements that are kept, in the shape in which they are. */
+  retainData(data: TensorData, sharding?: Sharding): SharedBuffer {
+    const { content } = data;
+    switch (content.kind) {
+      case 'device': {
+        const held = content.shared.retain();
+        return held.liesAs(sharding) ? held : this.#moved(held, numericSpec(data), sharding);
+      }
+      case 'host': {
+        const shared = this.upload(content.values, numericSpec(data), sharding);
+        data.content = { kind: 'device', shared };
+        return shared.retain();
+      }
+      case 'strings':
+        throw new Error('strings are dispatched to the host');
+      case 'traced':
+        throw new EngineError(
+          'XLA_TENSOR_LEAKED',
+          `A result of ${content.op} [${data.shape.join()}] was kept from the trace of ` +
+            `${content.trace.name}, where it never had a value. Return it from that function instead.`,
+        );
+    }
+  }
+
+  #retainReshaped(tensor: tf.TensorInfo, shape: readonly number[]): SharedBuffer {
+    const [result] = this.#execute(
+      'a reshape',
+      [{ ...tensor, shape: [...shape] }],
+      {},
+      (hlo, [x]) => hlo.reshape(x!, tensor.shape),
     );
+    return result!.shared;
   }
 
   /** Runs or traces one kernel. */
   runKernel(name: string, inputs: TensorInfos, attrs: object, emit: Emit): tf.TensorInfo[] {
-    if (this.#trace === undefined) return this.#runEagerly(name, inputs, attrs, emit);
+    const holdsStrings = Object.values(inputs).some(
+      (input: tf.TensorInfo | undefined) => input?.dtype === 'string',
+    );
+    if (holdsStrings || ('dtype' in attrs && attrs.dtype === 'string')) {
+      return this.runHostKernel(name, inputs, attrs, 'it computes with strings');
+    }
     const trace = this.#trace;
-    const values = mapInputs(inputs, ({ dataId }) => trace.valueOf(this.dataOf(dataId)));
+    if (trace === undefined) {
+      // What is made of numbers alone needs no program: it is uploaded when it is first used.
+      if (Object.keys(inputs).length === 0) {
+        return this.runHostKernel(name, inputs, attrs, 'it takes no tensors');
+      }
+      return this.#execute(name, inputs, attrs, emit).map(({ spec, shared }) =>
+        this.hold(spec, { kind: 'device', shared }),
+      );
+    }
+    const values = mapInputs(inputs, (input) => this.valueIn(trace, input));
     return asArray(emit(trace.hlo, values, attrs)).map((value) =>
       this.hold(specOf(value), { kind: 'traced', trace, value, op: name }),
     );
   }
 
-  #runEagerly(name: string, inputs: TensorInfos, attrs: object, emit: Emit): tf.TensorInfo[] {
-    const tensors = Object.values(inputs).filter((input) => input !== undefined);
-    const types = Object.entries(inputs).map(([key, input]) =>
-      input === undefined ? '' : `${key}:${input.dtype}[${input.shape.join()}]`,
-    );
-    const key = `${name}(${types.join()})${JSON.stringify(attrs)}`;
-    let program = this.#eager.get(key);
-    if (program === undefined) {
-      const trace = new Trace(name, () => {
-        throw new Error('a kernel captures nothing');
-      });
-      const values = mapInputs(inputs, ({ shape, dtype }) =>
-        trace.hlo.parameter(tensorTypeOf({ shape, dtype: numericDtype(dtype) })),
-      );
-      const traced = trace.finish(asArray(emit(trace.hlo, values, attrs)));
-      program = new CompiledProgram(traced, this.#compile(traced.mlir));
-      this.#eager.set(key, program);
-      const [oldest] = this.#eager.keys();
-      if (this.#eager.size > MAX_EAGER_PROGRAMS && oldest !== undefined) {
-        this.#eager.get(oldest)?.close();
-        this.#eager.delete(oldest);
-      }
-    }
-    const outputs = program.run(tensors.map(({ dataId }) => this.retain(dataId)));
-    return program.traced.results.map((spec, index) => {
-      const shared = outputs.then((buffers) => buffers[index]!);
-      // Whoever reads the tensor sees the failure.
-      shared.catch(() => undefined);
-      const info = this.hold(spec, { kind: 'pending', shared });
-      const data = this.dataOf(info.dataId);
-      void shared.then(
-        (buffer) => {
-          // Unless it was disposed meanwhile, the tensor's buffer is at hand from now on.
-          if (data.content.kind === 'pending' && data.refCount > 0) {
-            data.content = { kind: 'device', shared: buffer };
-          }
-        },
-        () => undefined,
-      );
-      return info;
+  /** The value that stands for a tensor in a program. @throws EngineError as `Trace.valueOf` */
+  valueIn(trace: Trace, { dataId, shape }: tf.TensorInfo): Value {
+    return trace.hlo.reshape(trace.valueOf(this.dataOf(dataId)), shape);
+  }
+
+  /**
+   * Runs a kernel in JavaScript on the host.
+   *
+   * @throws EngineError `XLA_HOST_OP_IN_TRACE` where an input has no value yet.
+   */
+  runHostKernel(name: string, inputs: TensorInfos, attrs: object, why: string): tf.TensorInfo[] {
+    const values = mapNested(inputs, 'dtype', (input: tf.TensorInfo): HostTensor => {
+      const { dataId, shape, dtype } = input;
+      const data = this.dataOf(dataId);
+      if (data.content.kind === 'traced') throw hostOpInTrace(name, why, data.content, shape);
+      return { shape, dtype, values: this.#valuesOf(data) };
+    });
+    return runOnHost(name, values, attrs).map(({ shape, dtype, values }) => {
+      return this.hold({ shape, dtype }, contentOf(values, dtype));
     });
   }
 
+  /** Runs one kernel as a program of its own. */
+  #execute(
+    name: string,
+    inputs: TensorInfos,
+    attrs: object,
+    emit: Emit,
+  ): { readonly spec: TensorSpec; readonly shared: SharedBuffer }[] {
+    const types = Object.entries(inputs).map(
+      ([key, input]: [string, tf.TensorInfo | undefined]) => {
+        if (input === undefined) return '';
+        const kept = this.dataOf(input.dataId).shape;
+        return `${key}:${input.dtype}[${input.shape.join()}][${kept.join()}]`;
+      },
+    );
+    const key = `${name}(${types.join()})${JSON.stringify(attrs, numbersInFull)}`;
+    const { executable, results } = this.#programs.get(key, () => {
+      const trace = new Trace(name, () => {
+        throw new Error('a kernel captures nothing');
+      });
+      const values = mapInputs(inputs, ({ dataId, shape, dtype }) => {
+        const kept = { shape: this.dataOf(dataId).shape, dtype: numericDtype(dtype) };
+        return trace.hlo.reshape(trace.parameter(kept), shape);
+      });
+      return trace.finish(asArray(emit(trace.hlo, values, attrs)));
+    });
+    const held = Object.values(inputs).flatMap((input: tf.TensorInfo | undefined) =>
+      input === undefined ? [] : [this.retainData(this.dataOf(input.dataId))],
+    );
+    try {
+      const outputs = executable.executeSync(held.map(({ buffer }) => buffer));
+      return outputs.map((buffer, index) => ({
+        spec: results[index]!,
+        shared: new SharedBuffer(buffer),
+      }));
+    } finally {
+      for (const shared of held) shared.release();
+    }
+  }
+
   override write(values: tf.BackendValues, shape: number[], dtype: tf.DataType): tf.DataId {
-    const kind = numericDtype(dtype);
-    return this.hold(
-      { shape, dtype: kind },
-      { kind: 'host', values: hostValues(values as HostValues, kind) },
-    ).dataId;
+    return this.hold({ shape, dtype }, contentOf(values, dtype)).dataId;
   }
 
   override move(
@@ -167,34 +263,36 @@ export class XlaBackend extends tf.KernelBackend {
     dtype: tf.DataType,
     refCount: number,
   ): void {
-    const kind = numericDtype(dtype);
-    const content: Content = { kind: 'host', values: hostValues(values as HostValues, kind) };
-    this.#data.set(dataId, { shape, dtype: kind, refCount, content });
+    this.#data.set(dataId, { shape, dtype, refCount, content: contentOf(values, dtype) });
   }
 
   override async read(dataId: tf.DataId): Promise<tf.BackendValues> {
     const data = this.dataOf(dataId);
-    if (data.content.kind === 'host') return data.content.values;
-    if (data.content.kind === 'traced')
-      throw readInTrace(data, data.content.op, data.content.trace);
-    const held = await this.retain(dataId);
+    if (data.content.kind !== 'device') return this.#valuesOf(data);
+    const held = data.content.shared.retain();
     try {
-      return (await held.buffer.toHost()) as HostValues;
+      return valuesOfBuffer(await held.toHost());
     } finally {
       held.release();
     }
   }
 
   override readSync(dataId: tf.DataId): tf.BackendValues {
-    const data = this.dataOf(dataId);
-    if (data.content.kind === 'host') return data.content.values;
-    if (data.content.kind === 'traced')
-      throw readInTrace(data, data.content.op, data.content.trace);
-    throw new EngineError(
-      'XLA_SYNC_READ',
-      `A tensor [${data.shape.join()}] on ${this.client.platformName} was read with dataSync(), which would block ` +
-        'the process until it is computed. Use `await tensor.data()`.',
-    );
+    return this.#valuesOf(this.dataOf(dataId));
+  }
+
+  #valuesOf(data: TensorData): tf.BackendValues {
+    const { content } = data;
+    switch (content.kind) {
+      case 'host':
+        return content.values;
+      case 'strings':
+        return content.values;
+      case 'device':
+        return valuesOfBuffer(content.shared.toHostSync());
+      case 'traced':
+        throw readInTrace(data, content.op, content.trace);
+    }
   }
 
   override disposeData(dataId: tf.DataId, force = false): boolean {
@@ -239,24 +337,80 @@ export class XlaBackend extends tf.KernelBackend {
     return EPSILON_FLOAT32;
   }
 
+  /** Forgets its tensors: tfjs calls it when it resets, after which the same backend may be used again. */
   override dispose(): void {
-    for (const program of this.#eager.values()) program.close();
-    this.#eager.clear();
+    this.#data = new tf.DataStorage(this, tf.engine());
   }
 }
 
+/**
+ * Looks, outside of a trace, at values that the program could not refuse.
+ *
+ * @throws EngineError where they make no sense.
+ */
+export type Check<Inputs, Attrs> = (
+  inputs: { readonly [K in keyof Inputs]: tf.TensorInfo },
+  attrs: Attrs,
+  read: (input: tf.TensorInfo) => ArrayLike<number>,
+) => void;
+
 /** Registers a tfjs kernel that emits its operations with `emit`. */
-// eslint-disable-next-line @typescript-eslint/no-unnecessary-type-parameters -- callers name tfjs's types
+
 export function kernel<Inputs, Attrs extends object = object>(
   kernelName: string,
   emit: (hlo: HloBuilder, inputs: KernelInputs<Inputs>, attrs: Attrs) => Value | readonly Value[],
+  check?: Check<Inputs, Attrs>,
+): tf.KernelConfig {
+  return customKernel(kernelName, (backend, inputs, attrs) => {
+    if (backend.trace === undefined) {
+      const read = ({ dataId }: tf.TensorInfo) => backend.readSync(dataId) as HostValues;
+      check?.(inputs as { [K in keyof Inputs]: tf.TensorInfo }, attrs as Attrs, read);
+    }
+    return backend.runKernel(kernelName, inputs, attrs, emit as unknown as Emit);
+  });
+}
+
+/**
+ * Registers a kernel whose result may be its input with another shape: outside of a trace, where `shapeOf` gives one,
+ * both tensors hold the same elements. In a trace, and else, it emits as usual.
+ */
+
+export function viewKernel<Attrs extends object>(
+  kernelName: string,
+  shapeOf: (input: tf.TensorInfo, attrs: Attrs) => readonly number[] | undefined,
+  emit: (hlo: HloBuilder, input: Value, attrs: Attrs) => Value,
+): tf.KernelConfig {
+  return customKernel(kernelName, (backend, inputs, attrs) => {
+    const [input] = Object.values(inputs) as [tf.TensorInfo];
+    const shape =
+      backend.trace === undefined || input.dtype === 'string'
+        ? shapeOf(input, attrs as Attrs)
+        : undefined;
+    if (shape !== undefined) return [backend.share(input, shape)];
+    return backend.runKernel(kernelName, [input], attrs, (hlo, [x]) =>
+      emit(hlo, x!, attrs as Attrs),
+    );
+  });
+}
+
+/** Registers a kernel that runs in JavaScript on the host, and not in a trace; `why` completes "since ...". */
+export function hostKernel(kernelName: string, why: string): tf.KernelConfig {
+  return customKernel(kernelName, (backend, inputs, attrs) =>
+    backend.runHostKernel(kernelName, inputs, attrs, why),
+  );
+}
+
+/** Registers a kernel that sees the backend itself. */
+export function customKernel(
+  kernelName: string,
+  run: (backend: XlaBackend, inputs: tf.NamedTensorInfoMap, attrs: object) => tf.TensorInfo[],
 ): tf.KernelConfig {
   const config: tf.KernelConfig = {
     kernelName,
     backendName: BACKEND_NAME,
     kernelFunc: ({ inputs, attrs, backend }) => {
       assert(backend instanceof XlaBackend);
-      const results = backend.runKernel(kernelName, inputs, attrs ?? {}, emit as unknown as Emit);
+      const results = run(backend, inputs, attrs ?? {});
       return results.length === 1 && !MULTIPLE_RESULTS.has(kernelName) ? results[0]! : results;
     },
   };
@@ -265,21 +419,13 @@ export function kernel<Inputs, Attrs extends object = object>(
 }
 
 /** Kernels whose callers expect an array even of one result. */
-const MULTIPLE_RESULTS = new Set<string>([tf.Unpack, tf.SplitV]);
+const MULTIPLE_RESULTS = new Set<string>([tf.Unpack, tf.SplitV, tf.RaggedGather]);
 
 function mapInputs(
   inputs: TensorInfos,
   change: (info: tf.TensorInfo) => Value,
 ): Record<string, Value> & readonly Value[] {
-  const changed = Array.isArray(inputs)
-    ? (inputs as tf.TensorInfo[]).map(change)
-    : Object.fromEntries(
-        Object.entries(inputs as tf.NamedTensorInfoMap).map(([key, info]) => [
-          key,
-          info && change(info),
-        ]),
-      );
-  return changed as Record<string, Value> & readonly Value[];
+  return mapNested(inputs, 'dtype', change) as Record<string, Value> & readonly Value[];
 }
 
 function asArray(values: Value | readonly Value[]): readonly Value[] {
@@ -290,11 +436,46 @@ function specOf({ shape, elementType }: Value): TensorSpec {
   return { shape, dtype: dtypeOf(elementType) };
 }
 
+function numericSpec({ shape, dtype }: Pick<TensorData, 'shape' | 'dtype'>): TensorSpec {
+  return { shape, dtype: numericDtype(dtype) };
+}
+
+function contentOf(values: tf.BackendValues, dtype: tf.DataType): Content {
+  if (dtype === 'string') return { kind: 'strings', values: values as Uint8Array[] };
+  const array = tf.util.convertBackendValuesAndArrayBuffer(values, dtype) as HostValues;
+  return { kind: 'host', values: hostValues(array, dtype) };
+}
+
+/** Complex numbers come as their bits. */
+function valuesOfBuffer(array: HostArray): HostValues {
+  return array instanceof BigUint64Array ? new Float32Array(array.buffer) : (array as HostValues);
+}
+
+/** JSON writes null for what is not finite, and 0 for -0: programs that differ in it must not be mixed up. */
+function numbersInFull(_key: string, value: unknown): unknown {
+  if (typeof value !== 'number' || (Number.isFinite(value) && !Object.is(value, -0))) return value;
+  return Object.is(value, -0) ? '-0' : String(value);
+}
+
 function readInTrace(data: TensorData, op: string, trace: Trace): EngineError {
   return new EngineError(
     'XLA_READ_IN_TRACE',
     `The result of ${op} [${data.shape.join()}] was read while ${trace.name} was being compiled, when no tensor has ` +
       'a value yet. Compute with tensor ops instead (tf.where for a choice), or return the tensor and read it after ' +
       'the call.',
+  );
+}
+
+function hostOpInTrace(
+  name: string,
+  why: string,
+  { op, trace }: Extract<Content, { kind: 'traced' }>,
+  shape: readonly number[],
+): EngineError {
+  return new EngineError(
+    'XLA_HOST_OP_IN_TRACE',
+    `${name} was called with the result of ${op} [${shape.join()}] while ${trace.name} was being compiled, but it ` +
+      `runs on the host, since ${why}. Call it outside of the compiled function and pass its result as an argument, ` +
+      'or compute with shapes that are known beforehand (tf.where, tf.mul with a mask, tf.topk).',
   );
 }

@@ -1,15 +1,51 @@
-import type { PjrtBuffer } from '../pjrt/buffer.ts';
-import type { Value } from '../stablehlo/types.ts';
-import type { HostValues, TensorSpec } from './dtypes.ts';
-import type { Trace } from './jit.ts';
+import assert from 'node:assert/strict';
 
-/** A device buffer with its number of holders: tensors, programs that captured it, calls under way. */
+import type { PjrtBuffer } from '../pjrt/buffer.ts';
+import type { HostArray } from '../pjrt/element-type.ts';
+import { sameSharding } from '../stablehlo/sharding.ts';
+import type { Sharding } from '../stablehlo/sharding.ts';
+import type { Value } from '../stablehlo/types.ts';
+import type { HostValues, NumericDtype } from './dtypes.ts';
+import type { Trace } from './jit.ts';
+import { spreadToHost, spreadToHostSync } from './spread.ts';
+import type { Spread } from './spread.ts';
+
+/**
+ * A tensor's device memory with its number of holders: tensors, programs that captured it, calls under way. It is on
+ * the first device alone, or spread over all of them.
+ */
 export class SharedBuffer {
-  readonly buffer: PjrtBuffer;
+  /** One of each device that has any of it. */
+  readonly parts: readonly PjrtBuffer[];
+  readonly #spread: Spread | undefined;
   #holders = 1;
 
-  constructor(buffer: PjrtBuffer) {
-    this.buffer = buffer;
+  constructor(held: PjrtBuffer | Spread) {
+    this.#spread = 'parts' in held ? held : undefined;
+    this.parts = 'parts' in held ? held.parts : [held];
+  }
+
+  /** All of the tensor, on the first device. */
+  get buffer(): PjrtBuffer {
+    assert(this.liesAs(undefined), 'the first device has a part of it alone');
+    return this.parts[0]!;
+  }
+
+  /** Whether it is spread in that way; undefined asks whether the first device has all of it. */
+  liesAs(sharding: Sharding | undefined): boolean {
+    if (this.#spread === undefined) return sharding === undefined;
+    return sameSharding(this.#spread.sharding, sharding ?? []);
+  }
+
+  toHost(): Promise<HostArray> {
+    return this.#spread === undefined ? this.parts[0]!.toHost() : spreadToHost(this.#spread);
+  }
+
+  /** `toHost`, with this thread held until the elements are computed and copied. */
+  toHostSync(): HostArray {
+    return this.#spread === undefined
+      ? this.parts[0]!.toHostSync()
+      : spreadToHostSync(this.#spread);
   }
 
   get isShared(): boolean {
@@ -24,7 +60,7 @@ export class SharedBuffer {
   /** The last holder's release frees the device memory. */
   release(): void {
     this.#holders--;
-    if (this.#holders === 0) this.buffer.close();
+    if (this.#holders === 0) for (const part of this.parts) part.close();
   }
 }
 
@@ -33,13 +69,16 @@ export type Content =
   /** Given by the host, not yet uploaded. */
   | { readonly kind: 'host'; readonly values: HostValues }
   | { readonly kind: 'device'; readonly shared: SharedBuffer }
-  /** The result of an eager op under way. */
-  | { readonly kind: 'pending'; readonly shared: Promise<SharedBuffer> }
+  /** UTF-8. Strings never leave the host. */
+  | { readonly kind: 'strings'; readonly values: Uint8Array[] }
   /** A value of the program being traced, made by kernel `op`. */
   | { readonly kind: 'traced'; readonly trace: Trace; readonly value: Value; readonly op: string };
 
 /** What the backend keeps for a tfjs data id; `refCount` counts the tensors that share it. */
-export interface TensorData extends TensorSpec {
+export interface TensorData {
+  /** Of the elements as they are kept: a tensor that shares them may have another shape of that size. */
+  readonly shape: readonly number[];
+  readonly dtype: NumericDtype | 'string';
   refCount: number;
   content: Content;
 }
@@ -47,13 +86,4 @@ export interface TensorData extends TensorSpec {
 /** Gives up a tensor's hold on its buffer. */
 export function releaseContent(content: Content): void {
   if (content.kind === 'device') content.shared.release();
-  if (content.kind === 'pending') {
-    // Whoever reads the tensor sees the failure; nobody does any more.
-    void content.shared.then(
-      (shared) => {
-        shared.release();
-      },
-      () => undefined,
-    );
-  }
 }

@@ -5,8 +5,11 @@ import type { ElementType, TensorType } from '../stablehlo/types.ts';
 import { EngineError } from './errors.ts';
 
 /** The numeric dtypes of tfjs. */
-export type NumericDtype = 'float32' | 'int32' | 'bool';
-/** Host data of a tensor: Float32Array for float32, Int32Array for int32, Uint8Array of 0 and 1 for bool. */
+export type NumericDtype = 'float32' | 'int32' | 'bool' | 'complex64';
+/**
+ * Host data of a tensor: Float32Array for float32, Int32Array for int32, Uint8Array of 0 and 1 for bool, and for
+ * complex64 a Float32Array of each element's real and imaginary part.
+ */
 export type HostValues = Float32Array | Int32Array | Uint8Array;
 
 export interface TensorSpec {
@@ -14,18 +17,20 @@ export interface TensorSpec {
   readonly dtype: NumericDtype;
 }
 
-/** @throws EngineError `XLA_UNSUPPORTED_DTYPE` for strings and complex numbers. */
+/** @throws EngineError `XLA_UNSUPPORTED_DTYPE` for strings. */
 export function numericDtype(dtype: tf.DataType): NumericDtype {
-  if (dtype === 'float32' || dtype === 'int32' || dtype === 'bool') return dtype;
+  if (dtype !== 'string') return dtype;
   throw new EngineError(
     'XLA_UNSUPPORTED_DTYPE',
-    `A tensor of dtype ${dtype} reached the xla engine, which computes with float32, int32 and bool. ` +
-      'Keep such tensors out of compiled functions.',
+    'A tensor of strings reached a compiled function or the device, which compute with numbers only. ' +
+      'Handle strings outside of compiled functions.',
   );
 }
 
 export function elementTypeOf(dtype: tf.DataType): ElementType {
-  return ({ float32: 'f32', int32: 'i32', bool: 'i1' } as const)[numericDtype(dtype)];
+  return ({ float32: 'f32', int32: 'i32', bool: 'i1', complex64: 'complex<f32>' } as const)[
+    numericDtype(dtype)
+  ];
 }
 
 export function dtypeOf(elementType: ElementType): NumericDtype {
@@ -36,6 +41,8 @@ export function dtypeOf(elementType: ElementType): NumericDtype {
       return 'int32';
     case 'i1':
       return 'bool';
+    case 'complex<f32>':
+      return 'complex64';
     default:
       throw new EngineError(
         'XLA_UNSUPPORTED_DTYPE',
@@ -45,7 +52,7 @@ export function dtypeOf(elementType: ElementType): NumericDtype {
 }
 
 export function pjrtTypeOf(dtype: NumericDtype): PjrtElementType {
-  return ({ float32: 'f32', int32: 's32', bool: 'pred' } as const)[dtype];
+  return ({ float32: 'f32', int32: 's32', bool: 'pred', complex64: 'c64' } as const)[dtype];
 }
 
 export function tensorTypeOf({ shape, dtype }: TensorSpec): TensorType {
@@ -54,9 +61,15 @@ export function tensorTypeOf({ shape, dtype }: TensorSpec): TensorType {
 
 /** `values` as the array type that the dtype asks for; itself where it is that already. */
 export function hostValues(values: ArrayLike<number>, dtype: NumericDtype): HostValues {
-  if (dtype === 'float32') {
+  if (dtype === 'float32' || dtype === 'complex64') {
     return values instanceof Float32Array ? values : Float32Array.from(values);
   }
   if (dtype === 'int32') return values instanceof Int32Array ? values : Int32Array.from(values);
   return Uint8Array.from(values, (value) => (value === 0 ? 0 : 1));
+}
+
+/** The dtype that an array stands for where none is given. */
+export function dtypeOfArray(data: HostValues): NumericDtype {
+  if (data instanceof Float32Array) return 'float32';
+  return data instanceof Int32Array ? 'int32' : 'bool';
 }

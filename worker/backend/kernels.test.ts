@@ -3,34 +3,19 @@ import { after, before, describe, it } from 'node:test';
 
 import * as tf from '@tensorflow/tfjs-core';
 
-import { openRng } from '../../proto/random.ts';
-import { leavesOf } from '../tree.ts';
-import type { Engine, TensorTree } from './engine.ts';
 import { openTestEngines } from './test/engines.ts';
 import type { TestEngines } from './test/engines.ts';
-
-/** How test data is drawn: normal, in (0.1, 2), integers below `below`, or booleans. */
-type Draw = 'normal' | 'positive' | 'bool' | { readonly below: number };
-
-interface Input {
-  readonly shape: readonly number[];
-  readonly draw: Draw;
-}
-
-interface Case {
-  readonly name: string;
-  readonly inputs: readonly Input[];
-  readonly fn: (...inputs: tf.Tensor[]) => TensorTree;
-  /** Whether the gradients with respect to the float inputs are compared too; they are, unless this says no. */
-  readonly gradient?: boolean;
-  /** Absolute and relative, float32; the default leaves room for sums in another order and polynomial exp and tanh. */
-  readonly tolerance?: number;
-}
-
-const normal = (...shape: number[]): Input => ({ shape, draw: 'normal' });
-const positive = (...shape: number[]): Input => ({ shape, draw: 'positive' });
-const bool = (...shape: number[]): Input => ({ shape, draw: 'bool' });
-const int = (below: number, ...shape: number[]): Input => ({ shape, draw: { below } });
+import {
+  assertClose,
+  assertSame,
+  bool,
+  draw,
+  int,
+  normal,
+  positive,
+  toInt,
+} from './test/kernel-cases.ts';
+import type { Case, Input } from './test/kernel-cases.ts';
 
 type T = tf.Tensor;
 type Unary = (x: T) => T;
@@ -345,11 +330,6 @@ const CASES: readonly Case[] = [
   },
 ];
 
-/** Random integers are drawn as int32; tfjs's gradient engine hands them on as they are. */
-function toInt(x: tf.Tensor): tf.Tensor {
-  return tf.cast(x, 'int32');
-}
-
 describe('kernels of the xla engine agree with tfjs-backend-cpu', () => {
   let engines: TestEngines;
   before(async () => {
@@ -361,16 +341,7 @@ describe('kernels of the xla engine agree with tfjs-backend-cpu', () => {
 
   for (const [index, testCase] of CASES.entries()) {
     it(testCase.name, async () => {
-      const expected = await outputsOf(engines.cpu, testCase, index);
-      const actual = await outputsOf(engines.xla, testCase, index);
-      assert.equal(actual.length, expected.length);
-      for (const [i, { path, shape, dtype, values }] of actual.entries()) {
-        const want = expected[i]!;
-        assert.equal(path, want.path);
-        assert.deepEqual(shape, want.shape, `shape of ${path}`);
-        assert.equal(dtype, want.dtype, `dtype of ${path}`);
-        assertClose(values, want.values, testCase.tolerance ?? 2e-5, path);
-      }
+      await assertSame(engines, testCase, index);
     });
   }
 
@@ -403,71 +374,3 @@ describe('kernels of the xla engine agree with tfjs-backend-cpu', () => {
     assertClose(actualG, await want.g.data(), 2e-5, 'g');
   });
 });
-
-interface Output {
-  readonly path: string;
-  readonly shape: readonly number[];
-  readonly dtype: string;
-  readonly values: ArrayLike<number>;
-}
-
-/** Forward results, and the gradients of their weighted sum with respect to each float input. */
-async function outputsOf(engine: Engine, testCase: Case, seed: number): Promise<Output[]> {
-  const inputs = testCase.inputs.map((input, i) => {
-    const data = draw(input, seed * 100 + i);
-    return engine.upload(data, input.shape);
-  });
-  const floats = [...inputs.keys()].filter((i) => inputs[i]!.dtype === 'float32');
-  const compiled = engine.compile(
-    (...given: tf.Tensor[]): TensorTree => {
-      const results = testCase.fn(...given);
-      if (testCase.gradient === false) return { results };
-      const weightedSum = (...xs: tf.Tensor[]): tf.Tensor => {
-        const all = given.map((tensor, i) =>
-          floats.includes(i) ? xs[floats.indexOf(i)]! : tensor,
-        );
-        const terms = leavesOf(testCase.fn(...all)).map(([, leaf], term) => {
-          // A weight of its own for each element, so that a gradient in the wrong place shows.
-          const weights = tf.sin(tf.add(tf.range(0, leaf.size), term));
-          return tf.sum(tf.mul(tf.reshape(leaf, [-1]), weights));
-        });
-        return terms.reduce((a, b) => tf.add(a, b));
-      };
-      return { results, gradients: tf.grads(weightedSum)(floats.map((i) => given[i]!)) };
-    },
-    { name: testCase.name },
-  );
-  const outputs = leavesOf(await compiled(...inputs));
-  return Promise.all(
-    outputs.map(async ([path, tensor]) => ({
-      path,
-      shape: tensor.shape,
-      dtype: tensor.dtype,
-      values: await tensor.data(),
-    })),
-  );
-}
-
-function draw({ shape, draw: kind }: Input, seed: number): Float32Array | Int32Array | Uint8Array {
-  const rng = openRng(7, 'kernels', seed);
-  const size = shape.reduce((product, n) => product * n, 1);
-  if (kind === 'normal') return Float32Array.from({ length: size }, () => rng.normal());
-  if (kind === 'positive')
-    return Float32Array.from({ length: size }, () => 0.1 + 1.9 * rng.uniform());
-  if (kind === 'bool') return Uint8Array.from({ length: size }, () => rng.integer(2));
-  return Int32Array.from({ length: size }, () => rng.integer(kind.below));
-}
-
-function assertClose(
-  actual: ArrayLike<number>,
-  expected: ArrayLike<number>,
-  tolerance: number,
-  what: string,
-): void {
-  assert.equal(actual.length, expected.length, `size of ${what}`);
-  for (let i = 0; i < actual.length; i++) {
-    const [a, e] = [actual[i]!, expected[i]!];
-    const isClose = Object.is(a, e) || Math.abs(a - e) <= tolerance * (1 + Math.abs(e));
-    assert(isClose, `${what}[${i}] is ${a}, and tfjs-backend-cpu says ${e}`);
-  }
-}

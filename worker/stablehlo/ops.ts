@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 
 import { liveOperations, printProgram } from './print.ts';
+import type { ProgramShardings } from './sharding.ts';
 import { isFloat, numElements, printType, sameShape, sameType } from './types.ts';
 import type { Donation, ElementType, Operation, Region, TensorType, Value } from './types.ts';
 
@@ -31,6 +32,15 @@ export interface ScatterDimensionNumbers {
   readonly indexVectorDim: number;
 }
 
+/** The windows of `reduceWindow`, one entry an axis. */
+export interface Window {
+  readonly dimensions: readonly number[];
+  readonly strides: readonly number[];
+  readonly padding: readonly Pair[];
+  readonly baseDilations?: readonly number[];
+  readonly dilations?: readonly number[];
+}
+
 export interface ConvolutionOptions {
   readonly windowStrides: readonly number[];
   readonly padding: readonly Pair[];
@@ -50,12 +60,20 @@ export interface ConvolutionOptions {
  */
 export class HloBuilder {
   readonly #counter: { next: number };
+  readonly #productType: ElementType;
   readonly #parameters: Value[] = [];
   readonly #operations: Operation[] = [];
   readonly #known = new Map<string, readonly Value[]>();
 
-  constructor(counter = { next: 0 }) {
+  /** Products of f32 matrices and convolutions are of `productType` operands and results; the rest stays f32. */
+  constructor(productType: ElementType = 'f32', counter = { next: 0 }) {
+    this.#productType = productType;
     this.#counter = counter;
+  }
+
+  /** An empty builder whose operations can be `inline`d here, any number of times. */
+  fork(): HloBuilder {
+    return new HloBuilder(this.#productType, this.#counter);
   }
 
   /** Adds a parameter of the function or region being built. */
@@ -70,13 +88,44 @@ export class HloBuilder {
     name: string,
     results: readonly Value[],
     donations: readonly (Donation | undefined)[] = [],
+    shardings?: ProgramShardings,
   ): string {
-    return printProgram({ name, body: this.#region(results), donations });
+    return printProgram({ name, body: this.#region(results), donations, shardings });
   }
 
   /** Floating-point operations of the products of matrices and convolutions that `results` depend on. */
   flops(results: readonly Value[]): number {
-    return liveOperations(this.#region(results)).reduce((sum, { flops }) => sum + (flops ?? 0), 0);
+    return flopsOf(liveOperations(this.#region(results)));
+  }
+
+  /** Operations so far, in order. */
+  get operations(): readonly Operation[] {
+    return this.#operations;
+  }
+
+  /**
+   * Builds the operations of a `fork` again, here. `known` tells by id what stands for the values they use, and
+   * learns what stands for their results.
+   */
+  inline(operations: readonly Operation[], known: Map<number, Value>): void {
+    for (const { name, operands, attributes, regions, results, flops } of operations) {
+      const made = this.#ops(
+        name,
+        operands.map((operand) => {
+          const found = known.get(operand.id);
+          assert(found !== undefined, `inline: nothing stands for an operand of ${name}`);
+          return found;
+        }),
+        results,
+        attributes,
+        {
+          regions: regions.map((region) => relinked(region, known)),
+          ...(results[0]?.splat === undefined ? {} : { splat: results[0].splat }),
+          ...(flops === undefined ? {} : { flops }),
+        },
+      );
+      for (const [index, result] of results.entries()) known.set(result.id, made[index]!);
+    }
   }
 
   /** Parameters so far, in order. */
@@ -94,6 +143,9 @@ export class HloBuilder {
   ): Value {
     const number = Number(value);
     const type = { shape, elementType };
+    if (elementType === 'complex<f32>') {
+      return this.complex(this.constant(number, 'f32', shape), this.constant(0, 'f32', shape));
+    }
     return this.#op(
       'constant',
       [],
@@ -105,8 +157,17 @@ export class HloBuilder {
     );
   }
 
-  /** A constant from host data in row-major order; one value throughout becomes a splat. Booleans come as bytes. */
+  /**
+   * A constant from host data in row-major order; one value throughout becomes a splat. Booleans come as bytes, complex
+   * numbers as pairs.
+   */
   constantArray(data: HostArray, { shape, elementType }: TensorType): Value {
+    if (elementType === 'complex<f32>') {
+      const part = (offset: 0 | 1) =>
+        Float32Array.from(data as Float32Array).filter((_, i) => i % 2 === offset);
+      const type = { shape, elementType: 'f32' } as const;
+      return this.complex(this.constantArray(part(0), type), this.constantArray(part(1), type));
+    }
     assert.equal(data.length, numElements(shape), 'constant: as many elements as the shape has');
     const first = data[0];
     if (first !== undefined && typeof first !== 'bigint' && isSplat(data)) {
@@ -151,6 +212,14 @@ export class HloBuilder {
   tanh = this.#unary('tanh');
   /** Of the CHLO dialect: the plugin's front end expands it. Source: openxla.org/stablehlo/generated/chlo#chloerf_chloerfop */
   erf = this.#unary('chlo.erf');
+  acos = this.#unary('chlo.acos');
+  acosh = this.#unary('chlo.acosh');
+  asin = this.#unary('chlo.asin');
+  asinh = this.#unary('chlo.asinh');
+  atan = this.#unary('chlo.atan');
+  atanh = this.#unary('chlo.atanh');
+  cosh = this.#unary('chlo.cosh');
+  sinh = this.#unary('chlo.sinh');
 
   add = this.#binary('add');
   and = this.#binary('and');
@@ -161,9 +230,50 @@ export class HloBuilder {
   multiply = this.#binary('multiply');
   or = this.#binary('or');
   power = this.#binary('power');
+  shiftRightLogical = this.#binary('shift_right_logical');
   remainder = this.#binary('remainder');
   subtract = this.#binary('subtract');
   xor = this.#binary('xor');
+
+  // Complex numbers: two f32.
+
+  complex(lhs: Value, rhs: Value): Value {
+    assert(sameType(lhs, rhs), `complex: ${printType(lhs)} and ${printType(rhs)}`);
+    return this.#op('complex', [lhs, rhs], { shape: lhs.shape, elementType: 'complex<f32>' });
+  }
+
+  real(operand: Value): Value {
+    return this.#op('real', [operand], { shape: operand.shape, elementType: 'f32' });
+  }
+
+  imag(operand: Value): Value {
+    return this.#op('imag', [operand], { shape: operand.shape, elementType: 'f32' });
+  }
+
+  /** The `abs` of complex numbers. */
+  magnitude(operand: Value): Value {
+    return this.#op('abs', [operand], { shape: operand.shape, elementType: 'f32' });
+  }
+
+  /** Over the last axes, as many as `fftLength` has, from complex to complex. */
+  fft(operand: Value, fftType: 'FFT' | 'IFFT', fftLength: readonly number[]): Value {
+    return this.#op(
+      'fft',
+      [operand],
+      operand,
+      `fft_length = ${i64s(fftLength)}, fft_type = #stablehlo<fft_type ${fftType}>`,
+    );
+  }
+
+  /** Random bits of Threefry from a ui64[2] state. */
+  rngBitGenerator(initialState: Value, type: TensorType): Value {
+    return this.#ops(
+      'rng_bit_generator',
+      [initialState],
+      [initialState, type],
+      'rng_algorithm = #stablehlo<rng_algorithm THREE_FRY>',
+    )[1]!;
+  }
 
   isFinite(x: Value): Value {
     return this.#op('is_finite', [x], { shape: x.shape, elementType: 'i1' });
@@ -306,7 +416,8 @@ export class HloBuilder {
         Math.max(size - 1, 0) * interiorPadding[axis]! +
         edgePaddingHigh[axis]!,
     );
-    if (sameShape(shape, operand.shape)) return operand;
+    const isSame = [edgePaddingLow, edgePaddingHigh, interiorPadding].flat().every((n) => n === 0);
+    if (isSame) return operand;
     return this.#op(
       'pad',
       [operand, paddingValue],
@@ -429,22 +540,23 @@ export class HloBuilder {
     );
   }
 
-  reduceWindow(
-    operand: Value,
-    initValue: Value,
-    combiner: Combiner,
-    window: {
-      readonly dimensions: readonly number[];
-      readonly strides: readonly number[];
-      readonly padding: readonly Pair[];
-      readonly baseDilations?: readonly number[];
-      readonly dilations?: readonly number[];
-    },
-  ): Value {
+  reduceWindow(operand: Value, initValue: Value, combiner: Combiner, window: Window): Value {
+    const scalar = { shape: [], elementType: operand.elementType };
+    const body = this.region([scalar, scalar], (inner, [a, b]) => [inner[combiner](a!, b!)]);
+    return this.reduceWindowWith([operand], [initValue], window, body)[0]!;
+  }
+
+  /** The general `reduceWindow`: several operands of one shape, reduced together by `body`. */
+  reduceWindowWith(
+    operands: readonly Value[],
+    initValues: readonly Value[],
+    window: Window,
+    body: Region,
+  ): readonly Value[] {
     const ones = window.dimensions.map(() => 1);
     const base = window.baseDilations ?? ones;
     const dilations = window.dilations ?? ones;
-    const shape = operand.shape.map((size, axis) =>
+    const shape = operands[0]!.shape.map((size, axis) =>
       windowedSize(size, {
         base: base[axis]!,
         padding: window.padding[axis]!,
@@ -453,14 +565,38 @@ export class HloBuilder {
         stride: window.strides[axis]!,
       }),
     );
-    const scalar = { shape: [], elementType: operand.elementType };
-    const body = this.region([scalar, scalar], (inner, [a, b]) => [inner[combiner](a!, b!)]);
-    return this.#op(
+    return this.#ops(
       'reduce_window',
-      [operand, initValue],
-      { shape, elementType: operand.elementType },
+      [...operands, ...initValues],
+      operands.map(({ elementType }) => ({ shape, elementType })),
       `base_dilations = ${i64s(base)}, padding = ${i64Pairs(window.padding)}, window_dilations = ${i64s(dilations)}, window_dimensions = ${i64s(window.dimensions)}, window_strides = ${i64s(window.strides)}`,
       { regions: [body] },
+    );
+  }
+
+  /**
+   * Adds each element of `source` to where its window of `operand` holds the element that `selected` prefers to all
+   * others, the first of equal ones by GE, the last by GT. Windows are not padded.
+   */
+  selectAndScatter(
+    operand: Value,
+    source: Value,
+    selected: ComparisonDirection,
+    window: Pick<Window, 'dimensions' | 'strides'>,
+  ): Value {
+    const scalar = { shape: [], elementType: operand.elementType };
+    const select = this.region([scalar, scalar], (inner, [a, b]) => [
+      inner.compare(a!, b!, selected),
+    ]);
+    const added = { shape: [], elementType: source.elementType };
+    const scatter = this.region([added, added], (inner, [a, b]) => [inner.add(a!, b!)]);
+    const padding = window.dimensions.map((): Pair => [0, 0]);
+    return this.#op(
+      'select_and_scatter',
+      [operand, source, this.constant(0, source.elementType)],
+      { shape: operand.shape, elementType: source.elementType },
+      `padding = ${i64Pairs(padding)}, window_dimensions = ${i64s(window.dimensions)}, window_strides = ${i64s(window.strides)}`,
+      { regions: [select, scatter] },
     );
   }
 
@@ -492,12 +628,12 @@ export class HloBuilder {
       lhs_contracting_dimensions: contractingDims[0],
       rhs_contracting_dimensions: contractingDims[1],
     });
-    return this.#op(
+    return this.#product(
       'dot_general',
       [lhs, rhs],
-      { shape, elementType: lhs.elementType },
+      shape,
       `dot_dimension_numbers = ${text}`,
-      { flops: 2 * numElements(shape) * numElements(sizes(lhs, contractingDims[0])) },
+      2 * numElements(shape) * numElements(sizes(lhs, contractingDims[0])),
     );
   }
 
@@ -510,10 +646,10 @@ export class HloBuilder {
   ): Value {
     const ones = options.windowStrides.map(() => 1);
     const reversal = options.windowReversal ?? ones.map(() => false);
-    return this.#op(
+    return this.#product(
       'convolution',
       [lhs, rhs],
-      { shape, elementType: lhs.elementType },
+      shape,
       [
         `batch_group_count = ${options.batchGroupCount ?? 1} : i64`,
         `dimension_numbers = #stablehlo.conv<${options.dimensionNumbers}>`,
@@ -524,11 +660,7 @@ export class HloBuilder {
         `window_reversal = array<i1: ${reversal.join(', ')}>`,
         `window_strides = ${i64s(options.windowStrides)}`,
       ].join(', '),
-      {
-        flops:
-          (2 * numElements(shape) * numElements(rhs.shape)) /
-          rhs.shape[outputFeatureAxis(options)]!,
-      },
+      (2 * numElements(shape) * numElements(rhs.shape)) / rhs.shape[outputFeatureAxis(options)]!,
     );
   }
 
@@ -548,9 +680,10 @@ export class HloBuilder {
     );
   }
 
-  /** Runs `body` while `condition` (to a scalar i1) holds; both take the loop's state. */
-  while(operands: readonly Value[], condition: Region, body: Region): readonly Value[] {
-    return this.#ops('while', operands, operands, '', { regions: [condition, body] });
+  /** Runs `body` while `condition` (to a scalar i1) holds; both take the loop's state. `trips` counts the rounds. */
+  while(operands: readonly Value[], condition: Region, body: Region, trips = 1): readonly Value[] {
+    const flops = trips * flopsOf(body.operations);
+    return this.#ops('while', operands, operands, '', { regions: [condition, body], flops });
   }
 
   /** Keeps the compiler from moving operations across. */
@@ -563,7 +696,7 @@ export class HloBuilder {
     types: readonly TensorType[],
     build: (inner: HloBuilder, parameters: readonly Value[]) => readonly Value[],
   ): Region {
-    const inner = new HloBuilder(this.#counter);
+    const inner = this.fork();
     const parameters = types.map((type) => inner.parameter(type));
     return inner.#region(build(inner, parameters));
   }
@@ -585,6 +718,24 @@ export class HloBuilder {
       assert(sameType(lhs, rhs), `${name}: ${printType(lhs)} and ${printType(rhs)}`);
       return this.#op(name, [lhs, rhs], lhs);
     };
+  }
+
+  /**
+   * A product whose operands are of `#productType`. So is its result, which is what a backward pass keeps; the sums
+   * inside are f32 on every platform.
+   */
+  #product(
+    name: string,
+    operands: readonly Value[],
+    shape: readonly number[],
+    attributes: string,
+    flops: number,
+  ): Value {
+    const { elementType } = operands[0]!;
+    const inner = elementType === 'f32' ? this.#productType : elementType;
+    const narrow = operands.map((operand) => this.convert(operand, inner));
+    const product = this.#op(name, narrow, { shape, elementType: inner }, attributes, { flops });
+    return this.convert(product, elementType);
   }
 
   #op(
@@ -626,6 +777,24 @@ interface OperationExtras {
   readonly regions?: readonly Region[];
   readonly splat?: number;
   readonly flops?: number;
+}
+
+function flopsOf(operations: readonly Operation[]): number {
+  return operations.reduce((sum, { flops }) => sum + (flops ?? 0), 0);
+}
+
+/** The region with the values that it uses of the block around it replaced; its own ids are nobody else's. */
+function relinked(region: Region, known: ReadonlyMap<number, Value>): Region {
+  const change = (value: Value): Value => known.get(value.id) ?? value;
+  return {
+    parameters: region.parameters,
+    operations: region.operations.map((operation) => ({
+      ...operation,
+      operands: operation.operands.map(change),
+      regions: operation.regions.map((inner) => relinked(inner, known)),
+    })),
+    results: region.results.map(change),
+  };
 }
 
 /** Which axis of the kernel counts output features, by its label in `[...]x[0, 1, i, o]->[...]`. */

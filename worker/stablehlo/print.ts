@@ -1,3 +1,4 @@
+import { printMesh, printSharding } from './sharding.ts';
 import { printType } from './types.ts';
 import type { Donation, Operation, Program, Region, Value } from './types.ts';
 
@@ -5,15 +6,29 @@ import type { Donation, Operation, Program, Region, Value } from './types.ts';
  * A program as MLIR text in generic form, the form every StableHLO parser reads. Operations that no result depends on
  * are left out. Source: openxla.org/stablehlo/spec#programs; mlir.llvm.org/docs/LangRef/#operations.
  */
-export function printProgram({ name, body, donations }: Program): string {
+export function printProgram({ name, body, donations, shardings }: Program): string {
+  const others = shardings === undefined || shardings.leading.size === 0 ? 0 : 1;
   const parameters = body.parameters.map((parameter, index) => {
     const donation = donations[index];
-    return `%${parameter.id}: ${printType(parameter)}${donation === undefined ? '' : printDonation(donation)}`;
+    const sharding = shardings?.parameters[index];
+    return `%${parameter.id}: ${printType(parameter)}${printAttributes([
+      donation && printDonation(donation),
+      sharding &&
+        printSharding(sharding, parameter.shape.length, shardings.leading.has(index) ? 0 : others),
+    ])}`;
   });
   const results = body.results.map(printType).join(', ');
+  const declared = body.results.map((result, index) => {
+    const sharding = shardings?.results[index];
+    return (
+      printType(result) +
+      printAttributes([sharding && printSharding(sharding, result.shape.length, others)])
+    );
+  });
   const lines = [
     `module @${symbol(name)} {`,
-    `func.func public @main(${parameters.join(', ')}) -> (${results}) {`,
+    ...(shardings === undefined ? [] : [printMesh(shardings.mesh)]),
+    `func.func public @main(${parameters.join(', ')}) -> (${declared.join(', ')}) {`,
   ];
   for (const operation of liveOperations(body)) printOperation(operation, lines);
   if (body.results.length > 0) lines.push(`return ${names(body.results)} : ${results}`);
@@ -29,8 +44,13 @@ function symbol(name: string): string {
 
 function printDonation(donation: Donation): string {
   return donation === 'donor'
-    ? ' {jax.buffer_donor = true}'
-    : ` {tf.aliasing_output = ${donation.aliasOf} : i32}`;
+    ? 'jax.buffer_donor = true'
+    : `tf.aliasing_output = ${donation.aliasOf} : i32`;
+}
+
+function printAttributes(attributes: readonly (string | undefined)[]): string {
+  const given = attributes.filter((attribute) => attribute !== undefined);
+  return given.length === 0 ? '' : ` {${given.join(', ')}}`;
 }
 
 /** The operations that some result depends on, in order. */

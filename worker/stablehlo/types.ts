@@ -3,6 +3,8 @@
  * Source: openxla.org/stablehlo/spec#types, #programs.
  */
 
+import type { ProgramShardings } from './sharding.ts';
+
 /** Element types, spelled as StableHLO does: `i32` is signed, `ui32` unsigned, `i1` boolean. */
 export type ElementType =
   | 'i1'
@@ -18,7 +20,8 @@ export type ElementType =
   | 'bf16'
   | 'f16'
   | 'f32'
-  | 'f64';
+  | 'f64'
+  | 'complex<f32>';
 
 export interface TensorType {
   readonly shape: readonly number[];
@@ -61,6 +64,8 @@ export interface Program {
   readonly name: string;
   readonly body: Region;
   readonly donations: readonly (Donation | undefined)[];
+  /** Of a program for several devices. */
+  readonly shardings?: ProgramShardings | undefined;
 }
 
 export function isFloat(type: ElementType): boolean {

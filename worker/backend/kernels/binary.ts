@@ -17,6 +17,18 @@ function binary(
   });
 }
 
+/** One that StableHLO has of numbers only: booleans count as 0 and 1, and other results than 0 are true. */
+function arithmetic(
+  name: string,
+  emit: (hlo: HloBuilder, a: Value, b: Value) => Value,
+): tf.KernelConfig {
+  return binary(name, (hlo, a, b) => {
+    if (a.elementType !== 'i1') return emit(hlo, a, b);
+    const result = emit(hlo, hlo.convert(a, 'i32'), hlo.convert(b, 'i32'));
+    return hlo.compare(result, constantLike(hlo, result, 0), 'NE');
+  });
+}
+
 function comparison(name: string, direction: ComparisonDirection): tf.KernelConfig {
   return binary(name, (hlo, a, b) => hlo.compare(a, b, direction));
 }
@@ -29,34 +41,43 @@ function logical(
 }
 
 export const add = binary(tf.Add, (hlo, a, b) => hlo.add(a, b));
-export const sub = binary(tf.Sub, (hlo, a, b) => hlo.subtract(a, b));
+export const sub = arithmetic(tf.Sub, (hlo, a, b) => hlo.subtract(a, b));
 export const multiply = binary(tf.Multiply, (hlo, a, b) => hlo.multiply(a, b));
-export const realDiv = binary(tf.RealDiv, (hlo, a, b) => hlo.divide(a, b));
-export const maximum = binary(tf.Maximum, (hlo, a, b) => hlo.maximum(a, b));
-export const minimum = binary(tf.Minimum, (hlo, a, b) => hlo.minimum(a, b));
-export const pow = binary(tf.Pow, (hlo, a, b) => hlo.power(a, b));
-export const atan2 = binary(tf.Atan2, (hlo, a, b) => hlo.atan2(a, b));
+export const realDiv = arithmetic(tf.RealDiv, (hlo, a, b) => hlo.divide(a, b));
+export const maximum = binary(tf.Maximum, (hlo, a, b) => orNaN(hlo, b, hlo.maximum(a, b)));
+export const minimum = binary(tf.Minimum, (hlo, a, b) => orNaN(hlo, b, hlo.minimum(a, b)));
+export const pow = arithmetic(tf.Pow, (hlo, a, b) => hlo.power(a, b));
+export const atan2 = arithmetic(tf.Atan2, (hlo, a, b) =>
+  hlo.convert(hlo.atan2(floatOf(hlo, a), floatOf(hlo, b)), a.elementType),
+);
 
-export const squaredDifference = binary(tf.SquaredDifference, (hlo, a, b) => {
+export const squaredDifference = arithmetic(tf.SquaredDifference, (hlo, a, b) => {
   const difference = hlo.subtract(a, b);
   return hlo.multiply(difference, difference);
 });
 
-/** The quotient rounded down, always int32 as in tfjs. StableHLO divides integers towards zero. */
-export const floorDiv = binary(tf.FloorDiv, (hlo, a, b) => {
-  if (isFloat(a.elementType)) return hlo.convert(hlo.floor(hlo.divide(a, b)), 'i32');
+/** The quotient rounded down, always int32 as in tfjs; of integers 0 where b is. StableHLO divides towards zero. */
+export const floorDiv = binary(tf.FloorDiv, (hlo, x, y) => {
+  if (isFloat(x.elementType)) return hlo.convert(hlo.floor(hlo.divide(x, y)), 'i32');
+  const [a, b] = [hlo.convert(x, 'i32'), hlo.convert(y, 'i32')];
   const quotient = hlo.divide(a, b);
-  return hlo.select(
-    remainderIsOpposed(hlo, a, b),
-    hlo.subtract(quotient, constantLike(hlo, a, 1)),
-    quotient,
+  return unlessZero(
+    hlo,
+    b,
+    hlo.select(
+      remainderIsOpposed(hlo, a, b),
+      hlo.subtract(quotient, constantLike(hlo, a, 1)),
+      quotient,
+    ),
   );
 });
 
-/** The remainder with the divisor's sign. */
-export const mod = binary(tf.Mod, (hlo, a, b) =>
-  hlo.select(remainderIsOpposed(hlo, a, b), hlo.add(hlo.remainder(a, b), b), hlo.remainder(a, b)),
-);
+/** The remainder with the divisor's sign; of integers 0 where b is. */
+export const mod = arithmetic(tf.Mod, (hlo, a, b) => {
+  const remainder = hlo.remainder(a, b);
+  const moved = hlo.select(remainderIsOpposed(hlo, a, b), hlo.add(remainder, b), remainder);
+  return isFloat(a.elementType) ? moved : unlessZero(hlo, b, moved);
+});
 
 export const equal = comparison(tf.Equal, 'EQ');
 export const notEqual = comparison(tf.NotEqual, 'NE');
@@ -69,12 +90,14 @@ export const logicalAnd = logical(tf.LogicalAnd, (hlo, a, b) => hlo.and(a, b));
 export const logicalOr = logical(tf.LogicalOr, (hlo, a, b) => hlo.or(a, b));
 export const logicalXor = logical(tf.LogicalXor, (hlo, a, b) => hlo.xor(a, b));
 
+export const bitwiseAnd = binary(tf.BitwiseAnd, (hlo, a, b) => hlo.and(a, b));
+
 export const addN = kernel<tf.TensorInfo[]>(tf.AddN, (hlo, inputs) =>
   inputs.reduce((a, b) => hlo.add(a, b)),
 );
 
 export const prelu = kernel<tf.PreluInputs>(tf.Prelu, (hlo, { x, alpha }) =>
-  preluOf(hlo, x, alpha),
+  preluOf(hlo, hlo.convert(x, 'f32'), hlo.convert(alpha, 'f32')),
 );
 
 /** The gradient of elu from its result: dy where y >= 0, dy (y + 1) elsewhere. */
@@ -102,6 +125,20 @@ export function preluOf(hlo: HloBuilder, x: Value, alpha: Value): Value {
     x,
     hlo.multiply(x, broadcastTo(hlo, alpha, x.shape)),
   );
+}
+
+/** NaN where b is, which XLA on CPUs passes over in a second operand. */
+function orNaN(hlo: HloBuilder, b: Value, result: Value): Value {
+  return isFloat(b.elementType) ? hlo.select(hlo.compare(b, b, 'NE'), b, result) : result;
+}
+
+function unlessZero(hlo: HloBuilder, divisor: Value, result: Value): Value {
+  const zero = constantLike(hlo, divisor, 0);
+  return hlo.select(hlo.compare(divisor, zero, 'EQ'), zero, result);
+}
+
+function floatOf(hlo: HloBuilder, x: Value): Value {
+  return isFloat(x.elementType) ? x : hlo.convert(x, 'f32');
 }
 
 /** Where a / b leaves a remainder whose sign is not b's. */

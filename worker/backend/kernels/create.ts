@@ -1,25 +1,10 @@
-import assert from 'node:assert/strict';
-
 import * as tf from '@tensorflow/tfjs-core';
 
-import { BACKEND_NAME, kernel, XlaBackend } from '../backend.ts';
+import { kernel } from '../backend.ts';
 import { constantLike } from '../broadcast.ts';
 import { elementTypeOf } from '../dtypes.ts';
 
 type NoInputs = Record<string, never>;
-
-/** A second holder of the same elements: nothing is emitted or copied. */
-export const identity: tf.KernelConfig = {
-  kernelName: tf.Identity,
-  backendName: BACKEND_NAME,
-  kernelFunc: ({ inputs, backend }) => {
-    const { dataId, shape, dtype } = inputs['x']!;
-    assert(backend instanceof XlaBackend);
-    backend.incRef(dataId);
-    return { dataId, shape, dtype };
-  },
-};
-tf.registerKernel(identity);
 
 export const fill = kernel<NoInputs, tf.FillAttrs>(tf.Fill, (hlo, _, { shape, value, dtype }) =>
   hlo.constant(Number(value), elementTypeOf(dtype), shape),
@@ -28,7 +13,9 @@ export const fill = kernel<NoInputs, tf.FillAttrs>(tf.Fill, (hlo, _, { shape, va
 /** From `start` up to and without `stop`. */
 export const range = kernel<NoInputs, tf.RangeAttrs>(
   tf.Range,
-  (hlo, _, { start, stop, step, dtype }) => {
+  (hlo, _, { start, stop, step: given, dtype }) => {
+    // A step of 1 stands for -1 where it goes down.
+    const step = stop < start && given === 1 ? -1 : given;
     const length = Math.max(0, Math.ceil((stop - start) / step));
     const type = elementTypeOf(dtype);
     const index = hlo.iota([length], 0, type);

@@ -60,6 +60,10 @@ function matMul(
   b: Value,
   { transposeA, transposeB }: tf.BatchMatMulAttrs,
 ): Value {
+  tf.util.assert(
+    a.shape.length >= 2 && b.shape.length >= 2,
+    () => `matMul: [${a.shape.join()}] and [${b.shape.join()}] are not both matrices`,
+  );
   const [lhs, rhs] = broadcastBatch(hlo, a, b);
   const row = lhs.shape.length - 2;
   return hlo.dotGeneral(lhs, rhs, {

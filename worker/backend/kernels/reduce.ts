@@ -3,13 +3,13 @@ import * as tf from '@tensorflow/tfjs-core';
 import { highest, lowest } from '../../stablehlo/ops.ts';
 import type { Combiner, HloBuilder } from '../../stablehlo/ops.ts';
 import { isFloat } from '../../stablehlo/types.ts';
-import type { ElementType, Value } from '../../stablehlo/types.ts';
+import type { ElementType, Region, Value } from '../../stablehlo/types.ts';
 import { kernel } from '../backend.ts';
 import { axesOf, constantLike, keepDims } from '../broadcast.ts';
 
 interface ReduceAttrs {
   readonly axis?: number | number[];
-  /** What `Max` calls its axis. */
+  /** What `Max` and `Min` call their axis. */
   readonly reductionIndices?: number | number[];
   readonly keepDims?: boolean;
 }
@@ -34,8 +34,28 @@ function reduction(
   prepare: (hlo: HloBuilder, x: Value) => Value = (_, x) => x,
 ): tf.KernelConfig {
   return kernel<ReduceInputs, ReduceAttrs>(name, (hlo, { x }, attrs) => {
-    const axes = axesOf(attrs.axis ?? attrs.reductionIndices, x.shape.length);
+    const axes = axesOf(attrs.axis, x.shape.length);
     const reduced = reduceBy(hlo, prepare(hlo, x), axes, combiner);
+    return attrs.keepDims === true ? hlo.reshape(reduced, keepDims(x.shape, axes)) : reduced;
+  });
+}
+
+/** The greatest or smallest value; NaN where there is one, which XLA's own maximum may pass over when it is vectorized. */
+function extreme(
+  name: string,
+  better: 'GT' | 'LT',
+  worst: (type: ElementType) => number,
+): tf.KernelConfig {
+  return kernel<ReduceInputs, ReduceAttrs>(name, (hlo, { x }, attrs) => {
+    const axes = axesOf(attrs.axis ?? attrs.reductionIndices, x.shape.length);
+    const type = x.elementType;
+    if (axes.length === 0) return x;
+    const scalar = { shape: [], elementType: type };
+    const body = hlo.region([scalar, scalar], (inner, [a, b]) => {
+      const isBetter = inner.compare(a!, b!, better);
+      return [inner.select(inner.or(isBetter, inner.compare(a!, a!, 'NE')), a!, b!)];
+    });
+    const [reduced] = hlo.reduceWith([x], [hlo.constant(worst(type), type)], axes, body) as [Value];
     return attrs.keepDims === true ? hlo.reshape(reduced, keepDims(x.shape, axes)) : reduced;
   });
 }
@@ -46,8 +66,8 @@ const countable = (hlo: HloBuilder, x: Value): Value =>
 
 export const sum = reduction(tf.Sum, 'add', countable);
 export const prod = reduction(tf.Prod, 'multiply', countable);
-export const max = reduction(tf.Max, 'maximum');
-export const min = reduction(tf.Min, 'minimum');
+export const max = extreme(tf.Max, 'GT', lowest);
+export const min = extreme(tf.Min, 'LT', highest);
 export const all = reduction(tf.All, 'and', (hlo, x) => hlo.convert(x, 'i1'));
 export const any = reduction(tf.Any, 'or', (hlo, x) => hlo.convert(x, 'i1'));
 
@@ -71,23 +91,25 @@ function argReduction(
   return kernel<ReduceInputs, ReduceAttrs>(name, (hlo, { x }, { axis }) => {
     const [dimension = 0] = axesOf(axis, x.shape.length);
     const type = x.elementType;
-    const [value, index] = [
-      { shape: [], elementType: type },
-      { shape: [], elementType: 'i32' as const },
-    ];
-    const body = hlo.region([value, index, value, index], (inner, [a, i, b, j]) => {
-      const wins = inner.compare(b!, a!, better);
-      const ties = inner.and(inner.compare(b!, a!, 'EQ'), inner.compare(j!, i!, 'LT'));
-      const takesSecond = inner.or(wins, ties);
-      return [inner.select(takesSecond, b!, a!), inner.select(takesSecond, j!, i!)];
-    });
     const [, position] = hlo.reduceWith(
       [x, hlo.iota(x.shape, dimension, 'i32')],
       [hlo.constant(worst(type), type), hlo.constant(highest('i32'), 'i32')],
       [dimension],
-      body,
+      betterEntry(hlo, type, better),
     );
     return position!;
+  });
+}
+
+/** The body that keeps the better of two (value, index) pairs, of equal values the one with the smaller index. */
+export function betterEntry(hlo: HloBuilder, type: ElementType, better: 'GT' | 'LT'): Region {
+  const value = { shape: [], elementType: type };
+  const index = { shape: [], elementType: 'i32' as const };
+  return hlo.region([value, index, value, index], (inner, [a, i, b, j]) => {
+    const wins = inner.compare(b!, a!, better);
+    const ties = inner.and(inner.compare(b!, a!, 'EQ'), inner.compare(j!, i!, 'LT'));
+    const takesSecond = inner.or(wins, ties);
+    return [inner.select(takesSecond, b!, a!), inner.select(takesSecond, j!, i!)];
   });
 }
 
@@ -96,27 +118,32 @@ export const cumprod = scan(tf.Cumprod, 'multiply');
 
 /** Running combination along an axis: entry i combines 0..i, without i if exclusive, from the end if reverse. */
 function scan(name: string, combiner: 'add' | 'multiply'): tf.KernelConfig {
-  return kernel<tf.CumsumInputs, tf.CumsumAttrs>(
-    name,
-    (hlo, { x }, { axis, exclusive, reverse }) => {
-      const [dimension] = axesOf(axis, x.shape.length) as [number];
-      const input = countable(hlo, x);
-      const size = x.shape[dimension]!;
-      // An exclusive scan is the inclusive one of everything but the last entry, a neutral one put before it.
-      const reach = exclusive ? size : size - 1;
-      const window = (value: number) => x.shape.map((_, a) => (a === dimension ? value : 1));
-      const scanned = hlo.reduceWindow(input, neutral(hlo, input, combiner), combiner, {
-        dimensions: window(size),
-        strides: window(1),
-        padding: x.shape.map((_, a): [number, number] => {
-          if (a !== dimension) return [0, 0];
-          const rest = size - 1 - reach;
-          return reverse ? [rest, reach] : [reach, rest];
-        }),
-      });
-      return scanned;
-    },
-  );
+  return kernel<tf.CumsumInputs, tf.CumsumAttrs>(name, (hlo, { x }, { axis, ...order }) => {
+    const [dimension] = axesOf(axis, x.shape.length) as [number];
+    return cumulative(hlo, countable(hlo, x), dimension, combiner, order);
+  });
+}
+
+export function cumulative(
+  hlo: HloBuilder,
+  x: Value,
+  dimension: number,
+  combiner: 'add' | 'multiply',
+  { exclusive = false, reverse = false }: Partial<Omit<tf.CumsumAttrs, 'axis'>> = {},
+): Value {
+  const size = x.shape[dimension]!;
+  // An exclusive scan is the inclusive one of everything but the last entry, a neutral one put before it.
+  const reach = exclusive ? size : size - 1;
+  const window = (value: number) => x.shape.map((_, a) => (a === dimension ? value : 1));
+  return hlo.reduceWindow(x, neutral(hlo, x, combiner), combiner, {
+    dimensions: window(size),
+    strides: window(1),
+    padding: x.shape.map((_, a): [number, number] => {
+      if (a !== dimension) return [0, 0];
+      const rest = size - 1 - reach;
+      return reverse ? [rest, reach] : [reach, rest];
+    }),
+  });
 }
 
 export function reduceBy(

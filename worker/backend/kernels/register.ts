@@ -1,9 +1,19 @@
 // Each of these registers its kernels with tfjs when it is loaded.
 import './binary.ts';
+import './complex.ts';
+import './conv.ts';
 import './create.ts';
+import './dilation.ts';
+import './einsum.ts';
+import './host.ts';
+import './image.ts';
 import './indexing.ts';
 import './matmul.ts';
 import './normalize.ts';
+import './pool.ts';
+import './random.ts';
 import './reduce.ts';
+import './resize.ts';
 import './shape.ts';
+import './sort.ts';
 import './unary.ts';

@@ -1,24 +1,24 @@
 import * as tf from '@tensorflow/tfjs-core';
 
 import type { HloBuilder } from '../../stablehlo/ops.ts';
+import { numElements } from '../../stablehlo/types.ts';
 import type { Value } from '../../stablehlo/types.ts';
-import { kernel } from '../backend.ts';
-import { axesOf, broadcastTo, range } from '../broadcast.ts';
+import { kernel, viewKernel } from '../backend.ts';
+import { axesOf, broadcastTo, constantLike, range } from '../broadcast.ts';
 
-export const reshape = kernel<tf.ReshapeInputs, tf.ReshapeAttrs>(
-  tf.Reshape,
-  (hlo, { x }, { shape }) => {
-    const size = x.shape.reduce((product, n) => product * n, 1);
-    return hlo.reshape(x, tf.util.inferFromImplicitShape([...shape], size));
-  },
+/** A second holder of the same elements: nothing is emitted or copied. */
+export const identity = viewKernel<object>(
+  tf.Identity,
+  ({ shape }) => shape,
+  (_, x) => x,
 );
 
-export const expandDims = kernel<tf.ExpandDimsInputs, tf.ExpandDimsAttrs>(
-  tf.ExpandDims,
-  (hlo, { input }, { dim }) => {
-    const axis = dim < 0 ? input.shape.length + dim + 1 : dim;
-    return hlo.reshape(input, input.shape.toSpliced(axis, 0, 1));
-  },
+export const reshape = viewKernel<tf.ReshapeAttrs>(tf.Reshape, reshaped, (hlo, x, attrs) =>
+  hlo.reshape(x, reshaped(x, attrs)),
+);
+
+export const expandDims = viewKernel<tf.ExpandDimsAttrs>(tf.ExpandDims, expanded, (hlo, x, attrs) =>
+  hlo.reshape(x, expanded(x, attrs)),
 );
 
 export const transpose = kernel<tf.TransposeInputs, tf.TransposeAttrs>(
@@ -82,8 +82,11 @@ export const concat = kernel<tf.ConcatInputs, tf.ConcatAttrs>(
   tf.Concat,
   (hlo, inputs, { axis }) => {
     const [dimension] = axesOf(axis, inputs[0]!.shape.length) as [number];
-    const filled = inputs.filter(({ shape }) => !shape.includes(0));
-    return hlo.concatenate(filled.length === 0 ? inputs.slice(0, 1) : filled, dimension);
+    tf.backend_util.assertParamsConsistent(
+      inputs.map(({ shape }) => [...shape]),
+      dimension,
+    );
+    return hlo.concatenate(inputs, dimension);
   },
 );
 
@@ -169,6 +172,89 @@ export const reverse = kernel<tf.ReverseInputs, tf.ReverseAttrs>(
   (hlo, { x }, { dims }) =>
     x.shape.length === 0 ? x : hlo.reverse(x, axesOf(dims, x.shape.length)),
 );
+
+/** Blocks of the spatial axes, padded, become entries of the batch. */
+export const spaceToBatchND = kernel<tf.SpaceToBatchNDInputs, tf.SpaceToBatchNDAttrs>(
+  tf.SpaceToBatchND,
+  (hlo, { x }, { blockShape, paddings }) => {
+    const { getReshaped, getPermuted, getReshapedPermuted } = tf.backend_util;
+    const edge = (side: 0 | 1) => x.shape.map((_, axis) => paddings[axis - 1]?.[side] ?? 0);
+    const padded = hlo.pad(x, hlo.constant(0, x.elementType), edge(0), edge(1));
+    const [shape, numBlocks] = [[...padded.shape], numElements(blockShape)];
+    const blocks = hlo.reshape(padded, getReshaped(shape, blockShape, numBlocks, false));
+    const moved = hlo.transpose(blocks, getPermuted(blocks.shape.length, blockShape.length, false));
+    return hlo.reshape(moved, getReshapedPermuted(shape, blockShape, numBlocks, false));
+  },
+);
+
+/** Entries of the batch become blocks of the spatial axes, which are then cropped. */
+export const batchToSpaceND = kernel<tf.BatchToSpaceNDInputs, tf.BatchToSpaceNDAttrs>(
+  tf.BatchToSpaceND,
+  (hlo, { x }, { blockShape, crops }) => {
+    const { getReshaped, getPermuted, getReshapedPermuted } = tf.backend_util;
+    const [shape, numBlocks] = [[...x.shape], numElements(blockShape)];
+    const blocks = hlo.reshape(x, getReshaped(shape, blockShape, numBlocks));
+    const moved = hlo.transpose(blocks, getPermuted(blocks.shape.length, blockShape.length));
+    const whole = hlo.reshape(moved, getReshapedPermuted(shape, blockShape, numBlocks));
+    const crop = (side: 0 | 1) => whole.shape.map((_, axis) => crops[axis - 1]?.[side] ?? 0);
+    const limits = crop(1).map((end, axis) => whole.shape[axis]! - end);
+    return hlo.slice(whole, crop(0), limits);
+  },
+);
+
+/** Groups of channels become blocks of rows and columns. */
+export const depthToSpace = kernel<tf.DepthToSpaceInputs, tf.DepthToSpaceAttrs>(
+  tf.DepthToSpace,
+  (hlo, { x }, { blockSize, dataFormat }) => {
+    const isLast = dataFormat === 'NHWC';
+    const [batch, ...rest] = x.shape as [number, number, number, number];
+    const [height, width, depth] = isLast ? rest : [rest[1], rest[2], rest[0]];
+    const channels = depth / blockSize ** 2;
+    const [rows, columns] = [height * blockSize, width * blockSize];
+    const block = [blockSize, blockSize];
+    if (isLast) {
+      const blocks = hlo.reshape(x, [batch, height, width, ...block, channels]);
+      return hlo.reshape(hlo.transpose(blocks, [0, 1, 3, 2, 4, 5]), [
+        batch,
+        rows,
+        columns,
+        channels,
+      ]);
+    }
+    const blocks = hlo.reshape(x, [batch, ...block, channels, height, width]);
+    return hlo.reshape(hlo.transpose(blocks, [0, 3, 4, 1, 5, 2]), [batch, channels, rows, columns]);
+  },
+);
+
+/** x on the diagonal of a matrix whose rows and columns are both shaped like x. */
+export const diag = kernel<tf.DiagInputs>(tf.Diag, (hlo, { x }) => {
+  const shape = [numElements(x.shape), numElements(x.shape)];
+  const rows = hlo.broadcastInDim(hlo.reshape(x, shape.slice(1)), shape, [0]);
+  const isDiagonal = hlo.compare(hlo.iota(shape, 0, 'i32'), hlo.iota(shape, 1, 'i32'), 'EQ');
+  const matrix = hlo.select(isDiagonal, rows, constantLike(hlo, rows, 0));
+  return hlo.reshape(matrix, [...x.shape, ...x.shape]);
+});
+
+type Shape = Pick<Value, 'shape'>;
+
+function reshaped({ shape: from }: Shape, { shape }: tf.ReshapeAttrs): number[] {
+  const size = numElements(from);
+  const to = tf.util.inferFromImplicitShape([...shape], size);
+  tf.util.assert(
+    numElements(to) === size,
+    () => `reshape: ${size} elements of [${from.join()}] do not make [${to.join()}]`,
+  );
+  return to;
+}
+
+function expanded({ shape }: Shape, { dim }: tf.ExpandDimsAttrs): number[] {
+  const axis = dim < 0 ? shape.length + dim + 1 : dim;
+  tf.util.assert(
+    axis >= 0 && axis <= shape.length,
+    () => `expandDims: axis ${dim} of a tensor of rank ${shape.length}`,
+  );
+  return shape.toSpliced(axis, 0, 1);
+}
 
 /** Entries `start` to `limit` of one axis. */
 export function sliceAxis(
