@@ -71,3 +71,30 @@ test('the schema that editors use is the one that is checked', () => {
     'run `npm run generate`',
   );
 });
+
+test('a mesh that does not fit the devices, the microbatch or the threads is refused with what to change', () => {
+  const fits = resolve(['engine.devices=4', 'engine.threads=8', 'parallel.mesh.fsdp=2']);
+  assert.deepEqual(fits.parallel.mesh, { data: null, fsdp: 2, tensor: 1 });
+  assert.equal(resolve(['engine.devices=all']).engine.devices, 'all');
+  assert.match(
+    messageOf(['engine.devices=4', 'parallel.mesh.tensor=3']),
+    /^parallel\.mesh \(data null, fsdp 1, tensor 3\) does not come to engine\.devices \(4\)/,
+  );
+  assert.match(
+    messageOf(['engine.devices=3', 'engine.threads=8']),
+    /^train\.microbatchSize \(16\) is not a multiple of the 3 parts .* \(data 3 x fsdp 1\)/,
+  );
+  assert.match(
+    messageOf(['engine.devices=4']),
+    /^engine\.threads \(4\) is too few for engine\.devices \(4\).*set it to 8 or more/,
+  );
+  assert.match(messageOf(['engine.devices=2', 'engine.name=cpu']), /only the xla engine/);
+  assert.match(
+    messageOf(['parallel.mesh.fdsp=2']),
+    /^parallel\.mesh\.fdsp=2: unknown field parallel\.mesh\.fdsp; did you mean parallel\.mesh\.fsdp\?$/,
+  );
+  assert.match(
+    messageOf(['parallel.rules=[{path: blocks, axes: [model]}]']),
+    /^parallel\.rules=.*: parallel\.rules\.0\.axes\.0 is "model": expected fsdp, tensor, a list/,
+  );
+});

@@ -2,6 +2,9 @@ import { LineCounter, parseDocument, isNode, type Document } from 'yaml';
 import { z } from 'zod';
 import { UsageError } from '../proto/errors.ts';
 
+/** What can compute a run. */
+export const ENGINE_NAMES = ['xla', 'cpu', 'tensorflow'] as const;
+
 const count = (description: string, minimum = 1): z.ZodInt =>
   z.int().min(minimum).describe(description);
 const share = (description: string): z.ZodNumber => z.number().min(0).max(1).describe(description);
@@ -32,6 +35,8 @@ const videobert = z.strictObject({
     .enum(['both', 'text', 'video'])
     .describe('text and video train the one-modality model of the same size, for comparison'),
 });
+
+const axis = z.enum(['fsdp', 'tensor']);
 
 const config = z.strictObject({
   model: z.discriminatedUnion('name', [videobert]),
@@ -87,8 +92,11 @@ const config = z.strictObject({
   }),
   engine: z.strictObject({
     name: z
-      .enum(['xla', 'cpu'])
-      .describe('xla: compiled through PJRT; cpu: plain JavaScript, slow'),
+      .enum(ENGINE_NAMES)
+      .describe(
+        'xla: compiled through PJRT; cpu: plain JavaScript, slow; tensorflow: op by op in the library of TensorFlow, ' +
+          'after `videoloom engine install tensorflow`',
+      ),
     pluginPath: z.string().nullable().describe('A PJRT plugin of your own; null: the pinned one'),
     threads: z
       .int()
@@ -97,6 +105,50 @@ const config = z.strictObject({
         "Threads of a worker's plugin. Large products are cut by this number, so it is a part of the result: the " +
           'same bits need the same number on every worker',
       ),
+    precision: z
+      .enum(['float32', 'bfloat16'])
+      .describe(
+        'Of products of matrices and convolutions: their operands, results and what the backward pass keeps of them. ' +
+          'Sums inside them, norms, softmax, losses, parameters and the optimiser are float32',
+      ),
+    devices: z
+      .union([z.int().min(1), z.literal('all')])
+      .describe(
+        'Devices that a worker drives as one. A CPU can be any number of them. Sums are split by them, so the mesh is a ' +
+          'part of the result too',
+      ),
+  }),
+  parallel: z.strictObject({
+    mesh: z
+      .strictObject({
+        data: z
+          .int()
+          .min(1)
+          .nullable()
+          .describe('Parts of a microbatch; null: the devices that the other axes leave'),
+        fsdp: count('Parts of a microbatch and of the parameters, which are gathered for each use'),
+        tensor: count('Parts of the parameters that the rules say, which compute with their part'),
+      })
+      .describe("How a worker's devices share a step; the product of the axes is engine.devices"),
+    fsdpMinElements: count('Smaller parameters have a copy on every device of the axis fsdp', 0),
+    rules: z
+      .array(
+        z.strictObject({
+          path: z
+            .string()
+            .min(1)
+            .describe('Path of a parameter or of a tree of them; * is any one part, ** any number'),
+          axes: z
+            .array(
+              z.union(
+                [axis, z.array(axis), z.null()],
+                'expected fsdp, tensor, a list of them, or null',
+              ),
+            )
+            .describe('What cuts each dimension; the last entry is for the last dimension'),
+        }),
+      )
+      .describe('Which parameters are cut along which axis; the first rule that fits counts'),
   }),
   cluster: z.strictObject({
     workers: count('Worker processes on this machine'),
@@ -198,7 +250,9 @@ export function resolveConfig({ text, file, preset, overrides }: ConfigSource): 
   );
 }
 
-function checkAcross({ model, train, cluster }: Config, file: string): void {
+function checkAcross(config: Config, file: string): void {
+  const { model, train, cluster } = config;
+  checkDevices(config);
   if (model.width % model.heads !== 0) {
     throw invalid(
       `${file}: model.width (${model.width}) is not a multiple of model.heads (${model.heads})`,
@@ -208,6 +262,42 @@ function checkAcross({ model, train, cluster }: Config, file: string): void {
     throw invalid(
       `cluster.workers is ${cluster.workers}, but a step has only ${train.microbatches} microbatches to share: ` +
         `raise train.microbatches (it changes the result) or start fewer workers`,
+    );
+  }
+}
+
+function checkDevices({ engine, parallel: { mesh }, train }: Config): void {
+  const { devices } = engine;
+  if (engine.name !== 'xla' && devices !== 1) {
+    throw invalid(
+      `engine.devices is ${devices}, but only the xla engine drives several: set it to 1`,
+    );
+  }
+  if (engine.name !== 'xla' && engine.precision !== 'float32') {
+    throw invalid(
+      `engine.precision is ${engine.precision}, which only the xla engine computes in: set it to float32`,
+    );
+  }
+  // Else the engine checks it, once it has counted them.
+  if (devices === 'all') return;
+  const fixed = mesh.fsdp * mesh.tensor;
+  const data = mesh.data ?? devices / fixed;
+  if (data * fixed !== devices || !Number.isInteger(data)) {
+    throw invalid(
+      `parallel.mesh (data ${mesh.data ?? 'null'}, fsdp ${mesh.fsdp}, tensor ${mesh.tensor}) does not come to ` +
+        `engine.devices (${devices}): make their product equal, or data null`,
+    );
+  }
+  if (train.microbatchSize % (data * mesh.fsdp) !== 0) {
+    throw invalid(
+      `train.microbatchSize (${train.microbatchSize}) is not a multiple of the ${data * mesh.fsdp} parts that ` +
+        `parallel.mesh cuts it into (data ${data} x fsdp ${mesh.fsdp})`,
+    );
+  }
+  if (devices > 1 && engine.threads < 2 * devices) {
+    throw invalid(
+      `engine.threads (${engine.threads}) is too few for engine.devices (${devices}): devices that wait for one ` +
+        `another hold threads; set it to ${2 * devices} or more`,
     );
   }
 }
@@ -245,7 +335,10 @@ function merge(base: Tree, change: Tree): Tree {
 }
 
 function valueAt(tree: unknown, path: readonly string[]): unknown {
-  return path.reduce<unknown>((at, key) => (isTree(at) ? at[key] : undefined), tree);
+  return path.reduce<unknown>((at, key) => {
+    if (Array.isArray(at)) return at[Number(key)] as unknown;
+    return isTree(at) ? at[key] : undefined;
+  }, tree);
 }
 
 /** The known fields at a path. */
@@ -275,7 +368,9 @@ function whereIs(
   },
 ): string {
   const dotted = path.join('.');
-  const override = overrides.findLast((text) => text.startsWith(dotted));
+  const override = overrides.findLast(
+    (text) => text.startsWith(dotted) || dotted.startsWith(`${text.slice(0, text.indexOf('='))}.`),
+  );
   if (override !== undefined) return override;
   for (const prefix of preset === undefined ? [[]] : [['presets', preset], []]) {
     for (let length = path.length; length > 0; length--) {

@@ -1,23 +1,37 @@
 import * as tf from '@tensorflow/tfjs-core';
 import { openRng } from '../proto/random.ts';
 import type { Initializer } from './models/layers.ts';
+import { partsOf } from './tree.ts';
 
 /**
  * Initial weights as a function of (seed, path): the same on every worker, whatever else the model has.
  * Normals are redrawn beyond two standard deviations, as BERT's are (Devlin et al. 2019, appendix A.2).
  */
 export function openInitializer(seed: number): Initializer {
+  return initializerOf(seed);
+}
+
+function initializerOf(seed: number, numLayers?: number): Initializer {
+  const stacked = (shape: readonly number[]): number[] =>
+    numLayers === undefined ? [...shape] : [numLayers, ...shape];
   return {
     normal(path, shape, std) {
-      const rng = openRng(seed, `init/${path}`);
-      const values = new Float32Array(shape.reduce((a, b) => a * b, 1));
-      for (let i = 0; i < values.length; i++) {
-        let value = rng.normal();
-        while (Math.abs(value) > 2) value = rng.normal();
-        values[i] = value * std;
-      }
-      return tf.tensor(values, [...shape]);
+      const whole = stacked(shape);
+      const parts = partsOf(path, whole).map(({ name, shape: own }) => {
+        const rng = openRng(seed, `init/${name}`);
+        const values = new Float32Array(own.reduce((a, b) => a * b, 1));
+        for (let i = 0; i < values.length; i++) {
+          let value = rng.normal();
+          while (Math.abs(value) > 2) value = rng.normal();
+          values[i] = value * std;
+        }
+        return values;
+      });
+      const values = new Float32Array(whole.reduce((a, b) => a * b, 1));
+      for (const [k, part] of parts.entries()) values.set(part, k * part.length);
+      return tf.tensor(values, whole);
     },
-    fill: (_path, shape, value) => tf.fill([...shape], value),
+    fill: (_path, shape, value) => tf.fill(stacked(shape), value),
+    layers: (count) => initializerOf(seed, count),
   };
 }

@@ -1,6 +1,5 @@
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import sharp from 'sharp';
 import { UsageError } from '../proto/errors.ts';
 import {
   checkpointFolderName,
@@ -8,6 +7,7 @@ import {
   newestCheckpointStep,
 } from '../proto/checkpoint-manifest.ts';
 import { openClipLoader } from '../video/loader.ts';
+import { escapeXml, pictureUrl } from '../video/picture.ts';
 import { openEngine } from './backend/engine.ts';
 import { uploadBatch } from './batches.ts';
 import { loadCheckpoint } from './checkpoint/load.ts';
@@ -43,6 +43,7 @@ export async function look({
   const engine = await openEngine({
     engine: run.config.engine.name,
     threads: run.config.engine.threads,
+    precision: run.config.engine.precision,
     cacheDir,
     ...(pluginPath === undefined ? {} : { pluginPath }),
   });
@@ -110,13 +111,10 @@ async function windowPictures(
   const size = SHOWN_FRAME_PIXELS;
   const frameBytes = size * size * 3;
   return Promise.all(
-    Array.from({ length: windows }, async (_, window) => {
+    Array.from({ length: windows }, (_, window) => {
       const start = window * framesPerWindow * frameBytes;
-      const raw = { width: size, height: size, channels: 3 } as const;
-      const png = await sharp(frames.subarray(start, start + frameBytes), { raw })
-        .png()
-        .toBuffer();
-      return `data:image/png;base64,${png.toString('base64')}`;
+      const pixels = frames.subarray(start, start + frameBytes);
+      return pictureUrl(pixels, { width: size, height: size });
     }),
   );
 }
@@ -146,22 +144,22 @@ function drawPage(
       );
     });
     const words = explained[index]!.words.map(({ text, guess }) => {
-      if (guess === undefined) return `<tspan> ${escape(text)}</tspan>`;
+      if (guess === undefined) return `<tspan> ${escapeXml(text)}</tspan>`;
       const colour = guess === text ? GREEN : RED;
       return (
-        `<tspan> </tspan><tspan fill="${colour}" font-weight="bold" text-decoration="underline">${escape(guess)}</tspan>` +
-        (guess === text ? '' : `<tspan fill="#667"> (${escape(text)})</tspan>`)
+        `<tspan> </tspan><tspan fill="${colour}" font-weight="bold" text-decoration="underline">${escapeXml(guess)}</tspan>` +
+        (guess === text ? '' : `<tspan fill="#667"> (${escapeXml(text)})</tspan>`)
       );
     });
     return (
-      `<text x="${margin}" y="${top + 10}" font-size="11" fill="#889">${escape(row.sample.id)}</text>` +
+      `<text x="${margin}" y="${top + 10}" font-size="11" fill="#889">${escapeXml(row.sample.id)}</text>` +
       `<text x="${margin}" y="${top + 32}" font-size="15" fill="#223">${words.join('')}</text>${frames.join('')}`
     );
   });
   return `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height}" viewBox="0 0 ${width} ${height}" font-family="system-ui, sans-serif">
 <defs><pattern id="hidden" width="8" height="8" patternUnits="userSpaceOnUse" patternTransform="rotate(45)"><rect width="8" height="8" fill="#fff" fill-opacity=".55"/><rect width="4" height="8" fill="#223" fill-opacity=".45"/></pattern></defs>
 <rect width="${width}" height="${height}" fill="#fff"/>
-<text x="${margin}" y="34" font-size="19" font-weight="bold" fill="#223">${escape(title)}</text>
+<text x="${margin}" y="34" font-size="19" font-weight="bold" fill="#223">${escapeXml(title)}</text>
 <text x="${margin}" y="54" font-size="12" fill="#667">Underlined words and hatched frames were hidden. <tspan fill="${GREEN}">Green</tspan>: guessed right. <tspan fill="${RED}">Red</tspan>: guessed wrong (the truth in brackets).</text>
 ${body.join('\n')}
 </svg>
@@ -170,7 +168,3 @@ ${body.join('\n')}
 
 const GREEN = '#0a7d3c';
 const RED = '#c02639';
-
-function escape(text: string): string {
-  return text.replace(/[&<>"]/g, (char) => `&#${char.charCodeAt(0)};`);
-}

@@ -1,6 +1,8 @@
 import { parseArgs } from 'node:util';
 import { join } from 'node:path';
-import { reportFatal, UsageError } from '../proto/errors.ts';
+import { reportFatal, UsageError, VideoloomError } from '../proto/errors.ts';
+import { EXIT_RESUMABLE, onLauncherGone } from '../proto/parent-process.ts';
+import type { PrepareOptions } from './prepare.ts';
 
 /**
  * `prepare` makes a run folder and prints what to start as one JSON line; `train` is one worker of a run; `schema`
@@ -9,8 +11,10 @@ import { reportFatal, UsageError } from '../proto/errors.ts';
  */
 async function main(argv: readonly string[]): Promise<void> {
   const [verb, ...rest] = argv;
+  if (!rest.includes(FOLLOW)) onLauncherGone(leave);
   if (verb === 'prepare') await runPrepare(rest);
   else if (verb === 'train') await runTrain(rest);
+  else if (verb === 'plan') await runPlan(rest);
   else if (verb === 'look') await runLook(rest);
   else if (verb === 'schema') {
     const { configJsonSchema } = await import('./config.ts');
@@ -21,8 +25,21 @@ async function main(argv: readonly string[]): Promise<void> {
   } else
     throw new UsageError(
       'USAGE',
-      `worker/main.ts prepare|train|look|engine, not ${verb ?? 'nothing'}`,
+      `worker/main.ts prepare|train|plan|look|engine, not ${verb ?? 'nothing'}`,
     );
+}
+
+/**
+ * Flag of a worker that was started together with its coordinator: Ctrl-C and the end of the launcher concern the
+ * coordinator, which ends the step and lets a checkpoint be written; the worker leaves with it.
+ */
+const FOLLOW = '--follow-coordinator';
+
+/** A little more than a coordinator takes to end a run whose launcher is gone. */
+const LEAVE_MS = 40_000;
+
+function leave(): never {
+  process.exit(EXIT_RESUMABLE);
 }
 
 async function runLook(argv: string[]): Promise<void> {
@@ -50,6 +67,16 @@ async function runLook(argv: string[]): Promise<void> {
 }
 
 async function runPrepare(argv: string[]): Promise<void> {
+  const { prepare } = await import('./prepare.ts');
+  process.stdout.write(`${JSON.stringify(await prepare(await prepareOptions(argv)))}\n`);
+}
+
+async function runPlan(argv: string[]): Promise<void> {
+  const { planCommand } = await import('./plan.ts');
+  process.stdout.write(await planCommand(await prepareOptions(argv)));
+}
+
+async function prepareOptions(argv: string[]): Promise<PrepareOptions> {
   const { values, positionals } = parseArgs({
     args: argv,
     allowPositionals: true,
@@ -59,20 +86,19 @@ async function runPrepare(argv: string[]): Promise<void> {
       set: { type: 'string', multiple: true },
     },
   });
-  const { defaultCacheDir, prepare } = await import('./prepare.ts');
+  const { defaultCacheDir } = await import('./prepare.ts');
   const overrides = [...(values.set ?? [])];
   const pluginPath = process.env['PJRT_PLUGIN_PATH'];
   if (pluginPath !== undefined && pluginPath !== '')
     overrides.push(`engine.pluginPath=${JSON.stringify(pluginPath)}`);
-  const prepared = await prepare({
+  return {
     recipe: positionals[0] ?? 'videobert',
     preset: values.preset,
     overrides,
     out: values.out,
     cacheDir: defaultCacheDir(process.env),
     say: (line) => process.stderr.write(`${line}\n`),
-  });
-  process.stdout.write(`${JSON.stringify(prepared)}\n`);
+  };
 }
 
 async function runTrain(argv: string[]): Promise<void> {
@@ -82,6 +108,7 @@ async function runTrain(argv: string[]): Promise<void> {
       run: { type: 'string' },
       coordinator: { type: 'string' },
       id: { type: 'string' },
+      'follow-coordinator': { type: 'boolean', default: false },
       plugin: { type: 'string', default: '' },
       engine: { type: 'string', default: 'xla' },
       listen: { type: 'string', default: '127.0.0.1' },
@@ -95,13 +122,25 @@ async function runTrain(argv: string[]): Promise<void> {
       'worker/main.ts train --run DIR --coordinator HOST:PORT --id NAME',
     );
   }
+  if (values['follow-coordinator']) {
+    process.on('SIGINT', () => undefined);
+    onLauncherGone(() => setTimeout(leave, LEAVE_MS));
+  }
+  const { ENGINE_NAMES } = await import('./config.ts');
+  const engine = ENGINE_NAMES.find((name) => name === values.engine);
+  if (engine === undefined) {
+    throw new UsageError(
+      'USAGE',
+      `--engine is ${values.engine}, expected one of ${ENGINE_NAMES.join(', ')}`,
+    );
+  }
   const { runWorker } = await import('./worker.ts');
   const { defaultCacheDir } = await import('./prepare.ts');
   await runWorker({
     folder,
     coordinatorAddress: coordinator,
     workerId: id,
-    engine: values.engine === 'cpu' ? 'cpu' : 'xla',
+    engine,
     pluginPath: values.plugin,
     listenHost: values.listen,
     metricsAddress: values.metrics,
@@ -112,5 +151,9 @@ async function runTrain(argv: string[]): Promise<void> {
 
 main(process.argv.slice(2)).then(
   () => process.exit(process.exitCode ?? 0),
-  (error: unknown) => process.exit(reportFatal(error)),
+  (error: unknown) => {
+    const code = reportFatal(error);
+    const mayGoWell = error instanceof VideoloomError && error.retryable;
+    process.exit(mayGoWell && process.argv[2] === 'train' ? EXIT_RESUMABLE : code);
+  },
 );

@@ -18,6 +18,7 @@ import { resolveConfig, type Config } from './config.ts';
 import { fittingSamples } from './models/videobert-system.ts';
 import { ensurePlugin, findPlugin } from './pjrt/plugin.ts';
 import { clipLoaderOptions, RUN_FILES } from './run.ts';
+import { findTensorflow, notInstalled } from './tensorflow/install.ts';
 
 export interface PrepareOptions {
   /** Name of a built-in recipe or path of a YAML file. */
@@ -35,8 +36,8 @@ export interface Prepared {
   /** The folder held this run already. */
   readonly existed: boolean;
   readonly workers: number;
-  readonly engine: 'xla' | 'cpu';
-  /** The plugin that the workers are to load; empty for the cpu engine. */
+  readonly engine: Config['engine']['name'];
+  /** The plugin that the workers are to load; empty for other engines than xla. */
   readonly pluginPath: string;
 }
 
@@ -67,6 +68,12 @@ export async function prepare(options: PrepareOptions): Promise<Prepared> {
       const overrides = [...options.overrides, 'engine.name=cpu'];
       config = resolveConfig({ ...recipe, preset: options.preset ?? 'tiny', overrides });
     }
+  }
+  if (
+    config.engine.name === 'tensorflow' &&
+    (await findTensorflow(join(cacheDir, 'tensorflow'))) === undefined
+  ) {
+    throw notInstalled();
   }
   const folder = resolve(options.out ?? defaultFolder(options, config));
   const prepared = {
@@ -308,10 +315,12 @@ function adjustable({ checkpoint, cluster, data }: Config): Partial<RunPlan> {
 }
 
 /** The fields that the result depends on. */
-function essence({ model, data, train, optimizer, evaluate, engine }: Config): object {
-  const how = new Set(['decoders', 'decodeTimeoutSeconds', 'cacheMebibytes', 'prefetchSteps']);
-  const what = Object.fromEntries(Object.entries(data).filter(([key]) => !how.has(key)));
-  return { model, data: what, train, optimizer, evaluate, engine: { threads: engine.threads } };
+function essence({ model, data, train, optimizer, evaluate, engine, parallel }: Config): object {
+  const aside = new Set(['decoders', 'decodeTimeoutSeconds', 'cacheMebibytes', 'prefetchSteps']);
+  const what = Object.fromEntries(Object.entries(data).filter(([key]) => !aside.has(key)));
+  const { threads, devices, precision } = engine;
+  const how = { threads, devices, precision };
+  return { model, data: what, train, optimizer, evaluate, engine: how, parallel };
 }
 
 function digestOf(config: Config): string {

@@ -4,7 +4,7 @@ import type { TensorData } from './checkpoint/format.ts';
 import { openInitializer } from './initializer.ts';
 import type { VideoLanguageSystem } from './models/system.ts';
 import { initAdamW, type AdamWState } from './optim/adamw.ts';
-import { disposeTree, fillTree, leavesOf, type TensorTree } from './tree.ts';
+import { disposeTree, fillTree, leavesOf, partsOf, type TensorTree } from './tree.ts';
 
 /** All that a step changes. */
 export interface TrainingState<P extends TensorTree = TensorTree> {
@@ -27,9 +27,16 @@ export function initState<P extends TensorTree>(
   return { step: 0, params, optimizer: initAdamW(params) };
 }
 
-/** Names and element counts of everything that {@link readState} gives. */
+/** Names and sizes in bytes of everything that {@link readState} gives. */
 export function stateSizes(state: TrainingState): Map<string, number> {
-  return new Map(namedLeaves(state).map(([name, tensor]) => [name, tensor.size * 4]));
+  const parts = namedLeaves(state).flatMap(([path, { shape }]) => partsOf(path, shape));
+  return new Map(parts.map(({ name, shape }) => [name, 4 * shape.reduce((a, b) => a * b, 1)]));
+}
+
+/** Names of the parameters in {@link readState}'s result. */
+export function parameterNames({ params }: TrainingState): Set<string> {
+  const parts = leavesOf(params).flatMap(([path, { shape }]) => partsOf(path, shape));
+  return new Set(parts.map(({ name }) => name));
 }
 
 /** Copies the named tensors, or all of them, to the host. */
@@ -37,15 +44,18 @@ export async function readState(
   state: TrainingState,
   names?: ReadonlySet<string>,
 ): Promise<HostState> {
-  const wanted = namedLeaves(state).filter(([name]) => names?.has(name) ?? true);
-  const copies = await Promise.all(
-    wanted.map(async ([name, tensor]): Promise<[string, TensorData]> => {
-      const values = (await tensor.data()) as Float32Array;
-      const data = new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
-      return [name, { dtype: 'F32', shape: tensor.shape, data }];
-    }),
-  );
-  return new Map(copies);
+  const copies = namedLeaves(state).map(async ([path, tensor]): Promise<[string, TensorData][]> => {
+    const parts = partsOf(path, tensor.shape);
+    const isWanted = parts.map(({ name }) => names?.has(name) ?? true);
+    if (!isWanted.includes(true)) return [];
+    const values = (await tensor.data()) as Float32Array;
+    const size = values.byteLength / parts.length;
+    return parts.flatMap(({ name, shape }, k): [string, TensorData][] => {
+      const data = new Uint8Array(values.buffer, values.byteOffset + k * size, size);
+      return isWanted[k] ? [[name, { dtype: 'F32', shape, data }]] : [];
+    });
+  });
+  return new Map((await Promise.all(copies)).flat());
 }
 
 /**
@@ -66,9 +76,10 @@ export function stateFromHost<P extends TensorTree>(
       ),
     );
   const fill = (tree: P, tensors: HostState): P =>
-    fillTree(tree, tensors, (path) => {
-      const { data, shape } = tensors.get(path)!;
-      const values = new Float32Array(data.slice().buffer);
+    fillTree(tree, tensors, (parts, shape) => {
+      const bytes = Buffer.concat(parts.map(({ data }) => data));
+      const values = new Float32Array(bytes.length / 4);
+      bytes.copy(new Uint8Array(values.buffer));
       return engine.upload(values, shape);
     });
   const params = new Map([...host].filter(([name]) => !name.startsWith(OPTIMIZER_PREFIX)));

@@ -10,13 +10,13 @@ import { loadCheckpoint } from './checkpoint/load.ts';
 import { weightsSha256 } from './checkpoint/hash.ts';
 import type { Engine } from './backend/engine.ts';
 import { evaluateHeldOut } from './eval/held-out.ts';
-import { openInitializer } from './initializer.ts';
 import type { Ledger } from './ledger.ts';
 import type { WorkerMetrics } from './metrics.ts';
 import { adamWScalars } from './optim/adamw.ts';
 import { learningRateAt } from './optim/schedule.ts';
 import { reduceBytes } from './parallel/all-reduce.ts';
 import type { Collectives } from './parallel/collectives.ts';
+import { parameterShardings, rowSharding } from './parallel/sharding.ts';
 import {
   accumulatorBytes,
   GradientAccumulator,
@@ -27,7 +27,14 @@ import { compilePrograms } from './programs.ts';
 import { fetchState } from './peer-state.ts';
 import type { Run } from './run.ts';
 import { openSession } from './session.ts';
-import { disposeState, initState, readState, stateFromHost, type TrainingState } from './state.ts';
+import {
+  disposeState,
+  initState,
+  parameterNames,
+  readState,
+  stateFromHost,
+  type TrainingState,
+} from './state.ts';
 import { disposeTree, leavesOf, numElements, type TensorTree } from './tree.ts';
 
 export interface TrainOptions {
@@ -56,13 +63,16 @@ export async function train(options: TrainOptions): Promise<void> {
   const objectives = Object.keys(system.objectives);
 
   // --- Set-up: programs, the form of the state, the session.
-  const programs = compilePrograms(engine, system, config.optimizer);
+  let state: TrainingState = initState(system, config.train.seed);
+  const programs = compilePrograms(engine, system, config.optimizer, {
+    parameters: parameterShardings(engine.mesh, config.parallel, leavesOf(state.params)),
+    rows: rowSharding(engine.mesh),
+  });
   const frozen: TensorTree = uploadBatch(engine, {
     arrays: system.frozen,
     counts: {},
     numTokens: 0,
   });
-  let state: TrainingState = initState(system, config.train.seed);
   const numParameters = numElements(state.params);
   const memory = new VectorMemory(
     accumulatorBytes(numParameters, config.train.microbatches) + reduceBytes(numParameters),
@@ -103,7 +113,7 @@ export async function train(options: TrainOptions): Promise<void> {
     const next = await programs.update(
       state.params,
       state.optimizer,
-      engine.upload(gradient, [numParameters]),
+      programs.uploadGradient(gradient, state.params),
       engine.upload(scalars, [scalars.length]),
     );
     state = { step, params: next.params, optimizer: next.state };
@@ -234,7 +244,7 @@ export async function train(options: TrainOptions): Promise<void> {
     ledger.enter('evaluate');
     const finished = state.step >= run.plan.totalSteps;
     const figures = finished ? await evaluate(self.rank, members.length, scope) : [];
-    const host = await readState(state, new Set(leavesOf(state.params).map(([path]) => path)));
+    const host = await readState(state, parameterNames(state));
     const result = {
       generation: number,
       figures,
@@ -282,7 +292,6 @@ export async function train(options: TrainOptions): Promise<void> {
   ): Promise<{ batch: StepBatches; sums: ObjectiveSum[]; gradient: Float32Array; norm: number }> {
     ledger.enter('decode');
     const batch = await batches.take(step);
-    options.metrics.samplesSkipped(batch.skipped);
 
     // Each mean is over the global batch: its count is known before any gradient is computed.
     ledger.enter('wait');
@@ -301,8 +310,11 @@ export async function train(options: TrainOptions): Promise<void> {
       const inputs = uploadBatch(engine, microbatch);
       const scaling = engine.upload(scales, [scales.length]);
       const result = await programs.gradient(state.params, frozen, inputs, scaling);
-      const [gradient, sums] = await Promise.all([result.gradient.data(), result.sums.data()]);
-      accumulator.push(gradient as Float32Array);
+      const [gradient, sums] = await Promise.all([
+        programs.readGradient(result.gradient),
+        result.sums.data(),
+      ]);
+      accumulator.push(gradient);
       ownSums.set(sums, 2 * objectives.length * index);
       disposeTree([inputs, scaling, result]);
     }
@@ -328,32 +340,11 @@ export async function train(options: TrainOptions): Promise<void> {
     return { batch, sums, gradient, norm };
   }
 
-  async function evaluate(rank: number, worldSize: number, signal: AbortSignal): Promise<Figure[]> {
-    const untrained = system.init(openInitializer(config.train.seed));
-    try {
-      return await evaluateHeldOut(
-        {
-          system,
-          engine,
-          programs,
-          frozen,
-          loader: run.heldOutLoader,
-          samples: run.index.heldOut,
-          microbatchSize: config.train.microbatchSize,
-          maxMicrobatches: config.evaluate.microbatches,
-          draws: config.evaluate.draws,
-          collectives,
-          rank,
-          worldSize,
-          step: state.step,
-          signal,
-        },
-        state.params,
-        untrained,
-      );
-    } finally {
-      disposeTree(untrained);
-    }
+  function evaluate(rank: number, worldSize: number, signal: AbortSignal): Promise<Figure[]> {
+    const { microbatchSize } = config.train;
+    const { step, params } = state;
+    const place = { collectives, rank, worldSize, step, signal };
+    return evaluateHeldOut({ run, engine, programs, frozen, microbatchSize, ...place }, params);
   }
 }
 

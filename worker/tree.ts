@@ -7,6 +7,30 @@ import { VideoloomError } from '../proto/errors.ts';
  */
 export type TensorTree = tf.Tensor | readonly TensorTree[] | { readonly [key: string]: TensorTree };
 
+/**
+ * Equal layers as one tree: a leaf holds that tensor of all layers, [layers, ...], and has `*` in its path where a
+ * layer's number stands: `blocks/*\/attention/qkv/kernel`. Programs over it have the size of one layer.
+ */
+export type Stacked<P extends TensorTree> = { readonly '*': P };
+
+/**
+ * The tensors in a leaf by the names that checkpoints and people use, `blocks/3/attention/qkv/kernel`: one a layer, in
+ * order, of a stacked leaf; else the leaf itself.
+ */
+export function partsOf(
+  path: string,
+  shape: readonly number[],
+): { readonly name: string; readonly shape: readonly number[] }[] {
+  const keys = path.split('/');
+  const at = keys.indexOf('*');
+  if (at < 0) return [{ name: path, shape }];
+  const [numLayers, ...own] = shape as [number, ...number[]];
+  return Array.from({ length: numLayers }, (_, layer) => ({
+    name: keys.with(at, String(layer)).join('/'),
+    shape: own,
+  }));
+}
+
 /** The leaves in the order of the tree's own keys, each with its path. */
 export function leavesOf(tree: TensorTree, prefix = ''): [path: string, tensor: tf.Tensor][] {
   if (tree instanceof tf.Tensor) return [[prefix, tree]];
@@ -55,27 +79,32 @@ export function numElements(tree: TensorTree): number {
 }
 
 /**
- * The same leaves by path, checked against the tree that they are to fill.
+ * A tree of the same form from the tensors that {@link partsOf} names, checked against it.
  *
- * @throws VideoloomError `STATE_MISMATCH` when a path is missing, left over or of another shape.
+ * @throws VideoloomError `STATE_MISMATCH` when a name is missing, left over or of another shape.
  */
-export function fillTree<T extends TensorTree>(
+export function fillTree<T extends TensorTree, S extends { readonly shape: readonly number[] }>(
   tree: T,
-  source: ReadonlyMap<string, { readonly shape: readonly number[] }>,
-  make: (path: string) => tf.Tensor,
+  source: ReadonlyMap<string, S>,
+  make: (parts: readonly S[], shape: readonly number[]) => tf.Tensor,
 ): T {
-  const wanted = new Map(leavesOf(tree));
-  const extra = [...source.keys()].find((path) => !wanted.has(path));
+  const wanted = new Set(
+    leavesOf(tree).flatMap(([path, { shape }]) => partsOf(path, shape).map(({ name }) => name)),
+  );
+  const extra = [...source.keys()].find((name) => !wanted.has(name));
   if (extra !== undefined) throw mismatch(`holds ${extra}, which the model does not have`);
   return mapTree(tree, (tensor, path) => {
-    const found = source.get(path);
-    if (found === undefined) throw mismatch(`lacks ${path}`);
-    if (found.shape.join() !== tensor.shape.join()) {
-      throw mismatch(
-        `has ${path} of shape [${found.shape.join()}], the model wants [${tensor.shape.join()}]`,
-      );
-    }
-    return make(path);
+    const parts = partsOf(path, tensor.shape).map(({ name, shape }) => {
+      const found = source.get(name);
+      if (found === undefined) throw mismatch(`lacks ${name}`);
+      if (found.shape.join() !== shape.join()) {
+        throw mismatch(
+          `has ${name} of shape [${found.shape.join()}], the model wants [${shape.join()}]`,
+        );
+      }
+      return found;
+    });
+    return make(parts, tensor.shape);
   });
 }
 

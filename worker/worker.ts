@@ -3,9 +3,10 @@ import { messageOf, VideoloomError } from '../proto/errors.ts';
 import { serve } from '../proto/grpc.ts';
 import { openLog } from '../proto/log.ts';
 import { serveMetrics } from '../proto/metrics.ts';
-import { openEngine } from './backend/engine.ts';
+import { openEngine, type EngineName } from './backend/engine.ts';
 import { openLedger } from './ledger.ts';
 import { openWorkerMetrics } from './metrics.ts';
+import { meshAxes } from './parallel/sharding.ts';
 import { openTreeCollectives } from './parallel/tree-collectives.ts';
 import { workerService, type PublishedState } from './peer-state.ts';
 import { openRun } from './run.ts';
@@ -15,7 +16,7 @@ export interface WorkerOptions {
   readonly folder: string;
   readonly coordinatorAddress: string;
   readonly workerId: string;
-  readonly engine: 'xla' | 'cpu';
+  readonly engine: EngineName;
   readonly pluginPath: string;
   readonly listenHost: string;
   readonly metricsAddress: string;
@@ -38,6 +39,9 @@ export async function runWorker(options: WorkerOptions): Promise<void> {
       ...(options.pluginPath === '' ? {} : { pluginPath: options.pluginPath }),
       cacheDir: options.cacheDir,
       threads: run.config.engine.threads,
+      precision: run.config.engine.precision,
+      devices: run.config.engine.devices,
+      mesh: meshAxes(run.config.parallel),
     });
     closing.push(() => {
       engine.close();

@@ -1,32 +1,46 @@
-import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 
 import * as tf from '@tensorflow/tfjs-core';
-import '@tensorflow/tfjs-backend-cpu';
 
-import { openPjrtClient } from '../pjrt/client.ts';
 import type { XlaFlags } from '../pjrt/compile-options.ts';
 import type { ExecutableMemory } from '../pjrt/executable.ts';
 import { ensurePlugin } from '../pjrt/plugin.ts';
+import { numDevicesOf, REPLICATED } from '../stablehlo/sharding.ts';
+import type { Mesh } from '../stablehlo/sharding.ts';
 import { leavesOf, withLeaves } from '../tree.ts';
 import type { TensorTree } from '../tree.ts';
 import { BACKEND_NAME, XlaBackend } from './backend.ts';
-import { hostValues, numericDtype } from './dtypes.ts';
+import { openCpuEngine } from './cpu-engine.ts';
+import { withBackend } from './current-backend.ts';
+import type { TensorData } from './data.ts';
+import { openDevices } from './devices.ts';
+import type { MeshAxes } from './devices.ts';
+import { dtypeOfArray, hostValues, numericDtype } from './dtypes.ts';
 import type { HostValues, NumericDtype } from './dtypes.ts';
+import { EagerPrograms } from './eager-programs.ts';
 import { EngineError } from './errors.ts';
 import { registerGradients } from './gradients.ts';
 import { CompiledProgram, signatureOf, Trace } from './jit.ts';
+import type { Precision } from './jit.ts';
 import { openProgramCache } from './program-cache.ts';
 import type { ProgramCache } from './program-cache.ts';
+import { ProgramLayout } from './sharded-program.ts';
+import type { CompileShardings } from './sharded-program.ts';
+import { openTensorflowEngine } from './tensorflow-engine.ts';
 import './kernels/register.ts';
 
 export type { TensorTree };
 
+/** xla compiles through PJRT; cpu and tensorflow run op by op, in JavaScript and in TensorFlow's library. */
+export type EngineName = 'xla' | 'cpu' | 'tensorflow';
+
 /** What computes a training step. Its tensors are ordinary tfjs tensors: `await t.data()` reads, `dispose` frees. */
 export interface Engine {
-  readonly name: 'xla' | 'cpu';
+  readonly name: EngineName;
   /** Where it computes, e.g. `cpu` or `cuda`. */
   readonly platform: string;
+  /** How its devices are arranged; without axes, or all of size 1, where it has one. */
+  readonly mesh: Mesh;
   /** Host data, copied, to a device tensor. The dtype is that of the array unless given: Uint8Array means bool. */
   upload(data: HostValues, shape: readonly number[], dtype?: NumericDtype): tf.Tensor;
   /**
@@ -46,6 +60,8 @@ export interface CompileOptions {
   /** For messages and profiles. */
   readonly name: string;
   readonly donate?: readonly number[];
+  /** How arguments and results are spread over the mesh; a copy on every device unless given. */
+  readonly shardings?: CompileShardings;
 }
 
 export interface CompiledFunction<A extends readonly TensorTree[], R extends TensorTree> {
@@ -57,19 +73,22 @@ export interface CompiledFunction<A extends readonly TensorTree[], R extends Ten
    * `XLA_CALL_IN_TRACE`; PjrtError of the compiler and the device.
    */
   (...args: A): Promise<R>;
-  /** Compiles for these arguments without running. Nothing is donated. The cpu engine has nothing to report. */
+  /** Compiles for these arguments without running. Nothing is donated. Engines that run op by op have nothing to report. */
   lower(...args: A): Promise<LoweredProgram | undefined>;
+  /** Frees the compiled programs, once the calls under way have ended; later ones reject with `XLA_CLOSED`. Idempotent. */
+  close(): void;
 }
 
 export interface LoweredProgram {
   readonly mlir: string;
-  /** Floating-point operations of the products of matrices and convolutions in one run. */
+  /** Floating-point operations of the products of matrices and convolutions in one run, of all devices together. */
   readonly flops: number;
+  /** Of each device. */
   readonly memory: ExecutableMemory;
 }
 
 export interface EngineOptions {
-  readonly engine: 'xla' | 'cpu';
+  readonly engine: EngineName;
   /** A PJRT plugin to load instead of the installed CPU one. */
   readonly pluginPath?: string;
   /** Folder for plugins and compiled programs. */
@@ -81,23 +100,43 @@ export interface EngineOptions {
    * have the same bits only for the same number.
    */
   readonly threads?: number;
+  /**
+   * How many devices run the programs that `compile` makes, together: 1 unless given. A CPU can be any number of them;
+   * `all` counts what the plugin has. Sums have the same bits only for the same mesh.
+   */
+  readonly devices?: number | 'all';
+  /** How the devices are arranged: the axes that shardings name. Along one axis, `data`, unless given. */
+  readonly mesh?: MeshAxes;
+  /** Of the programs that `compile` makes; float32 unless given, and on the engines that run op by op. */
+  readonly precision?: Precision;
 }
 
 /**
  * Opens the engine that runs tfjs functions. It becomes tfjs's current backend.
  *
- * @throws EngineError `XLA_ALREADY_OPEN`; PluginError and PjrtError of the plugin.
+ * @throws EngineError `XLA_ALREADY_OPEN`, `XLA_MESH_INVALID`, `XLA_TOO_FEW_DEVICES`, `XLA_TOO_FEW_THREADS`; PluginError and PjrtError of the plugin; TensorflowError
+ * `TENSORFLOW_NOT_INSTALLED`.
  */
 export async function openEngine(options: EngineOptions): Promise<Engine> {
   registerGradients();
-  return options.engine === 'cpu' ? openCpuEngine() : openXlaEngine(options);
+  switch (options.engine) {
+    case 'cpu':
+      return openCpuEngine();
+    case 'tensorflow':
+      return openTensorflowEngine(options);
+    case 'xla':
+      return openXlaEngine(options);
+  }
 }
 
 async function openXlaEngine({
   pluginPath,
   cacheDir,
   flags = {},
-  threads,
+  threads: wantedThreads,
+  devices = 1,
+  mesh: axes = { data: 'rest' },
+  precision = 'float32',
 }: EngineOptions): Promise<Engine> {
   // The type leaves out that there may be none.
   const registered: unknown = tf.findBackendFactory(BACKEND_NAME);
@@ -107,18 +146,24 @@ async function openXlaEngine({
       'This process has an xla engine open already, and tfjs knows one backend by that name. Close it first.',
     );
   }
-  // The plugin reads this variable when the client is made, and takes no option for it.
-  if (threads !== undefined) process.env['NPROC'] = String(threads);
   const plugin = await ensurePlugin({ name: 'cpu', cacheDir: join(cacheDir, 'pjrt'), pluginPath });
-  const client = await openPjrtClient({ pluginPath: plugin });
+  const { client, mesh, threads } = await openDevices({
+    pluginPath: plugin,
+    devices,
+    axes,
+    threads: wantedThreads,
+  });
+  const numDevices = numDevicesOf(mesh);
+  const deviceIndices = Array.from({ length: numDevices }, (_, index) => index);
   const cache = await openProgramCache(client, {
     cacheDir,
     pluginPath: plugin,
     flags,
-    threads: threads ?? availableParallelism(),
+    threads,
+    deviceIndices,
   });
-  const backend = new XlaBackend(client, (mlir) => client.compile(mlir, { flags }));
-  const closers: (() => void)[] = [];
+  const backend = new XlaBackend(client, new EagerPrograms((mlir) => cache.compileOp(mlir)), mesh);
+  const functions = new Set<{ close(): void }>();
   tf.registerBackend(BACKEND_NAME, () => backend);
   await tf.setBackend(BACKEND_NAME);
 
@@ -130,54 +175,78 @@ async function openXlaEngine({
   return {
     name: 'xla',
     platform: client.platformName,
+    mesh,
     upload(data, shape, dtype = dtypeOfArray(data)) {
       checkOpen('upload');
       const spec = { shape, dtype };
-      const shared = backend.upload(hostValues(data, dtype), spec);
+      const values = hostValues(data, dtype);
+      // Of several devices, those that get it are known when a program takes it.
+      if (numDevices > 1)
+        return tensorOf(backend.hold(spec, { kind: 'host', values: values.slice() }), backend);
+      const shared = backend.upload(values, spec);
       return tensorOf(backend.hold(spec, { kind: 'device', shared }), backend);
     },
     compile<A extends readonly TensorTree[], R extends TensorTree>(
       fn: (...args: A) => R,
       compileOptions: CompileOptions,
     ) {
-      const jitted = new JittedFunction(fn, compileOptions, backend, (mlir) => cache.compile(mlir));
-      closers.push(() => {
-        jitted.close();
-      });
+      const compile = (mlir: string) => cache.compile(mlir);
+      const jitted = new JittedFunction(fn, { ...compileOptions, precision }, backend, compile);
+      functions.add(jitted);
       const call = (...args: A) => {
         checkOpen(compileOptions.name);
         return jitted.call(args);
       };
-      return Object.assign(call, { lower: (...args: A) => jitted.lower(args) });
+      return Object.assign(call, {
+        lower: (...args: A) => jitted.lower(args),
+        close() {
+          functions.delete(jitted);
+          jitted.close();
+        },
+      });
     },
     close() {
       if (isClosed) return;
       isClosed = true;
-      for (const close of closers) close();
+      for (const jitted of functions) jitted.close();
       tf.removeBackend(BACKEND_NAME);
       client.close();
     },
   };
 }
 
+/** Programs that a function keeps, one a signature; the least recently used goes first. */
+const MAX_PROGRAMS = 64;
+
 /** A function with the programs it was compiled to. */
 class JittedFunction<A extends readonly TensorTree[], R extends TensorTree> {
   readonly #fn: (...args: A) => R;
   readonly #name: string;
   readonly #donate: readonly number[];
+  readonly #precision: Precision;
+  readonly #layout: ProgramLayout | undefined;
   readonly #backend: XlaBackend;
   readonly #compile: ProgramCache['compile'];
   readonly #programs = new Map<string, { program: CompiledProgram; results: R }>();
+  #isClosed = false;
 
   constructor(
     fn: (...args: A) => R,
-    { name, donate = [] }: CompileOptions,
+    {
+      name,
+      donate = [],
+      shardings = {},
+      precision,
+    }: CompileOptions & { readonly precision: Precision },
     backend: XlaBackend,
     compile: ProgramCache['compile'],
   ) {
     this.#fn = fn;
     this.#name = name;
     this.#donate = donate;
+    this.#precision = precision;
+    const { mesh } = backend;
+    this.#layout = numDevicesOf(mesh) > 1 ? new ProgramLayout(mesh, name, shardings) : undefined;
     this.#backend = backend;
     this.#compile = compile;
   }
@@ -188,15 +257,13 @@ class JittedFunction<A extends readonly TensorTree[], R extends TensorTree> {
     const donated = this.#donatedLeaves(leaves);
     const { program, results } = this.#program(args, leaves);
     const tensors = leaves.map(([, tensor]) => tensor);
-    const inputs = tensors.map(({ dataId }) => backend.retain(dataId));
+    const spread = program.traced.shardings?.parameters;
+    const inputs = tensors.map((tensor, index) => backend.retain(tensor, spread?.[index]));
     // From here on the call holds the buffers, whatever the caller does to the tensors.
     for (const index of donated) tensors[index]!.dispose();
-    const consumable = await Promise.all(
-      donated.map(async (index) => !(await inputs[index]!).isShared),
-    );
     const outputs = await program.run(
       inputs,
-      donated.filter((_, i) => consumable[i]),
+      donated.filter((index) => !inputs[index]!.isShared),
     );
     const made = outputs.map((shared, index) =>
       tensorOf(backend.hold(program.traced.results[index]!, { kind: 'device', shared }), backend),
@@ -206,21 +273,21 @@ class JittedFunction<A extends readonly TensorTree[], R extends TensorTree> {
 
   async lower(args: A): Promise<LoweredProgram> {
     const { program } = this.#program(args, this.#leaves(args));
-    const executable = await program.executable;
-    return {
-      mlir: program.traced.mlir,
-      flops: program.traced.flops,
-      memory: executable.memory(),
-    };
+    const memory = await program.use((executable) => executable.memory());
+    return { mlir: program.traced.mlir, flops: program.traced.flops, memory };
   }
 
   close(): void {
+    this.#isClosed = true;
     for (const { program } of this.#programs.values()) program.close();
     this.#programs.clear();
   }
 
   #leaves(args: A): [path: string, tensor: tf.Tensor][] {
     const { trace } = this.#backend;
+    if (this.#isClosed) {
+      throw new EngineError('XLA_CLOSED', `${this.#name} was called after it was closed.`);
+    }
     if (trace !== undefined) {
       throw new EngineError(
         'XLA_CALL_IN_TRACE',
@@ -259,19 +326,26 @@ class JittedFunction<A extends readonly TensorTree[], R extends TensorTree> {
 
   #program(args: A, leaves: readonly (readonly [string, tf.Tensor])[]) {
     const signature = signatureOf(leaves);
-    let entry = this.#programs.get(signature);
-    if (entry === undefined) {
-      entry = this.#traceProgram(args, leaves);
-      this.#programs.set(signature, entry);
-      // One that failed to compile may be tried again.
-      entry.program.executable.catch(() => this.#programs.delete(signature));
+    const entry = this.#programs.get(signature) ?? this.#traceProgram(args, leaves, signature);
+    this.#programs.delete(signature);
+    this.#programs.set(signature, entry);
+    const [oldest] = this.#programs;
+    if (this.#programs.size > MAX_PROGRAMS && oldest !== undefined) {
+      this.#programs.delete(oldest[0]);
+      oldest[1].program.close();
     }
     return entry;
   }
 
-  #traceProgram(args: A, leaves: readonly (readonly [string, tf.Tensor])[]) {
+  #traceProgram(
+    args: A,
+    leaves: readonly (readonly [string, tf.Tensor])[],
+    signature: string,
+  ): { program: CompiledProgram; results: R } {
     const backend = this.#backend;
-    const trace = new Trace(this.#name, (values, spec) => backend.upload(values, spec));
+    const layout = this.#layout;
+    const retain = (data: TensorData) => backend.retainData(data, layout && REPLICATED);
+    const trace = new Trace(this.#name, retain, { precision: this.#precision });
     const placeholders = leaves.map(([, { shape, dtype }]) => {
       const spec = { shape, dtype: numericDtype(dtype) };
       const value = trace.parameter(spec);
@@ -290,12 +364,18 @@ class JittedFunction<A extends readonly TensorTree[], R extends TensorTree> {
               ) as tf.TensorContainer,
           ) as R;
           const tensors = leavesOf(results).map(([, tensor]) => tensor);
-          const values = tensors.map(({ dataId }) => trace.valueOf(backend.dataOf(dataId)));
-          const traced = trace.finish(values, this.#donatedLeaves(leaves));
+          const values = tensors.map((tensor) => backend.valueIn(trace, tensor));
+          const shardings = layout?.of(leaves, leavesOf(results));
+          const traced = trace.finish(values, this.#donatedLeaves(leaves), shardings);
           for (const tensor of new Set(tensors)) {
             if (!placeholders.includes(tensor)) tensor.dispose();
           }
-          return { program: new CompiledProgram(traced, this.#compile(traced.mlir)), results };
+          // One that failed to compile may be tried again.
+          const program = new CompiledProgram(traced, this.#compile(traced.mlir), () => {
+            if (this.#programs.get(signature)?.program === program)
+              this.#programs.delete(signature);
+          });
+          return { program, results };
         }),
       );
     } catch (error) {
@@ -307,62 +387,6 @@ class JittedFunction<A extends readonly TensorTree[], R extends TensorTree> {
   }
 }
 
-async function openCpuEngine(): Promise<Engine> {
-  await tf.setBackend('cpu');
-  // Else its first use prints an advertisement.
-  (tf.backend() as unknown as { firstUse: boolean }).firstUse = false;
-  return {
-    name: 'cpu',
-    platform: 'javascript',
-    upload(data, shape, dtype = dtypeOfArray(data)) {
-      const values = hostValues(data, dtype).slice();
-      return withBackend('cpu', () => tf.tensor(values, [...shape], dtype));
-    },
-    compile<A extends readonly TensorTree[], R extends TensorTree>(
-      fn: (...args: A) => R,
-      { donate = [] }: CompileOptions,
-    ) {
-      const call = (...args: A) => {
-        const given = leavesOf(args as TensorTree).map(([, tensor]) => tensor);
-        const results = withBackend('cpu', () =>
-          tf.tidy(() => {
-            const made = fn(...args);
-            const leaves = leavesOf(made).map(([, tensor]) =>
-              given.includes(tensor) ? tf.clone(tensor) : tensor,
-            );
-            return withLeaves(made, leaves) as tf.TensorContainer;
-          }),
-        ) as R;
-        for (const index of donate) {
-          for (const [, tensor] of leavesOf(args[index] as TensorTree)) tensor.dispose();
-        }
-        return Promise.resolve(results);
-      };
-      return Object.assign(call, { lower: () => Promise.resolve(undefined) });
-    },
-    close() {
-      // The cpu backend holds nothing beyond its tensors.
-    },
-  };
-}
-
-/** Runs `body` with tfjs's current backend switched; backends that are initialised switch at once. */
-function withBackend<T>(name: string, body: () => T): T {
-  const before = tf.getBackend();
-  if (before === name) return body();
-  void tf.setBackend(name);
-  try {
-    return body();
-  } finally {
-    void tf.setBackend(before);
-  }
-}
-
 function tensorOf(info: tf.TensorInfo, backend: XlaBackend): tf.Tensor {
   return tf.engine().makeTensorFromTensorInfo(info, backend);
-}
-
-function dtypeOfArray(data: HostValues): NumericDtype {
-  if (data instanceof Float32Array) return 'float32';
-  return data instanceof Int32Array ? 'int32' : 'bool';
 }

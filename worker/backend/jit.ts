@@ -1,17 +1,28 @@
+import assert from 'node:assert/strict';
+
 import * as tf from '@tensorflow/tfjs-core';
 
 import type { PjrtExecutable } from '../pjrt/executable.ts';
 import { HloBuilder } from '../stablehlo/ops.ts';
+import { REPLICATED, sameSharding } from '../stablehlo/sharding.ts';
+import type { ProgramShardings } from '../stablehlo/sharding.ts';
 import type { Donation, Value } from '../stablehlo/types.ts';
 import { sameType } from '../stablehlo/types.ts';
 import { SharedBuffer } from './data.ts';
 import type { TensorData } from './data.ts';
-import { dtypeOf, tensorTypeOf } from './dtypes.ts';
+import { dtypeOf, numericDtype, tensorTypeOf } from './dtypes.ts';
 import type { HostValues, TensorSpec } from './dtypes.ts';
 import { EngineError } from './errors.ts';
+import { executeSharded } from './sharded-program.ts';
 
 /** Host data with more elements becomes a hidden argument of the program instead of text in it. */
 const MAX_INLINE_ELEMENTS = 64;
+
+/**
+ * Of products of matrices and convolutions: the type of their operands and results, and so of what a backward pass
+ * keeps of them. Their inner sums, everything else, parameters and optimiser state are float32.
+ */
+export type Precision = 'float32' | 'bfloat16';
 
 /** A program before it is compiled. */
 export interface TracedProgram {
@@ -20,20 +31,37 @@ export interface TracedProgram {
   readonly flops: number;
   readonly results: readonly TensorSpec[];
   /** Buffers that the function used without being given them; arguments after the declared ones. */
-  readonly captures: readonly (SharedBuffer | Promise<SharedBuffer>)[];
+  readonly captures: readonly SharedBuffer[];
+  /** Of a program for several devices. */
+  readonly shardings?: ProgramShardings | undefined;
 }
 
 /** The program that kernels emit into while a function is traced. */
 export class Trace {
   readonly name: string;
-  readonly hlo = new HloBuilder();
-  readonly #upload: (values: HostValues, spec: TensorSpec) => SharedBuffer;
-  readonly #captures: (SharedBuffer | Promise<SharedBuffer>)[] = [];
+  readonly hlo: HloBuilder;
+  readonly #retain: (data: TensorData) => SharedBuffer;
+  readonly #captures: SharedBuffer[] = [];
   readonly #captured = new Map<TensorData, Value>();
 
-  constructor(name: string, upload: (values: HostValues, spec: TensorSpec) => SharedBuffer) {
+  /** Of a fork: tensors of neither trace that it uses, with the parameters that stand for them. */
+  readonly outer: { readonly value: Value; readonly data: TensorData }[] = [];
+  readonly #parent: Trace | undefined;
+
+  constructor(
+    name: string,
+    retain: (data: TensorData) => SharedBuffer,
+    { precision = 'float32', parent }: { precision?: Precision; parent?: Trace } = {},
+  ) {
     this.name = name;
-    this.#upload = upload;
+    this.#retain = retain;
+    this.#parent = parent;
+    this.hlo = parent?.hlo.fork() ?? new HloBuilder(precision === 'bfloat16' ? 'bf16' : 'f32');
+  }
+
+  /** A trace whose operations can be built into this one. */
+  fork(name: string): Trace {
+    return new Trace(name, this.#retain, { parent: this });
   }
 
   /** Declares the next argument of the program. */
@@ -50,6 +78,13 @@ export class Trace {
     const { content } = data;
     if (content.kind === 'traced') {
       if (content.trace === this) return content.value;
+      if (content.trace === this.#parent) {
+        throw new EngineError(
+          'XLA_LAYER_CAPTURE',
+          `${this.name} reads a result of ${content.op} [${data.shape.join()}] that it was not given, and so could ` +
+            'give it no gradient. Pass it in `shared` (repeatLayers) or among the inputs (rematerialized).',
+        );
+      }
       throw new EngineError(
         'XLA_TENSOR_LEAKED',
         `${this.name} uses a result of ${content.op} [${data.shape.join()}] that was kept from the trace of ` +
@@ -60,7 +95,7 @@ export class Trace {
     if (value === undefined) {
       value =
         content.kind === 'host' && isInline(content.values)
-          ? this.hlo.constantArray(content.values, tensorTypeOf(data))
+          ? this.hlo.constantArray(content.values, tensorTypeOf(specOf(data)))
           : this.#capture(data);
       this.#captured.set(data, value);
     }
@@ -68,9 +103,21 @@ export class Trace {
   }
 
   /** Ends the trace. Arguments at `donated` may be overwritten by results of their shape and type, in order. */
-  finish(results: readonly Value[], donated: readonly number[] = []): TracedProgram {
+  finish(
+    results: readonly Value[],
+    donated: readonly number[] = [],
+    declared?: ProgramShardings,
+  ): TracedProgram {
+    const { parameters } = this.hlo;
+    // Those that were captured have copies on all devices.
+    const shardings = declared && {
+      ...declared,
+      parameters: parameters.map((_, index) => declared.parameters[index] ?? REPLICATED),
+    };
+    const plan = donations(parameters, results, donated, shardings);
     return {
-      mlir: this.hlo.print(this.name, results, donations(this.hlo.parameters, results, donated)),
+      mlir: this.hlo.print(this.name, results, plan, shardings),
+      shardings,
       flops: this.hlo.flops(results),
       results: results.map(({ shape, elementType }) => ({ shape, dtype: dtypeOf(elementType) })),
       captures: this.#captures,
@@ -79,31 +126,23 @@ export class Trace {
 
   /** Lets go of the captured buffers, where no program came of the trace. */
   abandon(): void {
-    releaseCaptures(this.#captures);
+    for (const capture of this.#captures) capture.release();
   }
 
   #capture(data: TensorData): Value {
-    const { content } = data;
-    if (content.kind === 'host') this.#captures.push(this.#upload(content.values, data));
-    if (content.kind === 'device') this.#captures.push(content.shared.retain());
-    if (content.kind === 'pending') this.#captures.push(content.shared.then((s) => s.retain()));
-    return this.hlo.parameter(tensorTypeOf(data));
+    const spec = specOf(data);
+    if (this.#parent !== undefined) {
+      const value = this.hlo.parameter(tensorTypeOf(spec));
+      this.outer.push({ value, data });
+      return value;
+    }
+    this.#captures.push(this.#retain(data));
+    return this.hlo.parameter(tensorTypeOf(spec));
   }
 }
 
-export function releaseCaptures(captures: TracedProgram['captures']): void {
-  for (const capture of captures) {
-    if (capture instanceof SharedBuffer) capture.release();
-    else {
-      // A failed upload is reported where the tensor is used.
-      void capture.then(
-        (shared) => {
-          shared.release();
-        },
-        () => undefined,
-      );
-    }
-  }
+function specOf({ shape, dtype }: TensorData): TensorSpec {
+  return { shape, dtype: numericDtype(dtype) };
 }
 
 /** Splats and short arrays are printed; splats of any size, since they print as one number. */
@@ -118,12 +157,18 @@ function donations(
   parameters: readonly Value[],
   results: readonly Value[],
   donated: readonly number[],
+  shardings: ProgramShardings | undefined,
 ): (Donation | undefined)[] {
   const free = new Set(results.keys());
   const plan: (Donation | undefined)[] = parameters.map(() => undefined);
   for (const index of donated) {
     const parameter = parameters[index]!;
-    const match = [...free].find((result) => sameType(results[result]!, parameter));
+    const match = [...free].find(
+      (result) =>
+        sameType(results[result]!, parameter) &&
+        (shardings === undefined ||
+          sameSharding(shardings.results[result]!, shardings.parameters[index]!)),
+    );
     if (match === undefined) plan[index] = 'donor';
     else {
       free.delete(match);
@@ -136,14 +181,19 @@ function donations(
 /** A traced program with its executable, which may still be compiling. */
 export class CompiledProgram {
   readonly traced: TracedProgram;
-  readonly executable: Promise<PjrtExecutable>;
+  readonly #executable: Promise<PjrtExecutable>;
+  #numUsers = 0;
   #isClosed = false;
 
-  constructor(traced: TracedProgram, executable: Promise<PjrtExecutable>) {
+  /** `onFailed` is called, once it is closed, when there comes no executable. */
+  constructor(traced: TracedProgram, executable: Promise<PjrtExecutable>, onFailed: () => void) {
     this.traced = traced;
-    this.executable = executable;
-    // The failure is reported by each call.
-    executable.catch(() => undefined);
+    this.#executable = executable;
+    // The failure itself is reported by each use.
+    executable.catch(() => {
+      this.close();
+      onFailed();
+    });
   }
 
   /**
@@ -151,36 +201,53 @@ export class CompiledProgram {
    * Inputs at `donate` are consumed.
    */
   async run(
-    inputs: readonly (SharedBuffer | Promise<SharedBuffer>)[],
+    inputs: readonly SharedBuffer[],
     donate: readonly number[] = [],
   ): Promise<SharedBuffer[]> {
-    const settled = await Promise.allSettled(inputs.map((input) => Promise.resolve(input)));
-    const held = settled.flatMap((input) => (input.status === 'fulfilled' ? [input.value] : []));
     try {
-      for (const input of settled) if (input.status === 'rejected') throw input.reason;
-      const executable = await this.executable;
-      const captures = await Promise.all(
-        this.traced.captures.map((capture) => Promise.resolve(capture)),
-      );
-      const outputs = await executable.execute(
-        [...held, ...captures].map((shared) => shared.buffer),
-        { donate },
-      );
-      return outputs.map((buffer) => new SharedBuffer(buffer));
+      return await this.use(async (executable) => {
+        const { captures, shardings, results } = this.traced;
+        const given = [...inputs, ...captures];
+        if (shardings !== undefined)
+          return executeSharded(executable, shardings, results, given, donate);
+        const outputs = await executable.execute(
+          given.map((shared) => shared.buffer),
+          { donate },
+        );
+        return outputs.map((buffer) => new SharedBuffer(buffer));
+      });
     } finally {
-      for (const shared of held) shared.release();
+      for (const shared of inputs) shared.release();
     }
   }
 
+  /** Waits for the executable, which stays open until `body` has ended. */
+  async use<T>(body: (executable: PjrtExecutable) => T | Promise<T>): Promise<T> {
+    assert(!this.#isClosed, 'a closed program is used');
+    this.#numUsers++;
+    try {
+      return await body(await this.#executable);
+    } finally {
+      this.#numUsers--;
+      this.#freeIfUnused();
+    }
+  }
+
+  /** Frees the executable and what it captured, once nobody uses them. Idempotent. */
   close(): void {
     if (this.#isClosed) return;
     this.#isClosed = true;
-    releaseCaptures(this.traced.captures);
-    void this.executable.then(
+    this.#freeIfUnused();
+  }
+
+  #freeIfUnused(): void {
+    if (!this.#isClosed || this.#numUsers > 0) return;
+    for (const capture of this.traced.captures) capture.release();
+    void this.#executable.then(
       (executable) => {
         executable.close();
       },
-      () => undefined,
+      () => undefined, // there is nothing to free
     );
   }
 }

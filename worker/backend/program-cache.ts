@@ -1,4 +1,5 @@
 import { createHash, randomUUID } from 'node:crypto';
+import { mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { mkdir, readdir, readFile, rename, rm, stat, utimes, writeFile } from 'node:fs/promises';
 import os from 'node:os';
 import path from 'node:path';
@@ -9,11 +10,19 @@ import type { PjrtExecutable } from '../pjrt/executable.ts';
 
 /** Bytes of compiled programs that are kept; the least recently used go first. */
 const MAX_CACHE_BYTES = 2 * 2 ** 30;
+/** The folder is looked through after so many bytes of new programs. */
+const PRUNE_BYTES = MAX_CACHE_BYTES / 64;
+/** Of programs of single ops, which are some kilobytes each. */
+const MAX_OP_BYTES = 2 ** 26;
 const DIGEST_BYTES = 32;
+const TEMPORARY = '.tmp';
+const STALE_MS = 60 * 60_000;
 
 /** Compiles programs, or loads what an earlier process compiled from the same text with the same plugin and flags. */
 export interface ProgramCache {
   compile(mlir: string): Promise<PjrtExecutable>;
+  /** The same for a single op, on the first device, with this thread held until it is done. */
+  compileOp(mlir: string): PjrtExecutable;
 }
 
 export interface ProgramCacheOptions {
@@ -22,6 +31,8 @@ export interface ProgramCacheOptions {
   readonly flags: XlaFlags;
   /** Size of the plugin's thread pool: compiled code depends on it. */
   readonly threads: number;
+  /** Of the devices that programs run on, in `client.devices`. */
+  readonly deviceIndices: readonly number[];
 }
 
 /**
@@ -30,23 +41,47 @@ export interface ProgramCacheOptions {
  */
 export async function openProgramCache(
   client: PjrtClient,
-  { cacheDir, pluginPath, flags, threads }: ProgramCacheOptions,
+  { cacheDir, pluginPath, flags, threads, deviceIndices }: ProgramCacheOptions,
 ): Promise<ProgramCache> {
   const folder = path.join(cacheDir, 'programs');
   const { size, mtimeMs } = await stat(pluginPath);
   const { platformName, platformVersion } = client;
   const key = JSON.stringify([
-    { pluginPath, size, mtimeMs, platformName, platformVersion, flags, threads },
+    { pluginPath, size, mtimeMs, platformName, platformVersion, flags, threads, deviceIndices },
     await machine(client),
   ]);
+  const opFolder = path.join(folder, 'ops');
+  for (const [within, maxBytes] of [
+    [folder, MAX_CACHE_BYTES],
+    [opFolder, MAX_OP_BYTES],
+  ] as const) {
+    await prune(within, maxBytes).catch(() => undefined); // there may be none yet
+  }
+  let newBytes = 0;
+  let newOpBytes = 0;
+  const fileOf = (within: string, mlir: string) => {
+    const digest = createHash('sha256').update(key).update(mlir).digest('hex');
+    return path.join(within, `${digest}.pjrt`);
+  };
   return {
+    compileOp(mlir) {
+      const file = fileOf(opFolder, mlir);
+      const cached = loadSync(client, file);
+      if (cached !== undefined) return cached;
+      const executable = client.compileSync(mlir, { flags });
+      if (newOpBytes < MAX_OP_BYTES) newOpBytes += storeSync(opFolder, file, executable);
+      return executable;
+    },
     async compile(mlir) {
-      const digest = createHash('sha256').update(key).update(mlir).digest('hex');
-      const file = path.join(folder, `${digest}.pjrt`);
+      const file = fileOf(folder, mlir);
       const cached = await load(client, file);
       if (cached !== undefined) return cached;
-      const executable = await client.compile(mlir, { flags });
-      await store(folder, file, executable);
+      const executable = await client.compile(mlir, { flags, deviceIndices });
+      newBytes += await store(folder, file, executable);
+      if (newBytes > PRUNE_BYTES) {
+        newBytes = 0;
+        await prune(folder, MAX_CACHE_BYTES).catch(() => undefined); // the next time is soon enough
+      }
       return executable;
     },
   };
@@ -68,9 +103,8 @@ async function machine({ devices }: PjrtClient): Promise<readonly unknown[]> {
 
 async function load(client: PjrtClient, file: string): Promise<PjrtExecutable | undefined> {
   try {
-    const entry = await readFile(file);
-    const body = entry.subarray(DIGEST_BYTES);
-    if (!sha256(body).equals(entry.subarray(0, DIGEST_BYTES))) return undefined;
+    const body = bodyOf(await readFile(file));
+    if (body === undefined) return undefined;
     const executable = await client.deserialize(body);
     const now = new Date();
     await utimes(file, now, now);
@@ -81,34 +115,68 @@ async function load(client: PjrtClient, file: string): Promise<PjrtExecutable | 
   }
 }
 
-async function store(folder: string, file: string, executable: PjrtExecutable): Promise<void> {
-  const temporary = path.join(folder, `.${randomUUID()}.tmp`);
+function loadSync(client: PjrtClient, file: string): PjrtExecutable | undefined {
+  try {
+    const body = bodyOf(readFileSync(file));
+    return body && client.deserializeSync(body);
+  } catch {
+    return undefined; // as in `load`
+  }
+}
+
+/** Gives the bytes that it wrote. */
+function storeSync(folder: string, file: string, executable: PjrtExecutable): number {
+  const temporary = path.join(folder, `.${randomUUID()}${TEMPORARY}`);
+  try {
+    const body = executable.serialize();
+    mkdirSync(folder, { recursive: true });
+    writeFileSync(temporary, Buffer.concat([sha256(body), body]));
+    renameSync(temporary, file);
+    return body.length;
+  } catch {
+    rmSync(temporary, { force: true }); // as in `store`
+    return 0;
+  }
+}
+
+/** What an entry holds, unless it is damaged. */
+function bodyOf(entry: Buffer): Buffer | undefined {
+  const body = entry.subarray(DIGEST_BYTES);
+  return sha256(body).equals(entry.subarray(0, DIGEST_BYTES)) ? body : undefined;
+}
+
+/** Gives the bytes that it wrote. */
+async function store(folder: string, file: string, executable: PjrtExecutable): Promise<number> {
+  const temporary = path.join(folder, `.${randomUUID()}${TEMPORARY}`);
   try {
     const body = executable.serialize();
     await mkdir(folder, { recursive: true });
     await writeFile(temporary, Buffer.concat([sha256(body), body]));
     await rename(temporary, file);
-    await prune(folder);
+    return body.length;
   } catch {
     // A full or read-only disk, or a plugin that cannot serialize, costs the next process a compilation, no more.
     await rm(temporary, { force: true }).catch(() => undefined);
+    return 0;
   }
 }
 
-async function prune(folder: string): Promise<void> {
-  const names = (await readdir(folder)).filter((name) => name.endsWith('.pjrt'));
+/** Removes the least recently used programs beyond `maxBytes`, and what processes left behind that were killed. */
+async function prune(folder: string, maxBytes: number): Promise<void> {
   const entries = await Promise.all(
-    names.map(async (name) => {
+    (await readdir(folder)).map(async (name) => {
       const file = path.join(folder, name);
-      const { size, mtimeMs } = await stat(file);
+      // Another process may have removed it.
+      const { size, mtimeMs } = await stat(file).catch(() => ({ size: 0, mtimeMs: Infinity }));
       return { file, size, mtimeMs };
     }),
   );
   entries.sort((a, b) => b.mtimeMs - a.mtimeMs);
   let total = 0;
-  for (const { file, size } of entries) {
-    total += size;
-    if (total > MAX_CACHE_BYTES) await rm(file, { force: true });
+  for (const { file, size, mtimeMs } of entries) {
+    const isStale = file.endsWith(TEMPORARY) && Date.now() - mtimeMs > STALE_MS;
+    if (file.endsWith('.pjrt')) total += size;
+    if (isStale || (file.endsWith('.pjrt') && total > maxBytes)) await rm(file, { force: true });
   }
 }
 

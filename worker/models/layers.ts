@@ -5,6 +5,8 @@ export interface Initializer {
   /** Normal of the given standard deviation, cut at two of them. */
   normal(path: string, shape: readonly number[], std: number): tf.Tensor;
   fill(path: string, shape: readonly number[], value: number): tf.Tensor;
+  /** For the tensors of that many equal layers at once: paths have `*` for the layer's number, see `Stacked`. */
+  layers(numLayers: number): Initializer;
 }
 
 export type DenseParams = {
@@ -115,6 +117,27 @@ export function selfAttention(
   const weights = tf.softmax(bias === undefined ? scores : tf.add(scores, bias));
   const mixed = tf.transpose(tf.matMul(weights, value), [0, 2, 1, 3]); // [B, L, A, D/A]
   return dense(params.output, tf.reshape(mixed, [batch, length, width]));
+}
+
+/**
+ * Multi-head attention of queries [B, Lq, D] to keys and values [B, Lk, D], each cut into heads: [B, Lq, D]. `bias`,
+ * broadcast to [B, A, Lq, Lk], is added to the scores. Source: Vaswani et al. 2017, arXiv:1706.03762, sec. 3.2.
+ */
+export function attend(
+  query: tf.Tensor,
+  key: tf.Tensor,
+  value: tf.Tensor,
+  { numHeads, bias }: { readonly numHeads: number; readonly bias?: tf.Tensor },
+): tf.Tensor {
+  const [batch, length, width] = query.shape as [number, number, number];
+  const headWidth = width / numHeads;
+  const heads = (x: tf.Tensor): tf.Tensor =>
+    tf.transpose(tf.reshape(x, [batch, -1, numHeads, headWidth]), [0, 2, 1, 3]); // [B, A, L, D/A]
+  const scaled = tf.mul(heads(query), 1 / Math.sqrt(headWidth));
+  const scores = tf.matMul(scaled, heads(key), false, true); // [B, A, Lq, Lk]
+  const weights = tf.softmax(bias === undefined ? scores : tf.add(scores, bias));
+  const mixed = tf.transpose(tf.matMul(weights, heads(value)), [0, 2, 1, 3]);
+  return tf.reshape(mixed, [batch, length, width]);
 }
 
 /** A pre-norm transformer block, [B, L, D] to [B, L, D]. */

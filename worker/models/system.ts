@@ -56,7 +56,7 @@ export interface VideoLanguageSystem<P extends TensorTree = TensorTree> {
   init(initializer: Initializer): P;
   /** Arrays that the program takes but does not train. */
   readonly frozen: Readonly<Record<string, HostArray>>;
-  /** Whether weight decay applies to a parameter. */
+  /** Whether weight decay applies to a parameter; of stacked layers, `shape` is that of one. */
   decays(path: string, shape: readonly number[]): boolean;
   /** A training microbatch; a pure function of rows and the run's seed. */
   assemble(rows: readonly Row[]): HostBatch;

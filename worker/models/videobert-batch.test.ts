@@ -1,29 +1,14 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { openRng } from '../../proto/random.ts';
-import {
-  assembleVideoBert,
-  TRAINING,
-  type AssemblyConfig,
-  type VideoBertExample,
-} from './videobert-batch.ts';
+import { assembleVideoBert, TRAINING, type VideoBertExample } from './videobert-batch.ts';
+import { testAssembly } from '../test/assembly.ts';
 import { applyMask, choosePositions, chooseSpans } from './masking.ts';
 
-const CONFIG: AssemblyConfig = {
-  seed: 11,
-  special: { pad: 0, cls: 2, sep: 3, mask: 4, join: 5, firstWord: 6 },
-  textVocabulary: 50,
-  visualVocabulary: 16,
-  maxTextTokens: 8,
-  numWindows: 6,
-  textMaskRatio: 0.25,
-  visualMaskRatio: 0.5,
-  visualMaskSpan: 3,
-  textOnlyShare: 0,
-  videoOnlyShare: 0,
-  mismatchedShare: 0.5,
-  modalities: 'both',
-};
+const CONFIG = testAssembly({
+  ...{ seed: 11, textVocabulary: 50, visualVocabulary: 16, maxTextTokens: 8, numWindows: 6 },
+  ...{ textMaskRatio: 0.25, visualMaskSpan: 3 },
+});
 
 function example(number: number, epoch = 0, numWords = 5): VideoBertExample {
   const rng = openRng(3, 'example', number);

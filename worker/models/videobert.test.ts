@@ -8,28 +8,10 @@ import { openInitializer } from '../initializer.ts';
 import { defaultCacheDir } from '../prepare.ts';
 import { leavesOf, withLeaves } from '../tree.ts';
 import { initVideoBert, videoBertLogits, videoBertSums, type VideoBertBatch } from './videobert.ts';
-import {
-  assembleVideoBert,
-  sequenceLength,
-  TRAINING,
-  type AssemblyConfig,
-} from './videobert-batch.ts';
+import { assembleVideoBert, sequenceLength, TRAINING } from './videobert-batch.ts';
+import { testAssembly } from '../test/assembly.ts';
 
-const ASSEMBLY: AssemblyConfig = {
-  seed: 1,
-  special: { pad: 0, cls: 2, sep: 3, mask: 4, join: 5, firstWord: 6 },
-  textVocabulary: 20,
-  visualVocabulary: 8,
-  maxTextTokens: 6,
-  numWindows: 4,
-  textMaskRatio: 0.4,
-  visualMaskRatio: 0.5,
-  visualMaskSpan: 2,
-  textOnlyShare: 0,
-  videoOnlyShare: 0,
-  mismatchedShare: 0.5,
-  modalities: 'both',
-};
+const ASSEMBLY = testAssembly();
 const SIZES = {
   width: 16,
   numLayers: 2,

@@ -1,4 +1,6 @@
 import * as tf from '@tensorflow/tfjs-core';
+import { repeatLayers } from '../layer-loop.ts';
+import type { Stacked } from '../tree.ts';
 import { binaryCrossEntropySums, crossEntropySums, type ObjectiveSums } from '../losses.ts';
 import {
   dense,
@@ -38,7 +40,7 @@ export type VideoBertParams = {
   readonly position: tf.Tensor; // [L, D]
   readonly segment: tf.Tensor; // [2, D]
   readonly embeddingNorm: LayerNormParams;
-  readonly blocks: readonly BlockParams[];
+  readonly blocks: Stacked<BlockParams>;
   readonly finalNorm: LayerNormParams;
   readonly textHead: HeadParams;
   readonly visualHead: HeadParams;
@@ -83,9 +85,7 @@ export function initVideoBert(sizes: VideoBertSizes, init: Initializer): VideoBe
     position: init.normal('position', [length, width], 0.02),
     segment: init.normal('segment', [2, width], 0.02),
     embeddingNorm: initLayerNorm(init, 'embeddingNorm', width),
-    blocks: Array.from({ length: numLayers }, (_, i) =>
-      initBlock(init, `blocks/${i}`, width, mlpRatio),
-    ),
+    blocks: { '*': initBlock(init.layers(numLayers), 'blocks/*', width, mlpRatio) },
     finalNorm: initLayerNorm(init, 'finalNorm', width),
     textHead: head('textHead', textVocabulary),
     visualHead: head('visualHead', visualVocabulary),
@@ -111,8 +111,12 @@ function encode(
   ); // [B, L, D]
   const embedded = tf.add(tf.add(words, segment), params.position);
   const bias = tf.mul(tf.sub(tf.reshape(present, [batch, 1, 1, length]), 1), 1e9);
-  let states = layerNorm(params.embeddingNorm, embedded);
-  for (const block of params.blocks) states = transformerBlock(block, states, { numHeads, bias });
+  const states = repeatLayers(
+    params.blocks,
+    layerNorm(params.embeddingNorm, embedded),
+    (block, x, [seen]) => transformerBlock(block, x, { numHeads, bias: seen! }),
+    { shared: [bias] },
+  );
   return { states: layerNorm(params.finalNorm, states), visualTable };
 }
 

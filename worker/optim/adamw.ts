@@ -1,5 +1,5 @@
 import * as tf from '@tensorflow/tfjs-core';
-import { leavesOf, mapTree, withLeaves, type TensorTree } from '../tree.ts';
+import { leavesOf, mapTree, partsOf, withLeaves, type TensorTree } from '../tree.ts';
 
 export interface AdamWConfig {
   readonly beta1: number;
@@ -37,9 +37,10 @@ export function adamWScalars(
 }
 
 /**
- * One update. `gradient` is the flat gradient, float32 [number of parameters], leaves in the tree's order; it is
- * multiplied by the clip factor in `scalars` ({@link adamWScalars}) first. Weight decay is decoupled, and off for the
- * paths that `decays` refuses. Source: Loshchilov & Hutter 2019, arXiv:1711.05101, algorithm 2.
+ * One update. `gradient` is a tree like the parameters, or flat: float32 [number of parameters], leaves in the tree's
+ * order; it is multiplied by the clip factor in `scalars` ({@link adamWScalars}) first. Weight decay is decoupled, and
+ * off for the paths that `decays` refuses, which is told a layer's own shape. Source: Loshchilov & Hutter 2019,
+ * arXiv:1711.05101, algorithm 2.
  */
 export function adamW<P extends TensorTree>(
   config: AdamWConfig,
@@ -52,7 +53,7 @@ export function adamW<P extends TensorTree>(
   }: {
     readonly params: P;
     readonly state: AdamWState<P>;
-    readonly gradient: tf.Tensor;
+    readonly gradient: TensorTree;
     readonly scalars: tf.Tensor;
     readonly decays: (path: string, shape: readonly number[]) => boolean;
   },
@@ -64,6 +65,7 @@ export function adamW<P extends TensorTree>(
     tf.Tensor,
   ];
   const [firsts, seconds] = [leavesOf(state.first), leavesOf(state.second)];
+  const gradients = leavesOf(gradient);
   const updated: Record<'params' | 'first' | 'second', tf.Tensor[]> = {
     params: [],
     first: [],
@@ -71,9 +73,12 @@ export function adamW<P extends TensorTree>(
   };
   let offset = 0;
   for (const [index, [path, param]] of leavesOf(params).entries()) {
-    const slice = tf.reshape(tf.slice(gradient, [offset], [param.size]), param.shape);
+    const own =
+      gradient instanceof tf.Tensor
+        ? tf.reshape(tf.slice(gradient, [offset], [param.size]), param.shape)
+        : gradients[index]![1];
     offset += param.size;
-    const grad = tf.mul(slice, gradientScale);
+    const grad = tf.mul(own, gradientScale);
     const first = tf.add(tf.mul(firsts[index]![1], config.beta1), tf.mul(grad, 1 - config.beta1));
     const second = tf.add(
       tf.mul(seconds[index]![1], config.beta2),
@@ -83,7 +88,7 @@ export function adamW<P extends TensorTree>(
       tf.mul(first, firstCorrection),
       tf.add(tf.sqrt(tf.mul(second, secondCorrection)), config.epsilon),
     );
-    const change = decays(path, param.shape)
+    const change = decays(path, partsOf(path, param.shape)[0]!.shape)
       ? tf.add(direction, tf.mul(param, config.weightDecay))
       : direction;
     updated.params.push(tf.sub(param, tf.mul(change, learningRate)));

@@ -50,27 +50,44 @@ export class PjrtBuffer {
   toHost<T extends ArrayBufferView>(into: T): Promise<T>;
   async toHost(into?: ArrayBufferView): Promise<ArrayBufferView> {
     const array = into ?? hostArray(this.dims, this.type);
-    if (array.byteLength !== this.sizeBytes) {
-      throw new PjrtError(
-        'PJRT_BUFFER_FAILED',
-        `a ${this.type}[${this.dims.join(',')}] buffer has ${this.sizeBytes} bytes and cannot be read into ` +
-          `${array.byteLength} bytes`,
+    const buffer = this.handle;
+    this.#checkSize(array);
+    if (array.byteLength > 0) {
+      await this.#handles.during(() =>
+        this.#handles.api.awaitEvent(this.#startCopy(buffer, array), FAILURE),
       );
     }
-    const buffer = this.handle;
-    if (this.sizeBytes === 0) return array;
-    const { api } = this.#handles;
-    await this.#handles.during(async () => {
-      const args = PJRT_Buffer_ToHostBuffer_Args({
-        buffer,
-        host_layout: rowMajor(this.dims.length),
-        dst: array,
-        dst_size: array.byteLength,
-      });
-      api.call('PJRT_Buffer_ToHostBuffer', args, FAILURE);
-      await api.awaitEvent(args.get('event'), FAILURE);
-    });
     return array;
+  }
+
+  /** `toHost`, with this thread held until the elements are computed and copied. */
+  toHostSync(): HostArray {
+    const array = hostArray(this.dims, this.type);
+    const buffer = this.handle;
+    if (array.byteLength > 0) {
+      this.#handles.api.awaitEventSync(this.#startCopy(buffer, array), FAILURE);
+    }
+    return array;
+  }
+
+  #checkSize({ byteLength }: ArrayBufferView): void {
+    if (byteLength === this.sizeBytes) return;
+    throw new PjrtError(
+      'PJRT_BUFFER_FAILED',
+      `a ${this.type}[${this.dims.join(',')}] buffer has ${this.sizeBytes} bytes and cannot be read into ` +
+        `${byteLength} bytes`,
+    );
+  }
+
+  #startCopy(buffer: bigint, array: ArrayBufferView): bigint {
+    const args = PJRT_Buffer_ToHostBuffer_Args({
+      buffer,
+      host_layout: rowMajor(this.dims.length),
+      dst: array,
+      dst_size: array.byteLength,
+    });
+    this.#handles.api.call('PJRT_Buffer_ToHostBuffer', args, FAILURE);
+    return args.get('event');
   }
 
   /** Frees the device memory once nothing in flight uses it. */

@@ -37,6 +37,8 @@ export type PjrtErrorCode =
   | 'PJRT_COMPILE_FAILED'
   | 'PJRT_EXECUTE_FAILED'
   | 'PJRT_BUFFER_FAILED'
+  | 'PJRT_OUT_OF_MEMORY'
+  | 'PJRT_DEVICE_LOST'
   | 'PJRT_CLOSED';
 
 /** A loaded plugin: its function table, and calls whose errors are thrown. It stays loaded for the life of the process. */
@@ -49,6 +51,8 @@ export interface PjrtApi {
   callAsync(name: PjrtFunction, args: Struct<string>, failure: Failure): Promise<void>;
   /** Ends with the event and destroys it; tells whether it was ready when called. Rejects with its error. */
   awaitEvent(event: bigint, failure: Failure): Promise<boolean>;
+  /** `awaitEvent`, with this thread held until then. Throws the event's error. */
+  awaitEventSync(event: bigint, failure: Failure): void;
 }
 
 /** How an error of a call is reported. */
@@ -88,6 +92,8 @@ function bindApi(path: string): PjrtApi {
     );
   if (!statSync(path, { throwIfNoEntry: false })?.isFile()) throw invalid('there is no such file');
   configureStacks();
+  // Plugins of XLA write what they note to stderr. What goes wrong comes as errors.
+  process.env['TF_CPP_MIN_LOG_LEVEL'] ??= '2';
   let library: LibraryHandle;
   try {
     library = koffi.load(path);
@@ -161,6 +167,14 @@ function bindApi(path: string): PjrtApi {
         api.call('PJRT_Event_Destroy', args, failure);
       }
     },
+    awaitEventSync(event, failure) {
+      const args = PJRT_Event_Args({ event });
+      try {
+        api.call('PJRT_Event_Await', args, failure);
+      } finally {
+        api.call('PJRT_Event_Destroy', args, failure);
+      }
+    },
   };
   return api;
 }
@@ -172,17 +186,38 @@ function takeError(
   { code, what }: Failure,
 ): PjrtError {
   try {
-    const message = PJRT_Error_Args({ error });
-    functions.PJRT_Error_Message(message.words);
+    const said = PJRT_Error_Args({ error });
+    functions.PJRT_Error_Message(said.words);
     const status = PJRT_Error_GetCode_Args({ error });
     functions.PJRT_Error_GetCode(status.words);
     const name = STATUSES[status.number('code')] ?? 'UNKNOWN';
-    const text = textAt(message.get('message'), message.get('message_size'));
-    return new PjrtError(code, `${what}: ${name}: ${text}`, { status: name });
+    const text = textAt(said.get('message'), said.get('message_size'));
+    const message = `${what}: ${name}: ${text.replace(/\.?\s*$/, '')}`;
+    if (name === 'RESOURCE_EXHAUSTED')
+      return new PjrtError('PJRT_OUT_OF_MEMORY', `${message}. ${USE_LESS}`, { status: name });
+    if (DEVICE_LOST.test(text))
+      return new PjrtError('PJRT_DEVICE_LOST', `${message}. ${START_AGAIN}`, { status: name });
+    return new PjrtError(code, message, { status: name });
   } finally {
     functions.PJRT_Error_Destroy(PJRT_Error_Args({ error }).words);
   }
 }
+
+/** What to do when memory does not suffice. */
+export const USE_LESS =
+  'Make the batch or the model smaller, compute in bfloat16, or spread the program over more devices.';
+
+// Errors of a GPU after which every call of its context fails; the plugin passes them on by name, as INTERNAL.
+// Source: CUresult in cuda.h ("the process must be terminated and relaunched"), hipError_t in hip_runtime_api.h.
+const DEVICE_LOST = new RegExp(
+  '\\bCUDA_ERROR_(ILLEGAL_ADDRESS|ILLEGAL_INSTRUCTION|LAUNCH_FAILED|LAUNCH_TIMEOUT|HARDWARE_STACK_ERROR|' +
+    'ECC_UNCORRECTABLE|NVLINK_UNCORRECTABLE|MISALIGNED_ADDRESS|INVALID_ADDRESS_SPACE|INVALID_PC|ASSERT|' +
+    'CONTEXT_IS_DESTROYED|DEVICE_UNAVAILABLE|CONTAINED|EXTERNAL_DEVICE)\\b|' +
+    '\\bhipError(IllegalAddress|LaunchFailure|LaunchTimeOut|ECCNotCorrectable|Assert|ContextIsDestroyed)\\b',
+);
+const START_AGAIN =
+  'The device does not answer this process any more: start it again from its last checkpoint. If that fails too, ' +
+  'see what `videoloom engine doctor` and `dmesg` say.';
 
 type NativeFunction = ((args: BigUint64Array) => bigint | null) & {
   async(
@@ -245,6 +280,7 @@ const FUNCTIONS = {
   PJRT_Executable_Serialize: 49,
   PJRT_LoadedExecutable_Destroy: 50,
   PJRT_LoadedExecutable_GetExecutable: 51,
+  PJRT_LoadedExecutable_AddressableDevices: 52,
   PJRT_LoadedExecutable_Execute: 55,
   PJRT_Executable_DeserializeAndLoad: 56,
   PJRT_Buffer_Destroy: 58,

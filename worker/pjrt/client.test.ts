@@ -100,6 +100,7 @@ test('every element type travels to the device and back unchanged', async () => 
     u64: BigUint64Array.of(0n, 1n, 2n ** 64n - 1n),
     f16: Uint16Array.of(0x3c00, 0x0001, 0xfbff),
     bf16: Uint16Array.of(0x3f80, 0x0001, 0xff7f),
+    c64: BigUint64Array.of(0x3f8000003f000000n, 0n, 1n),
     f32: Float32Array.of(-0, Number.MIN_VALUE, 3.4e38),
     f64: Float64Array.of(-0, Number.MIN_VALUE, Number.MAX_VALUE),
   };

@@ -4,6 +4,8 @@ import { encodeCompileOptions, type XlaFlags } from './compile-options.ts';
 import { ELEMENT_TYPES, type ElementType, sizeBytesOf } from './element-type.ts';
 import { PjrtExecutable } from './executable.ts';
 import { ClientHandles } from './handles.ts';
+import { type KeyValueStore, openKeyValueCallbacks } from './key-value.ts';
+import { checkArraySizes, hostMemoryBytes } from './limits.ts';
 import { type NamedValues, writeNamedValues } from './named-values.ts';
 import {
   PJRT_Client_AddressableDevices_Args,
@@ -14,6 +16,7 @@ import {
   PJRT_Event_Args,
   PJRT_Executable_DeserializeAndLoad_Args,
   PJRT_Program,
+  type Struct,
   textAt,
   wordsAt,
 } from './structs.ts';
@@ -22,8 +25,11 @@ import { type PjrtDevice, readDevice } from './device.ts';
 export interface CompileOptions {
   /** Flags for this program alone, as in `XLA_FLAGS` but without dashes. */
   readonly flags?: XlaFlags;
-  /** Position in `client.devices` of the device to run on; the first when left out. */
-  readonly deviceIndex?: number;
+  /**
+   * Positions in `client.devices` of the devices to run on; the first when left out. Several run one program together,
+   * cut up by its `sdy.sharding` attributes over a mesh of as many devices in this order.
+   */
+  readonly deviceIndices?: readonly number[];
 }
 
 const CREATE: Failure = { code: 'PJRT_CLIENT_FAILED', what: 'the PJRT client could not be opened' };
@@ -48,12 +54,26 @@ const MLIR = utf8.encode('mlir');
 export async function openPjrtClient(options: {
   readonly pluginPath: string;
   readonly clientOptions?: NamedValues;
+  /** Where the clients of several hosts find each other, for plugins that are one of `num_nodes` (CUDA, ROCm). */
+  readonly keyValues?: KeyValueStore;
 }): Promise<PjrtClient> {
   const api = loadPjrtApi(options.pluginPath);
   const { list, count } = writeNamedValues(options.clientOptions ?? {});
-  const args = PJRT_Client_Create_Args({ create_options: list, num_options: count });
-  await api.callAsync('PJRT_Client_Create', args, CREATE);
-  return new PjrtClient(api, args.get('client'));
+  const callbacks = options.keyValues && (await openKeyValueCallbacks(options.keyValues));
+  const args = PJRT_Client_Create_Args({
+    create_options: list,
+    num_options: count,
+    kv_get_callback: callbacks?.get,
+    kv_put_callback: callbacks?.put,
+    kv_try_get_callback: callbacks?.tryGet,
+  });
+  try {
+    await api.callAsync('PJRT_Client_Create', args, CREATE);
+  } catch (error) {
+    await callbacks?.close();
+    throw error;
+  }
+  return new PjrtClient(api, args.get('client'), () => void callbacks?.close());
 }
 
 /** The devices of one plugin in this process. Close it last: with it go its buffers and executables. */
@@ -64,15 +84,21 @@ export class PjrtClient {
   readonly devices: readonly PjrtDevice[];
   readonly #handles: ClientHandles;
 
-  /** @internal Takes over `client`, a PJRT_Client. */
-  constructor(api: PjrtApi, client: bigint) {
+  /** How many buffers and executables are open. */
+  get numOpen(): number {
+    return this.#handles.numOpen;
+  }
+
+  /** @internal Takes over `client`, a PJRT_Client; `onDestroyed` is called when it is gone. */
+  constructor(api: PjrtApi, client: bigint, onDestroyed: () => void = () => undefined) {
     const text = (name: PjrtFunction): string => {
       const args = PJRT_Client_Text_Args({ client });
       api.call(name, args, CREATE);
       return textAt(args.get('text'), args.get('text_size'));
     };
-    this.#handles = new ClientHandles(api, client);
     this.platformName = text('PJRT_Client_PlatformName');
+    const memoryLimitBytes = this.platformName === 'cpu' ? hostMemoryBytes() : undefined;
+    this.#handles = new ClientHandles(api, client, { memoryLimitBytes, onDestroyed });
     this.platformVersion = text('PJRT_Client_PlatformVersion');
     this.apiVersion = `${api.version.major}.${api.version.minor}`;
     const devices = PJRT_Client_AddressableDevices_Args({ client });
@@ -85,9 +111,26 @@ export class PjrtClient {
 
   /**
    * Compiles an MLIR module of StableHLO, text or bytecode, on a thread of the pool.
-   * @throws PjrtError PJRT_COMPILE_FAILED with the compiler's message
+   * @throws PjrtError PJRT_COMPILE_FAILED with the compiler's message; PJRT_OUT_OF_MEMORY
    */
   async compile(mlir: string | Uint8Array, options: CompileOptions = {}): Promise<PjrtExecutable> {
+    const args = this.#compileArgs(mlir, options);
+    return this.#handles.during(async () => {
+      await this.#handles.api.callAsync('PJRT_Client_Compile', args, COMPILE);
+      return new PjrtExecutable(this.#handles, args.get('executable'));
+    });
+  }
+
+  /** `compile`, with this thread held until it is done. */
+  compileSync(mlir: string | Uint8Array, options: CompileOptions = {}): PjrtExecutable {
+    this.#handles.assertOpen();
+    const args = this.#compileArgs(mlir, options);
+    this.#handles.api.call('PJRT_Client_Compile', args, COMPILE);
+    return new PjrtExecutable(this.#handles, args.get('executable'));
+  }
+
+  #compileArgs(mlir: string | Uint8Array, options: CompileOptions): Struct<'executable'> {
+    if (typeof mlir === 'string' && this.platformName === 'cpu') checkArraySizes(mlir);
     const code = typeof mlir === 'string' ? utf8.encode(mlir) : mlir;
     const program = PJRT_Program({
       code,
@@ -95,36 +138,45 @@ export class PjrtClient {
       format: MLIR,
       format_size: MLIR.length,
     });
-    const device = this.#device(options.deviceIndex);
-    const compileOptions = encodeCompileOptions(device.id, options.flags ?? {});
-    const args = PJRT_Client_Compile_Args({
+    const deviceIds = (options.deviceIndices ?? [0]).map((index) => this.#device(index).id);
+    const compileOptions = encodeCompileOptions(deviceIds, options.flags ?? {});
+    return PJRT_Client_Compile_Args({
       client: this.#handles.client,
       program,
       compile_options: compileOptions,
       compile_options_size: compileOptions.length,
     });
-    return this.#handles.during(async () => {
-      await this.#handles.api.callAsync('PJRT_Client_Compile', args, COMPILE);
-      return new PjrtExecutable(this.#handles, args.get('executable'));
-    });
   }
 
   /** Loads what `PjrtExecutable.serialize` gave. @throws PjrtError PJRT_COMPILE_FAILED when it is of another plugin */
   async deserialize(bytes: Uint8Array): Promise<PjrtExecutable> {
-    const args = PJRT_Executable_DeserializeAndLoad_Args({
-      client: this.#handles.client,
-      bytes,
-      bytes_size: bytes.length,
-    });
+    const args = this.#deserializeArgs(bytes);
     return this.#handles.during(async () => {
       await this.#handles.api.callAsync('PJRT_Executable_DeserializeAndLoad', args, LOAD);
       return new PjrtExecutable(this.#handles, args.get('loaded_executable'));
     });
   }
 
+  /** `deserialize`, with this thread held until it is done. */
+  deserializeSync(bytes: Uint8Array): PjrtExecutable {
+    this.#handles.assertOpen();
+    const args = this.#deserializeArgs(bytes);
+    this.#handles.api.call('PJRT_Executable_DeserializeAndLoad', args, LOAD);
+    return new PjrtExecutable(this.#handles, args.get('loaded_executable'));
+  }
+
+  #deserializeArgs(bytes: Uint8Array): Struct<'loaded_executable'> {
+    return PJRT_Executable_DeserializeAndLoad_Args({
+      client: this.#handles.client,
+      bytes,
+      bytes_size: bytes.length,
+    });
+  }
+
   /**
    * Copies a dense row-major array to a device. The bytes of `data` are copied before it returns.
-   * @throws PjrtError PJRT_BUFFER_FAILED when `data` does not have the bytes of `dims`, or the device no room
+   * @throws PjrtError PJRT_BUFFER_FAILED when `data` does not have the bytes of `dims`; PJRT_OUT_OF_MEMORY when the
+   * device has no room
    */
   bufferFromHost(
     data: ArrayBufferView,

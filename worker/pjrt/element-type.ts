@@ -1,7 +1,7 @@
-/** An element type by its StableHLO name, `pred` for i1 and `s`/`u` for signed and unsigned integers. */
+/** An element type by its StableHLO name, `pred` for i1, `s`/`u` for signed and unsigned integers, `c64` for complex<f32>. */
 export type ElementType = keyof typeof ELEMENT_TYPES;
 
-/** Host arrays that hold elements of some type; `bf16` and `f16` are held as their bits. */
+/** Host arrays that hold elements of some type; `bf16`, `f16` and `c64` are held as their bits. */
 export type HostArray =
   | Float32Array<ArrayBuffer>
   | Float64Array<ArrayBuffer>
@@ -29,6 +29,7 @@ export const ELEMENT_TYPES = {
   f32: { code: 11, array: Float32Array },
   f64: { code: 12, array: Float64Array },
   bf16: { code: 13, array: Uint16Array },
+  c64: { code: 14, array: BigUint64Array },
 } as const;
 
 const BY_CODE = new Map(

@@ -1,7 +1,8 @@
 import { PjrtBuffer } from './buffer.ts';
-import { type Failure, PjrtError } from './c-api.ts';
+import { type Failure, type PjrtApi, PjrtError } from './c-api.ts';
 import { type ElementType, elementTypeOf } from './element-type.ts';
 import type { ClientHandles } from './handles.ts';
+import { checkFits } from './limits.ts';
 import { readNamedValues } from './named-values.ts';
 import {
   addressOf,
@@ -14,6 +15,7 @@ import {
   PJRT_Executable_OutputElementTypes_Args,
   PJRT_Executable_Serialize_Args,
   PJRT_ExecuteOptions,
+  PJRT_LoadedExecutable_AddressableDevices_Args,
   PJRT_LoadedExecutable_Execute_Args,
   PJRT_LoadedExecutable_GetExecutable_Args,
   wordsAt,
@@ -55,12 +57,15 @@ const MAX_HELD_MS = 4;
 const EXECUTE: Failure = { code: 'PJRT_EXECUTE_FAILED', what: 'the program could not be executed' };
 const INSPECT: Failure = { code: 'PJRT_EXECUTE_FAILED', what: 'the executable could not be read' };
 
-/** A compiled program, loaded on one device. */
+/** A compiled program, loaded on one device or cut up over several. */
 export class PjrtExecutable {
+  /** Of one device: where the program is cut up, the shapes are those of the parts. */
   readonly outputs: readonly OutputSpec[];
+  readonly numDevices: number;
   readonly #handles: ClientHandles;
   readonly #executable: bigint;
   readonly #call: ExecuteCall;
+  #isKnownToFit = false;
   #handle: bigint | undefined;
   // Some runtimes run a program, or one that they guess to be short, inside the call that starts it. Such calls are
   // made on a thread of the pool, the rest on this one, which is quicker. Nothing is known before the first.
@@ -76,7 +81,8 @@ export class PjrtExecutable {
     this.#executable = args.get('executable');
     handles.own(this, this.#executable, 'PJRT_Executable_Destroy');
     this.outputs = readOutputs(handles, this.#executable);
-    this.#call = new ExecuteCall(handle, this.outputs.length);
+    this.numDevices = countDevices(handles, handle);
+    this.#call = this.#newCall(handle);
   }
 
   get numOutputs(): number {
@@ -86,14 +92,41 @@ export class PjrtExecutable {
   /**
    * Runs the program on `args` and gives its outputs once they are computed; the event loop stays free meanwhile.
    * Several executions may be under way: each starts when its arguments are ready.
-   * @throws PjrtError PJRT_EXECUTE_FAILED with the runtime's message; PJRT_CLOSED when an argument was closed or donated
+   * @throws PjrtError PJRT_EXECUTE_FAILED with the runtime's message; PJRT_OUT_OF_MEMORY; PJRT_DEVICE_LOST; PJRT_CLOSED
+   * when an argument was closed or donated
    */
   execute(args: readonly PjrtBuffer[], options: ExecuteOptions = {}): Promise<PjrtBuffer[]> {
+    this.#checkDevices(1);
+    return this.#execute(args, options);
+  }
+
+  /** `execute` on all its devices at once: for each of them, in order, the arguments that it has, and its outputs. */
+  async executeOnAll(
+    args: readonly (readonly PjrtBuffer[])[],
+    options: ExecuteOptions = {},
+  ): Promise<PjrtBuffer[][]> {
+    this.#checkDevices(args.length);
+    const outputs = await this.#execute(args.flat(), options);
+    const { length } = this.outputs;
+    return args.map((_, device) => outputs.slice(device * length, (device + 1) * length));
+  }
+
+  #checkDevices(count: number): void {
+    if (count === this.numDevices) return;
+    throw new PjrtError(
+      'PJRT_EXECUTE_FAILED',
+      `the program is for ${this.numDevices} devices and was given the arguments of ${count}`,
+    );
+  }
+
+  /** Arguments and outputs of one device after the other. */
+  #execute(args: readonly PjrtBuffer[], options: ExecuteOptions): Promise<PjrtBuffer[]> {
     return this.#handles.during(async () => {
+      this.#checkFits();
       const start = performance.now();
       const { outputs, done } = await this.#dispatch(args, options.donate ?? []);
       try {
-        const wasDone = await this.#handles.api.awaitEvent(done, EXECUTE);
+        const wasDone = await awaitAll(this.#handles.api, done);
         this.#holdsThread = wasDone && performance.now() - start > MAX_HELD_MS;
       } catch (error) {
         for (const output of outputs) output.close();
@@ -103,13 +136,39 @@ export class PjrtExecutable {
     });
   }
 
+  /**
+   * `execute` without donation, with this thread held until the outputs are computed.
+   * @throws PjrtError as `execute` rejects
+   */
+  executeSync(args: readonly PjrtBuffer[]): PjrtBuffer[] {
+    if (this.#handle === undefined) throw new PjrtError('PJRT_CLOSED', 'the executable is closed');
+    this.#handles.assertOpen();
+    const { api } = this.#handles;
+    this.#checkDevices(1);
+    this.#checkFits();
+    const call = this.#newCall(this.#handle);
+    call.setArguments(args, []);
+    api.call('PJRT_LoadedExecutable_Execute', call.args, EXECUTE);
+    const { outputs, done } = call.takeOutputs(this.#handles, this.outputs);
+    try {
+      for (const event of done) api.awaitEventSync(event, EXECUTE);
+    } catch (error) {
+      for (const output of outputs) output.close();
+      throw error;
+    }
+    return outputs;
+  }
+
   async #dispatch(
     args: readonly PjrtBuffer[],
     donate: readonly number[],
-  ): Promise<{ outputs: PjrtBuffer[]; done: bigint }> {
+  ): Promise<{ outputs: PjrtBuffer[]; done: bigint[] }> {
     if (this.#handle === undefined) throw new PjrtError('PJRT_CLOSED', 'the executable is closed');
     const { api } = this.#handles;
-    const donated = donate.map((at) => args[at]!);
+    const perDevice = args.length / this.numDevices;
+    const donated = Array.from({ length: this.numDevices }, (_, device) =>
+      donate.map((at) => args[device * perDevice + at]!),
+    ).flat();
     if (!this.#holdsThread) {
       this.#call.setArguments(args, donate);
       try {
@@ -119,7 +178,7 @@ export class PjrtExecutable {
       }
       return this.#call.takeOutputs(this.#handles, this.outputs);
     }
-    const call = new ExecuteCall(this.#handle, this.outputs.length);
+    const call = this.#newCall(this.#handle);
     call.setArguments(args, donate);
     await this.#handles.holdingReleased(() => {
       for (const buffer of donated) buffer.consume();
@@ -145,11 +204,9 @@ export class PjrtExecutable {
   /** The compiler's estimate of what one execution costs; no figures from a plugin that makes none. */
   cost(): ExecutableCost {
     const args = PJRT_Executable_GetCostAnalysis_Args({ executable: this.#open() });
-    try {
+    unlessUnimplemented(() => {
       this.#handles.api.call('PJRT_Executable_GetCostAnalysis', args, INSPECT);
-    } catch (error) {
-      if (!(error instanceof PjrtError && error.status === 'UNIMPLEMENTED')) throw error;
-    }
+    });
     const values = readNamedValues(args.get('properties'), args.number('num_properties'));
     const figure = (name: string): number | undefined => {
       const value = values.get(name);
@@ -184,6 +241,21 @@ export class PjrtExecutable {
     this.#handle = undefined;
   }
 
+  #checkFits(): void {
+    if (this.#isKnownToFit) return;
+    const { numDevices } = this;
+    const { memoryLimitBytes: limitBytes } = this.#handles;
+    if (limitBytes !== undefined) {
+      const memory = unlessUnimplemented(() => this.memory());
+      if (memory !== undefined) checkFits(memory, { numDevices, limitBytes });
+    }
+    this.#isKnownToFit = true;
+  }
+
+  #newCall(handle: bigint): ExecuteCall {
+    return new ExecuteCall(handle, this.outputs.length, this.numDevices);
+  }
+
   #open(): bigint {
     if (this.#handle === undefined) throw new PjrtError('PJRT_CLOSED', 'the executable is closed');
     this.#handles.assertOpen();
@@ -193,36 +265,41 @@ export class PjrtExecutable {
 
 /** The structs of PJRT_LoadedExecutable_Execute, laid out once: a call then only fills in pointers. */
 class ExecuteCall {
+  readonly #numDevices: number;
+  // Those of one device after the other, to which the lists point.
   readonly #outputs: BigUint64Array;
-  readonly #event = new BigUint64Array(16);
-  readonly #argumentList = new BigUint64Array(16);
+  #arguments = words(0);
+  readonly #argumentLists: BigUint64Array;
+  readonly #events: BigUint64Array;
   readonly #options = PJRT_ExecuteOptions({});
-  #arguments = new BigUint64Array();
-  #kept = new BigUint64Array();
+  #kept = words(0);
   readonly args;
 
-  constructor(executable: bigint, numOutputs: number) {
-    this.#outputs = new BigUint64Array(Math.max(16, numOutputs));
-    const outputList = new BigUint64Array(16);
-    outputList[0] = addressOf(this.#outputs);
+  constructor(executable: bigint, numOutputs: number, numDevices: number) {
+    this.#numDevices = numDevices;
+    this.#events = words(numDevices);
+    this.#argumentLists = words(numDevices);
+    this.#outputs = words(numOutputs * numDevices);
+    const outputLists = words(numDevices);
+    pointInto(this.#outputs, numOutputs, numDevices, outputLists);
     this.args = PJRT_LoadedExecutable_Execute_Args({
       executable,
       options: this.#options,
-      argument_lists: this.#argumentList,
-      num_devices: 1,
-      output_lists: outputList,
-      device_complete_events: this.#event,
+      argument_lists: this.#argumentLists,
+      num_devices: numDevices,
+      output_lists: outputLists,
+      device_complete_events: this.#events,
     });
   }
 
   setArguments(buffers: readonly PjrtBuffer[], donate: readonly number[]): void {
-    if (buffers.length > this.#arguments.length) this.#grow(buffers.length);
+    const numArguments = buffers.length / this.#numDevices;
+    if (this.args.number('num_args') !== numArguments) this.#fit(numArguments);
     for (let at = 0; at < buffers.length; at++) this.#arguments[at] = buffers[at]!.handle;
-    this.args.set('num_args', BigInt(buffers.length));
 
     const donated = new Set(donate);
     let numKept = 0;
-    for (let at = 0; at < buffers.length; at++) {
+    for (let at = 0; at < numArguments; at++) {
       if (!donated.has(at)) this.#kept[numKept++] = BigInt(at);
     }
     this.#options.set('num_non_donatable_input_indices', BigInt(numKept));
@@ -231,19 +308,68 @@ class ExecuteCall {
   takeOutputs(
     handles: ClientHandles,
     specs: readonly OutputSpec[],
-  ): { outputs: PjrtBuffer[]; done: bigint } {
-    const outputs = specs.map(
-      ({ dims, type }, at) => new PjrtBuffer(handles, this.#outputs[at]!, dims, type),
-    );
-    return { outputs, done: this.#event[0]! };
+  ): { outputs: PjrtBuffer[]; done: bigint[] } {
+    const outputs = Array.from({ length: specs.length * this.#numDevices }, (_, at) => {
+      const { dims, type } = specs[at % specs.length]!;
+      return new PjrtBuffer(handles, this.#outputs[at]!, dims, type);
+    });
+    return { outputs, done: [...this.#events.subarray(0, this.#numDevices)] };
   }
 
-  #grow(numArguments: number): void {
-    this.#arguments = new BigUint64Array(Math.max(16, numArguments));
-    this.#kept = new BigUint64Array(Math.max(16, numArguments));
-    this.#argumentList[0] = addressOf(this.#arguments);
+  #fit(numArguments: number): void {
+    this.#arguments = words(numArguments * this.#numDevices);
+    this.#kept = words(numArguments);
+    pointInto(this.#arguments, numArguments, this.#numDevices, this.#argumentLists);
+    this.args.set('num_args', BigInt(numArguments));
     this.#options.set('non_donatable_input_indices', addressOf(this.#kept));
   }
+}
+
+// Typed arrays under 64 bytes live on V8's moving heap until their buffer is asked for.
+function words(count: number): BigUint64Array<ArrayBuffer> {
+  return new BigUint64Array(Math.max(16, count));
+}
+
+/** Sets `pointers` to every `stride`th word of `memory`. */
+function pointInto(
+  memory: BigUint64Array,
+  stride: number,
+  count: number,
+  pointers: BigUint64Array,
+): void {
+  const start = addressOf(memory);
+  for (let at = 0; at < count; at++) pointers[at] = start + BigInt(at * stride * 8);
+}
+
+/** Waits for the events of all devices; tells whether they were ready. Rejects with the first error, once all ended. */
+async function awaitAll(api: PjrtApi, events: readonly bigint[]): Promise<boolean> {
+  if (events.length === 1) return api.awaitEvent(events[0]!, EXECUTE);
+  let wereReady = true;
+  const errors: unknown[] = [];
+  for (const event of events) {
+    try {
+      wereReady = (await api.awaitEvent(event, EXECUTE)) && wereReady;
+    } catch (error) {
+      errors.push(error);
+    }
+  }
+  if (errors.length > 0) throw errors[0];
+  return wereReady;
+}
+
+function unlessUnimplemented<T>(call: () => T): T | undefined {
+  try {
+    return call();
+  } catch (error) {
+    if (error instanceof PjrtError && error.status === 'UNIMPLEMENTED') return undefined;
+    throw error;
+  }
+}
+
+function countDevices({ api }: ClientHandles, handle: bigint): number {
+  const args = PJRT_LoadedExecutable_AddressableDevices_Args({ executable: handle });
+  api.call('PJRT_LoadedExecutable_AddressableDevices', args, INSPECT);
+  return args.number('num_addressable_devices');
 }
 
 function readOutputs({ api }: ClientHandles, executable: bigint): OutputSpec[] {

@@ -16,12 +16,21 @@ export class ClientHandles {
   // Released while a thread of the pool may still be handed them; destroyed when no such call is under way.
   readonly #held: bigint[] = [];
   #numHolders = 0;
+  /** What an execution may take; undefined where the plugin sees to that. */
+  readonly memoryLimitBytes: number | undefined;
+  readonly #onDestroyed: () => void;
   #isClosed = false;
   #numInFlight = 0;
 
-  constructor(api: PjrtApi, client: bigint) {
+  constructor(
+    api: PjrtApi,
+    client: bigint,
+    options: { readonly memoryLimitBytes: number | undefined; readonly onDestroyed: () => void },
+  ) {
     this.api = api;
     this.client = client;
+    this.memoryLimitBytes = options.memoryLimitBytes;
+    this.#onDestroyed = options.onDestroyed;
   }
 
   get isClosed(): boolean {
@@ -83,6 +92,7 @@ export class ClientHandles {
     if (!this.#isClosed || this.#numInFlight > 0) return;
     for (const handle of [...this.#open.keys()]) this.#destroy(handle);
     this.#call('PJRT_Client_Destroy', this.client);
+    this.#onDestroyed();
   }
 
   #destroyUnlessHeld(handle: bigint): void {

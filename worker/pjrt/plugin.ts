@@ -1,8 +1,8 @@
-import { spawn } from 'node:child_process';
-import { mkdir, mkdtemp, readdir, rename, rm, stat, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, readdir, rename, rm, stat } from 'node:fs/promises';
 import { homedir } from 'node:os';
 import { basename, dirname, join, resolve } from 'node:path';
 import { messageOf, VideoloomError } from '../../proto/errors.ts';
+import { ASK_INDEX, downloadWheel, wheelUnavailable, type WheelOptions } from '../wheel.ts';
 import { extractFromZip } from './zip.ts';
 
 /** A PJRT plugin that can be installed. */
@@ -136,13 +136,19 @@ async function installPlugin(options: InstallOptions): Promise<string> {
   const work = await mkdtemp(join(options.cacheDir, WORK_PREFIX));
   try {
     report('downloading');
-    const wheel = await downloadWheel(build, work, options);
+    const deadline = AbortSignal.timeout(DOWNLOAD_TIMEOUT_MS);
+    const wheel = await downloadWheel({ ...build, sha256: build.wheelSha256 }, work, {
+      ...REPORT,
+      signal: options.signal ? AbortSignal.any([options.signal, deadline]) : deadline,
+      pythons: options.pythons,
+    });
 
     report('extracting');
     const unpacked = join(work, 'library');
     const sha256 = await extractFromZip(wheel, build.libraryPathInWheel, unpacked).catch(
       (cause: unknown) => {
-        throw downloadFailed(build, `the wheel could not be unpacked: ${messageOf(cause)}`, cause);
+        const why = `the wheel could not be unpacked: ${messageOf(cause)}`;
+        throw wheelUnavailable(build, why, REPORT, cause);
       },
     );
     if (sha256 !== build.librarySha256) {
@@ -162,86 +168,6 @@ async function installPlugin(options: InstallOptions): Promise<string> {
   } finally {
     await rm(work, { recursive: true, force: true });
   }
-}
-
-/** Has pip fetch the pinned wheel into `folder`; gives its path. */
-async function downloadWheel(
-  build: PluginBuild,
-  folder: string,
-  options: InstallOptions,
-): Promise<string> {
-  const requirements = join(folder, 'requirements.txt');
-  await writeFile(
-    requirements,
-    `${build.package}==${build.version} --hash=sha256:${build.wheelSha256}\n`,
-  );
-  const deadline = AbortSignal.timeout(DOWNLOAD_TIMEOUT_MS);
-  const signal = options.signal ? AbortSignal.any([options.signal, deadline]) : deadline;
-  const { exitCode, output } = await runPip(
-    options.pythons ?? ['python3', 'python'],
-    [
-      ...['download', '--no-deps', '--require-hashes', '--only-binary=:all:', '--no-input'],
-      ...['--disable-pip-version-check', '--progress-bar=off', '--dest', folder],
-      ...['--requirement', requirements],
-    ],
-    { signal, build },
-  );
-  if (exitCode !== 0) {
-    if (/DO NOT MATCH THE HASHES/i.test(output)) {
-      throw new PluginError(
-        'PLUGIN_HASH_MISMATCH',
-        `the wheel of ${build.package} ${build.version} does not have the SHA-256 ${build.wheelSha256}. Nothing was ` +
-          `installed. ${ASK_INDEX}`,
-      );
-    }
-    const lines = output.trimEnd().split('\n');
-    const said = lines.findLast((line) => /^ERROR:/.test(line)) ?? lines.at(-1) ?? '';
-    throw downloadFailed(build, `pip said: ${said.trim()}`);
-  }
-  const wheel = (await readdir(folder)).find((file) => file.endsWith('.whl'));
-  if (wheel === undefined) throw downloadFailed(build, 'pip fetched no wheel');
-  return join(folder, wheel);
-}
-
-/** Runs pip with the first interpreter that has it. @throws PluginError PLUGIN_PIP_MISSING when none has */
-async function runPip(
-  pythons: readonly string[],
-  args: readonly string[],
-  { signal, build }: { signal: AbortSignal; build: PluginBuild },
-): Promise<{ exitCode: number | null; output: string }> {
-  for (const python of pythons) {
-    const result = await run(python, ['-m', 'pip', ...args], signal).catch((cause: unknown) => {
-      if ((cause as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
-      throw downloadFailed(build, `pip was stopped: ${messageOf(cause)}`, cause);
-    });
-    if (result !== undefined && !/No module named '?pip\b/.test(result.output)) return result;
-  }
-  throw new PluginError(
-    'PLUGIN_PIP_MISSING',
-    `${build.package} is fetched from PyPI with pip, and no ${pythons.join(' or ')} with pip was found. ` +
-      `Install it (Debian and Ubuntu: apt-get install python3-pip; Fedora: dnf install python3-pip), or name the ` +
-      `library of a PJRT plugin in PJRT_PLUGIN_PATH.`,
-  );
-}
-
-function run(
-  command: string,
-  args: readonly string[],
-  signal: AbortSignal,
-): Promise<{ exitCode: number | null; output: string }> {
-  return new Promise((done, fail) => {
-    const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'pipe'], signal });
-    let output = '';
-    const append = (chunk: Buffer): void => {
-      output = (output + chunk.toString('utf8')).slice(-MAX_OUTPUT_CHARS);
-    };
-    child.stdout.on('data', append);
-    child.stderr.on('data', append);
-    child.on('error', fail);
-    child.on('close', (exitCode) => {
-      done({ exitCode, output });
-    });
-  });
 }
 
 function installedPath(cacheDir: string, build: PluginBuild): string {
@@ -267,14 +193,15 @@ function unsupported(spec: PluginSpec): PluginError {
   );
 }
 
-function downloadFailed(build: PluginBuild, why: string, cause?: unknown): PluginError {
-  return new PluginError(
-    'PLUGIN_DOWNLOAD_FAILED',
-    `${build.package} ${build.version} could not be fetched from PyPI; ${why}. Check the network and pip's index, or ` +
-      `name a library that is already here in PJRT_PLUGIN_PATH.`,
-    { cause, retryable: true },
-  );
-}
+/** How a wheel that cannot be had is reported. */
+const REPORT: Pick<WheelOptions, 'otherwise' | 'fail'> = {
+  otherwise: 'or name the library of a PJRT plugin that is already here in PJRT_PLUGIN_PATH',
+  fail: (problem, message, cause) =>
+    new PluginError(`PLUGIN_${problem}`, message, {
+      cause,
+      retryable: problem === 'DOWNLOAD_FAILED',
+    }),
+};
 
 /** Removes what installations left behind that were killed. */
 async function sweepStale(cacheDir: string): Promise<void> {
@@ -302,9 +229,6 @@ function thisPlatform(): string {
 
 const WORK_PREFIX = '.installing-';
 const DOWNLOAD_TIMEOUT_MS = 15 * 60_000;
-const MAX_OUTPUT_CHARS = 64 * 1024;
-const ASK_INDEX =
-  'Find out which package index pip uses (`python3 -m pip config list`): it serves another file than PyPI does.';
 
 /** What `spec` needs beside its library. The rpath of the plugins finds libraries in the cache folder. */
 function needsOf({ needs }: PluginSpec, cacheDir: string): string {

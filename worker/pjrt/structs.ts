@@ -234,6 +234,11 @@ export const PJRT_Executable_DeserializeAndLoad_Args = struct(
   'compile_options',
   'compile_options_size',
 );
+export const PJRT_LoadedExecutable_AddressableDevices_Args = struct(
+  'executable',
+  'addressable_devices',
+  'num_addressable_devices',
+);
 export const PJRT_LoadedExecutable_GetExecutable_Args = struct('loaded_executable', 'executable');
 export const PJRT_ExecuteOptions = struct(
   'send_callbacks',

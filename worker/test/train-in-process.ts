@@ -4,15 +4,15 @@ import { positionOf, sampleAt } from '../../proto/sample-order.ts';
 import type { Engine } from '../backend/engine.ts';
 import { uploadBatch } from '../batches.ts';
 import { evaluateHeldOut } from '../eval/held-out.ts';
-import { openInitializer } from '../initializer.ts';
 import type { Row } from '../models/system.ts';
 import { adamWScalars } from '../optim/adamw.ts';
 import { learningRateAt } from '../optim/schedule.ts';
+import { parameterShardings, rowSharding } from '../parallel/sharding.ts';
 import { openTreeCollectives } from '../parallel/tree-collectives.ts';
 import { compilePrograms } from '../programs.ts';
 import type { Run } from '../run.ts';
 import { disposeState, initState, type TrainingState } from '../state.ts';
-import { disposeTree } from '../tree.ts';
+import { disposeTree, leavesOf } from '../tree.ts';
 
 /**
  * Trains a prepared run in this process, one microbatch a step and no coordinator: for tests that compare many models.
@@ -26,11 +26,14 @@ export async function trainInProcess(
   const { steps, microbatches, microbatchSize, seed } = config.train;
   const shape = { microbatches: 1, microbatchSize: microbatches * microbatchSize };
   const objectives = Object.keys(system.objectives);
-  const programs = compilePrograms(engine, system, config.optimizer);
   const frozen = uploadBatch(engine, { arrays: system.frozen, counts: {}, numTokens: 0 });
   const { signal } = new AbortController();
   setMaxListeners(0, signal);
   let state: TrainingState = initState(system, seed);
+  const programs = compilePrograms(engine, system, config.optimizer, {
+    parameters: parameterShardings(engine.mesh, config.parallel, leavesOf(state.params)),
+    rows: rowSharding(engine.mesh),
+  });
   for (let step = 1; step <= steps; step++) {
     const places = Array.from({ length: shape.microbatchSize }, (_, i) =>
       sampleAt({ seed, numSamples: run.index.train.length }, positionOf(shape, step, 0, i)),
@@ -52,7 +55,7 @@ export async function trainInProcess(
     const inputs = uploadBatch(engine, batch);
     const scaling = engine.upload(scales, [scales.length]);
     const { gradient, sums } = await programs.gradient(state.params, frozen, inputs, scaling);
-    const values = (await gradient.data()) as Float32Array;
+    const values = await programs.readGradient(gradient);
     const norm = Math.sqrt(values.reduce((sum, value) => sum + value * value, 0));
     const learningRate = learningRateAt(config.optimizer, step, steps);
     const gradientScale = Math.min(1, config.optimizer.clipNorm / norm);
@@ -79,7 +82,6 @@ export async function trainInProcess(
     workerId: 'alone',
     timeoutMs: 60_000,
   });
-  const untrained = system.init(openInitializer(seed));
   try {
     const self = { rank: 0, workerId: 'alone', tensorAddress: collectives.address };
     await collectives.configure({
@@ -88,27 +90,14 @@ export async function trainInProcess(
     });
     return await evaluateHeldOut(
       {
-        system,
-        engine,
-        programs,
-        frozen,
-        loader: run.heldOutLoader,
-        samples: run.index.heldOut,
-        microbatchSize: shape.microbatchSize,
-        maxMicrobatches: config.evaluate.microbatches,
-        draws: config.evaluate.draws,
-        collectives,
-        rank: 0,
-        worldSize: 1,
-        step: state.step,
-        signal,
+        ...{ run, engine, programs, frozen, microbatchSize: shape.microbatchSize },
+        ...{ collectives, rank: 0, worldSize: 1, step: state.step, signal },
       },
       state.params,
-      untrained,
     );
   } finally {
     await collectives.close();
-    disposeTree([untrained, frozen]);
+    disposeTree(frozen);
     disposeState(state);
   }
 }

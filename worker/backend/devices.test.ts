@@ -1,0 +1,179 @@
+import assert from 'node:assert/strict';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { after, before, describe, it, test } from 'node:test';
+
+import * as tf from '@tensorflow/tfjs-core';
+
+import { ensurePlugin, pluginCacheDir } from '../pjrt/plugin.ts';
+import { meshOf } from './devices.ts';
+import { openEngine } from './engine.ts';
+import type { Engine, EngineOptions } from './engine.ts';
+import { EngineError } from './errors.ts';
+
+const isEngineError = (code: string, message: RegExp) => (error: unknown) => {
+  assert(error instanceof EngineError);
+  assert.equal(error.code, code);
+  assert.match(error.message, message);
+  return true;
+};
+
+let cacheDir: string;
+before(async () => {
+  cacheDir = await mkdtemp(path.join(tmpdir(), 'videoloom-devices-'));
+});
+after(() => rm(cacheDir, { recursive: true, force: true }));
+
+async function open(options: Partial<EngineOptions>): Promise<Engine> {
+  const pluginPath = await ensurePlugin({
+    name: 'cpu',
+    cacheDir: pluginCacheDir(process.env),
+    pluginPath: process.env['PJRT_PLUGIN_PATH'],
+  });
+  return openEngine({ engine: 'xla', pluginPath, cacheDir, ...options });
+}
+
+test('one axis of a mesh may take what the others leave, and the product must be the devices', () => {
+  assert.deepEqual(meshOf({ data: 'rest', tensor: 2 }, 8), { data: 4, tensor: 2 });
+  assert.deepEqual(meshOf({ data: 2, tensor: 2 }, 4), { data: 2, tensor: 2 });
+  assert.deepEqual(meshOf({}, 1), {});
+  for (const [axes, count] of [
+    [{ data: 2, tensor: 2 }, 8],
+    [{ data: 'rest', tensor: 3 }, 8],
+    [{ data: 'rest', tensor: 16 }, 8],
+  ] as const) {
+    assert.throws(() => meshOf(axes, count), isEngineError('XLA_MESH_INVALID', /8 devices/));
+  }
+});
+
+test('a mesh for another number of devices, or too few threads for them, opens nothing', async () => {
+  await assert.rejects(
+    open({ devices: 4, mesh: { data: 3 } }),
+    isEngineError('XLA_MESH_INVALID', /data 3\) does not come to 4 devices/),
+  );
+  await assert.rejects(
+    open({ devices: 4, threads: 4 }),
+    isEngineError('XLA_TOO_FEW_THREADS', /engine\.threads to 8 or more/),
+  );
+});
+
+describe('an engine of four devices', () => {
+  let engine: Engine;
+  before(async () => {
+    engine = await open({ devices: 4, mesh: { data: 2, tensor: 2 } });
+  });
+  after(() => {
+    engine.close();
+  });
+  const counting = (length: number): Float32Array => Float32Array.from({ length }, (_, i) => i);
+
+  it('gives results in parts that read as wholes, and takes them as they lie', async () => {
+    const spread = (): string[][] => [['data'], ['tensor']];
+    const double = engine.compile((x: tf.Tensor) => tf.mul(x, 2), {
+      name: 'double',
+      shardings: { arguments: [spread], results: spread },
+    });
+    const once = await double(engine.upload(counting(24), [4, 6]));
+    const twice = await double(once);
+    assert.deepEqual(
+      await twice.data(),
+      counting(24).map((x) => 4 * x),
+    );
+    assert.deepEqual(
+      await once.data(),
+      counting(24).map((x) => 2 * x),
+    );
+  });
+
+  it('spreads a tensor again that another program takes otherwise', async () => {
+    const rows = engine.compile((x: tf.Tensor) => tf.add(x, 1), {
+      name: 'rows',
+      shardings: { results: () => [['data', 'tensor']] },
+    });
+    const columns = engine.compile((x: tf.Tensor) => tf.sum(x, 0), {
+      name: 'columns',
+      shardings: { arguments: [() => [[], ['tensor']]], results: () => [] },
+    });
+    const x = await rows(engine.upload(counting(8), [4, 2]));
+    assert.deepEqual([...(await (await columns(x)).data())], [16, 20]);
+    assert.deepEqual([...(await x.data())], [1, 2, 3, 4, 5, 6, 7, 8], 'it is kept as it was');
+  });
+
+  it('computes single ops on tensors in parts, and captures them', async () => {
+    const make = engine.compile((x: tf.Tensor) => tf.add(x, 1), {
+      name: 'make',
+      shardings: { results: () => [['data']] },
+    });
+    const held = await make(engine.upload(counting(80), [80]));
+    assert.equal(tf.sum(held).dataSync()[0], (80 * 81) / 2);
+    const add = engine.compile((x: tf.Tensor) => tf.add(x, held), { name: 'captures' });
+    const sum = await add(engine.upload(counting(80), [80]));
+    assert.deepEqual(
+      await sum.data(),
+      counting(80).map((x) => 2 * x + 1),
+    );
+  });
+
+  it('donates parts, and needs less memory a device the more they are', async () => {
+    const memory = async (axes: string[]) => {
+      const step = engine.compile((x: tf.Tensor) => tf.add(tf.mul(x, 0.5), 1), {
+        name: 'decay',
+        donate: [0],
+        shardings: { arguments: [() => [axes]], results: () => [axes] },
+      });
+      const x = engine.upload(new Float32Array(4096).fill(4), [4096]);
+      const lowered = await step.lower(x);
+      const y = await step(x);
+      assert.ok(x.isDisposed);
+      assert.deepEqual(await y.data(), new Float32Array(4096).fill(3));
+      return lowered!.memory;
+    };
+    const [whole, halves, quarters] = [
+      await memory([]),
+      await memory(['data']),
+      await memory(['data', 'tensor']),
+    ];
+    assert.equal(whole.argumentBytes, 4 * 4096);
+    assert.equal(halves.argumentBytes, whole.argumentBytes / 2);
+    assert.equal(quarters.argumentBytes, whole.argumentBytes / 4);
+    assert.equal(quarters.aliasBytes, quarters.argumentBytes);
+  });
+
+  it('refuses a sharding that does not fit with the path, the shape and the axis', async () => {
+    const attempt = (sharding: string[][]) =>
+      engine.compile((tree: { x: tf.Tensor }) => tf.neg(tree.x), {
+        name: 'negate',
+        shardings: { arguments: [() => sharding] },
+      })({ x: engine.upload(counting(6), [6]) });
+    await assert.rejects(
+      attempt([['data', 'tensor']]),
+      isEngineError('XLA_SHARDING_INVALID', /argument 0\/x of negate has shape \[6\].*4 parts/),
+    );
+    await assert.rejects(
+      attempt([['model']]),
+      isEngineError('XLA_SHARDING_INVALID', /no axis model: its axes are data, tensor/),
+    );
+    await assert.rejects(
+      attempt([[], ['data']]),
+      isEngineError('XLA_SHARDING_INVALID', /more dimensions/),
+    );
+  });
+
+  it('leaves no part of a tensor behind', async () => {
+    const before = tf.memory().numTensors;
+    const step = engine.compile((x: tf.Tensor) => tf.add(x, 1), {
+      name: 'count',
+      donate: [0],
+      shardings: { arguments: [() => [['data']]], results: () => [['data']] },
+    });
+    let x = engine.upload(new Float32Array(2 ** 18), [2 ** 18]);
+    const start = process.memoryUsage().rss;
+    for (let i = 0; i < 300; i++) x = await step(x);
+    assert.equal((await x.data())[7], 300);
+    x.dispose();
+    assert.equal(tf.memory().numTensors, before);
+    // Leaked, they would be 600 MiB.
+    assert.ok(process.memoryUsage().rss - start < 200 * 2 ** 20);
+  });
+});

@@ -1,0 +1,69 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+
+import * as tf from '@tensorflow/tfjs-core';
+
+import { openRng } from '../../proto/random.ts';
+import { ensurePlugin, pluginCacheDir } from '../pjrt/plugin.ts';
+import { openEngine } from './engine.ts';
+
+/** The nearest bfloat16, ties to even. */
+function toBfloat16(value: number): number {
+  const bits = new DataView(new ArrayBuffer(4));
+  bits.setFloat32(0, value);
+  const word = bits.getUint32(0);
+  bits.setUint32(0, (word + 0x7fff + ((word >>> 16) & 1)) & 0xffff0000);
+  return bits.getFloat32(0);
+}
+
+/** A compiler may keep a result in float32 where nothing stores it. Distance between neighbouring bfloat16 numbers, relative. */
+const ULP = 2 ** -7;
+
+test('under bfloat16 products round their operands; sums inside them and all else are float32', async () => {
+  const cacheDir = pluginCacheDir(process.env);
+  const plugin = { name: 'cpu', cacheDir, pluginPath: process.env['PJRT_PLUGIN_PATH'] };
+  const pluginPath = await ensurePlugin(plugin);
+  const options = { engine: 'xla', pluginPath, cacheDir, precision: 'bfloat16' } as const;
+  const engine = await openEngine(options);
+  try {
+    const [rows, inner, columns] = [3, 257, 2];
+    const rng = openRng(3, 'precision');
+    const draw = (length: number): Float32Array =>
+      Float32Array.from({ length }, () => rng.normal());
+    const [a, b] = [draw(rows * inner), draw(inner * columns)];
+    const run = engine.compile(
+      (x: tf.Tensor, y: tf.Tensor) => ({
+        product: tf.matMul(x as tf.Tensor2D, y as tf.Tensor2D),
+        sum: tf.sum(x),
+        scaled: tf.mul(x, 1 / 3),
+        gradient: tf.grad((given: tf.Tensor) =>
+          tf.sum(tf.matMul(given as tf.Tensor2D, y as tf.Tensor2D)),
+        )(x),
+      }),
+      { name: 'precision' },
+    );
+    const inputs = [engine.upload(a, [rows, inner]), engine.upload(b, [inner, columns])] as const;
+    const { product, sum, scaled, gradient } = await run(...inputs);
+    assert.equal(product.dtype, 'float32');
+    const found = await product.data();
+    for (let i = 0; i < rows; i++) {
+      for (let j = 0; j < columns; j++) {
+        let exact = 0;
+        for (let k = 0; k < inner; k++)
+          exact += toBfloat16(a[i * inner + k]!) * toBfloat16(b[k * columns + j]!);
+        const got = found[i * columns + j]!;
+        assert.ok(Math.abs(got - exact) <= ULP * Math.abs(exact) + 1e-4, `${got} for ${exact}`);
+      }
+    }
+    const total = a.reduce((x, y) => x + y, 0);
+    assert.ok(Math.abs((await sum.data())[0]! - total) < 1e-4, 'sums are float32');
+    assert.equal((await scaled.data())[0], Math.fround(a[0]! * Math.fround(1 / 3)));
+    const first = b[0]! + b[1]!;
+    const near = (await gradient.data())[0]!;
+    assert.ok(Math.abs(near - first) <= 2 * ULP * (Math.abs(b[0]!) + Math.abs(b[1]!)));
+    const { mlir } = (await run.lower(...inputs))!;
+    assert.match(mlir, /dot_general.*tensor<3x257xbf16>, tensor<257x2xbf16>\) -> tensor<3x2xbf16>/);
+  } finally {
+    engine.close();
+  }
+});

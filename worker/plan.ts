@@ -1,0 +1,231 @@
+import { setMaxListeners } from 'node:events';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import * as tf from '@tensorflow/tfjs-core';
+import { positionOf, sampleAt } from '../proto/sample-order.ts';
+import { uploadBatch } from './batches.ts';
+import { openEngine, type Engine, type LoweredProgram } from './backend/engine.ts';
+import type { Row } from './models/system.ts';
+import { adamWScalars } from './optim/adamw.ts';
+import { meshAxes, parameterShardings, rowSharding } from './parallel/sharding.ts';
+import { compilePrograms } from './programs.ts';
+import { prepare, type PrepareOptions } from './prepare.ts';
+import { openRun, type Run } from './run.ts';
+import { disposeState, initState } from './state.ts';
+import { numDevicesOf } from './stablehlo/sharding.ts';
+import { disposeTree, leavesOf } from './tree.ts';
+
+/** What a run will take, of compiled programs and measured on this machine's devices. */
+export interface Plan {
+  /** Number of parameters by the first part of their path. */
+  readonly parameters: ReadonlyMap<string, number>;
+  readonly devices: number;
+  readonly platform: string;
+  /** Bytes on each device while a gradient or an update is computed, the larger; undefined off the xla engine. */
+  readonly peakBytes: number | undefined;
+  /** Of a step, in products of matrices and convolutions; undefined off the xla engine. */
+  readonly flops: number | undefined;
+  /** What a square product of matrices of the run's precision reaches, FLOP/s. */
+  readonly productFlopsPerSecond: number;
+  /** A microbatch's gradient, and an update, measured. */
+  readonly gradientSeconds: number;
+  readonly updateSeconds: number;
+}
+
+/** Rounds that are timed, after one that is not. */
+const ROUNDS = 3;
+/** Rows and columns of the product that shows what a device reaches; a power of two that fills it for milliseconds. */
+const PRODUCT_SIZE = { cpu: 1024, other: 8192 };
+
+/** Compiles a run's programs and runs each a few times on the run's first microbatch. Nothing of the run changes. */
+export async function planRun(run: Run, engine: Engine): Promise<Plan> {
+  const { config, system } = run;
+  const state = initState(system, config.train.seed);
+  const programs = compilePrograms(engine, system, config.optimizer, {
+    parameters: parameterShardings(engine.mesh, config.parallel, leavesOf(state.params)),
+    rows: rowSharding(engine.mesh),
+  });
+  const frozen = uploadBatch(engine, { arrays: system.frozen, counts: {}, numTokens: 0 });
+  const inputs = uploadBatch(engine, system.assemble(await firstRows(run)));
+  const numObjectives = Object.keys(system.objectives).length;
+  const scales = engine.upload(new Float32Array(numObjectives).fill(1e-3), [numObjectives]);
+
+  const gradientProgram = await programs.gradient.lower(state.params, frozen, inputs, scales);
+  const computeGradient = () => programs.gradient(state.params, frozen, inputs, scales);
+  const gradientSeconds = await timed(async () => {
+    disposeTree(await computeGradient());
+  });
+  const { gradient, sums } = await computeGradient();
+  const flat = await programs.readGradient(gradient);
+  disposeTree([gradient, sums]);
+
+  let { params, optimizer } = state;
+  const updateInputs = () => {
+    const scalars = adamWScalars(config.optimizer, { step: 1, learningRate: 0, gradientScale: 1 });
+    return [
+      programs.uploadGradient(flat, params),
+      engine.upload(scalars, [scalars.length]),
+    ] as const;
+  };
+  const lowered = updateInputs();
+  const updateProgram = await programs.update.lower(params, optimizer, ...lowered);
+  disposeTree(lowered);
+  const updateSeconds = await timed(async () => {
+    const next = await programs.update(params, optimizer, ...updateInputs());
+    ({ params, state: optimizer } = next);
+  });
+
+  const parameters = new Map<string, number>();
+  for (const [path, { size }] of leavesOf(params)) {
+    const [module] = path.split('/') as [string];
+    parameters.set(module, (parameters.get(module) ?? 0) + size);
+  }
+  const plan: Plan = {
+    parameters,
+    devices: numDevicesOf(engine.mesh),
+    platform: engine.platform,
+    peakBytes: gradientProgram && updateProgram && peakOf(gradientProgram, updateProgram),
+    flops: gradientProgram && config.train.microbatches * gradientProgram.flops,
+    productFlopsPerSecond: await measureProduct(engine),
+    gradientSeconds,
+    updateSeconds,
+  };
+  disposeState({ step: 0, params, optimizer });
+  disposeTree([frozen, inputs, scales]);
+  return plan;
+}
+
+/** Prepares the run in a folder that is thrown away, plans it and gives the plan as people read it. */
+export async function planCommand(options: PrepareOptions): Promise<string> {
+  const folder = await mkdtemp(join(tmpdir(), 'videoloom-plan-'));
+  try {
+    const { engine: name, pluginPath } = await prepare({ ...options, out: folder });
+    const run = await openRun(folder);
+    const { threads, precision, devices } = run.config.engine;
+    const engine = await openEngine({
+      engine: name,
+      ...(pluginPath === '' ? {} : { pluginPath }),
+      cacheDir: options.cacheDir,
+      threads,
+      precision,
+      devices,
+      mesh: meshAxes(run.config.parallel),
+    });
+    try {
+      return planText(await planRun(run, engine), run);
+    } finally {
+      engine.close();
+      await run.close();
+    }
+  } finally {
+    await rm(folder, { recursive: true, force: true, maxRetries: 5 });
+  }
+}
+
+/** The plan as people read it. */
+export function planText(plan: Plan, { config }: Run): string {
+  const { parameters, flops, peakBytes, gradientSeconds, updateSeconds, productFlopsPerSecond } =
+    plan;
+  const total = [...parameters.values()].reduce((a, b) => a + b, 0);
+  const { steps, microbatches, microbatchSize } = config.train;
+  const { workers } = config.cluster;
+  const number = (value: number): string => value.toLocaleString('en-US');
+  const mebibytes = (bytes: number): string => `${(bytes / 2 ** 20).toFixed(1)} MiB`;
+  const seconds = (value: number): string => `${value.toPrecision(3)} s`;
+  const stepOn = (count: number): number =>
+    Math.ceil(microbatches / count) * gradientSeconds + updateSeconds;
+  const line = (name: string, text: string): string => `${name.padEnd(18)} ${text}`;
+  const modules = [...parameters].map(([name, size]) => `${name} ${number(size)}`).join(', ');
+  const lines = [
+    line('parameters', `${number(total)} (${mebibytes(4 * total)}): ${modules}`),
+    line('optimiser state', mebibytes(8 * total)),
+    line('devices', `${plan.devices} ${plan.platform} a worker, ${config.engine.precision}`),
+  ];
+  if (peakBytes !== undefined)
+    lines.push(line('memory a device', `${mebibytes(peakBytes)} at most`));
+  const limit = productFlopsPerSecond;
+  lines.push(
+    line('step', `${microbatches} microbatches of ${microbatchSize} clips`),
+    line(
+      'expected',
+      `${seconds(stepOn(1))} on one worker, ${seconds(stepOn(workers))} on ${workers} with a machine each ` +
+        `(gradient ${seconds(gradientSeconds)} a microbatch, update ${seconds(updateSeconds)}; ` +
+        'decoding and all-reduce not counted)',
+    ),
+  );
+  if (flops !== undefined) {
+    lines.push(
+      line('work', `${(flops / 1e9).toPrecision(3)} GFLOP in products of matrices`),
+      line(
+        'limit',
+        `${seconds(flops / limit)} a step at the ${(limit / 1e9).toPrecision(3)} GFLOP/s of a large product here: ` +
+          `${((100 * flops) / limit / stepOn(1)).toFixed(0)} % of it is used`,
+      ),
+    );
+  }
+  lines.push(line('run', `${number(steps)} steps: ${duration(steps * stepOn(1))} on one worker`));
+  return `${lines.join('\n')}\n`;
+}
+
+function duration(seconds: number): string {
+  const [hours, minutes] = [Math.floor(seconds / 3600), Math.floor(seconds / 60) % 60];
+  return hours > 0 ? `${hours} h ${minutes} min` : `${minutes} min ${Math.round(seconds % 60)} s`;
+}
+
+async function firstRows({ config, index, trainLoader }: Run): Promise<Row[]> {
+  const { seed, microbatches, microbatchSize } = config.train;
+  const order = { seed, numSamples: index.train.length };
+  const places = Array.from({ length: microbatchSize }, (_, i) =>
+    sampleAt(order, positionOf({ microbatches, microbatchSize }, 1, 0, i)),
+  );
+  const signal = AbortSignal.timeout(600_000);
+  // Every clip listens to it.
+  setMaxListeners(0, signal);
+  const clips = await trainLoader.load(
+    places.map(({ sample }) => ({ sample, substitutes: [] })),
+    signal,
+  );
+  return clips.map(({ sample, frames }, i) => ({
+    sample: index.train[sample]!,
+    number: sample,
+    epoch: places[i]!.epoch,
+    frames,
+  }));
+}
+
+/** Fastest of some rounds, in seconds, after one that may have to compile. */
+async function timed(round: () => Promise<void>): Promise<number> {
+  await round();
+  let fastest = Infinity;
+  for (let i = 0; i < ROUNDS; i++) {
+    const startMs = performance.now();
+    await round();
+    fastest = Math.min(fastest, performance.now() - startMs);
+  }
+  return fastest / 1000;
+}
+
+/** Bytes on a device: what a program takes and makes, and what else lies there meanwhile. */
+function peakOf(gradient: LoweredProgram, update: LoweredProgram): number {
+  const own = ({ memory }: LoweredProgram): number =>
+    memory.argumentBytes + memory.outputBytes + memory.tempBytes - memory.aliasBytes;
+  // An update takes parameters, two moments and the gradient: half of it waits while a gradient is computed.
+  return Math.max(own(gradient) + update.memory.argumentBytes / 2, own(update));
+}
+
+async function measureProduct(engine: Engine): Promise<number> {
+  const size =
+    engine.platform === 'cuda' || engine.platform === 'rocm'
+      ? PRODUCT_SIZE.other
+      : PRODUCT_SIZE.cpu;
+  const matrix = engine.upload(new Float32Array(size * size).fill(0.5), [size, size]);
+  const product = engine.compile((a: tf.Tensor) => tf.matMul(a as tf.Tensor2D, a as tf.Tensor2D), {
+    name: 'product',
+  });
+  const seconds = await timed(async () => {
+    (await product(matrix)).dispose();
+  });
+  matrix.dispose();
+  return (2 * size ** 3) / seconds;
+}
