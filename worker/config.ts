@@ -117,6 +117,13 @@ const config = z.strictObject({
         'Devices that a worker drives as one. A CPU can be any number of them. Sums are split by them, so the mesh is a ' +
           'part of the result too',
       ),
+    memoryFraction: z
+      .number()
+      .gt(0)
+      .lt(1)
+      .describe(
+        "Share of each GPU's memory that a worker takes at the start; a CPU has no use for it",
+      ),
   }),
   parallel: z.strictObject({
     mesh: z

@@ -2,18 +2,20 @@ import { parseArgs } from 'node:util';
 import { UsageError } from '../proto/errors.ts';
 import { openProgress } from '../proto/progress.ts';
 import { diagnosePlugin } from './pjrt/doctor.ts';
-import { ensurePlugin, listPlugins, pluginCacheDir } from './pjrt/plugin.ts';
+import { ensurePlugin, installLibraries, listPlugins, pluginCacheDir } from './pjrt/plugin.ts';
 import { diagnoseTensorflow } from './tensorflow/doctor.ts';
 import { installTensorflow, listTensorflow, tensorflowCacheDir } from './tensorflow/install.ts';
 
 const HELP = `videoloom engine: list, install and check the engines
 
   videoloom engine list               what there is and what is installed
-  videoloom engine install cpu        fetch a PJRT plugin into the per-user cache
+  videoloom engine install NAME [--with-libraries]
+                                      fetch a PJRT plugin into the per-user cache: cpu, cuda12, cuda13 or rocm7;
+                                      with the libraries of NVIDIA or AMD that it loads, some gigabytes
   videoloom engine install tensorflow [--gpu]
                                       tfjs-node, its own binary or built on TensorFlow's library; --gpu
                                       for NVIDIA, with CUDA 12 and cuDNN 9 on LD_LIBRARY_PATH
-  videoloom engine doctor [NAME]      what the plugin or tensorflow sees, and a small product on it
+  videoloom engine doctor [NAME]      what the plugin or tensorflow sees, and a small product and sum on it
 
 PJRT_PLUGIN_PATH names a plugin of your own.
 `;
@@ -26,6 +28,7 @@ export async function engineCommand(argv: string[], env: NodeJS.ProcessEnv): Pro
     options: {
       help: { type: 'boolean', short: 'h', default: false },
       gpu: { type: 'boolean', default: false },
+      'with-libraries': { type: 'boolean', default: false },
     },
   });
   const [verb, name = 'cpu'] = positionals;
@@ -75,7 +78,13 @@ export async function engineCommand(argv: string[], env: NodeJS.ProcessEnv): Pro
           progress.update(0, `${phase} ${wheel} ${version}`);
         },
       });
+      if (values['with-libraries']) {
+        progress.update(0, 'libraries of the vendor');
+        await installLibraries({ name, cacheDir });
+      }
       progress.done(path);
+      const needs = (await listPlugins({ cacheDir })).find((plugin) => plugin.name === name)?.needs;
+      if (needs !== undefined && needs !== '' && !values['with-libraries']) say(needs);
       return 0;
     }
     case 'doctor': {

@@ -44,6 +44,7 @@ export async function look({
     engine: run.config.engine.name,
     threads: run.config.engine.threads,
     precision: run.config.engine.precision,
+    memoryFraction: run.config.engine.memoryFraction,
     cacheDir,
     ...(pluginPath === undefined ? {} : { pluginPath }),
   });

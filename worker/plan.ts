@@ -102,7 +102,7 @@ export async function planCommand(options: PrepareOptions): Promise<string> {
   try {
     const { engine: name, pluginPath } = await prepare({ ...options, out: folder });
     const run = await openRun(folder);
-    const { threads, precision, devices } = run.config.engine;
+    const { threads, precision, devices, memoryFraction } = run.config.engine;
     const engine = await openEngine({
       engine: name,
       ...(pluginPath === '' ? {} : { pluginPath }),
@@ -110,6 +110,7 @@ export async function planCommand(options: PrepareOptions): Promise<string> {
       threads,
       precision,
       devices,
+      memoryFraction,
       mesh: meshAxes(run.config.parallel),
     });
     try {

@@ -65,13 +65,38 @@ export async function downloadWheel(
           `installed. ${ASK_INDEX}`,
       );
     }
-    const lines = output.trimEnd().split('\n');
-    const said = lines.findLast((line) => /^ERROR:/.test(line)) ?? lines.at(-1) ?? '';
-    throw wheelUnavailable(wheel, `pip said: ${said.trim()}`, options);
+    throw wheelUnavailable(wheel, whatPipSaid(output), options);
   }
   const file = (await readdir(folder)).find((name) => name.endsWith('.whl'));
   if (file === undefined) throw wheelUnavailable(wheel, 'pip fetched no wheel', options);
   return join(folder, file);
+}
+
+/**
+ * Has pip install wheels, by pip requirement and none that they depend on, into `folder`. What is there already stays as
+ * it is. @throws what `fail` makes
+ */
+export async function installWheels(
+  requirements: readonly string[],
+  folder: string,
+  options: WheelOptions,
+): Promise<void> {
+  const wheels = { package: requirements.join(' '), version: '' };
+  const { exitCode, output } = await runPip(
+    [
+      ...['install', '--no-deps', '--only-binary=:all:', '--no-input'],
+      ...['--disable-pip-version-check', '--progress-bar=off', '--target', folder, ...requirements],
+    ],
+    wheels,
+    options,
+  );
+  if (exitCode !== 0) throw wheelUnavailable(wheels, whatPipSaid(output), options);
+}
+
+function whatPipSaid(output: string): string {
+  const lines = output.trimEnd().split('\n');
+  const said = lines.findLast((line) => /^ERROR:/.test(line)) ?? lines.at(-1) ?? '';
+  return `pip said: ${said.trim()}`;
 }
 
 /** That the wheel could not be had, as `fail` makes it. */
@@ -83,7 +108,7 @@ export function wheelUnavailable(
 ): VideoloomError {
   return fail(
     'DOWNLOAD_FAILED',
-    `${wheel.package} ${wheel.version} could not be fetched from PyPI; ${why}. Check the network and pip's index, ` +
+    `${`${wheel.package} ${wheel.version}`.trimEnd()} could not be fetched from PyPI; ${why}. Check the network and pip's index, ` +
       `${otherwise}.`,
     cause,
   );
@@ -92,7 +117,7 @@ export function wheelUnavailable(
 /** Runs pip with the first interpreter that has it. */
 async function runPip(
   args: readonly string[],
-  wheel: Wheel,
+  wheel: Pick<Wheel, 'package' | 'version'>,
   options: WheelOptions,
 ): Promise<CommandResult> {
   const { pythons = ['python3', 'python'], signal, env, otherwise, fail } = options;

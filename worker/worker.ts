@@ -41,6 +41,7 @@ export async function runWorker(options: WorkerOptions): Promise<void> {
       threads: run.config.engine.threads,
       precision: run.config.engine.precision,
       devices: run.config.engine.devices,
+      memoryFraction: run.config.engine.memoryFraction,
       mesh: meshAxes(run.config.parallel),
     });
     closing.push(() => {

@@ -4,6 +4,7 @@ import { openPjrtClient } from '../pjrt/client.ts';
 import type { PjrtClient } from '../pjrt/client.ts';
 import type { Mesh } from '../stablehlo/sharding.ts';
 import { numDevicesOf } from '../stablehlo/sharding.ts';
+import { clientOptions } from './client-options.ts';
 import { EngineError } from './errors.ts';
 
 /** Sizes of a mesh's axes; one of them may take the devices that the others leave. */
@@ -27,17 +28,19 @@ export async function openDevices({
   devices,
   axes,
   threads,
+  memoryFraction,
 }: {
   readonly pluginPath: string;
   readonly devices: number | 'all';
   readonly axes: MeshAxes;
   readonly threads: number | undefined;
+  readonly memoryFraction?: number | undefined;
 }): Promise<Devices> {
   const atLeast = devices === 'all' ? 1 : devices;
   const poolSize = threads ?? Math.max(availableParallelism(), threadsFor(atLeast));
   // The CPU plugin reads this variable when the client is made, and takes no option for it.
   if (threads !== undefined || atLeast > 1) process.env['NPROC'] = String(poolSize);
-  const client = await openClient(pluginPath, devices);
+  const client = await openClient(pluginPath, devices, memoryFraction);
   try {
     const numDevices = devices === 'all' ? client.devices.length : devices;
     const mesh = meshOf(axes, numDevices);
@@ -63,8 +66,15 @@ export async function openDevices({
 }
 
 /** A CPU is as many devices as one asks of it; the devices of others are counted. */
-async function openClient(pluginPath: string, devices: number | 'all'): Promise<PjrtClient> {
-  const client = await openPjrtClient({ pluginPath });
+async function openClient(
+  pluginPath: string,
+  devices: number | 'all',
+  memoryFraction: number | undefined,
+): Promise<PjrtClient> {
+  const client = await openPjrtClient({
+    pluginPath,
+    clientOptions: clientOptions(pluginPath, memoryFraction),
+  });
   if (client.platformName !== 'cpu' || devices === 'all' || devices <= client.devices.length)
     return client;
   client.close();

@@ -109,6 +109,8 @@ export interface EngineOptions {
   readonly mesh?: MeshAxes;
   /** Of the programs that `compile` makes; float32 unless given, and on the engines that run op by op. */
   readonly precision?: Precision;
+  /** Share of each GPU's memory that the engine takes at the start, between 0 and 1; 0.75 unless given. */
+  readonly memoryFraction?: number;
 }
 
 /**
@@ -137,6 +139,7 @@ async function openXlaEngine({
   devices = 1,
   mesh: axes = { data: 'rest' },
   precision = 'float32',
+  memoryFraction,
 }: EngineOptions): Promise<Engine> {
   // The type leaves out that there may be none.
   const registered: unknown = tf.findBackendFactory(BACKEND_NAME);
@@ -152,6 +155,7 @@ async function openXlaEngine({
     devices,
     axes,
     threads: wantedThreads,
+    memoryFraction,
   });
   const numDevices = numDevicesOf(mesh);
   const deviceIndices = Array.from({ length: numDevices }, (_, index) => index);

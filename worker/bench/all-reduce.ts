@@ -20,7 +20,7 @@ import { openTreeCollectives } from '../parallel/tree-collectives.ts';
 import { microbatchRange } from '../parallel/tree-sum.ts';
 import { VectorMemory } from '../parallel/vector-memory.ts';
 import { median, report } from './report.ts';
-import { ensurePeer, TORCH } from './peer-venv.ts';
+import { ensurePeer, PEERS, TORCH } from './peer-venv.ts';
 
 const MIB = 1 << 20;
 /** Repetitions a turn: enough bytes to be measurable, few enough that the turns alternate. */
@@ -98,7 +98,7 @@ async function openOurs(worldSize: number): Promise<Group> {
 }
 
 async function openGloo(worldSize: number, cacheDir: string): Promise<Group> {
-  const python = await ensurePeer(cacheDir, 'eager');
+  const python = await ensurePeer(cacheDir, PEERS.eager);
   const script = path.join(import.meta.dirname, 'peers', 'allreduce_gloo.py');
   const probe = createServer().listen(0, '127.0.0.1');
   await once(probe, 'listening');

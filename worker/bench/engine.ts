@@ -8,165 +8,19 @@
  */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { writeFile } from 'node:fs/promises';
-import { availableParallelism, homedir } from 'node:os';
+import { homedir } from 'node:os';
 import path from 'node:path';
-import { createInterface } from 'node:readline';
 import { parseArgs } from 'node:util';
-
-import * as tf from '@tensorflow/tfjs-core';
 
 import { hasTrainingMemory, withTrainingMemory } from '../../proto/memory-environment.ts';
 import { openEngine } from '../backend/engine.ts';
-import type { Engine } from '../backend/engine.ts';
 import type { Precision } from '../backend/jit.ts';
-import { adamW, adamWScalars } from '../optim/adamw.ts';
-import type { AdamWState } from '../optim/adamw.ts';
-import { leavesOf, mapTree, withLeaves } from '../tree.ts';
-import type { TensorTree } from '../tree.ts';
-import { earlyFusion, qFormer, twoTower } from './models.ts';
-import type { BenchModel } from './models.ts';
-import { ensurePeer, PEERS } from './peer-venv.ts';
-import { median, report } from './report.ts';
+import { PEERS } from './peer-venv.ts';
+import { measure, MODELS } from './step-bench.ts';
+import type { ModelName } from './step-bench.ts';
 
 /** Carries the caller's own GLIBC_TUNABLES to the peers. */
 const PEER_TUNABLES = 'BENCH_PEER_GLIBC_TUNABLES';
-const ADAMW = { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0.01 };
-const MODELS = { videobert: earlyFusion, clip: twoTower, qformer: qFormer };
-type ModelName = keyof typeof MODELS;
-
-type State = { readonly params: TensorTree; readonly optimizer: AdamWState<TensorTree> };
-
-function trainStepOf({ loss }: BenchModel) {
-  return (
-    state: State,
-    batch: TensorTree,
-    scalars: tf.Tensor,
-  ): { state: State; loss: tf.Tensor } => {
-    const leaves = leavesOf(state.params).map(([, tensor]) => tensor);
-    const { value, grads } = tf.valueAndGrads((...given: tf.Tensor[]) =>
-      loss(withLeaves(state.params, given), batch),
-    )(leaves);
-    const updated = adamW(ADAMW, {
-      params: state.params,
-      state: state.optimizer,
-      gradient: withLeaves(state.params, grads),
-      scalars,
-      decays: () => true,
-    });
-    return { state: { params: updated.params, optimizer: updated.state }, loss: value };
-  };
-}
-
-/** What steps took: wall-clock seconds of each, and the CPU seconds of all cores together, averaged. */
-interface Timing {
-  readonly seconds: readonly number[];
-  readonly cpuSeconds: number;
-}
-
-interface Runner {
-  readonly name: string;
-  steps(count: number): Promise<Timing>;
-  close(): void;
-}
-
-async function openOurs(engine: Engine, name: ModelName, mlir: string | undefined) {
-  const model = MODELS[name](engine);
-  const step = engine.compile(trainStepOf(model), { name, donate: [0] });
-  const zeros = () => mapTree(model.params, ({ shape }) => tf.zeros(shape));
-  let state: State = {
-    params: model.params,
-    optimizer: { first: zeros(), second: zeros() },
-  };
-  let count = 0;
-  const scalarsAt = (n: number) =>
-    engine.upload(adamWScalars(ADAMW, { step: n, learningRate: 1e-4, gradientScale: 1 }), [4]);
-
-  const scalars = scalarsAt(1);
-  const start = performance.now();
-  const lowered = (await step.lower(state, model.batch, scalars))!;
-  const compileSeconds = (performance.now() - start) / 1000;
-  scalars.dispose();
-  if (mlir !== undefined) await writeFile(mlir, lowered.mlir);
-  const of = `step/${name}`;
-  report({ name: of, metric: 'trace and compile', value: compileSeconds, unit: 's' });
-  const temporary = lowered.memory.tempBytes / 2 ** 20;
-  report({ name: of, metric: 'temporary memory', value: temporary, unit: 'MiB' });
-  report({ name: of, metric: 'work', value: lowered.flops / 1e9, unit: 'GFLOP' });
-  const runner: Runner = {
-    name: 'videoloom',
-    async steps(n) {
-      const seconds: number[] = [];
-      const before = process.cpuUsage();
-      for (let i = 0; i < n; i++) {
-        count++;
-        const stepScalars = scalarsAt(count);
-        const begin = performance.now();
-        const result = await step(state, model.batch, stepScalars);
-        seconds.push((performance.now() - begin) / 1000);
-        state = result.state;
-        tf.dispose([result.loss, stepScalars]);
-      }
-      const { user, system } = process.cpuUsage(before);
-      return { seconds, cpuSeconds: (user + system) / 1e6 / n };
-    },
-    close() {
-      tf.dispose(leavesOf(state as unknown as TensorTree).map(([, tensor]) => tensor));
-    },
-  };
-  return { runner, flops: lowered.flops };
-}
-
-/** A product of 2048 x 2048 matrices: what a step that were nothing but products would reach. */
-function openLimit(engine: Engine): Runner {
-  const size = 2048;
-  const matrix = engine.upload(new Float32Array(size * size).fill(0.5), [size, size]);
-  const product = engine.compile((a: tf.Tensor) => tf.matMul(a as tf.Tensor2D, a as tf.Tensor2D), {
-    name: 'limit',
-  });
-  return {
-    name: 'limit',
-    async steps(n) {
-      const seconds: number[] = [];
-      for (let i = 0; i < n; i++) {
-        const begin = performance.now();
-        (await product(matrix)).dispose();
-        seconds.push((performance.now() - begin) / 1000 / (2 * size ** 3));
-      }
-      return { seconds, cpuSeconds: 0 };
-    },
-    close() {
-      matrix.dispose();
-    },
-  };
-}
-
-/** A Python process that runs steps on command. */
-async function openPeer(peer: keyof typeof PEERS, model: ModelName, cacheDir: string) {
-  const { packages, script, args } = PEERS[peer];
-  const python = await ensurePeer(cacheDir, peer);
-  const file = path.join(import.meta.dirname, 'peers', script);
-  const shared = ['--threads', String(availableParallelism()), '--precision', flags.precision];
-  const child = spawn(python, [file, model, ...shared, ...args], {
-    stdio: ['pipe', 'pipe', 'inherit'],
-    env: { ...process.env, GLIBC_TUNABLES: process.env[PEER_TUNABLES] ?? '' },
-  });
-  const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
-  const runner: Runner = {
-    name: `${packages[0].replace('==', ' ')} ${peer}`,
-    async steps(count) {
-      child.stdin.write(`step ${count}\n`);
-      const next = (await lines.next()) as IteratorResult<string, undefined>;
-      if (next.done === true) throw new Error(`${script} ${model} ended early`);
-      const reply = JSON.parse(next.value) as { seconds: number[]; cpu_seconds: number };
-      return { seconds: reply.seconds, cpuSeconds: reply.cpu_seconds };
-    },
-    close() {
-      child.stdin.end();
-    },
-  };
-  return runner;
-}
 
 const { values: flags } = parseArgs({
   options: {
@@ -180,52 +34,22 @@ const { values: flags } = parseArgs({
   },
 });
 
-/** Measures one model by turns and prints its figures. */
-async function measure(engine: Engine, model: ModelName): Promise<void> {
-  const { runner: ours, flops } = await openOurs(engine, model, flags.mlir);
-  const limit = openLimit(engine);
-  const peers: Runner[] = [];
-  for (const name of flags.peers.split(',').filter((each) => each !== '')) {
-    peers.push(await openPeer(name as keyof typeof PEERS, model, flags.cache));
-  }
-  const runners = [ours, limit, ...peers];
-  const timings = new Map(runners.map((runner) => [runner, [] as Timing[]]));
-  for (const runner of runners) await runner.steps(2);
-  for (let round = 0; round < Number(flags.rounds); round++) {
-    for (const runner of runners) {
-      timings.get(runner)!.push(await runner.steps(Number(flags.steps)));
-    }
-  }
-  const wallOf = (runner: Runner): number[] => timings.get(runner)!.flatMap((t) => t.seconds);
-  const cpuOf = (runner: Runner): number[] => timings.get(runner)!.map((t) => t.cpuSeconds);
-  const summaries: Record<string, (runner: Runner) => number> = {
-    'best time': (runner) => Math.min(...wallOf(runner)) * 1000,
-    'median time': (runner) => median(wallOf(runner)) * 1000,
-    'CPU time': (runner) => median(cpuOf(runner)) * 1000,
-  };
-  for (const [metric, summary] of Object.entries(summaries)) {
-    report(
-      {
-        name: `step/${model}`,
-        metric: `${metric} ${flags.precision}`,
-        value: summary(ours),
-        unit: 'ms',
-        better: 'lower',
-      },
-      peers.map((peer) => ({ name: peer.name, value: summary(peer) })),
-    );
-  }
-  const least = Math.min(...wallOf(limit)) * flops * 1000;
-  report({ name: `step/${model}`, metric: 'limit of a large product', value: least, unit: 'ms' });
-  const share = least / (Math.min(...wallOf(ours)) * 1000);
-  report({ name: `step/${model}`, metric: 'share of the limit', value: share, unit: 'ratio' });
-  for (const runner of runners) runner.close();
-}
-
 if (hasTrainingMemory(process.env)) {
   const precision = flags.precision as Precision;
   const engine = await openEngine({ engine: 'xla', cacheDir: flags.cache, precision });
-  for (const model of flags.models.split(',')) await measure(engine, model as ModelName);
+  const options = {
+    precision,
+    peers: flags.peers
+      .split(',')
+      .filter((name) => name !== '')
+      .map((name) => PEERS[name as keyof typeof PEERS]),
+    rounds: Number(flags.rounds),
+    steps: Number(flags.steps),
+    cacheDir: flags.cache,
+    peerEnv: { GLIBC_TUNABLES: process.env[PEER_TUNABLES] ?? '' },
+    mlir: flags.mlir,
+  };
+  for (const model of flags.models.split(',')) await measure(engine, model as ModelName, options);
   engine.close();
 } else {
   // The settings count from the start of a process; the peers get the environment as it was.

@@ -1,6 +1,6 @@
 // The process in which `diagnosePlugin` tries a plugin; it talks over the IPC channel of `fork`.
 import { messageOf } from '../../proto/errors.ts';
-import { openPjrtClient } from './client.ts';
+import { openPjrtClient, type PjrtClient } from './client.ts';
 
 /** What the probe has seen so far. */
 export interface ProbeReply {
@@ -8,6 +8,7 @@ export interface ProbeReply {
   readonly platform?: string;
   readonly devices?: readonly { readonly kind: string; readonly description: string }[];
   readonly computes: boolean;
+  readonly devicesReduced?: number;
   readonly problem: string | undefined;
 }
 
@@ -31,7 +32,7 @@ async function tryPlugin(
   pluginPath: string,
   report: (more: Partial<ProbeReply>) => void,
 ): Promise<void> {
-  const client = await openPjrtClient({ pluginPath });
+  const client = await openAll(pluginPath);
   try {
     report({
       apiVersion: client.apiVersion,
@@ -48,16 +49,54 @@ async function tryPlugin(
     const [product] = await executable.execute([matrix, matrix]);
     const values = Array.from(await product!.toHost(new Float32Array(4)));
     const computes = values.join() === '7,10,15,22';
-    report({
-      computes,
-      ...(computes
-        ? {}
-        : { problem: `The plugin ${pluginPath} multiplies wrongly: ${values.join()}.` }),
-    });
+    report({ computes });
+    if (!computes) {
+      report({ problem: `The plugin ${pluginPath} multiplies wrongly: ${values.join()}.` });
+      return;
+    }
+
+    const numDevices = client.devices.length;
+    const sums = await sumOverDevices(client);
+    if (sums.every((sum) => sum === (numDevices * (numDevices + 1)) / 2))
+      report({ devicesReduced: numDevices });
+    else report({ problem: `The ${numDevices} devices add up wrongly: ${sums.join()}.` });
   } finally {
     client.close();
   }
 }
+
+/** A client of all devices; a CPU is two, so that there is something to add up. */
+async function openAll(pluginPath: string): Promise<PjrtClient> {
+  // Two threads a device of a CPU that waits for another; read when the client is made.
+  process.env['NPROC'] = '4';
+  const client = await openPjrtClient({ pluginPath });
+  if (client.platformName !== 'cpu') return client;
+  client.close();
+  return openPjrtClient({ pluginPath, clientOptions: { cpu_device_count: 2 } });
+}
+
+/** The sum 1 + 2 + ... of one number from each device, as each device has it in the end. */
+async function sumOverDevices(client: PjrtClient): Promise<number[]> {
+  const deviceIndices = [...client.devices.keys()];
+  const executable = await client.compile(allReduce(deviceIndices.length), { deviceIndices });
+  const numbers = deviceIndices.map((at) => [
+    client.bufferFromHost(Float32Array.of(at + 1), [1], 'f32', at),
+  ]);
+  const sums = await executable.executeOnAll(numbers);
+  return Promise.all(sums.map(async ([sum]) => (await sum!.toHost(new Float32Array(1)))[0]!));
+}
+
+const allReduce = (numDevices: number): string => `
+module @doctor {
+  sdy.mesh @mesh = <["devices"=${numDevices}]>
+  func.func public @main(%x: tensor<${numDevices}xf32> {sdy.sharding = #sdy.sharding<@mesh, [{"devices"}]>})
+      -> (tensor<f32> {sdy.sharding = #sdy.sharding<@mesh, []>}) {
+    %zero = stablehlo.constant dense<0.0> : tensor<f32>
+    %0 = stablehlo.reduce(%x init: %zero) applies stablehlo.add across dimensions = [0]
+      : (tensor<${numDevices}xf32>, tensor<f32>) -> tensor<f32>
+    return %0 : tensor<f32>
+  }
+}`;
 
 const PRODUCT = `
 module @doctor {

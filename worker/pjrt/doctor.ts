@@ -5,7 +5,8 @@ import { pipeline } from 'node:stream/promises';
 import { fileURLToPath } from 'node:url';
 import { messageOf } from '../../proto/errors.ts';
 import type { ProbeReply } from './doctor-probe.ts';
-import { findPlugin, listPlugins, type PluginOptions } from './plugin.ts';
+import { type Driver, type DriverNeed, driverProblem, findDriver } from './driver.ts';
+import { findPlugin, listPlugins, PLUGINS, type PluginOptions } from './plugin.ts';
 
 /** What `videoloom engine doctor` found out about a plugin. */
 export interface Diagnosis {
@@ -14,12 +15,16 @@ export interface Diagnosis {
   readonly path: string | undefined;
   /** Whether an installed library still is the pinned one; undefined for one that the user named. */
   readonly isGenuine: boolean | undefined;
+  /** The driver of the GPUs that the plugin is for, and these; undefined when it needs none. */
+  readonly driver?: string;
   /** What the plugin answered, as far as it came. */
   readonly apiVersion?: string;
   readonly platform?: string;
   readonly devices?: readonly { readonly kind: string; readonly description: string }[];
   /** Whether a small matrix product came out right on the first device. */
   readonly computes: boolean;
+  /** The number of devices, all or two of a CPU, whose sum over one another came out right; 1 where there is but one. */
+  readonly devicesReduced?: number;
   /** One sentence about what is wrong and how to mend it; undefined when nothing is. */
   readonly problem: string | undefined;
 }
@@ -30,10 +35,22 @@ export interface Diagnosis {
  * @throws PluginError PLUGIN_UNKNOWN
  */
 export async function diagnosePlugin(
-  options: PluginOptions & { readonly timeoutMs?: number; readonly signal?: AbortSignal },
+  options: PluginOptions & {
+    readonly timeoutMs?: number;
+    readonly signal?: AbortSignal;
+    /** The system whose drivers are looked at. */
+    readonly root?: string;
+  },
 ): Promise<Diagnosis> {
   const listed = (await listPlugins(options)).find(({ name }) => name === options.name);
-  const found = { plugin: options.name, isGenuine: undefined, computes: false };
+  const need = (options.specs ?? PLUGINS).find(({ name }) => name === options.name)?.needs?.driver;
+  const driver = need && (await findDriver(need.vendor, options.root));
+  const found = {
+    plugin: options.name,
+    isGenuine: undefined,
+    ...(need === undefined ? {} : { driver: describe(need, driver) }),
+    computes: false,
+  };
   let path: string | undefined;
   try {
     path = await findPlugin(options);
@@ -45,7 +62,7 @@ export async function diagnosePlugin(
       listed?.build === undefined
         ? `There is no ${options.name} plugin for this kind of machine: name a library in PJRT_PLUGIN_PATH.`
         : `The ${options.name} plugin is not installed: run \`videoloom engine install ${options.name}\`.`;
-    return { ...found, path, problem };
+    return { ...found, path, problem: (need && driverProblem(need, driver)) ?? problem };
   }
 
   const pinned = path === listed?.path ? listed.build?.librarySha256 : undefined;
@@ -56,15 +73,32 @@ export async function diagnosePlugin(
   }
 
   const reply = await probe(path, options);
-  const needs =
-    reply.problem !== undefined && pinned !== undefined ? ` ${listed?.needs ?? ''}` : '';
-  return {
-    ...found,
-    ...reply,
-    path,
-    isGenuine,
-    problem: reply.problem === undefined ? undefined : `${reply.problem}${needs}`.trimEnd(),
-  };
+  // What the plugin says of a driver that is not there or too old, if it says anything, is hard to read.
+  const cause = need && driverProblem(need, driver);
+  const problem =
+    reply.problem === undefined
+      ? undefined
+      : (cause ?? (need && libraryProblem(reply.problem, options.name)) ?? reply.problem);
+  return { ...found, ...reply, path, isGenuine, problem };
+}
+
+function describe({ vendor }: DriverNeed, driver: Driver | undefined): string {
+  const name = vendor === 'nvidia' ? 'NVIDIA' : 'AMD';
+  if (driver === undefined) return `no driver of ${name}`;
+  const gpus = driver.gpus.length === 0 ? 'no GPU' : driver.gpus.join(', ');
+  return `${name} ${driver.version ?? 'of unknown version'}: ${gpus}`;
+}
+
+/** That a library which the plugin loads is missing, if that is what the plugin complains about. */
+export function libraryProblem(said: string, plugin: string): string | undefined {
+  const library = /\blib\w+\.so[.\d]*(?=: cannot open shared object|.{0,40}not found)/i.exec(
+    said,
+  )?.[0];
+  const isMissing =
+    library ??
+    /(?:unable|failed|could not) to load (\w*(?:cu|nv|nccl|hip|rocm)\w*)/i.exec(said)?.[1];
+  if (isMissing === undefined) return undefined;
+  return `The plugin does not find ${isMissing}: run \`videoloom engine install ${plugin} --with-libraries\`, or name its folder in LD_LIBRARY_PATH.`;
 }
 
 const DEFAULT_TIMEOUT_MS = 120_000;

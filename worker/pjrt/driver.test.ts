@@ -44,8 +44,9 @@ async function rootWith(
   return root;
 }
 
+const GPU = { 'proc/driver/nvidia/gpus/0000:19:00.0/information': H100 };
 const NVIDIA = {
-  'proc/driver/nvidia/gpus/0000:19:00.0/information': H100,
+  ...GPU,
   'usr/lib/x86_64-linux-gnu/libcuda.so.1': '',
 };
 
@@ -91,7 +92,7 @@ test('a driver that is new enough for CUDA 12 alone is told apart', async (t) =>
     /driver 535\.104\.05 is too old for CUDA 13: install 580 or later, or use the plugin cuda12/,
   );
   assert.match(
-    driverProblem(CUDA_12, { ...driver!, version: '470.82.01' })!,
+    driverProblem(CUDA_12, { ...driver, version: '470.82.01' })!,
     /470\.82\.01 is too old for CUDA 12: install 525 or later\./,
   );
 });
@@ -100,8 +101,7 @@ test('a driver without GPUs, and one without its library, are told apart', async
   const version = { 'proc/driver/nvidia/version': OPEN };
   const bare = await findDriver('nvidia', await rootWith(t, version));
   assert.match(driverProblem(CUDA_13, bare)!, /sees no GPU/);
-  const { 'usr/lib/x86_64-linux-gnu/libcuda.so.1': _, ...gpu } = NVIDIA;
-  const withoutLibrary = await findDriver('nvidia', await rootWith(t, { ...version, ...gpu }));
+  const withoutLibrary = await findDriver('nvidia', await rootWith(t, { ...version, ...GPU }));
   assert.match(driverProblem(CUDA_13, withoutLibrary)!, /libcuda\.so\.1 is not here.*--gpus all/);
 });
 

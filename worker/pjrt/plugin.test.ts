@@ -7,10 +7,12 @@ import { dirname, join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { PjrtError } from './c-api.ts';
 import { openPjrtClient } from './client.ts';
-import { diagnosePlugin } from './doctor.ts';
+import { diagnosePlugin, libraryProblem } from './doctor.ts';
+import { findDriver } from './driver.ts';
 import {
   ensurePlugin,
   findPlugin,
+  installLibraries,
   type InstallOptions,
   listPlugins,
   PluginError,
@@ -215,7 +217,11 @@ test(
         void *GetPjrtApi(void) { return &t; }`;
       execFileSync('cc', ['-shared', '-fPIC', '-x', 'c', '-', '-o', path], { input: table });
       await assert.rejects(openPjrtClient({ pluginPath: path }), why);
+      const { problem } = await diagnosePlugin({ name: 'cpu', pluginPath: path, cacheDir: folder });
+      assert.match(problem!, why);
     }
+    // What was refused does not stand in the way of another.
+    (await openPjrtClient({ pluginPath: await cpuPlugin() })).close();
   },
 );
 
@@ -225,7 +231,65 @@ test('the doctor finds the CPU plugin sound', async () => {
   assert.equal(diagnosis.problem, undefined);
   assert.equal(diagnosis.computes, true);
   assert.match(diagnosis.platform!, /^cpu/);
-  assert.ok(diagnosis.devices!.length >= 1);
+  assert.equal(diagnosis.devices!.length, 2);
+  assert.equal(diagnosis.devicesReduced, 2);
+});
+
+for (const name of ['cuda12', 'cuda13', 'rocm7']) {
+  const cacheDir = pluginCacheDir(process.env);
+  const vendor = name === 'rocm7' ? 'amd' : 'nvidia';
+  const skip =
+    (await findDriver(vendor)) === undefined
+      ? `there is no driver of ${vendor}`
+      : (await findPlugin({ name, cacheDir })) === undefined
+        ? `${name} is not installed`
+        : false;
+  test(`the doctor finds the ${name} plugin sound`, { skip }, async () => {
+    const diagnosis = await diagnosePlugin({ name, cacheDir });
+    assert.equal(diagnosis.problem, undefined);
+    assert.equal(diagnosis.computes, true);
+    assert.equal(diagnosis.devicesReduced, diagnosis.devices!.length);
+  });
+}
+
+test('the doctor says what is wrong with the driver before anything else', async (t) => {
+  const options = await installOptions(t, {});
+  const driver = { vendor: 'nvidia', cuda: 13, minimumVersion: '580' } as const;
+  const needs = { hardware: 'a GPU', driver, libraries: [] };
+  const specs = options.specs!.map((spec) => ({ ...spec, needs }));
+  const missing = { ...options, specs, root: options.cacheDir };
+  const problem = /^There is no NVIDIA driver: install version 580 or later/;
+  assert.match((await diagnosePlugin(missing)).problem!, problem);
+  await ensurePlugin(missing);
+  const diagnosis = await diagnosePlugin(missing);
+  assert.match(diagnosis.problem!, problem);
+  assert.equal(diagnosis.driver, 'no driver of NVIDIA');
+});
+
+test('a library that a plugin misses is named with the command that brings it', () => {
+  const said =
+    'PJRT_Client_Create: libcudnn.so.9: cannot open shared object file: No such file or directory';
+  assert.match(
+    libraryProblem(said, 'cuda12')!,
+    /does not find libcudnn\.so\.9: run `videoloom engine install cuda12 --with-libraries`/,
+  );
+  assert.match(libraryProblem('Unable to load cuDNN. Is it installed?', 'cuda13')!, /cuDNN/);
+  assert.equal(libraryProblem('INTERNAL: no such device', 'cuda13'), undefined);
+});
+
+test('the libraries of a vendor are put beside the plugins, where their rpath leads', async (t) => {
+  const options = await installOptions(t, {});
+  const driver = { vendor: 'amd' } as const;
+  const withLibraries = (libraries: string[]): InstallOptions => ({
+    ...options,
+    specs: options.specs!.map((spec) => ({ ...spec, needs: { hardware: '', driver, libraries } })),
+  });
+  await installLibraries(withLibraries(['tiny-plugin>=1.0,<2']));
+  assert.deepEqual(await readFile(join(options.cacheDir, 'tiny_plugin/lib.so')), library);
+  await assert.rejects(
+    installLibraries(withLibraries(['tiny-plugin>=2'])),
+    isPluginError('PLUGIN_DOWNLOAD_FAILED', /tiny-plugin>=2 could not be fetched.*LD_LIBRARY_PATH/),
+  );
 });
 
 test('the doctor names what is missing, damaged, no plugin, or fatal', async (t) => {

@@ -2,7 +2,14 @@ import { mkdir, mkdtemp, readdir, rename, rm, stat } from 'node:fs/promises';
 import { homedir } from 'node:os';
 import { basename, dirname, join, resolve } from 'node:path';
 import { messageOf, VideoloomError } from '../../proto/errors.ts';
-import { ASK_INDEX, downloadWheel, wheelUnavailable, type WheelOptions } from '../wheel.ts';
+import {
+  ASK_INDEX,
+  downloadWheel,
+  installWheels,
+  wheelUnavailable,
+  type WheelOptions,
+} from '../wheel.ts';
+import { CUDA_12_DRIVER, CUDA_13_DRIVER, type DriverNeed } from './driver.ts';
 import { extractFromZip } from './zip.ts';
 
 /** A PJRT plugin that can be installed. */
@@ -11,8 +18,16 @@ export interface PluginSpec {
   readonly name: string;
   /** By `process.platform`-`process.arch`. */
   readonly builds: Readonly<Record<string, PluginBuild>>;
-  /** What the machine must have, and a pip requirement that brings the libraries which the plugin loads at run time. */
-  readonly needs?: { readonly hardware: string; readonly libraries: string };
+  readonly needs?: PluginNeeds;
+}
+
+/** What a plugin needs beside its own library. */
+export interface PluginNeeds {
+  /** What the machine must have. */
+  readonly hardware: string;
+  readonly driver: DriverNeed;
+  /** pip requirements of the vendor's libraries that it loads at run time. */
+  readonly libraries: readonly string[];
 }
 
 /** One library inside one wheel of PyPI, both pinned by hash. */
@@ -104,7 +119,7 @@ export async function listPlugins(options: {
       name: spec.name,
       build: spec.builds[thisPlatform()],
       path: await findPlugin({ name: spec.name, cacheDir: options.cacheDir, specs }),
-      needs: needsOf(spec, options.cacheDir),
+      needs: needsOf(spec),
     })),
   );
 }
@@ -229,15 +244,73 @@ function thisPlatform(): string {
 
 const WORK_PREFIX = '.installing-';
 const DOWNLOAD_TIMEOUT_MS = 15 * 60_000;
+const LIBRARIES_TIMEOUT_MS = 60 * 60_000;
 
-/** What `spec` needs beside its library. The rpath of the plugins finds libraries in the cache folder. */
-function needsOf({ needs }: PluginSpec, cacheDir: string): string {
+function needsOf({ name, needs }: PluginSpec): string {
   if (needs === undefined) return '';
   return (
-    `It needs ${needs.hardware}, and where the system has not got its libraries: ` +
-    `python3 -m pip install --target ${cacheDir} '${needs.libraries}'.`
+    `It needs ${needs.hardware}, and the vendor's libraries: where the system has not got them, run ` +
+    `\`videoloom engine install ${name} --with-libraries\`.`
   );
 }
+
+/**
+ * Has pip put the vendor's libraries of a plugin into the cache folder, where its rpath finds them: some gigabytes.
+ * They are of the versions that the plugin was built for or later ones of the same interface, by pip's choice.
+ * @throws PluginError PLUGIN_UNKNOWN, PLUGIN_PIP_MISSING, PLUGIN_DOWNLOAD_FAILED
+ */
+export async function installLibraries(options: InstallOptions): Promise<void> {
+  const { needs } = specOf(options);
+  if (needs === undefined) return;
+  await mkdir(options.cacheDir, { recursive: true });
+  const deadline = AbortSignal.timeout(LIBRARIES_TIMEOUT_MS);
+  await installWheels(needs.libraries, options.cacheDir, {
+    ...REPORT,
+    otherwise:
+      'or install these libraries with the system and name their folders in LD_LIBRARY_PATH',
+    signal: options.signal ? AbortSignal.any([options.signal, deadline]) : deadline,
+    pythons: options.pythons,
+  });
+}
+
+// What jax-cuda12-plugin 0.12.0.1, jax-cuda13-plugin 0.12.0.1 and jax-rocm7-plugin 0.12.0 ask for in the extras with-cuda
+// and with-rocm. They cannot be asked themselves: they need Python 3.12, these are for any. Upper bounds are of our own.
+const CUDA_12_LIBRARIES = [
+  'nvidia-cublas-cu12>=12.1.3.1',
+  'nvidia-cuda-cupti-cu12>=12.1.105',
+  'nvidia-cuda-nvcc-cu12>=12.6.85',
+  'nvidia-cuda-nvrtc-cu12>=12.1.55',
+  'nvidia-cuda-runtime-cu12>=12.1.105',
+  'nvidia-cudnn-cu12>=9.10.2.21,<10',
+  'nvidia-cufft-cu12>=11.0.2.54',
+  'nvidia-cusolver-cu12>=11.4.5.107',
+  'nvidia-cusparse-cu12>=12.1.0.106',
+  'nvidia-nccl-cu12>=2.18.1,<3',
+  'nvidia-nvjitlink-cu12>=12.1.105',
+  'nvidia-nvshmem-cu12>=3.2.5,<4',
+];
+const CUDA_13_LIBRARIES = [
+  'nvidia-cublas>=13.0.0.19,<14',
+  'nvidia-cuda-cupti>=13.0.48,<14',
+  'nvidia-cuda-nvcc>=13.0.48,<14',
+  'nvidia-cuda-nvrtc>=13.0.48,<14',
+  'nvidia-cuda-runtime>=13.0.48,<14',
+  'nvidia-cudnn-cu13>=9.12.0.46,<10',
+  'nvidia-cufft>=12.0.0.15,<13',
+  'nvidia-cusolver>=12.0.3.29,<13',
+  'nvidia-cusparse>=12.6.2.49,<13',
+  'nvidia-nccl-cu13>=2.27.7,<3',
+  'nvidia-nvjitlink>=13.0.39,<14',
+  'nvidia-nvshmem-cu13>=3.3.20,<4',
+  'nvidia-nvvm<14',
+];
+const ROCM_LIBRARIES = [
+  ...['amd_rocm_hip_runtime_devel_instinct', 'amd_rocm_hip_runtime_instinct'],
+  ...['amd_hipblas_instinct', 'amd_hipsparse_instinct', 'amd_hipsolver_instinct'],
+  ...['amd_miopen_hip_instinct', 'amd_rocm_llvm_instinct', 'amd_rocm_language_runtime_instinct'],
+  ...['amd_rccl_instinct', 'amd_hipfft_instinct', 'amd_rocm_device_libs_instinct'],
+  'amd_hipsparselt_instinct',
+];
 
 /**
  * The plugins that videoloom installs itself. For CPUs on x64, lammps-jax-pjrt-cpu (PJRT 0.115) rather than
@@ -283,8 +356,9 @@ export const PLUGINS: readonly PluginSpec[] = [
       },
     },
     needs: {
-      hardware: 'an NVIDIA GPU with a driver for CUDA 13',
-      libraries: 'jax-cuda13-plugin[with-cuda]==0.12.0.1',
+      hardware: `an NVIDIA GPU with driver ${CUDA_13_DRIVER} or later`,
+      driver: { vendor: 'nvidia', cuda: 13, minimumVersion: CUDA_13_DRIVER },
+      libraries: CUDA_13_LIBRARIES,
     },
   },
   {
@@ -306,8 +380,9 @@ export const PLUGINS: readonly PluginSpec[] = [
       },
     },
     needs: {
-      hardware: 'an NVIDIA GPU with a driver for CUDA 12',
-      libraries: 'jax-cuda12-plugin[with-cuda]==0.12.0.1',
+      hardware: `an NVIDIA GPU with driver ${CUDA_12_DRIVER} or later`,
+      driver: { vendor: 'nvidia', cuda: 12, minimumVersion: CUDA_12_DRIVER },
+      libraries: CUDA_12_LIBRARIES,
     },
   },
   {
@@ -323,7 +398,8 @@ export const PLUGINS: readonly PluginSpec[] = [
     },
     needs: {
       hardware: 'an AMD GPU and ROCm 7 in /opt/rocm',
-      libraries: 'jax-rocm7-plugin[with-rocm]==0.12.0',
+      driver: { vendor: 'amd' },
+      libraries: ROCM_LIBRARIES,
     },
   },
 ];

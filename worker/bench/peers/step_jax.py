@@ -1,4 +1,4 @@
-"""A peer of engine.ts: training steps of its three models in JAX on the CPU (jit, donated state). Shapes are those of
+"""A peer of engine.ts: training steps of its three models in JAX on the CPU, or the GPU where its wheels are for one (jit, donated state). Shapes are those of
 worker/bench/models.ts. With --precision bfloat16 operands of products are bfloat16. Commands and answers are those of
 step_torch.py; XLA uses as many threads as the process has cores."""
 import argparse, json, os, sys, time

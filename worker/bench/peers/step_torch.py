@@ -1,4 +1,4 @@
-"""A peer of engine.ts: training steps of its three models in PyTorch on the CPU, forward, backward and AdamW (fused).
+"""A peer of engine.ts: training steps of its three models in PyTorch, forward, backward and AdamW (fused).
 Shapes are those of worker/bench/models.ts. With --precision bfloat16 the model runs under autocast. Reads commands line
 by line on stdin: "step N" runs N steps and answers with a JSON line: the seconds each took, CPU seconds of all cores a
 step; end of input ends the process."""
@@ -128,11 +128,13 @@ if __name__ == "__main__":
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    model = models[options.model]()
-    batch = model.data(torch.Generator().manual_seed(0))
+    device = options.device
+    model = models[options.model]().to(device)
+    batch = [part.to(device) for part in model.data(torch.Generator().manual_seed(0))]
     optimizer = torch.optim.AdamW(model.parameters(), 1e-4, fused=True)
     run = torch.compile(model) if options.compile else model
     for line in sys.stdin:
@@ -140,10 +142,12 @@ if __name__ == "__main__":
         for _ in range(int(line.split()[1])):
             start = time.perf_counter()
             optimizer.zero_grad(set_to_none=True)
-            with torch.autocast("cpu", torch.bfloat16, enabled=options.precision == "bfloat16"):
+            with torch.autocast(device, torch.bfloat16, enabled=options.precision == "bfloat16"):
                 loss = run(*batch)
             loss.backward()
             optimizer.step()
+            if device == "cuda":
+                torch.cuda.synchronize()
             seconds.append(time.perf_counter() - start)
         cpu = (time.process_time() - cpu) / len(seconds)
         print(json.dumps({"seconds": seconds, "cpu_seconds": cpu, "loss": loss.item(), "version": torch.__version__}), flush=True)

@@ -1,0 +1,219 @@
+/** What the benches of a training step share: our runner, the peers', and the figures. */
+import { spawn } from 'node:child_process';
+import { writeFile } from 'node:fs/promises';
+import { availableParallelism } from 'node:os';
+import path from 'node:path';
+import { createInterface } from 'node:readline';
+
+import * as tf from '@tensorflow/tfjs-core';
+
+import type { Engine } from '../backend/engine.ts';
+import type { Precision } from '../backend/jit.ts';
+import { adamW, adamWScalars } from '../optim/adamw.ts';
+import type { AdamWState } from '../optim/adamw.ts';
+import { leavesOf, mapTree, withLeaves } from '../tree.ts';
+import type { TensorTree } from '../tree.ts';
+import { earlyFusion, qFormer, twoTower } from './models.ts';
+import type { BenchModel } from './models.ts';
+import { ensurePeer } from './peer-venv.ts';
+import type { Peer } from './peer-venv.ts';
+import { median, report } from './report.ts';
+
+export interface MeasureOptions {
+  readonly precision: Precision;
+  readonly peers: readonly Peer[];
+  readonly rounds: number;
+  /** Of each round. */
+  readonly steps: number;
+  readonly cacheDir: string;
+  /** What differs in the peers' environment. */
+  readonly peerEnv?: NodeJS.ProcessEnv;
+  /** Where to write the program. */
+  readonly mlir?: string | undefined;
+}
+
+const ADAMW = { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0.01 };
+/** By name. */
+export const MODELS = { videobert: earlyFusion, clip: twoTower, qformer: qFormer };
+export type ModelName = keyof typeof MODELS;
+
+type State = { readonly params: TensorTree; readonly optimizer: AdamWState<TensorTree> };
+
+function trainStepOf({ loss }: BenchModel) {
+  return (
+    state: State,
+    batch: TensorTree,
+    scalars: tf.Tensor,
+  ): { state: State; loss: tf.Tensor } => {
+    const leaves = leavesOf(state.params).map(([, tensor]) => tensor);
+    const { value, grads } = tf.valueAndGrads((...given: tf.Tensor[]) =>
+      loss(withLeaves(state.params, given), batch),
+    )(leaves);
+    const updated = adamW(ADAMW, {
+      params: state.params,
+      state: state.optimizer,
+      gradient: withLeaves(state.params, grads),
+      scalars,
+      decays: () => true,
+    });
+    return { state: { params: updated.params, optimizer: updated.state }, loss: value };
+  };
+}
+
+/** What steps took: wall-clock seconds of each, and the CPU seconds of all cores together, averaged. */
+interface Timing {
+  readonly seconds: readonly number[];
+  readonly cpuSeconds: number;
+}
+
+interface Runner {
+  readonly name: string;
+  steps(count: number): Promise<Timing>;
+  close(): void;
+}
+
+async function openOurs(engine: Engine, name: ModelName, mlir: string | undefined) {
+  const model = MODELS[name](engine);
+  const step = engine.compile(trainStepOf(model), { name, donate: [0] });
+  const zeros = () => mapTree(model.params, ({ shape }) => tf.zeros(shape));
+  let state: State = {
+    params: model.params,
+    optimizer: { first: zeros(), second: zeros() },
+  };
+  let count = 0;
+  const scalarsAt = (n: number) =>
+    engine.upload(adamWScalars(ADAMW, { step: n, learningRate: 1e-4, gradientScale: 1 }), [4]);
+
+  const scalars = scalarsAt(1);
+  const start = performance.now();
+  const lowered = (await step.lower(state, model.batch, scalars))!;
+  const compileSeconds = (performance.now() - start) / 1000;
+  scalars.dispose();
+  if (mlir !== undefined) await writeFile(mlir, lowered.mlir);
+  const of = `step/${name}`;
+  report({ name: of, metric: 'trace and compile', value: compileSeconds, unit: 's' });
+  const temporary = lowered.memory.tempBytes / 2 ** 20;
+  report({ name: of, metric: 'temporary memory', value: temporary, unit: 'MiB' });
+  report({ name: of, metric: 'work', value: lowered.flops / 1e9, unit: 'GFLOP' });
+  const runner: Runner = {
+    name: 'videoloom',
+    async steps(n) {
+      const seconds: number[] = [];
+      const before = process.cpuUsage();
+      for (let i = 0; i < n; i++) {
+        count++;
+        const stepScalars = scalarsAt(count);
+        const begin = performance.now();
+        const result = await step(state, model.batch, stepScalars);
+        seconds.push((performance.now() - begin) / 1000);
+        state = result.state;
+        tf.dispose([result.loss, stepScalars]);
+      }
+      const { user, system } = process.cpuUsage(before);
+      return { seconds, cpuSeconds: (user + system) / 1e6 / n };
+    },
+    close() {
+      tf.dispose(leavesOf(state as unknown as TensorTree).map(([, tensor]) => tensor));
+    },
+  };
+  return { runner, flops: lowered.flops };
+}
+
+/** A product of 2048 x 2048 matrices: what a step that were nothing but products would reach. */
+function openLimit(engine: Engine): Runner {
+  const size = 2048;
+  const matrix = engine.upload(new Float32Array(size * size).fill(0.5), [size, size]);
+  const product = engine.compile((a: tf.Tensor) => tf.matMul(a as tf.Tensor2D, a as tf.Tensor2D), {
+    name: 'limit',
+  });
+  return {
+    name: 'limit',
+    async steps(n) {
+      const seconds: number[] = [];
+      for (let i = 0; i < n; i++) {
+        const begin = performance.now();
+        (await product(matrix)).dispose();
+        seconds.push((performance.now() - begin) / 1000 / (2 * size ** 3));
+      }
+      return { seconds, cpuSeconds: 0 };
+    },
+    close() {
+      matrix.dispose();
+    },
+  };
+}
+
+/** A Python process that runs steps on command. */
+async function openPeer(
+  peer: Peer,
+  model: ModelName,
+  { cacheDir, precision, peerEnv }: MeasureOptions,
+): Promise<Runner> {
+  const { label, packages, script, args } = peer;
+  const python = await ensurePeer(cacheDir, peer);
+  const file = path.join(import.meta.dirname, 'peers', script);
+  const shared = ['--threads', String(availableParallelism()), '--precision', precision];
+  const child = spawn(python, [file, model, ...shared, ...args], {
+    stdio: ['pipe', 'pipe', 'inherit'],
+    env: { ...process.env, ...peerEnv },
+  });
+  const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
+  const runner: Runner = {
+    name: `${packages[0].replace('==', ' ')} ${label}`,
+    async steps(count) {
+      child.stdin.write(`step ${count}\n`);
+      const next = (await lines.next()) as IteratorResult<string, undefined>;
+      if (next.done === true) throw new Error(`${script} ${model} ended early`);
+      const reply = JSON.parse(next.value) as { seconds: number[]; cpu_seconds: number };
+      return { seconds: reply.seconds, cpuSeconds: reply.cpu_seconds };
+    },
+    close() {
+      child.stdin.end();
+    },
+  };
+  return runner;
+}
+
+/** Measures one model by turns and prints its figures. */
+export async function measure(
+  engine: Engine,
+  model: ModelName,
+  options: MeasureOptions,
+): Promise<{ readonly bestSeconds: number; readonly flops: number }> {
+  const { precision, rounds, steps, mlir } = options;
+  const { runner: ours, flops } = await openOurs(engine, model, mlir);
+  const limit = openLimit(engine);
+  const peers: Runner[] = [];
+  for (const peer of options.peers) peers.push(await openPeer(peer, model, options));
+  const runners = [ours, limit, ...peers];
+  const timings = new Map(runners.map((runner) => [runner, [] as Timing[]]));
+  for (const runner of runners) await runner.steps(2);
+  for (let round = 0; round < rounds; round++) {
+    for (const runner of runners) timings.get(runner)!.push(await runner.steps(steps));
+  }
+  const wallOf = (runner: Runner): number[] => timings.get(runner)!.flatMap((t) => t.seconds);
+  const cpuOf = (runner: Runner): number[] => timings.get(runner)!.map((t) => t.cpuSeconds);
+  const summaries: Record<string, (runner: Runner) => number> = {
+    'best time': (runner) => Math.min(...wallOf(runner)) * 1000,
+    'median time': (runner) => median(wallOf(runner)) * 1000,
+    'CPU time': (runner) => median(cpuOf(runner)) * 1000,
+  };
+  for (const [metric, summary] of Object.entries(summaries)) {
+    report(
+      {
+        name: `step/${model}`,
+        metric: `${metric} ${precision}`,
+        value: summary(ours),
+        unit: 'ms',
+        better: 'lower',
+      },
+      peers.map((peer) => ({ name: peer.name, value: summary(peer) })),
+    );
+  }
+  const least = Math.min(...wallOf(limit)) * flops * 1000;
+  report({ name: `step/${model}`, metric: 'limit of a large product', value: least, unit: 'ms' });
+  const share = least / (Math.min(...wallOf(ours)) * 1000);
+  report({ name: `step/${model}`, metric: 'share of the limit', value: share, unit: 'ratio' });
+  for (const runner of runners) runner.close();
+  return { bestSeconds: Math.min(...wallOf(ours)), flops };
+}
