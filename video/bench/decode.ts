@@ -88,10 +88,18 @@ async function measure(pool: DecoderPool, row: Row, numProcesses: number): Promi
   const cpuMs = ((cpuSeconds(pool) - cpuBefore) * 1000) / (3 * numClips);
   const mebibytes = (numClips * numFrames * size * size * 3) / 2 ** 20;
   const decoded = (pool.stats.numDecoded - numDecoded) / (3 * numClips);
-  process.stdout.write(
-    `${pool.backend} x${numProcesses} | ${name} | ${(numClips / best).toFixed(1)} clips/s | ` +
-      `${cpuMs.toFixed(1)} CPU ms a clip | ${(mebibytes / best).toFixed(0)} MiB/s | ${decoded.toFixed(0)} frames decoded a clip\n`,
-  );
+  const figures = [
+    { metric: 'throughput, best', value: numClips / best, unit: 'clips/s' },
+    { metric: 'CPU time a clip', value: cpuMs, unit: 'ms' },
+    { metric: 'frames to the worker', value: mebibytes / best, unit: 'MiB/s' },
+    { metric: 'frames decoded a clip', value: decoded, unit: 'frames' },
+  ];
+  for (const { metric, value, unit } of figures) {
+    const processes = `${numProcesses} process${numProcesses === 1 ? '' : 'es'}`;
+    const figure = { name: `decode/${pool.backend}, ${processes}, ${name}`, metric };
+    const rounded = Number(value.toPrecision(4));
+    process.stdout.write(`${JSON.stringify({ ...figure, value: rounded, unit })}\n`);
+  }
 }
 
 /** CPU time of the pool's processes and of those they started and saw end; 0 where there is no /proc. */

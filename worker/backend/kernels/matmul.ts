@@ -66,6 +66,11 @@ function matMul(
   );
   const [lhs, rhs] = broadcastBatch(hlo, a, b);
   const row = lhs.shape.length - 2;
+  // The CPU's products are slowest at turning their left operand round: the smaller of the two is to be that one.
+  if (transposeA && !transposeB && row === 0 && lhs.shape[1]! > rhs.shape[1]!) {
+    const turned = hlo.dotGeneral(rhs, lhs, { contractingDims: [[0], [0]] });
+    return hlo.transpose(turned, [1, 0]);
+  }
   return hlo.dotGeneral(lhs, rhs, {
     batchingDims: [range(row), range(row)],
     contractingDims: [[transposeA ? row : row + 1], [transposeB ? row + 1 : row]],
