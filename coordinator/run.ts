@@ -24,6 +24,7 @@ import type { Generation, RunStatus } from '../proto/gen/videoloom/v1/run.ts';
 import type { Log } from '../proto/log.ts';
 import type { RunPlan } from '../proto/run-plan.ts';
 import { positionOf } from '../proto/sample-order.ts';
+import { NO_TIME } from '../proto/time-ledger.ts';
 import {
   completeCheckpoint,
   findCheckpoint,
@@ -45,7 +46,7 @@ import type { RunMetrics } from './metrics.ts';
 import { checkSamePlan } from './plan-check.ts';
 import { initialRunState, isOver, memberOf, transition } from './run-state.ts';
 import type { Joiner, RunEffect, RunEvent, RunResponse, RunState } from './run-state.ts';
-import { addLedgers, emptyLedger, RateWindow, statusOf } from './status.ts';
+import { addLedgers, RateWindow, statusOf } from './status.ts';
 
 /** Name of the figures of a finished run, inside its folder. */
 export const SUMMARY_FILE = 'summary.json';
@@ -149,7 +150,7 @@ export class Run {
   readonly #rates = new RateWindow();
   readonly #ticker: NodeJS.Timeout;
   readonly #lockChecker: NodeJS.Timeout;
-  #time = emptyLedger();
+  #time = NO_TIME;
   #lastCallId = 0;
   #isClosed = false;
   #diskWork: Promise<void> = Promise.resolve();

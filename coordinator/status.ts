@@ -34,20 +34,6 @@ export class RateWindow {
   }
 }
 
-/** No time at all. */
-export function emptyLedger(): TimeLedger {
-  return {
-    decodeSeconds: 0,
-    waitSeconds: 0,
-    computeSeconds: 0,
-    reduceSeconds: 0,
-    checkpointSeconds: 0,
-    evaluateSeconds: 0,
-    setupSeconds: 0,
-    wallSeconds: 0,
-  };
-}
-
 /** The sum of two ledgers, field by field. */
 export function addLedgers(a: TimeLedger, b: TimeLedger): TimeLedger {
   return {

@@ -33,7 +33,8 @@ test('a process that trains starts with the memory settings, another without', a
 });
 
 test('a process leaves when the one that started it lets go of it, even before it listens', async () => {
-  const child = start('worker', ['schema'], SILENT);
+  // It has a second of work, more than enough to notice.
+  const child = start('worker', ['engine', 'doctor'], SILENT);
   child.disconnect();
   assert.deepEqual(await exitOf(child), { code: 75, signal: null });
 });

@@ -1,4 +1,5 @@
 import type { TimeLedger } from '../proto/gen/videoloom/v1/run.ts';
+import { NO_TIME } from '../proto/time-ledger.ts';
 
 export type Phase = 'setup' | 'decode' | 'wait' | 'compute' | 'reduce' | 'checkpoint' | 'evaluate';
 
@@ -45,7 +46,7 @@ export function openLedger({ now = () => performance.now(), startMs = 0 } = {}):
     };
   };
   // Totals, not a sum of reports: the rounding of such a sum can overtake the total.
-  let [offered, reported] = [total(), NOTHING];
+  let [offered, reported] = [total(), NO_TIME];
   return {
     get phase() {
       return phase;
@@ -72,14 +73,3 @@ export function openLedger({ now = () => performance.now(), startMs = 0 } = {}):
     },
   };
 }
-
-const NOTHING: TimeLedger = {
-  decodeSeconds: 0,
-  waitSeconds: 0,
-  computeSeconds: 0,
-  reduceSeconds: 0,
-  checkpointSeconds: 0,
-  evaluateSeconds: 0,
-  setupSeconds: 0,
-  wallSeconds: 0,
-};

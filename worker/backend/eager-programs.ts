@@ -9,7 +9,7 @@ export interface EagerProgram {
 }
 
 /** Programs that are kept; the least recently used goes first. */
-const MAX_PROGRAMS = 4096;
+const MAX_PROGRAMS = 1024;
 
 /** The programs of ops that run one at a time, outside of compiled functions. They are closed with the client. */
 export class EagerPrograms {

@@ -18,7 +18,7 @@ import type { TestEngines } from './test/engines.ts';
 
 let engines: TestEngines;
 before(async () => {
-  engines = await openTestEngines();
+  engines = await openTestEngines({ emptyCache: true });
 });
 after(async () => {
   await engines.close();

@@ -102,12 +102,7 @@ export function traceLayers(backend: XlaBackend, trace: Trace, stack: LayerStack
       const dy = valueOf(cotangent);
       const gradients = traced.gradients;
       if (count === 1) {
-        let inputs = [
-          x0,
-          ...everywhereValues.slice(0, shared.length),
-          ...everywhereValues.slice(shared.length),
-        ];
-        let late = dy;
+        let [late, inputs] = [dy, [x0, ...everywhereValues]];
         if (stack.remat) {
           // Else what is computed again would be found to have been computed before, and be kept.
           [late, ...inputs] = hlo.optimizationBarrier([dy, ...inputs]) as [Value, ...Value[]];

@@ -1,10 +1,12 @@
 import assert from 'node:assert/strict';
+import path from 'node:path';
 import { test } from 'node:test';
 
 import * as tf from '@tensorflow/tfjs-core';
 
 import { openRng } from '../../proto/random.ts';
-import { ensurePlugin, pluginCacheDir } from '../pjrt/plugin.ts';
+import { pluginCacheDir } from '../pjrt/plugin.ts';
+import { cpuPlugin } from '../pjrt/test/client.ts';
 import { openEngine } from './engine.ts';
 
 /** The nearest bfloat16, ties to even. */
@@ -20,9 +22,8 @@ function toBfloat16(value: number): number {
 const ULP = 2 ** -7;
 
 test('under bfloat16 products round their operands; sums inside them and all else are float32', async () => {
-  const cacheDir = pluginCacheDir(process.env);
-  const plugin = { name: 'cpu', cacheDir, pluginPath: process.env['PJRT_PLUGIN_PATH'] };
-  const pluginPath = await ensurePlugin(plugin);
+  const pluginPath = await cpuPlugin();
+  const cacheDir = path.dirname(pluginCacheDir(process.env));
   const options = { engine: 'xla', pluginPath, cacheDir, precision: 'bfloat16' } as const;
   const engine = await openEngine(options);
   try {

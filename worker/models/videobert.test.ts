@@ -1,15 +1,14 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import * as tf from '@tensorflow/tfjs-core';
-import { openRng } from '../../proto/random.ts';
 import { openEngine } from '../backend/engine.ts';
 import { uploadBatch } from '../batches.ts';
 import { openInitializer } from '../initializer.ts';
 import { defaultCacheDir } from '../prepare.ts';
 import { leavesOf, withLeaves } from '../tree.ts';
 import { initVideoBert, videoBertLogits, videoBertSums, type VideoBertBatch } from './videobert.ts';
-import { assembleVideoBert, sequenceLength, TRAINING } from './videobert-batch.ts';
-import { testAssembly } from '../test/assembly.ts';
+import { sequenceLength } from './videobert-batch.ts';
+import { testAssembly, testBatch } from '../test/assembly.ts';
 
 const ASSEMBLY = testAssembly();
 const SIZES = {
@@ -22,19 +21,6 @@ const SIZES = {
   centroidWidth: 5,
   length: sequenceLength(ASSEMBLY),
 };
-
-function hostBatch(): ReturnType<typeof assembleVideoBert> {
-  const rng = openRng(5, 'examples');
-  const words = (count: number): Int32Array =>
-    Int32Array.from({ length: count }, () => 6 + rng.integer(14));
-  const examples = Array.from({ length: 4 }, (_, number) => ({
-    number,
-    epoch: 0,
-    textIds: words(3 + number),
-    visualWords: Int32Array.from({ length: 4 }, () => rng.integer(8)),
-  }));
-  return assembleVideoBert(ASSEMBLY, examples, TRAINING, () => words(4));
-}
 
 const centroids = Float32Array.from({ length: 40 }, (_, i) => Math.sin(i));
 
@@ -60,7 +46,7 @@ async function compute(
     },
     { name: 'videobert' },
   );
-  const result = await run(params, table, uploadBatch(engine, hostBatch()));
+  const result = await run(params, table, uploadBatch(engine, testBatch(ASSEMBLY, { rows: 4 })));
   const paths = leavesOf(params).map(([path]) => path);
   const gradients = new Map<string, number[]>();
   for (const [i, path] of paths.entries())
@@ -90,7 +76,7 @@ test('losses and gradients of the compiled model are those of the plain JavaScri
 test('padding does not reach the losses: more of it leaves them as they are', async () => {
   const engine = await openEngine({ engine: 'cpu', cacheDir: '' });
   const params = initVideoBert(SIZES, openInitializer(9));
-  const { arrays } = hostBatch();
+  const { arrays } = testBatch(ASSEMBLY, { rows: 4 });
   const sumsWith = (ids: Int32Array): number[] => {
     const changed = { ...arrays, ids: { ...arrays['ids']!, data: ids } };
     const batch = uploadBatch(engine, { arrays: changed, counts: {}, numTokens: 0 });

@@ -1,4 +1,4 @@
-import { mkdir, mkdtemp, readdir, rename, rm, stat } from 'node:fs/promises';
+import { mkdir, rename, rm, stat } from 'node:fs/promises';
 import { homedir } from 'node:os';
 import { basename, dirname, join, resolve } from 'node:path';
 import { messageOf, VideoloomError } from '../../proto/errors.ts';
@@ -9,6 +9,7 @@ import {
   wheelUnavailable,
   type WheelOptions,
 } from '../wheel.ts';
+import { openInstallFolder } from '../install-folder.ts';
 import { CUDA_12_DRIVER, CUDA_13_DRIVER, type DriverNeed } from './driver.ts';
 import { extractFromZip } from './zip.ts';
 
@@ -147,8 +148,7 @@ async function installPlugin(options: InstallOptions): Promise<string> {
     });
   };
   await mkdir(options.cacheDir, { recursive: true });
-  await sweepStale(options.cacheDir);
-  const work = await mkdtemp(join(options.cacheDir, WORK_PREFIX));
+  const work = await openInstallFolder(options.cacheDir, DOWNLOAD_TIMEOUT_MS);
   try {
     report('downloading');
     const deadline = AbortSignal.timeout(DOWNLOAD_TIMEOUT_MS);
@@ -218,19 +218,6 @@ const REPORT: Pick<WheelOptions, 'otherwise' | 'fail'> = {
     }),
 };
 
-/** Removes what installations left behind that were killed. */
-async function sweepStale(cacheDir: string): Promise<void> {
-  for (const entry of await readdir(cacheDir)) {
-    if (!entry.startsWith(WORK_PREFIX)) continue;
-    const path = join(cacheDir, entry);
-    const age = await stat(path).then(
-      ({ mtimeMs }) => Date.now() - mtimeMs,
-      () => 0, // another process has just removed it
-    );
-    if (age > 2 * DOWNLOAD_TIMEOUT_MS) await rm(path, { recursive: true, force: true });
-  }
-}
-
 async function isFile(path: string): Promise<boolean> {
   return stat(path).then(
     (entry) => entry.isFile(),
@@ -242,7 +229,6 @@ function thisPlatform(): string {
   return `${process.platform}-${process.arch}`;
 }
 
-const WORK_PREFIX = '.installing-';
 const DOWNLOAD_TIMEOUT_MS = 15 * 60_000;
 const LIBRARIES_TIMEOUT_MS = 60 * 60_000;
 

@@ -1,20 +1,10 @@
 import { createWriteStream } from 'node:fs';
-import {
-  access,
-  mkdir,
-  mkdtemp,
-  readdir,
-  readFile,
-  rename,
-  rm,
-  stat,
-  symlink,
-  writeFile,
-} from 'node:fs/promises';
+import { access, mkdir, readdir, readFile, rename, rm, symlink, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { finished } from 'node:stream/promises';
 import { messageOf, VideoloomError } from '../../proto/errors.ts';
 import { runCommand, type CommandResult } from '../child-command.ts';
+import { openInstallFolder } from '../install-folder.ts';
 import { pluginCacheDir } from '../pjrt/plugin.ts';
 import { extractFromZip } from '../pjrt/zip.ts';
 import { downloadWheel, wheelUnavailable, type WheelOptions } from '../wheel.ts';
@@ -66,8 +56,7 @@ export async function installTensorflow(
   if (options.gpu === true) await checkDriver();
 
   await mkdir(options.cacheDir, { recursive: true });
-  await sweepStale(options.cacheDir);
-  const work = await mkdtemp(join(options.cacheDir, WORK_PREFIX));
+  const work = await openInstallFolder(options.cacheDir, INSTALL_TIMEOUT_MS);
   const installer = openInstaller(work, options);
   try {
     const folder = join(work, 'node_modules', wanted.npmPackage);
@@ -399,19 +388,6 @@ function installationFolder(cacheDir: string, wanted: TensorflowPackage): string
   return join(cacheDir, `${npmPackage.replace('@tensorflow/', '')}-${version}-${pin}`);
 }
 
-/** Removes what installations left behind that were killed. */
-async function sweepStale(cacheDir: string): Promise<void> {
-  for (const entry of await readdir(cacheDir)) {
-    if (!entry.startsWith(WORK_PREFIX)) continue;
-    const path = join(cacheDir, entry);
-    const age = await stat(path).then(
-      ({ mtimeMs }) => Date.now() - mtimeMs,
-      () => 0, // another process has just removed it
-    );
-    if (age > 2 * INSTALL_TIMEOUT_MS) await rm(path, { recursive: true, force: true });
-  }
-}
-
 /** What npm says went wrong, without its codes and where its log lies. */
 function npmError(output: string): string {
   const lines = [...output.matchAll(/^npm error (.+)$/gm)].map(([, text]) => text!);
@@ -438,6 +414,5 @@ function lastLines(text: string, count = 15): string {
 
 const DESCRIPTION_FILE = 'installation.json';
 const LOG_FILE = 'install.log';
-const WORK_PREFIX = '.installing-';
 const INSTALL_TIMEOUT_MS = 30 * 60_000;
 const PREBUILT_TIMEOUT_MS = 10 * 60_000;

@@ -1,14 +1,11 @@
 import assert from 'node:assert/strict';
-import { mkdtemp, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
-import { after, before, test } from 'node:test';
-import { openRng } from '../../proto/random.ts';
+import { dirname } from 'node:path';
+import { before, test } from 'node:test';
 import { openEngine, type LoweredProgram } from '../backend/engine.ts';
 import type { MeshAxes } from '../backend/devices.ts';
 import { uploadBatch } from '../batches.ts';
 import { openInitializer } from '../initializer.ts';
-import { assembleVideoBert, sequenceLength, TRAINING } from '../models/videobert-batch.ts';
+import { sequenceLength } from '../models/videobert-batch.ts';
 import {
   initVideoBert,
   videoBertLogits,
@@ -18,26 +15,14 @@ import {
 } from '../models/videobert.ts';
 import { adamWScalars, initAdamW } from '../optim/adamw.ts';
 import { parameterShardings, rowSharding, type ShardingRule } from '../parallel/sharding.ts';
-import { ensurePlugin, pluginCacheDir } from '../pjrt/plugin.ts';
+import { pluginCacheDir } from '../pjrt/plugin.ts';
+import { cpuPlugin } from '../pjrt/test/client.ts';
 import { compilePrograms, type Programs } from '../programs.ts';
 import { leavesOf, numElements, type TensorTree } from '../tree.ts';
+import { testAssembly, testBatch } from './assembly.ts';
 
 /** VideoBERT trained on meshes of CPU devices beside the same steps on one. */
-const ASSEMBLY = {
-  seed: 1,
-  special: { pad: 0, cls: 2, sep: 3, mask: 4, join: 5, firstWord: 6 },
-  textVocabulary: 24,
-  visualVocabulary: 8,
-  maxTextTokens: 6,
-  numWindows: 4,
-  textMaskRatio: 0.4,
-  visualMaskRatio: 0.5,
-  visualMaskSpan: 2,
-  textOnlyShare: 0,
-  videoOnlyShare: 0,
-  mismatchedShare: 0.5,
-  modalities: 'both',
-} as const;
+const ASSEMBLY = testAssembly({ textVocabulary: 24 });
 const SIZES = {
   width: 32,
   numLayers: 2,
@@ -66,22 +51,17 @@ interface Trained {
   readonly memory: Record<'gradient' | 'update', LoweredProgram['memory']>;
 }
 
-let cacheDir: string;
 let alone: Trained;
 before(async () => {
-  cacheDir = await mkdtemp(join(tmpdir(), 'videoloom-several-devices-'));
   alone = await trainOn({ data: 1 }, []);
 });
-after(() => rm(cacheDir, { recursive: true, force: true }));
 
 async function trainOn(mesh: MeshAxes, rules: readonly ShardingRule[]): Promise<Trained> {
   const devices = Object.values(mesh).reduce<number>((n, size) => n * Number(size), 1);
-  const plugins = { name: 'cpu', cacheDir: pluginCacheDir(process.env) } as const;
-  const pluginPath = process.env['PJRT_PLUGIN_PATH'] ?? (await ensurePlugin(plugins));
   const engine = await openEngine({
     engine: 'xla',
-    pluginPath,
-    cacheDir,
+    pluginPath: await cpuPlugin(),
+    cacheDir: dirname(pluginCacheDir(process.env)),
     devices,
     mesh,
     threads: 8,
@@ -117,7 +97,7 @@ async function trainOn(mesh: MeshAxes, rules: readonly ShardingRule[]): Promise<
     let first: Float32Array | undefined;
     let memory: Trained['memory'] | undefined;
     for (let step = 1; step <= STEPS; step++) {
-      const batch = hostBatch(step);
+      const batch = testBatch(ASSEMBLY, { rows: 8, step });
       const inputs = uploadBatch(engine, batch);
       const scales = Object.keys(OBJECTIVES).map((name) => 1 / (batch.counts[name] ?? 1));
       const scaling = engine.upload(Float32Array.from(scales), [3]);
@@ -152,19 +132,6 @@ async function trainOn(mesh: MeshAxes, rules: readonly ShardingRule[]): Promise<
   } finally {
     engine.close();
   }
-}
-
-function hostBatch(step: number): ReturnType<typeof assembleVideoBert> {
-  const rng = openRng(5, 'examples', step);
-  const words = (count: number): Int32Array =>
-    Int32Array.from({ length: count }, () => 6 + rng.integer(18));
-  const examples = Array.from({ length: 8 }, (_, number) => ({
-    number,
-    epoch: 0,
-    textIds: words(3 + (number % 4)),
-    visualWords: Int32Array.from({ length: 4 }, () => rng.integer(8)),
-  }));
-  return assembleVideoBert(ASSEMBLY, examples, TRAINING, () => words(4));
 }
 
 /** Equal within float32 rounding of sums that are added up in another order. */

@@ -2,7 +2,6 @@
 // of `reproducible.test.ts` runs it in processes of their own. Arguments: threads of the engine, cache folder.
 import { createHash } from 'node:crypto';
 import * as tf from '@tensorflow/tfjs-core';
-import { openRng } from '../../proto/random.ts';
 import { openEngine } from '../backend/engine.ts';
 import { uploadBatch } from '../batches.ts';
 import { openInitializer } from '../initializer.ts';
@@ -13,11 +12,11 @@ import {
   type VideoBertBatch,
   type VideoBertParams,
 } from '../models/videobert.ts';
-import { assembleVideoBert, sequenceLength, TRAINING } from '../models/videobert-batch.ts';
+import { sequenceLength } from '../models/videobert-batch.ts';
 import { adamW, adamWScalars, type AdamWState } from '../optim/adamw.ts';
 import { cpuPlugin } from '../pjrt/test/client.ts';
 import { leavesOf, mapTree, withLeaves } from '../tree.ts';
-import { testAssembly } from './assembly.ts';
+import { testAssembly, testBatch } from './assembly.ts';
 
 const ADAMW = { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0.01 };
 const ASSEMBLY = testAssembly();
@@ -59,19 +58,6 @@ function trainStep(
   return { state: { params: updated.params, optimizer: updated.state }, loss: value };
 }
 
-function hostBatch(step: number): ReturnType<typeof assembleVideoBert> {
-  const rng = openRng(5, 'examples', step);
-  const words = (count: number): Int32Array =>
-    Int32Array.from({ length: count }, () => 6 + rng.integer(14));
-  const examples = Array.from({ length: 32 }, (_, number) => ({
-    number,
-    epoch: 0,
-    textIds: words(3 + (number % 4)),
-    visualWords: Int32Array.from({ length: 4 }, () => rng.integer(8)),
-  }));
-  return assembleVideoBert(ASSEMBLY, examples, TRAINING, () => words(4));
-}
-
 async function main([threads, cacheDir]: string[]): Promise<void> {
   const engine = await openEngine({
     engine: 'xla',
@@ -93,7 +79,7 @@ async function main([threads, cacheDir]: string[]): Promise<void> {
     const result = await step(
       state,
       centroids,
-      uploadBatch(engine, hostBatch(n)),
+      uploadBatch(engine, testBatch(ASSEMBLY, { rows: 32, step: n })),
       engine.upload(scalars, [4]),
     );
     digest.update(await result.loss.data<'float32'>());

@@ -6,7 +6,7 @@ import { ensurePlugin, pluginCacheDir } from '../../pjrt/plugin.ts';
 import { openEngine } from '../engine.ts';
 import type { Engine } from '../engine.ts';
 
-/** Both engines, the compiled one with an empty program cache of its own. */
+/** Both engines. */
 export interface TestEngines {
   readonly xla: Engine;
   readonly cpu: Engine;
@@ -14,8 +14,11 @@ export interface TestEngines {
   close(): Promise<void>;
 }
 
-export async function openTestEngines(): Promise<TestEngines> {
-  const cacheDir = await mkdtemp(path.join(tmpdir(), 'videoloom-backend-'));
+/** `emptyCache`: with a program cache of its own; else the user's, so that the next tests need not compile again. */
+export async function openTestEngines({ emptyCache = false } = {}): Promise<TestEngines> {
+  const cacheDir = emptyCache
+    ? await mkdtemp(path.join(tmpdir(), 'videoloom-backend-'))
+    : path.dirname(pluginCacheDir(process.env));
   const cpu = await openEngine({ engine: 'cpu', cacheDir });
   const xla = await openTestXla(cacheDir);
   return {
@@ -25,7 +28,7 @@ export async function openTestEngines(): Promise<TestEngines> {
     async close() {
       xla.close();
       cpu.close();
-      await rm(cacheDir, { recursive: true, force: true });
+      if (emptyCache) await rm(cacheDir, { recursive: true, force: true });
     },
   };
 }
