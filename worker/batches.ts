@@ -2,7 +2,7 @@ import type * as tf from '@tensorflow/tfjs-core';
 import { VideoloomError } from '../proto/errors.ts';
 import type { SkippedSample, StepLease } from '../proto/gen/videoloom/v1/coordinator.ts';
 import { DecodeError } from '../video/decode-error.ts';
-import type { ClipLoader } from '../video/loader.ts';
+import type { Clip, ClipLoader } from '../video/loader.ts';
 import type { Sample } from '../video/sample-index.ts';
 import type { Engine } from './backend/engine.ts';
 import type { HostBatch, Row, VideoLanguageSystem } from './models/system.ts';
@@ -67,10 +67,7 @@ async function makeStep(
   const clips = await loader.load(leases, signal).catch((error: unknown) => {
     throw committedBefore && error instanceof DecodeError ? sampleChanged(step, error) : error;
   });
-  const rows = leases.map(({ epoch }, i): Row => {
-    const { sample: number, frames } = clips[i]!;
-    return { sample: samples[number]!, number, epoch, frames };
-  });
+  const rows = rowsOf(samples, leases, clips);
   let next = 0;
   const made = microbatches.map(({ index, samples: { length } }) => {
     const batch = system.assemble(rows.slice(next, next + length));
@@ -81,6 +78,17 @@ async function makeStep(
     record === undefined ? [] : [{ ...record, place: places[i]! }],
   );
   return { step, microbatches: made, skipped, numClips: leases.length };
+}
+
+/** Decoded clips as a model takes them; `places` tell in which epoch each stands. */
+export function rowsOf(
+  samples: readonly Sample[],
+  places: readonly { readonly epoch: number }[],
+  clips: readonly Clip[],
+): Row[] {
+  return clips.map(({ sample: number, frames }, i) => {
+    return { sample: samples[number]!, number, epoch: places[i]!.epoch, frames };
+  });
 }
 
 function sampleChanged(step: number, cause: DecodeError): VideoloomError {

@@ -4,13 +4,14 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import * as tf from '@tensorflow/tfjs-core';
 import { positionOf, sampleAt } from '../proto/sample-order.ts';
-import { uploadBatch } from './batches.ts';
-import { openEngine, type Engine, type LoweredProgram } from './backend/engine.ts';
+import { rowsOf, uploadBatch } from './batches.ts';
+import type { Engine, LoweredProgram } from './backend/engine.ts';
 import type { Row } from './models/system.ts';
 import { adamWScalars } from './optim/adamw.ts';
-import { meshAxes, parameterShardings, rowSharding } from './parallel/sharding.ts';
+import { parameterShardings, rowSharding } from './parallel/sharding.ts';
 import { compilePrograms } from './programs.ts';
 import { prepare, type PrepareOptions } from './prepare.ts';
+import { openRunEngine } from './run-engine.ts';
 import { openRun, type Run } from './run.ts';
 import { disposeState, initState } from './state.ts';
 import { numDevicesOf } from './stablehlo/sharding.ts';
@@ -100,19 +101,9 @@ export async function planRun(run: Run, engine: Engine): Promise<Plan> {
 export async function planCommand(options: PrepareOptions): Promise<string> {
   const folder = await mkdtemp(join(tmpdir(), 'videoloom-plan-'));
   try {
-    const { engine: name, pluginPath } = await prepare({ ...options, out: folder });
+    const prepared = await prepare({ ...options, out: folder });
     const run = await openRun(folder);
-    const { threads, precision, devices, memoryFraction } = run.config.engine;
-    const engine = await openEngine({
-      engine: name,
-      ...(pluginPath === '' ? {} : { pluginPath }),
-      cacheDir: options.cacheDir,
-      threads,
-      precision,
-      devices,
-      memoryFraction,
-      mesh: meshAxes(run.config.parallel),
-    });
+    const engine = await openRunEngine(run, { ...prepared, cacheDir: options.cacheDir });
     try {
       return planText(await planRun(run, engine), run);
     } finally {
@@ -187,12 +178,7 @@ async function firstRows({ config, index, trainLoader }: Run): Promise<Row[]> {
     places.map(({ sample }) => ({ sample, substitutes: [] })),
     signal,
   );
-  return clips.map(({ sample, frames }, i) => ({
-    sample: index.train[sample]!,
-    number: sample,
-    epoch: places[i]!.epoch,
-    frames,
-  }));
+  return rowsOf(index.train, places, clips);
 }
 
 /** Fastest of some rounds, in seconds, after one that may have to compile. */

@@ -3,12 +3,12 @@ import { messageOf, VideoloomError } from '../proto/errors.ts';
 import { serve } from '../proto/grpc.ts';
 import { openLog } from '../proto/log.ts';
 import { serveMetrics } from '../proto/metrics.ts';
-import { openEngine, type EngineName } from './backend/engine.ts';
+import type { EngineName } from './backend/engine.ts';
 import { openLedger } from './ledger.ts';
 import { openWorkerMetrics } from './metrics.ts';
-import { meshAxes } from './parallel/sharding.ts';
 import { openTreeCollectives } from './parallel/tree-collectives.ts';
 import { workerService, type PublishedState } from './peer-state.ts';
+import { openRunEngine } from './run-engine.ts';
 import { openRun } from './run.ts';
 import { train } from './train.ts';
 
@@ -34,16 +34,7 @@ export async function runWorker(options: WorkerOptions): Promise<void> {
     const run = await openRun(folder);
     closing.push(() => run.close());
     log = log.child({ run_id: run.plan.runId });
-    const engine = await openEngine({
-      engine: options.engine,
-      ...(options.pluginPath === '' ? {} : { pluginPath: options.pluginPath }),
-      cacheDir: options.cacheDir,
-      threads: run.config.engine.threads,
-      precision: run.config.engine.precision,
-      devices: run.config.engine.devices,
-      memoryFraction: run.config.engine.memoryFraction,
-      mesh: meshAxes(run.config.parallel),
-    });
+    const engine = await openRunEngine(run, options);
     closing.push(() => {
       engine.close();
     });

@@ -2,8 +2,7 @@ import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import type { PjrtClient } from './client.ts';
 import type { ElementType } from './element-type.ts';
-import { PjrtError } from './c-api.ts';
-import { openCpuClient } from './test/client.ts';
+import { openCpuClient, isPjrtError } from './test/client.ts';
 
 let client: PjrtClient;
 before(async () => {
@@ -12,15 +11,6 @@ before(async () => {
 after(() => {
   client.close();
 });
-
-const isPjrtError =
-  (code: string, message: RegExp) =>
-  (error: unknown): boolean => {
-    assert.ok(error instanceof PjrtError);
-    assert.equal(error.code, code);
-    assert.match(error.message, message);
-    return true;
-  };
 
 function matmulModule(m: number, k: number, n: number): string {
   const [a, b, c] = [`tensor<${m}x${k}xf32>`, `tensor<${k}x${n}xf32>`, `tensor<${m}x${n}xf32>`];

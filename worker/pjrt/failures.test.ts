@@ -4,10 +4,9 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
-import { PjrtError } from './c-api.ts';
 import { openPjrtClient, type PjrtClient } from './client.ts';
 import { checkArraySizes, checkFits } from './limits.ts';
-import { cpuPlugin, openCpuClient } from './test/client.ts';
+import { cpuPlugin, openCpuClient, isPjrtError } from './test/client.ts';
 
 const DOUBLE = `module @double {
   func.func public @main(%x: tensor<2xf32>) -> tensor<2xf32> {
@@ -23,15 +22,6 @@ async function assertComputes(client: PjrtClient): Promise<void> {
   assert.deepEqual(await y!.toHost(), Float32Array.of(2, 4));
   for (const open of [x, y!, double]) open.close();
 }
-
-const isPjrtError =
-  (code: string, message: RegExp) =>
-  (error: unknown): boolean => {
-    assert.ok(error instanceof PjrtError, String(error));
-    assert.equal(error.code, code, error.message);
-    assert.match(error.message, message);
-    return true;
-  };
 
 const iota = (type: string): string => `module @iota {
   func.func public @main() -> ${type} {

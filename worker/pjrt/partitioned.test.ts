@@ -1,9 +1,8 @@
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import type { PjrtBuffer } from './buffer.ts';
-import { PjrtError } from './c-api.ts';
 import { openPjrtClient, type PjrtClient } from './client.ts';
-import { cpuPlugin } from './test/client.ts';
+import { cpuPlugin, isPjrtError } from './test/client.ts';
 
 const NUM_DEVICES = 4;
 const ALL = { deviceIndices: [0, 1, 2, 3] };
@@ -18,15 +17,6 @@ before(async () => {
 after(() => {
   client.close();
 });
-
-const isPjrtError =
-  (code: string, message: RegExp) =>
-  (error: unknown): boolean => {
-    assert.ok(error instanceof PjrtError);
-    assert.equal(error.code, code);
-    assert.match(error.message, message);
-    return true;
-  };
 
 // Rows of x and rows of w are cut along the same axis, so that the devices must exchange w.
 const PRODUCT = `module @product {

@@ -2,9 +2,8 @@ import { setMaxListeners } from 'node:events';
 import type { Figure } from '../../proto/gen/videoloom/v1/run.ts';
 import { positionOf, sampleAt } from '../../proto/sample-order.ts';
 import type { Engine } from '../backend/engine.ts';
-import { uploadBatch } from '../batches.ts';
+import { rowsOf, uploadBatch } from '../batches.ts';
 import { evaluateHeldOut } from '../eval/held-out.ts';
-import type { Row } from '../models/system.ts';
 import { adamWScalars } from '../optim/adamw.ts';
 import { learningRateAt } from '../optim/schedule.ts';
 import { parameterShardings, rowSharding } from '../parallel/sharding.ts';
@@ -42,13 +41,7 @@ export async function trainInProcess(
       places.map(({ sample }) => ({ sample, substitutes: [] })),
       signal,
     );
-    const rows = clips.map(({ sample, frames }, i): Row => ({
-      sample: run.index.train[sample]!,
-      number: sample,
-      epoch: places[i]!.epoch,
-      frames,
-    }));
-    const batch = system.assemble(rows);
+    const batch = system.assemble(rowsOf(run.index.train, places, clips));
     const scales = Float32Array.from(objectives, (name) =>
       batch.counts[name] ? system.objectives[name]! / batch.counts[name] : 0,
     );

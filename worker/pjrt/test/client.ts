@@ -1,3 +1,5 @@
+import assert from 'node:assert/strict';
+import { PjrtError } from '../c-api.ts';
 import { type PjrtClient, openPjrtClient } from '../client.ts';
 import { ensurePlugin, pluginCacheDir } from '../plugin.ts';
 
@@ -14,3 +16,13 @@ export function cpuPlugin(): Promise<string> {
 export async function openCpuClient(): Promise<PjrtClient> {
   return openPjrtClient({ pluginPath: await cpuPlugin() });
 }
+
+/** For `assert.throws` and `assert.rejects`: a PjrtError of that code whose message matches. */
+export const isPjrtError =
+  (code: string, message: RegExp) =>
+  (error: unknown): boolean => {
+    assert.ok(error instanceof PjrtError, String(error));
+    assert.equal(error.code, code, error.message);
+    assert.match(error.message, message);
+    return true;
+  };
