@@ -71,3 +71,55 @@ test('a text file is one caption', () => {
   assert.equal(parseTxt('\uFEFFA red ball\r\n  rolls.\n'), 'A red ball rolls.');
   assert.equal(parseTxt(''), '');
 });
+
+test('rolling captions tell each word once, at its own time', () => {
+  // As YouTube writes them: a line with times, the same line for 10 ms, then above the next line.
+  const words = 'so today we are going to make a very very good sauce and I mean good'.split(' ');
+  const lines = [4, 8, 9, 13, 16].map((end, i, ends) => words.slice(ends[i - 1] ?? 0, end));
+  const time = (ms: number): string => `00:00:${(ms / 1000).toFixed(3).padStart(6, '0')}`;
+  let [vtt, shown] = ['WEBVTT\nKind: captions\nLanguage: en\n\n', ' '];
+  const expected: { startSeconds: number; endSeconds: number; text: string }[] = [];
+  for (const [i, line] of lines.entries()) {
+    const [start, end] = [i * 3000, i * 3000 + 2500];
+    const starts = line.map((_, k) => start + k * 300);
+    const timed = line
+      .map((word, k) => (k === 0 ? word : `<${time(starts[k]!)}><c> ${word}</c>`))
+      .join('');
+    vtt += `${time(start)} --> ${time(end)} align:start position:0%\n${shown}\n${timed}\n\n`;
+    vtt += `${time(end)} --> ${time(end + 10)} align:start position:0%\n${line.join(' ')}\n \n\n`;
+    shown = line.join(' ');
+    for (const [k, text] of line.entries()) {
+      expected.push({
+        startSeconds: starts[k]! / 1000,
+        endSeconds: (starts[k + 1] ?? end) / 1000,
+        text,
+      });
+    }
+  }
+  vtt += `${time(20_000)} --> ${time(21_000)} align:start position:0%\n \n[Music]\n`;
+  assert.deepEqual(parseVtt(vtt), { cues: expected, warnings: [] });
+});
+
+test('rolling captions without word times lose what they repeat, and a line said again after a pause stays', () => {
+  const rolling = [
+    ['00:00:01,000', '00:00:02,000', 'first line'],
+    ['00:00:02,000', '00:00:02,010', 'first line'],
+    ['00:00:02,010', '00:00:03,000', 'first line\nyes'],
+    ['00:00:03,000', '00:00:03,010', 'yes'],
+    ['00:00:03,010', '00:00:04,000', 'yes\nyes'],
+    ['00:00:04,000', '00:00:04,010', 'yes'],
+  ];
+  const srt = rolling
+    .map(([from, to, text], i) => `${i + 1}\n${from} --> ${to}\n${text}\n`)
+    .join('\n');
+  assert.deepEqual(
+    parseSrt(srt).cues.map(({ startSeconds, text }) => [startSeconds, text]),
+    [
+      [1, 'first line'],
+      [2.01, 'yes'],
+      [3.01, 'yes'],
+    ],
+  );
+  const karaoke = 'WEBVTT\n\n00:01.000 --> 00:02.000\nsame\n\n00:03.000 --> 00:04.000\nsame\n';
+  assert.equal(parseVtt(karaoke).cues.length, 2);
+});
