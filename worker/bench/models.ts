@@ -9,7 +9,6 @@ import { repeatLayers } from '../layer-loop.ts';
 import {
   attend,
   dense,
-  gatherPositions,
   gelu,
   initBlock,
   initDense,
@@ -19,6 +18,7 @@ import {
   transformerBlock,
 } from '../models/layers.ts';
 import type { BlockParams, DenseParams, LayerNormParams } from '../models/layers.ts';
+import { gatherTokens } from '../tokens/gather-tokens.ts';
 import type { Stacked, TensorTree } from '../tree.ts';
 
 /** A model with data of its own: what a training step needs. */
@@ -29,24 +29,24 @@ export interface BenchModel {
 }
 
 /** Word pieces of all three. */
-const VOCABULARY = 4096;
+export const VOCABULARY = 4096;
 
 const init = openInitializer(0);
 const table = (path: string, ...shape: number[]): tf.Tensor => init.normal(path, shape, 0.02);
 
 /** Mean cross entropy of logits [N, V] against labels [N] int32, in nats. */
-function crossEntropy(logits: tf.Tensor, labels: tf.Tensor): tf.Scalar {
+export function crossEntropy(logits: tf.Tensor, labels: tf.Tensor): tf.Scalar {
   const picked = tf.oneHot(labels, logits.shape[1]!);
   return tf.neg(tf.mean(tf.sum(tf.mul(tf.logSoftmax(logits), picked), -1)));
 }
 
-function embed(words: tf.Tensor, ids: tf.Tensor): tf.Tensor {
+export function embed(words: tf.Tensor, ids: tf.Tensor): tf.Tensor {
   const [batch, length] = ids.shape as [number, number];
   return tf.reshape(tf.gather(words, tf.reshape(ids, [-1])), [batch, length, -1]);
 }
 
 /** Host data of a batch; the seed is the bench's. */
-class Draw {
+export class Draw {
   readonly #engine: Engine;
   readonly #rng: Rng = openRng(0, 'bench');
 
@@ -145,13 +145,13 @@ export function earlyFusion(engine: Engine): BenchModel {
         tf.Tensor,
         tf.Tensor,
       ];
-      const chosen = gatherPositions(textStates, given.textPositions);
+      const chosen = gatherTokens(textStates, given.textPositions);
       const logits = tf.reshape(dense(own.languageHead, chosen), [-1, VOCABULARY]);
       const predicted = dense(
         own.regressionHead,
-        gatherPositions(visualStates, given.visualPositions),
+        gatherTokens(visualStates, given.visualPositions),
       );
-      const wanted = gatherPositions(given.features, given.visualPositions);
+      const wanted = gatherTokens(given.features, given.visualPositions);
       return tf.add(
         crossEntropy(logits, tf.reshape(given.textLabels, [-1])),
         tf.mean(tf.squaredDifference(predicted, wanted)),

@@ -33,6 +33,12 @@ export type BlockParams = {
   readonly mlpOut: DenseParams;
 };
 
+export interface AttentionOptions {
+  readonly numHeads: number;
+  /** Added to the scores, [B, 1, 1, L]. */
+  readonly bias?: tf.Tensor;
+}
+
 export function initDense(
   init: Initializer,
   path: string,
@@ -103,8 +109,17 @@ export function gelu(x: tf.Tensor): tf.Tensor {
 export function selfAttention(
   params: AttentionParams,
   x: tf.Tensor,
-  { numHeads, bias }: { readonly numHeads: number; readonly bias?: tf.Tensor },
+  options: AttentionOptions,
 ): tf.Tensor {
+  return selfAttentionAndKeys(params, x, options).output;
+}
+
+/** {@link selfAttention}, and its keys, [B, A, L, D/A]. */
+export function selfAttentionAndKeys(
+  params: AttentionParams,
+  x: tf.Tensor,
+  { numHeads, bias }: AttentionOptions,
+): { output: tf.Tensor; keys: tf.Tensor } {
   const [batch, length, width] = x.shape as [number, number, number];
   const headWidth = width / numHeads;
   const packed = tf.reshape(dense(params.qkv, x), [batch, length, 3, numHeads, headWidth]);
@@ -116,7 +131,8 @@ export function selfAttention(
   const scores = tf.matMul(tf.mul(query, 1 / Math.sqrt(headWidth)), key, false, true); // [B, A, L, L]
   const weights = tf.softmax(bias === undefined ? scores : tf.add(scores, bias));
   const mixed = tf.transpose(tf.matMul(weights, value), [0, 2, 1, 3]); // [B, L, A, D/A]
-  return dense(params.output, tf.reshape(mixed, [batch, length, width]));
+  const output = dense(params.output, tf.reshape(mixed, [batch, length, width]));
+  return { output, keys: key };
 }
 
 /**
@@ -144,7 +160,7 @@ export function attend(
 export function transformerBlock(
   params: BlockParams,
   x: tf.Tensor,
-  options: { readonly numHeads: number; readonly bias?: tf.Tensor },
+  options: AttentionOptions,
 ): tf.Tensor {
   const attended = tf.add(
     x,
@@ -152,17 +168,4 @@ export function transformerBlock(
   );
   const hidden = gelu(dense(params.mlpIn, layerNorm(params.mlpNorm, attended)));
   return tf.add(attended, dense(params.mlpOut, hidden));
-}
-
-/** Rows `positions` [B, P] (int32) of x [B, L, D]: [B, P, D]. */
-export function gatherPositions(x: tf.Tensor, positions: tf.Tensor): tf.Tensor {
-  const [batch, length, width] = x.shape as [number, number, number];
-  const numPositions = positions.shape[1]!;
-  const offsets = tf.reshape(tf.mul(tf.range(0, batch, 1, 'int32'), tf.scalar(length, 'int32')), [
-    batch,
-    1,
-  ]);
-  const rows = tf.reshape(tf.add(positions, offsets), [batch * numPositions]);
-  const flat = tf.reshape(x, [batch * length, width]);
-  return tf.reshape(tf.gather(flat, tf.cast(rows, 'int32')), [batch, numPositions, width]);
 }

@@ -3,7 +3,8 @@ import { test } from 'node:test';
 import { openRng } from '../../proto/random.ts';
 import { assembleVideoBert, TRAINING, type VideoBertExample } from './videobert-batch.ts';
 import { testAssembly } from '../test/assembly.ts';
-import { applyMask, choosePositions, chooseSpans } from './masking.ts';
+import { chooseSpans } from '../tokens/masked-frames.ts';
+import { applyMask, choosePositions } from '../tokens/masked-tokens.ts';
 
 const CONFIG = testAssembly({
   ...{ seed: 11, textVocabulary: 50, visualVocabulary: 16, maxTextTokens: 8, numWindows: 6 },

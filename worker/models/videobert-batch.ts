@@ -1,5 +1,6 @@
 import { openRng, type Rng } from '../../proto/random.ts';
-import { applyMask, choosePositions, chooseSpans } from './masking.ts';
+import { chooseSpans } from '../tokens/masked-frames.ts';
+import { applyMask, choosePositions, idsBetween, wordPositions } from '../tokens/masked-tokens.ts';
 import type { HostArray, HostBatch } from './system.ts';
 
 /** One clip as VideoBERT sees it: word pieces and visual words. */
@@ -123,12 +124,12 @@ export function assembleVideoBert(
     const text = hide(textIds, textShown && question.hideText, rng, {
       choose: () =>
         choosePositions(
-          [...textIds.keys()].filter((i) => textIds[i]! >= special.firstWord),
+          wordPositions(textIds, special.firstWord),
           { ratio: config.textMaskRatio, limit: numText },
           rng,
         ),
       maskId: special.mask,
-      randomId: (r) => special.firstWord + r.integer(textVocabulary - special.firstWord),
+      randomId: idsBetween(special.firstWord, textVocabulary),
       maskAll: question.maskAll,
     });
     const visualIds = example.visualWords.map((word) => textVocabulary + 1 + word);
@@ -139,7 +140,7 @@ export function assembleVideoBert(
         return chooseSpans(numWindows, { count, span: config.visualMaskSpan }, rng);
       },
       maskId: textVocabulary,
-      randomId: (r) => textVocabulary + 1 + r.integer(visualVocabulary),
+      randomId: idsBetween(textVocabulary + 1, textVocabulary + 1 + visualVocabulary),
       maskAll: question.maskAll,
     });
 

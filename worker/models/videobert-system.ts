@@ -1,6 +1,6 @@
 import * as tf from '@tensorflow/tfjs-core';
 import { shuffled, openRng } from '../../proto/random.ts';
-import type { Sample } from '../../video/sample-index.ts';
+import type { Sample } from '../../video/sample.ts';
 import type { Tokenizer } from '../../video/tokenizer.ts';
 import {
   assignVisualWords,

@@ -4,7 +4,7 @@ import * as tf from '@tensorflow/tfjs-core';
 import { openEngine } from '../backend/engine.ts';
 import { uploadBatch } from '../batches.ts';
 import { openInitializer } from '../initializer.ts';
-import { defaultCacheDir } from '../prepare.ts';
+import { userCacheDir } from '../../proto/user-cache.ts';
 import { leavesOf, withLeaves } from '../tree.ts';
 import { initVideoBert, videoBertLogits, videoBertSums, type VideoBertBatch } from './videobert.ts';
 import { sequenceLength } from './videobert-batch.ts';
@@ -28,7 +28,7 @@ const centroids = Float32Array.from({ length: 40 }, (_, i) => Math.sin(i));
 async function compute(
   name: 'xla' | 'cpu',
 ): Promise<{ sums: number[]; gradients: Map<string, number[]> }> {
-  const engine = await openEngine({ engine: name, cacheDir: defaultCacheDir(process.env) });
+  const engine = await openEngine({ engine: name, cacheDir: userCacheDir(process.env) });
   const params = initVideoBert(SIZES, openInitializer(9));
   const table = engine.upload(centroids, [8, 5]);
   const run = engine.compile(

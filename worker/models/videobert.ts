@@ -1,10 +1,10 @@
 import * as tf from '@tensorflow/tfjs-core';
 import { repeatLayers } from '../layer-loop.ts';
+import { gatherTokens } from '../tokens/gather-tokens.ts';
 import type { Stacked } from '../tree.ts';
 import { binaryCrossEntropySums, crossEntropySums, type ObjectiveSums } from '../losses.ts';
 import {
   dense,
-  gatherPositions,
   gelu,
   initBlock,
   initDense,
@@ -142,7 +142,7 @@ export function videoBertLogits(
   const { states, visualTable } = encode(params, centroids, batch, numHeads);
   const width = states.shape[2]!;
   const chosen = (positions: tf.Tensor): tf.Tensor =>
-    tf.reshape(gatherPositions(states, positions), [-1, width]);
+    tf.reshape(gatherTokens(states, positions), [-1, width]);
   const first = tf.reshape(tf.slice(states, [0, 0, 0], [-1, 1, -1]), [-1, width]);
   return {
     text: headLogits(params.textHead, chosen(batch.textPositions), params.text),
