@@ -1,4 +1,7 @@
 import assert from 'node:assert/strict';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { describe, it } from 'node:test';
 
 import type { SampleLease } from '../proto/gen/videoloom/v1/coordinator.ts';
@@ -7,11 +10,14 @@ import { positionOf, sampleAt, substitutesAt } from '../proto/sample-order.ts';
 import { emptyHistory, extendHistory, numSkipped } from './history.ts';
 import type { RunHistory } from './history.ts';
 import type { JournaledSkip, JournalEvent } from './journal-events.ts';
+import { writeSampleCosts } from '../proto/sample-costs.ts';
+import { openStepOrder, plainStepOrder } from '../proto/step-order.ts';
 import { leaseMicrobatches } from './leases.ts';
 import { testPlan } from './test/scripted-worker.ts';
 
 const PLAN = testPlan({ totalSteps: 40, prefetchSteps: 4, numTrainSamples: 5 });
 const ORDER = { seed: PLAN.seed, numSamples: PLAN.numTrainSamples };
+const SOURCE = { plan: PLAN, order: plainStepOrder(PLAN) };
 const STEP_PLACES = PLAN.microbatches * PLAN.microbatchSize;
 
 function commit(step: number, ...skipped: JournaledSkip[]): JournalEvent {
@@ -53,7 +59,12 @@ function skipAt(step: number, place: number): JournaledSkip {
 }
 
 /** The places of a step, as members with these numbers of microbatches get them one after the other. */
-function placesOf(history: RunHistory, step: number, ranges: readonly number[]): SampleLease[] {
+function placesOf(
+  history: RunHistory,
+  step: number,
+  ranges: readonly number[],
+  source = SOURCE,
+): SampleLease[] {
   let firstMicrobatch = 0;
   return ranges.flatMap((numMicrobatches, rank) => {
     const member = {
@@ -61,7 +72,7 @@ function placesOf(history: RunHistory, step: number, ranges: readonly number[]):
       ...{ firstMicrobatch, numMicrobatches },
     };
     firstMicrobatch += numMicrobatches;
-    const [lease] = leaseMicrobatches(PLAN, history, member, { firstStep: step, numSteps: 1 });
+    const [lease] = leaseMicrobatches(source, history, member, { firstStep: step, numSteps: 1 });
     assert.equal(lease!.committedBefore, step <= history.highestStep);
     return lease!.microbatches.flatMap(({ samples }) => samples);
   });
@@ -104,6 +115,34 @@ describe('leases of a step that was committed before', () => {
       const position = positionOf(PLAN, 4, 0, place);
       assert.deepEqual(lease.substitutes, substitutesAt(ORDER, position, PLAN.numSubstitutes));
       assert.equal(lease.recorded, undefined);
+    }
+  });
+});
+
+describe('leases of samples whose costs are known', () => {
+  it('keep what did not decode at its place, however the work is divided', async () => {
+    const folder = mkdtempSync(join(tmpdir(), 'leases-'));
+    try {
+      const rng = openRng(3, 'costs');
+      const cost = (): Float32Array => Float32Array.from({ length: 37 }, () => rng.uniform());
+      const costsDigest = await writeSampleCosts(folder, { compute: cost(), decode: cost() });
+      const plan = testPlan({ totalSteps: 40, prefetchSteps: 4, costsDigest });
+      const source = { plan, order: await openStepOrder(folder, plan) };
+      const fresh = placesOf(historyOf(commit(1)), 2, [4], source);
+      assert.notDeepEqual(fresh, placesOf(historyOf(commit(1)), 2, [4]));
+      const { sample, substitutes } = fresh[5]!;
+      const skip = { sample, substitute: substitutes[0]!, reason: 'R', message: 'm', place: 5 };
+      const history = historyOf(commit(1), commit(2, skip), backTo(1));
+      for (const ranges of [[4], [2, 2], [1, 3], [1, 1, 1, 1]]) {
+        for (const [place, lease] of placesOf(history, 2, ranges, source).entries()) {
+          const { sample, epoch } = fresh[place]!;
+          const recorded = place === 5 ? skip : undefined;
+          assert.deepEqual(lease, { sample, epoch, substitutes: [], recorded });
+        }
+      }
+      source.order.close();
+    } finally {
+      rmSync(folder, { recursive: true });
     }
   });
 });

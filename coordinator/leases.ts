@@ -4,9 +4,15 @@ import type { MicrobatchLease, StepLease } from '../proto/gen/videoloom/v1/coord
 import type { Member } from '../proto/gen/videoloom/v1/run.ts';
 import { RpcError } from '../proto/grpc.ts';
 import type { RunPlan } from '../proto/run-plan.ts';
-import { positionOf, sampleAt, substitutesAt } from '../proto/sample-order.ts';
+import type { StepOrder } from '../proto/step-order.ts';
 import type { RunHistory } from './history.ts';
 import type { JournaledSkip } from './journal-events.ts';
+
+/** What leases are made of. */
+export interface LeaseSource {
+  readonly plan: RunPlan;
+  readonly order: StepOrder;
+}
 
 type LeaseHistory = Pick<RunHistory, 'committedStep' | 'highestStep' | 'skipsByStep'>;
 
@@ -17,7 +23,7 @@ type LeaseHistory = Pick<RunHistory, 'committedStep' | 'highestStep' | 'skipsByS
  * @throws RpcError LEASE_OUT_OF_WINDOW for a step that is committed already
  */
 export function leaseMicrobatches(
-  plan: RunPlan,
+  { plan, order }: LeaseSource,
   history: LeaseHistory,
   member: Member,
   { firstStep, numSteps }: { readonly firstStep: number; readonly numSteps: number },
@@ -36,7 +42,9 @@ export function leaseMicrobatches(
   for (let step = firstStep; step < firstStep + numSteps && step <= lastStep; step++) {
     const committedBefore = step <= highestStep;
     const facts = committedBefore ? (history.skipsByStep.get(step) ?? []) : undefined;
-    const microbatches = rangeOf(member).map((index) => leaseOf(plan, step, index, facts));
+    const microbatches = rangeOf(member).map((index) =>
+      leaseOf({ plan, order }, step, index, facts),
+    );
     leases.push({ step, microbatches, committedBefore });
   }
   return leases;
@@ -48,19 +56,18 @@ function rangeOf({ firstMicrobatch, numMicrobatches }: Member): number[] {
 
 /** `facts`: what did not decode when the step was committed before; undefined for a step that never was. */
 function leaseOf(
-  plan: RunPlan,
+  { plan, order }: LeaseSource,
   step: number,
   index: number,
   facts: readonly JournaledSkip[] | undefined,
 ): MicrobatchLease {
-  const order = { seed: plan.seed, numSamples: plan.numTrainSamples };
-  const samples = Array.from({ length: plan.microbatchSize }, (_, i) => {
-    const position = positionOf(plan, step, index, i);
+  const samples = order.placesOf(step, index).map(({ sample, epoch, substitutes }, i) => {
     const place = index * plan.microbatchSize + i;
     const recorded = facts?.find((skip) => skip.place === place);
-    const substitutes =
-      facts === undefined ? substitutesAt(order, position, plan.numSubstitutes) : [];
-    return { ...sampleAt(order, position), substitutes, recorded };
+    return {
+      ...{ sample, epoch, recorded },
+      substitutes: facts === undefined ? substitutes(plan.numSubstitutes) : [],
+    };
   });
   return { index, samples };
 }

@@ -10,6 +10,7 @@ const FIXED = [
   'numTrainSamples',
   'datasetDigest',
   'configDigest',
+  'costsDigest',
 ] as const;
 
 /**

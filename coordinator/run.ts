@@ -24,6 +24,7 @@ import type { Generation, RunStatus } from '../proto/gen/videoloom/v1/run.ts';
 import type { Log } from '../proto/log.ts';
 import type { RunPlan } from '../proto/run-plan.ts';
 import { positionOf } from '../proto/sample-order.ts';
+import { openStepOrder, type StepOrder } from '../proto/step-order.ts';
 import { NO_TIME } from '../proto/time-ledger.ts';
 import {
   completeCheckpoint,
@@ -75,6 +76,7 @@ export async function openRun(
   const { log, nowMs, wallTime } = surroundings;
   const lock = lockRun(folder);
   let journal: Journal | undefined;
+  let order: StepOrder | undefined;
   try {
     const checkpoints = join(folder, CHECKPOINTS_FOLDER);
     const history = emptyHistory();
@@ -91,6 +93,7 @@ export async function openRun(
       },
     );
     if (history.plan !== undefined) checkSamePlan(history.plan, plan, folder);
+    order = await openStepOrder(folder, plan);
     for (const step of await removeUnfinished(checkpoints)) {
       log.warn({ step }, 'removed a checkpoint that was never completed');
     }
@@ -110,11 +113,12 @@ export async function openRun(
       { committedStep, restoreStep, generationNumber, isFinished },
       nowMs(),
     );
-    run = new Run(folder, { lock, journal, history, state, surroundings });
+    run = new Run(folder, { lock, journal, history, order, state, surroundings });
     if (failures[0] !== undefined) run.fail(failures[0]);
     if (isFinished) await run.writeSummary();
     return run;
   } catch (error) {
+    order?.close();
     journal?.close();
     lock.release();
     throw error;
@@ -125,6 +129,7 @@ interface RunParts {
   readonly lock: RunLock;
   readonly journal: Journal;
   readonly history: RunHistory;
+  readonly order: StepOrder;
   readonly state: RunState;
   readonly surroundings: RunSurroundings;
 }
@@ -231,7 +236,8 @@ export class Run {
   /** The samples of the caller's microbatches. @throws RpcError STALE_GENERATION, LEASE_OUT_OF_WINDOW */
   lease({ session, generation, firstStep, numSteps }: LeaseMicrobatchesRequest): StepLease[] {
     const member = memberOf(this.#state, session, generation);
-    return leaseMicrobatches(this.plan, this.#parts.history, member, { firstStep, numSteps });
+    const { order, history } = this.#parts;
+    return leaseMicrobatches({ plan: this.plan, order }, history, member, { firstStep, numSteps });
   }
 
   /** Settles when the step is committed or cannot be in this generation. */
@@ -310,6 +316,7 @@ export class Run {
     this.#streams.clear();
     for (const watcher of this.#watchers) watcher.end();
     await this.#diskWork;
+    this.#parts.order.close();
     this.#parts.journal.close();
     this.#parts.lock.release();
   }

@@ -28,6 +28,8 @@ export const RunPlan = z.strictObject({
   datasetDigest: digest,
   /** SHA-256 of the resolved config. */
   configDigest: digest,
+  /** SHA-256 of the file of sample costs beside the plan; without one, nothing is known of the samples. */
+  costsDigest: digest.optional(),
   checkpointEverySteps: count,
   keepCheckpoints: count.default(3),
   /** Workers to wait for before the first step; one is enough to go on after a loss. */

@@ -10,6 +10,8 @@ export interface SampleOrder {
   readonly seed: number;
   /** Rows of the training split, at least 1. */
   readonly numSamples: number;
+  /** Number of the part of the split that is ordered on its own; the first, or the only one, is 0. */
+  readonly pool?: number;
 }
 
 /** One place in the order. */
@@ -52,7 +54,7 @@ export function sampleAt(order: SampleOrder, position: number): PlacedSample {
  */
 export function substitutesAt(order: SampleOrder, position: number, count: number): number[] {
   const { sample, epoch } = sampleAt(order, position);
-  const rng = openRng(order.seed, 'substitute', epoch, position);
+  const rng = openRng(order.seed, 'substitute', epoch, position, ...poolKey(order));
   const taken = new Set([sample]);
   const substitutes: number[] = [];
   while (substitutes.length < count) {
@@ -70,8 +72,9 @@ export function substitutesAt(order: SampleOrder, position: number, count: numbe
  * (left, right) of a grid a little larger than the split; an image outside of the split is permuted again until it
  * falls inside. Source: Black & Rogaway 2002, "Ciphers with Arbitrary Finite Domains", methods 2 and 3.
  */
-function permutedIndex({ seed, numSamples }: SampleOrder, epoch: number, index: number): number {
-  const rng = openRng(seed, 'sample-order', epoch);
+function permutedIndex(order: SampleOrder, epoch: number, index: number): number {
+  const { seed, numSamples } = order;
+  const rng = openRng(seed, 'sample-order', epoch, ...poolKey(order));
   const key: [number, number] = [rng.uint32(), rng.uint32()];
   const width = Math.ceil(Math.sqrt(numSamples));
   const height = Math.ceil(numSamples / width);
@@ -85,4 +88,9 @@ function permutedIndex({ seed, numSamples }: SampleOrder, epoch: number, index: 
     image = right * width + left;
   } while (image >= numSamples);
   return image;
+}
+
+/** Pools of equal size have orders of their own; a split of one pool has the order it always had. */
+function poolKey({ pool = 0 }: SampleOrder): number[] {
+  return pool === 0 ? [] : [pool];
 }

@@ -1,11 +1,12 @@
 import type * as tf from '@tensorflow/tfjs-core';
 import { VideoloomError } from '../proto/errors.ts';
 import type { SkippedSample, StepLease } from '../proto/gen/videoloom/v1/coordinator.ts';
-import { DecodeError } from '../video/decode-error.ts';
+import { isFileFault } from '../video/file-fault.ts';
 import type { Clip, ClipLoader } from '../video/loader.ts';
-import type { Sample } from '../video/sample-index.ts';
+import type { Sample } from '../video/sample.ts';
 import type { Engine } from './backend/engine.ts';
 import type { HostBatch, Row, VideoLanguageSystem } from './models/system.ts';
+import { openPrefetcher, type PrefetchState } from './prefetch.ts';
 
 /** The caller's microbatches of one step, decoded and assembled. */
 export interface StepBatches {
@@ -21,39 +22,43 @@ export interface BatchSource {
 }
 
 export interface BatchSourceOptions {
-  readonly system: VideoLanguageSystem;
+  readonly system: Pick<VideoLanguageSystem, 'assemble'>;
   readonly loader: ClipLoader;
   readonly samples: readonly Sample[];
   readonly lease: (firstStep: number, numSteps: number) => Promise<StepLease[]>;
-  /** Steps made ahead of the one that is taken. */
+  /** Most steps made ahead of the one that is taken: the coordinator leases no more. */
   readonly prefetchSteps: number;
+  /** Most bytes that batches made ahead may take; one is made ahead however large it is. */
+  readonly prefetchBytes: number;
   readonly lastStep: number;
   readonly signal: AbortSignal;
+  /** Told at each take how far ahead this source works. */
+  readonly onTake?: (state: PrefetchState) => void;
 }
 
-/** Leases, decodes and assembles a few steps ahead, so that training finds its batch made. */
+/** Leases, decodes and assembles some steps ahead, so that training finds its batch made. */
 export function openBatchSource(options: BatchSourceOptions): BatchSource {
-  const { lease, prefetchSteps, lastStep, signal } = options;
-  const ahead = new Map<number, Promise<StepBatches>>();
-  const begin = (step: number): Promise<StepBatches> => {
-    const known = ahead.get(step);
-    if (known !== undefined) return known;
-    const made = lease(step, 1).then(([leased]) => makeStep(leased!, options));
-    // A step that nobody comes to take (the generation ended) must not count as unhandled.
-    made.catch(() => undefined);
-    ahead.set(step, made);
-    return made;
-  };
+  const { lease, signal, prefetchSteps, prefetchBytes, lastStep, onTake } = options;
+  const prefetcher = openPrefetcher({
+    async make(step) {
+      const [leased] = await lease(step, 1);
+      return leased === undefined ? undefined : makeStep(leased, options);
+    },
+    sizeBytes: bytesOf,
+    ...{ maxSteps: prefetchSteps, maxBytes: prefetchBytes, lastStep, onTake },
+  });
   return {
     async take(step) {
       signal.throwIfAborted();
-      const taken = begin(step);
-      for (let next = step + 1; next <= Math.min(lastStep, step + prefetchSteps); next++)
-        void begin(next);
-      ahead.delete(step);
-      return taken;
+      return prefetcher.take(step);
     },
   };
+}
+
+function bytesOf({ microbatches }: StepBatches): number {
+  return microbatches
+    .flatMap(({ batch }) => Object.values(batch.arrays))
+    .reduce((sum, { data }) => sum + data.byteLength, 0);
 }
 
 async function makeStep(
@@ -65,7 +70,7 @@ async function makeStep(
     Array.from({ length }, (_, i) => index * length + i),
   );
   const clips = await loader.load(leases, signal).catch((error: unknown) => {
-    throw committedBefore && error instanceof DecodeError ? sampleChanged(step, error) : error;
+    throw committedBefore && isFileFault(error) ? sampleChanged(step, error) : error;
   });
   const rows = rowsOf(samples, leases, clips);
   let next = 0;
@@ -91,13 +96,13 @@ export function rowsOf(
   });
 }
 
-function sampleChanged(step: number, cause: DecodeError): VideoloomError {
-  const { code, message, path, retryable } = cause;
+function sampleChanged(step: number, cause: VideoloomError): VideoloomError {
+  const { code, message, retryable } = cause;
   return new VideoloomError(
     'SAMPLE_CHANGED',
-    `${path} was part of step ${step} when that was committed, before the run went back to an earlier checkpoint; ` +
-      `now that the step is computed again it cannot be decoded (${code}: ${message}). Any other clip in its place ` +
-      'would end in other weights: put the file back as it was, then start the same command again',
+    `a clip of step ${step}, which was committed before the run went back to an earlier checkpoint, cannot be decoded ` +
+      `now that the step is computed again (${code}: ${message}). Any other clip in its place would end in other ` +
+      'weights: put the file back as it was, then start the same command again',
     { cause, retryable },
   );
 }

@@ -19,6 +19,9 @@ function metricsAfterSomeSteps(): ReturnType<typeof openWorkerMetrics> {
     framesDecoded: 96,
     failuresByReason: { VIDEO_DAMAGED: 1 },
   }));
+  ledger.enter('decode');
+  timeMs = 4500;
+  ledger.enter('wait');
   const sums = [
     { name: 'masked-token', lossSum: 12, count: 4, correct: 1 },
     { name: 'masked-frame', lossSum: 0, count: 0, correct: 0 },
@@ -31,6 +34,7 @@ function metricsAfterSomeSteps(): ReturnType<typeof openWorkerMetrics> {
     numClips: 16,
     numTokens: 300,
   });
+  metrics.batchTaken({ depth: 3, readyBytes: 4096 });
   metrics.checkpointWritten(0.2, [{ name: 'a', sizeBytes: 1000, sha256: '' }]);
   metrics.checkpointFailed(new Error('no'));
   return metrics;
@@ -50,6 +54,9 @@ test('the metrics say what happened', async () => {
   assert.equal(value('videoloom_frames_decoded_total'), '96');
   assert.equal(value('videoloom_phase_seconds_total{phase="setup"}'), '2.5');
   assert.equal(value('videoloom_phase_seconds_total{phase="compute"}'), '1.5');
+  assert.equal(value('videoloom_prefetch_depth_steps'), '3');
+  assert.equal(value('videoloom_prefetch_ready_bytes'), '4096');
+  assert.equal(value('videoloom_data_wait_ratio'), '0.25');
   assert.ok(!text.includes('objective="masked-frame"'), 'nothing was asked, so there is no mean');
 });
 

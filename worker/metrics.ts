@@ -3,6 +3,7 @@ import { VideoloomError } from '../proto/errors.ts';
 import type { CheckpointFile } from '../proto/gen/videoloom/v1/coordinator.ts';
 import type { ObjectiveSum } from '../proto/gen/videoloom/v1/run.ts';
 import type { Ledger, Phase } from './ledger.ts';
+import type { PrefetchState } from './prefetch.ts';
 
 /** What the decoders of this process have done so far. */
 export interface DecodeCounters {
@@ -22,6 +23,8 @@ export interface WorkerMetrics {
     readonly numClips: number;
     readonly numTokens: number;
   }): void;
+  /** A step's batch was taken. */
+  batchTaken(prefetch: PrefetchState): void;
   checkpointWritten(seconds: number, files: readonly CheckpointFile[]): void;
   checkpointFailed(error: unknown): void;
 }
@@ -79,6 +82,26 @@ export function openWorkerMetrics(ledger: Ledger, decoding: () => DecodeCounters
     name: 'videoloom_global_step',
     help: 'Last step in the parameters',
     registers,
+  });
+  const prefetchDepth = new Gauge({
+    name: 'videoloom_prefetch_depth_steps',
+    help: 'Steps ahead of the one in training whose batches are made or being made',
+    registers,
+  });
+  const prefetchBytes = new Gauge({
+    name: 'videoloom_prefetch_ready_bytes',
+    help: 'Size of the batches that lay ready when the last one was taken',
+    registers,
+  });
+  new Gauge({
+    name: 'videoloom_data_wait_ratio',
+    help: 'Share of the time in steps that training waited for data, since the start',
+    registers,
+    collect() {
+      const { decodeSeconds, waitSeconds, computeSeconds, reduceSeconds } = ledger.total();
+      const stepSeconds = decodeSeconds + waitSeconds + computeSeconds + reduceSeconds;
+      this.set(stepSeconds === 0 ? 0 : decodeSeconds / stepSeconds);
+    },
   });
   const checkpointSeconds = new Histogram({
     name: 'videoloom_worker_checkpoint_duration_seconds',
@@ -141,6 +164,10 @@ export function openWorkerMetrics(ledger: Ledger, decoding: () => DecodeCounters
       for (const { name, lossSum, count } of step.sums) {
         if (count > 0) loss.set({ objective: name }, lossSum / count);
       }
+    },
+    batchTaken({ depth, readyBytes }) {
+      prefetchDepth.set(depth);
+      prefetchBytes.set(readyBytes);
     },
     checkpointWritten(seconds, files) {
       checkpointSeconds.observe(seconds);

@@ -185,6 +185,10 @@ export async function train(options: TrainOptions): Promise<void> {
       samples: run.index.train,
       lease: (firstStep, numSteps) => session.lease(generation, firstStep, numSteps, scope),
       prefetchSteps: config.data.prefetchSteps,
+      prefetchBytes: config.data.prefetchMebibytes * 2 ** 20,
+      onTake: (prefetch) => {
+        options.metrics.batchTaken(prefetch);
+      },
       lastStep: run.plan.totalSteps,
       signal: scope,
     });
