@@ -8,7 +8,14 @@ import { Worker } from 'node:worker_threads';
 import { messageOf } from '../proto/errors.ts';
 import type { DecoderBackend } from './decoder-backend.ts';
 import { DecodeError } from './decode-error.ts';
-import { KIND, packFrames, packJson, REPLY_FD, type DecoderCall } from './decoder-protocol.ts';
+import {
+  KIND,
+  packFrames,
+  packJson,
+  packSamples,
+  REPLY_FD,
+  type DecoderCall,
+} from './decoder-protocol.ts';
 
 const [parentPid = '', wanted = 'auto'] = process.argv.slice(2);
 dieWithParent(Number(parentPid));
@@ -25,14 +32,33 @@ send(packJson(0, KIND.HELLO, { backend: backend.name }));
 for await (const line of createInterface({ input: process.stdin })) {
   const call = JSON.parse(line) as DecoderCall;
   try {
-    if (call.call === 'decode') send(packFrames(call.id, await backend.decode(call.request)));
-    else send(packJson(call.id, KIND.INFO, await backend.probe(call.path)));
+    send(await answer(call));
   } catch (error) {
     if (!(error instanceof DecodeError)) throw error; // a bug: die loudly, the pool reports it
     send(packJson(call.id, KIND.ERROR, { code: error.code, message: error.message }));
   }
 }
 process.exit(0);
+
+async function answer({ id, call, request }: DecoderCall): Promise<Uint8Array[]> {
+  switch (call) {
+    case 'decode':
+      return packFrames(id, await backend.decode(request));
+    case 'probe':
+      return packJson(id, KIND.INFO, await backend.probe(request));
+    case 'decodeAudio':
+      return packSamples(id, await backend.decodeAudio(request));
+    // Loaded with the first picture: not everybody has any, and sharp takes 20 MB.
+    case 'decodeImage':
+      return packFrames(id, await (await import('./image-backend.ts')).decodeImage(request));
+    case 'probeImage':
+      return packJson(
+        id,
+        KIND.INFO,
+        await (await import('./image-backend.ts')).probeImage(request),
+      );
+  }
+}
 
 async function openBackend(name: string): Promise<DecoderBackend> {
   const openers = {

@@ -1,20 +1,30 @@
 /**
  * What goes between the pool and a decoder process. Requests: one line of JSON each on standard input. Replies: on file
  * descriptor 3, a header of 32 bytes (eight uint32, little-endian: magic, request id, kind, body bytes, T, W, H, frames
- * decoded) and a body. The body of `FRAMES` is T timestamps (float64) and [T, H, W, 3] pixels, of the others UTF-8 JSON.
+ * decoded) and a body. The body of `FRAMES` is T timestamps (float64) and [T, H, W, 3] pixels, of `SAMPLES` float32, of
+ * the others UTF-8 JSON.
  */
-import type { DecodedFrames, DecodeRequest } from './decoder-backend.ts';
+import type {
+  AudioRequest,
+  DecodedFrames,
+  DecodeRequest,
+  ImageRequest,
+} from './decoder-backend.ts';
+import type { MediaPlace } from './media-place.ts';
 
 export const REPLY_FD = 3;
 export const HEADER_BYTES = 32;
 const MAGIC = 0x31464c56; // "VLF1"
 
 /** Kinds of reply. */
-export const KIND = { HELLO: 0, FRAMES: 1, INFO: 2, ERROR: 3 } as const;
+export const KIND = { HELLO: 0, FRAMES: 1, INFO: 2, ERROR: 3, SAMPLES: 4 } as const;
 
 export type DecoderCall =
   | { readonly id: number; readonly call: 'decode'; readonly request: DecodeRequest }
-  | { readonly id: number; readonly call: 'probe'; readonly path: string };
+  | { readonly id: number; readonly call: 'probe'; readonly request: MediaPlace }
+  | { readonly id: number; readonly call: 'decodeImage'; readonly request: ImageRequest }
+  | { readonly id: number; readonly call: 'probeImage'; readonly request: MediaPlace }
+  | { readonly id: number; readonly call: 'decodeAudio'; readonly request: AudioRequest };
 
 export interface ReplyHeader {
   readonly id: number;
@@ -39,6 +49,14 @@ export function packFrames(id: number, decoded: DecodedFrames): Uint8Array[] {
     header([id, KIND.FRAMES, bodyBytes, ptsSeconds.length, width, height, numDecoded]),
     new Uint8Array(ptsSeconds.buffer, ptsSeconds.byteOffset, ptsSeconds.byteLength),
     frames,
+  ];
+}
+
+export function packSamples(id: number, samples: Float32Array): Uint8Array[] {
+  const { buffer, byteOffset, byteLength } = samples;
+  return [
+    header([id, KIND.SAMPLES, byteLength, 0, 0, 0, 0]),
+    new Uint8Array(buffer, byteOffset, byteLength),
   ];
 }
 

@@ -116,7 +116,7 @@ for (const backend of backends) {
         { skip: withoutFilms || WITHOUT_FFMPEG },
         async () => {
           const film = join(filmFolder, `${name}.mp4`);
-          const { durationSeconds } = await pool.probe(film);
+          const { durationSeconds } = await pool.probe({ path: film });
           await equalsFullDecode(film, [0, ...randomTimes(1, 9, durationSeconds)]);
         },
       );
@@ -220,7 +220,7 @@ for (const backend of backends) {
       const plain = await makeFilm(join(scratch.folder, `${backend}-plain.mp4`), { seconds: 1 });
       const film = join(scratch.folder, `${backend}-turned.mp4`);
       await ffmpeg('-i', plain, '-c', 'copy', '-metadata:s:v:0', 'rotate=90', film);
-      const { width, height } = await pool.probe(film);
+      const { width, height } = await pool.probe({ path: film });
       assert.deepEqual([width, height], [120, 160]);
       const upright = await pool.decode({ path: film, timesSeconds: [0.5], width: 24, height: 40 });
       // ffmpeg turns before it scales, we turn the smaller picture: the same up to rounding.
@@ -288,7 +288,7 @@ for (const backend of backends) {
           'sine=duration=2',
         ];
         await ffmpeg(...inputs, '-c:v', 'libx264', '-pix_fmt', 'yuv420p', film);
-        const info = await pool.probe(film);
+        const info = await pool.probe({ path: film });
         assert.ok(Math.abs(info.durationSeconds - 2) < 0.05);
         assert.deepEqual(
           { ...info, durationSeconds: 0 },
@@ -300,6 +300,7 @@ for (const backend of backends) {
             codec: 'h264',
             numStreams: 2,
             hasAudio: true,
+            keyFrameSeconds: [0],
           },
         );
       },
@@ -320,7 +321,7 @@ for (const backend of backends) {
         failsWith('VIDEO_NOT_FOUND'),
       );
       await assert.rejects(pool.decode(at(sound!)), failsWith('VIDEO_NO_STREAM'));
-      await assert.rejects(pool.probe(text!), failsWith('VIDEO_UNREADABLE'));
+      await assert.rejects(pool.probe({ path: text! }), failsWith('VIDEO_UNREADABLE'));
     });
 
     test(
@@ -330,9 +331,9 @@ for (const backend of backends) {
         const film = await makeFilm(join(scratch.folder, `${backend}-secret.mp4`), { seconds: 1 });
         const playlist = join(scratch.folder, `${backend}-list.mp4`);
         await writeFile(playlist, `ffconcat version 1.0\nfile ${film}\n`);
-        await assert.rejects(pool.probe(playlist), failsWith('VIDEO_UNREADABLE'));
+        await assert.rejects(pool.probe({ path: playlist }), failsWith('VIDEO_UNREADABLE'));
         await writeFile(playlist, `#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\n${film}\n`);
-        await assert.rejects(pool.probe(playlist), failsWith('VIDEO_UNREADABLE'));
+        await assert.rejects(pool.probe({ path: playlist }), failsWith('VIDEO_UNREADABLE'));
       },
     );
 

@@ -7,7 +7,15 @@ import { readFile } from 'node:fs/promises';
 import type { Readable } from 'node:stream';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
-import type { DecodedFrames, DecodeRequest, VideoInfo } from './decoder-backend.ts';
+import type {
+  AudioRequest,
+  DecodedFrames,
+  DecodeRequest,
+  ImageInfo,
+  ImageRequest,
+  VideoInfo,
+} from './decoder-backend.ts';
+import { audioSpan } from './decoder-backend.ts';
 import { DecodeError, type DecodeErrorCode } from './decode-error.ts';
 import {
   KIND,
@@ -17,8 +25,9 @@ import {
   type DecoderCall,
   type ReplyHeader,
 } from './decoder-protocol.ts';
+import { placeName, type MediaPlace } from './media-place.ts';
 
-export type { DecodedFrames, DecodeRequest, VideoInfo };
+export type { AudioRequest, DecodedFrames, DecodeRequest, ImageInfo, ImageRequest, VideoInfo };
 export { DecodeError, type DecodeErrorCode };
 
 /** How a pool is opened. */
@@ -56,7 +65,16 @@ export interface DecoderPool {
   /** @throws DecodeError naming the file; the signal's reason when aborted. */
   decode(request: DecodeRequest, signal?: AbortSignal): Promise<DecodedFrames>;
   /** @throws DecodeError naming the file; the signal's reason when aborted. */
-  probe(path: string, signal?: AbortSignal): Promise<VideoInfo>;
+  probe(place: MediaPlace, signal?: AbortSignal): Promise<VideoInfo>;
+  /** A picture as one frame, shown at 0. @throws as `decode`. */
+  decodeImage(request: ImageRequest, signal?: AbortSignal): Promise<DecodedFrames>;
+  /** @throws as `decode`. */
+  probeImage(place: MediaPlace, signal?: AbortSignal): Promise<ImageInfo>;
+  /**
+   * Sound in [-1, 1] (louder where the file is), exactly round((endSeconds - startSeconds) * sampleRate) samples.
+   * @throws as `decode`; AUDIO_NO_STREAM if the file has no sound.
+   */
+  decodeAudio(request: AudioRequest, signal?: AbortSignal): Promise<Float32Array>;
   /** Ends all processes; waits until they are gone. Requests under way fail with DECODER_CLOSED. */
   close(): Promise<void>;
 }
@@ -79,7 +97,7 @@ export async function openDecoderPool(options: DecoderPoolOptions): Promise<Deco
 }
 
 interface Job {
-  readonly path: string;
+  readonly place: MediaPlace;
   readonly call: (id: number) => DecoderCall;
   readonly settle: (header: ReplyHeader, body: Uint8Array) => void;
   readonly reject: (error: Error) => void;
@@ -129,19 +147,31 @@ class ProcessPool implements DecoderPool {
   }
 
   decode(request: DecodeRequest, signal?: AbortSignal): Promise<DecodedFrames> {
-    const call = (id: number): DecoderCall => ({ id, call: 'decode', request });
-    return this.#submit(request.path, call, signal, (header, body) => {
-      const decoded = unpackFrames(header, body);
-      this.stats.numFrames += header.numFrames;
-      this.stats.numDecoded += header.numDecoded;
-      this.stats.numBytes += decoded.frames.length;
-      return decoded;
-    });
+    return this.#submit(request, (id) => ({ id, call: 'decode', request }), signal, this.#frames);
   }
 
-  probe(path: string, signal?: AbortSignal): Promise<VideoInfo> {
-    const call = (id: number): DecoderCall => ({ id, call: 'probe', path });
-    return this.#submit(path, call, signal, (_, body) => parseBody(body) as VideoInfo);
+  probe(request: MediaPlace, signal?: AbortSignal): Promise<VideoInfo> {
+    const call = (id: number): DecoderCall => ({ id, call: 'probe', request });
+    return this.#submit(request, call, signal, (_, body) => parseBody(body) as VideoInfo);
+  }
+
+  decodeImage(request: ImageRequest, signal?: AbortSignal): Promise<DecodedFrames> {
+    const call = (id: number): DecoderCall => ({ id, call: 'decodeImage', request });
+    return this.#submit(request, call, signal, this.#frames);
+  }
+
+  probeImage(request: MediaPlace, signal?: AbortSignal): Promise<ImageInfo> {
+    const call = (id: number): DecoderCall => ({ id, call: 'probeImage', request });
+    return this.#submit(request, call, signal, (_, body) => parseBody(body) as ImageInfo);
+  }
+
+  async decodeAudio(request: AudioRequest, signal?: AbortSignal): Promise<Float32Array> {
+    audioSpan(request); // throws
+    const call = (id: number): DecoderCall => ({ id, call: 'decodeAudio', request });
+    return this.#submit(request, call, signal, (_, { buffer, byteOffset, byteLength }) => {
+      this.stats.numBytes += byteLength;
+      return new Float32Array(buffer, byteOffset, byteLength / 4);
+    });
   }
 
   async close(): Promise<void> {
@@ -150,8 +180,16 @@ class ProcessPool implements DecoderPool {
     await Promise.all(this.#starting);
   }
 
+  readonly #frames = (header: ReplyHeader, body: Uint8Array): DecodedFrames => {
+    const decoded = unpackFrames(header, body);
+    this.stats.numFrames += header.numFrames;
+    this.stats.numDecoded += header.numDecoded;
+    this.stats.numBytes += decoded.frames.length;
+    return decoded;
+  };
+
   #submit<T>(
-    path: string,
+    place: MediaPlace,
     call: (id: number) => DecoderCall,
     signal: AbortSignal | undefined,
     convert: (header: ReplyHeader, body: Uint8Array) => T,
@@ -173,14 +211,14 @@ class ProcessPool implements DecoderPool {
         signal?.removeEventListener('abort', onAbort);
       };
       const job: Job = {
-        path,
+        place,
         call,
         isSettled: false,
         numAttempts: 0,
         settle: (header, body) => {
           if (job.isSettled) return; // given up on; the process has only now finished with it
           if (header.kind === KIND.ERROR) {
-            job.reject(errorOf(path, body));
+            job.reject(errorOf(place.path, body));
             return;
           }
           done();
@@ -224,7 +262,11 @@ class ProcessPool implements DecoderPool {
       if (!job.isSettled && job.numAttempts < MAX_ATTEMPTS) this.#waiting.unshift(job);
       else
         job.reject(
-          new DecodeError(code, job.path, `${job.path}: ${reason}, ${MAX_ATTEMPTS} times`),
+          new DecodeError(
+            code,
+            job.place.path,
+            `${placeName(job.place)}: ${reason}, ${MAX_ATTEMPTS} times`,
+          ),
         );
     } finally {
       this.#numBusy--;
