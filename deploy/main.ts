@@ -21,8 +21,8 @@ function recipeVerb(name: string, description: string): Command {
     .argument('[overrides...]', 'fields of the config, as train.steps=100')
     .option('--preset <name>', 'a preset of the recipe, such as tiny')
     .option(
-      '--data <folder>',
-      'videos with .txt, .vtt or .srt beside them (default: the demo world)',
+      '--data <data>',
+      'a folder, https:// or s3:// of videos with words, in any form (default: the demo world)',
     )
     .option('--steps <n>', 'length of the run')
     .option('--workers <n>', 'worker processes');
@@ -121,7 +121,11 @@ passOn('worker', { program: 'worker', args: ['train'] }, 'join a coordinator and
 passOn('data', { program: 'video', args: [] }, 'make and look through data', [
   'videoloom data demo --out data/demo --train 512 --held-out 128     the demo world, real H.264',
   'videoloom data index ~/films                                       what would be trained on',
-  'videoloom data look ~/films --out films.svg                        the same as a page of frames and words',
+  'videoloom data index s3://bucket/shards --out films.jsonl          any form of data, from anywhere',
+  'videoloom data look ~/films --out films.png                        frames and words, as a page',
+  'videoloom data transcode ~/films ~/training                        H.264 out of anything FFmpeg reads',
+  'videoloom data filter films.jsonl --out fewer.jsonl                without repetitions and bad words',
+  'videoloom data pack films.jsonl shards                             tar shards that WebDataset reads too',
 ]);
 passOn('engine', { program: 'worker', args: ['engine'] }, 'list, install and check the engines', [
   'videoloom engine list',
@@ -153,6 +157,17 @@ Examples:
   .action(async (run: string, options: { json?: boolean; watch?: boolean }) => {
     const { showStatus } = await import('./status.ts');
     await showStatus(run, options);
+  });
+
+program
+  .command('quarantine')
+  .description('the files that a run could not use, and why')
+  .argument('<run>', 'run folder')
+  .option('--out <file>', 'write them as JSON Lines too')
+  .addHelpText('after', '\nExample:\n  videoloom quarantine runs/videobert --out bad-files.jsonl')
+  .action(async (run: string, options: { out?: string }) => {
+    const { showQuarantine } = await import('./reports/quarantine.ts');
+    await showQuarantine(run, options);
   });
 
 program.parseAsync(process.argv).catch((error: unknown) => {

@@ -4,19 +4,21 @@ import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import sharp from 'sharp';
-import { contactSheet } from './contact-sheet.ts';
-import { openDecoderPool, type DecoderPool } from './decoder.ts';
-import { findIndex, writeIndex, type SampleIndex } from './sample-index.ts';
+import { openContactSheet } from './contact-sheet.ts';
+import { drawPage } from './contact-sheet-page.ts';
+import { drawTerminal } from './contact-sheet-terminal.ts';
+import { openDataAccess, type DataAccess } from './data-access.ts';
+import { findIndex, makeIndex } from './make-index.ts';
+import { writeIndex, type SampleIndex } from './sample-index.ts';
 import { makeFilm, scratchFolder, WITHOUT_FFMPEG } from './test/films.ts';
 
 describe('a contact sheet', { skip: WITHOUT_FFMPEG }, () => {
   let scratch: Awaited<ReturnType<typeof scratchFolder>>;
-  let pool: DecoderPool;
+  let data: DataAccess;
   let root: string;
   let index: SampleIndex;
   before(async () => {
     scratch = await scratchFolder();
-    pool = await openDecoderPool({ numProcesses: 1 });
     root = join(scratch.folder, 'a & b');
     await mkdir(root);
     const args = ['-vf', 'drawbox=c=red:t=fill', '-c:v', 'libx264'];
@@ -28,14 +30,17 @@ describe('a contact sheet', { skip: WITHOUT_FFMPEG }, () => {
       'WEBVTT\n\n00:00.500 --> 00:01.000\nfirst words\n\n00:02.000 --> 00:03.500\nlast words\n',
     );
     await writeFile(join(root, 'letter.mp4'), 'no film');
-    index = await findIndex(root, { clipSeconds: 10, pool });
+    data = await openDataAccess({ root, decoders: 1, cacheDir: scratch.folder });
+    index = await makeIndex({ ...data, clipSeconds: 10, heldOutFraction: 0.1 });
   });
   after(async () => {
-    await pool.close();
+    await data.close();
     await scratch.remove();
   });
-  const draw = (of: SampleIndex): Promise<string> =>
-    contactSheet({ index: of, pool, numSamples: 5, framesPerSample: 4 });
+  const open = (of: SampleIndex) =>
+    openContactSheet({ index: of, ...data, numSamples: 5, framesPerSample: 4 });
+  const draw = async (of: SampleIndex): Promise<string> =>
+    String(await drawPage(await open(of), 'page.svg'));
 
   test('shows the frames of each sample in proportion, with their times and words', async () => {
     const page = await draw(index);
@@ -74,10 +79,32 @@ describe('a contact sheet', { skip: WITHOUT_FFMPEG }, () => {
     }
   });
 
+  test('is a picture and lines of a terminal too, in the colours of the frames', async () => {
+    const sheet = await open(index);
+    const png = await sharp(await drawPage(sheet, 'page.png'))
+      .raw()
+      .toBuffer({ resolveWithObject: true });
+    const { data: pixels, info } = png;
+    let numRed = 0;
+    for (let at = 0; at < pixels.length; at += info.channels) {
+      if (pixels[at]! > 220 && pixels[at + 1]! < 40 && pixels[at + 2]! < 40) numRed++;
+    }
+    assert.ok(numRed > 0.95 * (4 * 160 * 120 + 4 * 160 * 240), `${numRed} red pixels`);
+    await assert.rejects(drawPage(sheet, 'page.gif'), { code: 'USAGE' });
+    const lines = [...drawTerminal(sheet, 80)];
+     
+    const colours = lines.join('').matchAll(/\x1b\[[34]8;2;(\d+);(\d+);(\d+)m/g);
+    const reds = [...colours].map(
+      ([, r, g, b]) => Number(r) > 220 && Number(g) < 40 && Number(b) < 40,
+    );
+    assert.ok(reds.length > 500 && reds.every(Boolean));
+    assert.ok(lines.some((line) => line.includes('0.50-1.00 s: first words')));
+  });
+
   test('shows a video that does not decode any more as its error, and the others as they are', async () => {
     const file = join(scratch.folder, 'films.jsonl');
     await writeIndex(index, file);
-    const read = await findIndex(file, { clipSeconds: 1 });
+    const read = (await findIndex(file))!;
     assert.deepEqual(read, index);
     await writeFile(join(root, 'tall.mp4'), 'gone bad');
     const page = await draw(read);

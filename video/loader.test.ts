@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { mkdir, readFile, rm, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
+import { openDataAccess, type DataAccess } from './data-access.ts';
 import { openDecoderPool, type DecoderPool } from './decoder.ts';
 import { windowTimes } from './frame-sampler.ts';
 import {
@@ -10,7 +11,8 @@ import {
   type ClipLoader,
   type ClipLoaderOptions,
 } from './loader.ts';
-import { indexFolder, type SampleIndex } from './sample-index.ts';
+import { makeIndex } from './make-index.ts';
+import type { SampleIndex } from './sample-index.ts';
 import { makeFilm, scratchFolder, WITHOUT_FFMPEG } from './test/films.ts';
 
 const NUM_CLIPS = 8;
@@ -19,18 +21,20 @@ const CLIP_BYTES = 2 * 2 * 16 * 16 * 3;
 
 describe('a clip loader', { skip: WITHOUT_FFMPEG }, () => {
   let scratch: Awaited<ReturnType<typeof scratchFolder>>;
+  let data: DataAccess;
   let pool: DecoderPool;
   let index: SampleIndex;
   before(async () => {
     scratch = await scratchFolder();
-    pool = await openDecoderPool({ numProcesses: 2 });
     const root = join(scratch.folder, 'clips');
+    data = await openDataAccess({ root, decoders: 2, cacheDir: scratch.folder });
+    pool = data.pool;
     await mkdir(root);
     for (let i = 0; i < NUM_CLIPS; i++) {
       const hue = ['-vf', `hue=h=${i * 40}`, '-c:v', 'libx264', '-movflags', '+faststart'];
       await makeFilm(join(root, `${i}.mp4`), { seconds: 2, size: '64x48', rate: 10, args: hue });
     }
-    index = await indexFolder({ root, clipSeconds: 10, heldOutFraction: 0, pool });
+    index = await makeIndex({ ...data, clipSeconds: 10, heldOutFraction: 0 });
     // After indexing, so that the loader is the first to notice: 2 and 5 lose their pictures, 6 is gone.
     for (const bad of [2, 5])
       await truncate(
@@ -40,12 +44,12 @@ describe('a clip loader', { skip: WITHOUT_FFMPEG }, () => {
     await rm(join(root, '6.mp4'));
   });
   after(async () => {
-    await pool.close();
+    await data.close();
     await scratch.remove();
   });
 
   const open = (options: Partial<ClipLoaderOptions> = {}): ClipLoader =>
-    openClipLoader({ index, pool, cacheBytes: 0, ...SHAPE, ...options });
+    openClipLoader({ index, ...data, cacheBytes: 0, ...SHAPE, ...options });
   const lease = (sample: number, ...substitutes: number[]) => ({ sample, substitutes });
 
   test('clips come in the order of the requests, each with its own frames', async () => {
@@ -56,9 +60,9 @@ describe('a clip loader', { skip: WITHOUT_FFMPEG }, () => {
       order,
     );
     for (const { sample, frames, skipped } of clips) {
-      const { path, startSeconds, endSeconds } = index.train[sample]!;
+      const { file, startSeconds, endSeconds } = index.train[sample]!.media[0]!;
       const direct = await pool.decode({
-        path: join(index.root, path),
+        path: join(index.root, index.files[file]!.path),
         timesSeconds: windowTimes({ startSeconds, endSeconds, numWindows: 2, framesPerWindow: 2 }),
         width: 16,
         height: 16,

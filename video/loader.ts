@@ -2,12 +2,13 @@
  * Samples to frames: decodes a batch's clips side by side over the pool, keeps decoded frames in memory within a bound,
  * and puts a substitute where a clip does not decode, so that one bad file never stops a run.
  */
-import { join } from 'node:path';
 import { VideoloomError } from '../proto/errors.ts';
-import { DecodeError, isPoolFault } from './decode-error.ts';
 import type { DecoderPool } from './decoder.ts';
+import { isFileFault } from './file-fault.ts';
 import { windowTimes } from './frame-sampler.ts';
-import type { Sample, SampleIndex } from './sample-index.ts';
+import type { SampleIndex } from './sample-index.ts';
+import type { Sample } from './sample.ts';
+import type { MediaCache } from './storage/media-cache.ts';
 
 /** One place of a batch: a row of the split, and the rows to take in its stead, in this order. */
 export interface ClipRequest {
@@ -37,6 +38,8 @@ export interface Clip {
 
 export interface ClipLoaderOptions {
   readonly index: SampleIndex;
+  /** Gives the bytes of the index's files, wherever they are. */
+  readonly media: MediaCache;
   readonly split?: 'train' | 'heldOut';
   readonly pool: DecoderPool;
   /** Width and height of the frames. */
@@ -68,15 +71,15 @@ export interface ClipLoader {
   readonly quarantined: ReadonlySet<number>;
   /**
    * Clips in the order of the requests. The same requests give the same clips wherever and whenever they are loaded.
-   * @throws ClipsExhaustedError if a sample and all its substitutes fail; DecodeError if it has none, and if the pool
-   * itself fails.
+   * @throws ClipsExhaustedError if a sample and all its substitutes fail; the DecodeError or StorageError if it has
+   * none, and if the pool or the way to the store itself fails.
    */
   load(requests: readonly ClipRequest[], signal?: AbortSignal): Promise<Clip[]>;
 }
 
 /** Neither a sample nor any of its substitutes could be decoded. */
 export class ClipsExhaustedError extends VideoloomError {
-  constructor(failures: readonly DecodeError[]) {
+  constructor(failures: readonly VideoloomError[]) {
     super(
       'CLIPS_EXHAUSTED',
       `a clip and all of its ${failures.length - 1} substitutes failed to decode: ` +
@@ -105,7 +108,7 @@ class PoolClipLoader implements ClipLoader {
   readonly #samples: readonly Sample[];
   readonly #cache: FrameCache;
   /** Bad rows and what is wrong with them: not tried again, still reported. */
-  readonly #failures = new Map<number, DecodeError>();
+  readonly #failures = new Map<number, VideoloomError>();
   /** Rows being decoded: two places that want the same one wait for one decode. */
   readonly #underWay = new Map<number, Promise<Uint8Array>>();
   readonly #slots: Slots;
@@ -137,7 +140,7 @@ class PoolClipLoader implements ClipLoader {
       this.stats.numSubstituted++;
       return { sample: recorded.substitute, frames, skipped: recorded };
     }
-    const failures: DecodeError[] = [];
+    const failures: VideoloomError[] = [];
     for (const candidate of [sample, ...substitutes]) {
       signal?.throwIfAborted();
       try {
@@ -152,7 +155,7 @@ class PoolClipLoader implements ClipLoader {
           skipped: { sample, substitute: candidate, reason, message },
         };
       } catch (error) {
-        if (!(error instanceof DecodeError) || isPoolFault(error)) throw error;
+        if (!isFileFault(error)) throw error;
         if (substitutes.length === 0) throw error;
         failures.push(error);
       }
@@ -179,29 +182,44 @@ class PoolClipLoader implements ClipLoader {
   }
 
   async #decode(row: number): Promise<Uint8Array> {
-    const { index, pool, frameSize, numWindows, framesPerWindow } = this.#options;
-    const { path, startSeconds, endSeconds } = this.#samples[row]!;
+    const { index, media, pool, frameSize, numWindows, framesPerWindow } = this.#options;
+    const { file: fileRow, startSeconds, endSeconds } = this.#samples[row]!.media[0]!;
+    const file = index.files[fileRow]!;
     const started = performance.now();
+    const local = await media.acquire(file);
     try {
-      const { frames, numDecoded } = await pool.decode({
-        path: join(index.root, path),
-        timesSeconds: windowTimes({ startSeconds, endSeconds, numWindows, framesPerWindow }),
-        width: frameSize,
-        height: frameSize,
-      });
+      const place = { path: local.path, range: local.range, width: frameSize, height: frameSize };
+      const span = { startSeconds, endSeconds, numWindows, framesPerWindow };
+      const decoded =
+        file.kind === 'video'
+          ? await pool.decode({ ...place, timesSeconds: windowTimes(span) })
+          : await pool.decodeImage(place);
+      const { numDecoded } = decoded;
+      const frames =
+        file.kind === 'video'
+          ? decoded.frames
+          : repeated(decoded.frames, numWindows * framesPerWindow);
       this.stats.numFramesDecoded += numDecoded;
       this.#cache.set(row, frames);
       return frames;
     } catch (error) {
-      if (error instanceof DecodeError && !isPoolFault(error)) {
+      if (isFileFault(error)) {
         this.#failures.set(row, error);
         this.stats.errorsByCode[error.code] = (this.stats.errorsByCode[error.code] ?? 0) + 1;
       }
       throw error;
     } finally {
+      local.release();
       this.stats.decodeSeconds += (performance.now() - started) / 1000;
     }
   }
+}
+
+/** A picture as a film in which nothing moves. */
+function repeated(frame: Uint8Array, count: number): Uint8Array {
+  const frames = new Uint8Array(frame.length * count);
+  for (let i = 0; i < count; i++) frames.set(frame, i * frame.length);
+  return frames;
 }
 
 async function untilAborted<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {

@@ -1,11 +1,17 @@
 import { writeFile } from 'node:fs/promises';
 import { resolve } from 'node:path';
-import { Command } from 'commander';
+import { Command, Option } from 'commander';
 import { reportFatal, UsageError } from '../proto/errors.ts';
 import { onLauncherGone } from '../proto/parent-process.ts';
 import { openProgress } from '../proto/progress.ts';
+import { userCacheDir } from '../proto/user-cache.ts';
+import { addCurationCommands } from './curation/commands.ts';
+import type { DataAccess } from './data-access.ts';
+import type { SampleIndex } from './sample-index.ts';
+import { SOURCE_NAMES, type SourceName } from './sources/names.ts';
+import { isUrl } from './storage/paths.ts';
 
-/** `videoloom data`: makes the demo world and shows what a folder gives to train on. */
+/** `videoloom data`: from files to what can be trained on. */
 const program = new Command('videoloom data').description('make and look through data');
 
 program
@@ -42,87 +48,123 @@ program
     },
   );
 
-program
-  .command('index')
-  .description('show the samples of a folder of videos with .txt, .vtt or .srt beside them')
-  .argument('<folder>')
-  .option('--clip-seconds <s>', 'longest sample', Number, 8)
-  .option(
-    '--held-out <share>',
-    'share of files held out where there is no held-out/ folder',
-    Number,
-    0.1,
-  )
+/** What `index` and `look` take to read data that no one has indexed yet. */
+interface ReadingOptions {
+  readonly source?: SourceName;
+  readonly clipSeconds: number;
+  readonly heldOut: number;
+  readonly allowPrivateHosts?: boolean;
+}
+
+const DATA =
+  'a folder, https:// or s3:// of videos or pictures with their words, in any of the forms of --source';
+
+function reading(command: Command): Command {
+  return command
+    .addOption(
+      new Option('--source <form>', 'form of the data; found out by default').choices(SOURCE_NAMES),
+    )
+    .option('--clip-seconds <s>', 'longest sample cut out of a video', Number, 8)
+    .option(
+      '--held-out <share>',
+      'share of files held out, where nothing else says it',
+      Number,
+      0.1,
+    )
+    .option('--allow-private-hosts', 'fetch from addresses of private networks too');
+}
+
+/** The index of `data`, which is opened for it, handed to `use`. */
+async function withIndex(
+  data: string,
+  options: ReadingOptions,
+  use: (index: SampleIndex, access: DataAccess) => Promise<void>,
+): Promise<void> {
+  const { openDataAccess } = await import('./data-access.ts');
+  const { findIndex, makeIndex } = await import('./make-index.ts');
+  const known = isUrl(data) ? undefined : await findIndex(resolve(data));
+  const access = await openDataAccess({
+    root: known?.root ?? (isUrl(data) ? data : resolve(data)),
+    decoders: 2,
+    allowPrivateHosts: options.allowPrivateHosts ?? false,
+    cacheDir: userCacheDir(process.env),
+  });
+  try {
+    if (known !== undefined) {
+      await use(known, access);
+      return;
+    }
+    const progress = openProgress('index', 1);
+    const index = await makeIndex({
+      ...access,
+      source: options.source,
+      clipSeconds: options.clipSeconds,
+      heldOutFraction: options.heldOut,
+      onProgress: ({ numDone, numFiles }) => {
+        progress.update(numDone / numFiles, `${numDone} of ${numFiles} files`);
+      },
+    });
+    progress.done();
+    await use(index, access);
+  } finally {
+    await access.close();
+  }
+}
+
+reading(program.command('index'))
+  .description('look at data once: list samples, lengths, sizes, key frames, sound, words, hashes')
+  .argument('<data>', DATA)
   .option('--out <file>', 'write the index as JSON Lines')
   .addHelpText(
     'after',
-    '\nExample:\n  videoloom data index ~/films --clip-seconds 10 --out films.jsonl',
+    '\nExamples:\n  videoloom data index ~/films --clip-seconds 10 --out films.jsonl' +
+      '\n  videoloom data index s3://bucket/shards --source webdataset',
   )
-  .action(
-    async (folder: string, options: { clipSeconds: number; heldOut: number; out?: string }) => {
-      const { indexFolder, writeIndex } = await import('./sample-index.ts');
-      const progress = openProgress('index', 1);
-      const index = await indexFolder({
-        root: resolve(folder),
-        clipSeconds: options.clipSeconds,
-        heldOutFraction: options.heldOut,
-        onProgress: ({ numDone, numFiles }) => {
-          progress.update(numDone / numFiles, `${numDone} of ${numFiles} files`);
-        },
-      });
-      progress.done();
-      const { train, heldOut, skipped } = index;
-      const seconds = [...train, ...heldOut].reduce(
-        (sum, s) => sum + s.endSeconds - s.startSeconds,
-        0,
-      );
-      const say = (line: string): boolean => process.stdout.write(`${line}\n`);
-      say(
-        `${train.length} samples to train on, ${heldOut.length} held out, ${seconds.toFixed(1)} s in all`,
-      );
-      for (const { id, startSeconds, endSeconds, text } of [...train, ...heldOut].slice(0, 8)) {
-        say(
-          `  ${id}  ${startSeconds.toFixed(2)}-${endSeconds.toFixed(2)} s  ${text === '' ? '(no words)' : text}`,
-        );
+  .action((data: string, options: ReadingOptions & { out?: string }) =>
+    withIndex(data, options, async (index) => {
+      const { summaryOf } = await import('./index-summary.ts');
+      for (const line of summaryOf(index)) process.stdout.write(`${line}\n`);
+      if (options.out !== undefined) {
+        const { writeIndex } = await import('./sample-index.ts');
+        await writeIndex(index, options.out);
       }
-      for (const { path, code, message } of skipped) say(`  skipped ${path}: ${code}: ${message}`);
-      if (options.out !== undefined) await writeIndex(index, options.out);
+    }),
+  );
+
+reading(program.command('look'))
+  .description('draw samples, in the terminal and as a page: frames with their times, and words')
+  .argument('<data>', `${DATA}; an index file; or a run folder`)
+  .option('--samples <n>', 'samples drawn, spread over all', wholeNumber, 12)
+  .option('--frames <n>', 'frames of each', wholeNumber, 6)
+  .option(
+    '--out <file>',
+    'page to write; its ending says how: .svg, .html or .png',
+    'data-look.svg',
+  )
+  .addHelpText('after', '\nExample:\n  videoloom data look ~/films --samples 20 --out films.png')
+  .action(
+    (
+      data: string,
+      options: ReadingOptions & Record<'samples' | 'frames', number> & { out: string },
+    ) => {
+      const { samples: numSamples, frames: framesPerSample, out } = options;
+      if (numSamples < 1 || framesPerSample < 1)
+        throw new UsageError('USAGE', '--samples and --frames must be at least 1');
+      return withIndex(data, options, async (index, access) => {
+        const { openContactSheet } = await import('./contact-sheet.ts');
+        const { drawPage } = await import('./contact-sheet-page.ts');
+        const { drawTerminal } = await import('./contact-sheet-terminal.ts');
+        const sheet = await openContactSheet({ index, ...access, numSamples, framesPerSample });
+        const { columns, isTTY } = process.stdout;
+        if (isTTY)
+          for (const line of drawTerminal(sheet, columns)) process.stdout.write(`${line}\n`);
+        await writeFile(out, await drawPage(sheet, out));
+        process.stdout.write(`${out}\n`);
+      });
     },
   );
 
-program
-  .command('look')
-  .description('draw samples as an SVG page: frames with their times, and the words of each')
-  .argument(
-    '<folder>',
-    'videos with .txt, .vtt or .srt beside them, an index file, or a run folder',
-  )
-  .option('--samples <n>', 'samples drawn, spread over all', wholeNumber, 12)
-  .option('--frames <n>', 'frames of each', wholeNumber, 6)
-  .option('--clip-seconds <s>', 'longest sample', Number, 8)
-  .option('--out <file>', 'page to write', 'data-look.svg')
-  .addHelpText('after', '\nExample:\n  videoloom data look ~/films --samples 20 --out films.svg')
-  .action(
-    async (
-      folder: string,
-      options: Record<'samples' | 'frames' | 'clipSeconds', number> & { out: string },
-    ) => {
-      const { samples: numSamples, frames: framesPerSample, clipSeconds, out } = options;
-      if (numSamples < 1 || framesPerSample < 1)
-        throw new UsageError('USAGE', '--samples and --frames must be at least 1');
-      const { openDecoderPool } = await import('./decoder.ts');
-      const { findIndex } = await import('./sample-index.ts');
-      const { contactSheet } = await import('./contact-sheet.ts');
-      const pool = await openDecoderPool({ numProcesses: 2 });
-      try {
-        const index = await findIndex(resolve(folder), { clipSeconds, pool });
-        await writeFile(out, await contactSheet({ index, pool, numSamples, framesPerSample }));
-      } finally {
-        await pool.close();
-      }
-      process.stdout.write(`${out}\n`);
-    },
-  );
+addCurationCommands(program);
 
 function wholeNumber(text: string): number {
   const value = Number(text);

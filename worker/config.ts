@@ -1,6 +1,7 @@
 import { LineCounter, parseDocument, isNode, type Document } from 'yaml';
 import { z } from 'zod';
 import { UsageError } from '../proto/errors.ts';
+import { SOURCE_NAMES } from '../video/sources/names.ts';
 
 /** What can compute a run. */
 export const ENGINE_NAMES = ['xla', 'cpu', 'tensorflow'] as const;
@@ -45,9 +46,25 @@ const config = z.strictObject({
       .string()
       .nullable()
       .describe(
-        'Folder of videos with .txt, .vtt or .srt beside them; null: the demo world, made once',
+        'Folder, https:// or s3:// of the data in any of the forms that `source` lists; null: the demo world, made once',
       ),
+    source: z
+      .enum(SOURCE_NAMES)
+      .nullable()
+      .describe('Form that the data has; null: found out from the names of the files'),
+    allowPrivateHosts: z
+      .boolean()
+      .describe('Whether data may be fetched from addresses of private networks'),
+    mediaCacheGibibytes: z
+      .number()
+      .positive()
+      .describe('Disk that copies of data from elsewhere may take on each host'),
     clipSeconds: z.number().positive().describe('Longest clip that makes one sample, seconds'),
+    balance: z
+      .enum(['none', 'decode'])
+      .describe(
+        'decode: the microbatches of a step get clips that together take equally long to decode; none: as the order has them',
+      ),
     windows: count('Visual tokens of a clip'),
     framesPerWindow: count('Frames that make one visual token', 2),
     frameSize: count('Height and width to which frames are scaled, pixels', 8),
@@ -60,7 +77,8 @@ const config = z.strictObject({
     decoders: count('Decoder processes a worker'),
     decodeTimeoutSeconds: z.number().positive().describe('A clip that takes longer is given up'),
     cacheMebibytes: count('Memory a worker keeps decoded frames in', 0),
-    prefetchSteps: count('Steps that are decoded ahead'),
+    prefetchSteps: count('Most steps that are decoded ahead; it is fewer where fewer are enough'),
+    prefetchMebibytes: count('Memory that batches made ahead may take; one is always made'),
   }),
   train: z.strictObject({
     seed: z.int().min(0).describe('Fixes initial weights, order, masks: everything that is random'),

@@ -88,7 +88,7 @@ export async function look({
 
     // The model sees small frames; people see better on larger ones of the same times.
     const large = openClipLoader({
-      ...clipLoaderOptions(run.config, run.index, 'heldOut', run.pool),
+      ...clipLoaderOptions(run.config, run.index, 'heldOut', run.data),
       frameSize: SHOWN_FRAME_PIXELS,
     });
     const pictures = await Promise.all(

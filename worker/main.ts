@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { reportFatal, UsageError, VideoloomError } from '../proto/errors.ts';
 import { EXIT_RESUMABLE, onLauncherGone } from '../proto/parent-process.ts';
 import type { PrepareOptions } from './prepare.ts';
+import { userCacheDir } from '../proto/user-cache.ts';
 
 /**
  * `prepare` makes a run folder and prints what to start as one JSON line; `train` is one worker of a run; `schema`
@@ -54,29 +55,28 @@ async function runLook(argv: string[]): Promise<void> {
     throw new UsageError('USAGE', 'videoloom look RUN_FOLDER [--clips N] [--out FILE]');
   }
   const { look } = await import('./look.ts');
-  const { defaultCacheDir } = await import('./prepare.ts');
   const pluginPath = process.env['PJRT_PLUGIN_PATH'];
   const file = await look({
     folder,
     clips,
     out: values.out,
     pluginPath,
-    cacheDir: defaultCacheDir(process.env),
+    cacheDir: userCacheDir(process.env),
   });
   process.stdout.write(`${file}\n`);
 }
 
 async function runPrepare(argv: string[]): Promise<void> {
   const { prepare } = await import('./prepare.ts');
-  process.stdout.write(`${JSON.stringify(await prepare(await prepareOptions(argv)))}\n`);
+  process.stdout.write(`${JSON.stringify(await prepare(prepareOptions(argv)))}\n`);
 }
 
 async function runPlan(argv: string[]): Promise<void> {
   const { planCommand } = await import('./plan.ts');
-  process.stdout.write(await planCommand(await prepareOptions(argv)));
+  process.stdout.write(await planCommand(prepareOptions(argv)));
 }
 
-async function prepareOptions(argv: string[]): Promise<PrepareOptions> {
+function prepareOptions(argv: string[]): PrepareOptions {
   const { values, positionals } = parseArgs({
     args: argv,
     allowPositionals: true,
@@ -86,7 +86,6 @@ async function prepareOptions(argv: string[]): Promise<PrepareOptions> {
       set: { type: 'string', multiple: true },
     },
   });
-  const { defaultCacheDir } = await import('./prepare.ts');
   const overrides = [...(values.set ?? [])];
   const pluginPath = process.env['PJRT_PLUGIN_PATH'];
   if (pluginPath !== undefined && pluginPath !== '')
@@ -96,7 +95,7 @@ async function prepareOptions(argv: string[]): Promise<PrepareOptions> {
     preset: values.preset,
     overrides,
     out: values.out,
-    cacheDir: defaultCacheDir(process.env),
+    cacheDir: userCacheDir(process.env),
     say: (line) => process.stderr.write(`${line}\n`),
   };
 }
@@ -135,7 +134,6 @@ async function runTrain(argv: string[]): Promise<void> {
     );
   }
   const { runWorker } = await import('./worker.ts');
-  const { defaultCacheDir } = await import('./prepare.ts');
   await runWorker({
     folder,
     coordinatorAddress: coordinator,
@@ -144,7 +142,7 @@ async function runTrain(argv: string[]): Promise<void> {
     pluginPath: values.plugin,
     listenHost: values.listen,
     metricsAddress: values.metrics,
-    cacheDir: defaultCacheDir(process.env),
+    cacheDir: userCacheDir(process.env),
     logFile: join(folder, 'logs', `${id}.jsonl`),
   });
 }

@@ -3,7 +3,7 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import * as tf from '@tensorflow/tfjs-core';
-import { positionOf, sampleAt } from '../proto/sample-order.ts';
+import { openStepOrder } from '../proto/step-order.ts';
 import { rowsOf, uploadBatch } from './batches.ts';
 import type { Engine, LoweredProgram } from './backend/engine.ts';
 import type { Row } from './models/system.ts';
@@ -165,12 +165,10 @@ function duration(seconds: number): string {
   return hours > 0 ? `${hours} h ${minutes} min` : `${minutes} min ${Math.round(seconds % 60)} s`;
 }
 
-async function firstRows({ config, index, trainLoader }: Run): Promise<Row[]> {
-  const { seed, microbatches, microbatchSize } = config.train;
-  const order = { seed, numSamples: index.train.length };
-  const places = Array.from({ length: microbatchSize }, (_, i) =>
-    sampleAt(order, positionOf({ microbatches, microbatchSize }, 1, 0, i)),
-  );
+async function firstRows({ folder, plan, index, trainLoader }: Run): Promise<Row[]> {
+  const order = await openStepOrder(folder, plan);
+  const places = order.placesOf(1, 0);
+  order.close();
   const signal = AbortSignal.timeout(600_000);
   // Every clip listens to it.
   setMaxListeners(0, signal);

@@ -1,15 +1,18 @@
 import { createHash } from 'node:crypto';
 import { access, mkdir, readFile } from 'node:fs/promises';
-import { homedir } from 'node:os';
 import { basename, join, relative, resolve } from 'node:path';
 import { parse, stringify } from 'yaml';
 import { writeFileDurably } from '../proto/durable-file.ts';
 import { messageOf, UsageError, VideoloomError } from '../proto/errors.ts';
 import { openProgress } from '../proto/progress.ts';
 import { RUN_PLAN_FILE, type RunPlan } from '../proto/run-plan.ts';
-import { openDecoderPool } from '../video/decoder.ts';
+import { writeSampleCosts } from '../proto/sample-costs.ts';
+import { openDataAccess, type DataAccess } from '../video/data-access.ts';
 import { openClipLoader } from '../video/loader.ts';
-import { indexFolder, writeIndex, type SampleIndex } from '../video/sample-index.ts';
+import { makeIndex } from '../video/make-index.ts';
+import { DataError, subsetOf, writeIndex, type SampleIndex } from '../video/sample-index.ts';
+import type { Sample } from '../video/sample.ts';
+import { isUrl } from '../video/storage/paths.ts';
 import { trainTokenizer } from '../video/tokenizer.ts';
 import { fitVisualVocabulary, frameFeatures } from '../video/visual-vocabulary.ts';
 import { generateWorld } from '../video/world/generate.ts';
@@ -17,7 +20,7 @@ import { writeVisualVocabulary } from './assets.ts';
 import { resolveConfig, type Config } from './config.ts';
 import { fittingSamples } from './models/videobert-system.ts';
 import { ensurePlugin, findPlugin } from './pjrt/plugin.ts';
-import { clipLoaderOptions, RUN_FILES } from './run.ts';
+import { clipLoaderOptions, dataAccessOptions, RUN_FILES } from './run.ts';
 import { findTensorflow, notInstalled } from './tensorflow/install.ts';
 
 export interface PrepareOptions {
@@ -99,14 +102,14 @@ export async function prepare(options: PrepareOptions): Promise<Prepared> {
   await mkdir(folder, { recursive: true });
 
   // --- Data: the demo world or the user's folder, and an index of its samples.
-  const dataFolder =
-    config.data.folder === null ? await makeDemoWorld(config) : resolve(config.data.folder);
-  const pool = await openDecoderPool({
-    numProcesses: Math.max(config.data.decoders, config.cluster.workers),
-    timeoutMs: config.data.decodeTimeoutSeconds * 1000,
+  const { folder: given } = config.data;
+  const root = given === null ? await makeDemoWorld(config) : isUrl(given) ? given : resolve(given);
+  const data = await openDataAccess({
+    ...dataAccessOptions(config, root, cacheDir),
+    decoders: Math.max(config.data.decoders, config.cluster.workers),
   });
   try {
-    const index = await makeIndex(config, dataFolder, pool);
+    const index = await indexData(config, data, say);
     const indexFile = join(folder, RUN_FILES.index);
     await writeIndex(index, indexFile);
     for (const { path, code, message } of index.skipped)
@@ -121,8 +124,17 @@ export async function prepare(options: PrepareOptions): Promise<Prepared> {
       join(folder, RUN_FILES.tokenizer),
       JSON.stringify(tokenizer, undefined, 1),
     );
-    const vocabulary = await fitVocabulary(config, index, pool);
+    const vocabulary = await fitVocabulary(config, index, data);
     await writeVisualVocabulary(join(folder, RUN_FILES.vocabulary), vocabulary);
+
+    // --- What the samples cost, where steps are balanced by it. The sequences of VideoBERT all cost the same.
+    const costsDigest =
+      config.data.balance === 'none'
+        ? undefined
+        : await writeSampleCosts(folder, {
+            compute: new Float32Array(index.train.length).fill(1),
+            decode: Float32Array.from(index.train, ({ decodeMegapixels }) => decodeMegapixels),
+          });
 
     // --- The plan makes the folder a run.
     await writeFileDurably(join(folder, RUN_FILES.config), stringify(config));
@@ -134,6 +146,7 @@ export async function prepare(options: PrepareOptions): Promise<Prepared> {
       microbatchSize: config.train.microbatchSize,
       numTrainSamples: index.train.length,
       datasetDigest: index.digest,
+      ...(costsDigest === undefined ? {} : { costsDigest }),
       configDigest: digestOf(config),
       ...adjustable(config),
     };
@@ -145,13 +158,8 @@ export async function prepare(options: PrepareOptions): Promise<Prepared> {
     );
     return { ...prepared, existed: false };
   } finally {
-    await pool.close();
+    await data.close();
   }
-}
-
-/** Per-user cache: `$XDG_CACHE_HOME/videoloom` or `~/.cache/videoloom`. */
-export function defaultCacheDir(env: NodeJS.ProcessEnv): string {
-  return join(env['XDG_CACHE_HOME'] ?? join(homedir(), '.cache'), 'videoloom');
 }
 
 async function readRecipe(recipe: string): Promise<{ text: string; file: string }> {
@@ -172,7 +180,7 @@ function defaultFolder({ recipe, preset }: PrepareOptions, { data }: Config): st
   const parts = [
     basename(recipe, '.yaml'),
     preset,
-    data.folder === null ? undefined : basename(resolve(data.folder)),
+    data.folder === null ? undefined : basename(data.folder.replace(/\/+$/, '')),
   ];
   return join('runs', parts.filter((part) => part !== undefined).join('-'));
 }
@@ -223,36 +231,53 @@ async function makeDemoWorld({ data, cluster }: Config): Promise<string> {
   return dir;
 }
 
-async function makeIndex(
+/** The index of what the model can take. */
+async function indexData(
   { data }: Config,
-  root: string,
-  pool: Awaited<ReturnType<typeof openDecoderPool>>,
+  access: DataAccess,
+  say: PrepareOptions['say'],
 ): Promise<SampleIndex> {
+  const { root } = access.store;
   const progress = openProgress('index', 1);
-  const index = await indexFolder({
-    root,
+  const whole = await makeIndex({
+    ...access,
+    source: data.source ?? undefined,
     clipSeconds: data.clipSeconds,
     heldOutFraction: data.heldOutFraction,
-    pool,
     onProgress: ({ numDone, numFiles }) => {
       progress.update(numDone / numFiles, `${numDone} of ${numFiles} files`);
     },
   });
+  const takes = ({ media }: Sample): boolean =>
+    media.length === 1 && whole.files[media[0]!.file]!.kind === 'video';
+  const index = subsetOf(whole, {
+    train: whole.train.filter(takes),
+    heldOut: whole.heldOut.filter(takes),
+  });
+  const numClips = index.train.length + index.heldOut.length;
+  const numOthers = whole.train.length + whole.heldOut.length - numClips;
+  if (numClips === 0) {
+    throw new DataError(
+      'DATA_UNFIT',
+      `none of the ${numOthers} samples of ${root} is a clip of one video, which is what VideoBERT trains on`,
+    );
+  }
   progress.done(
-    `${index.train.length + index.heldOut.length} clips of ${relative(process.cwd(), root) || root}`,
+    `${numClips} clips of ${isUrl(root) ? root : relative(process.cwd(), root) || root}`,
   );
+  if (numOthers > 0) say(`${numOthers} samples left out: they are no clips of one video`);
   return index;
 }
 
 async function fitVocabulary(
   config: Config,
   index: SampleIndex,
-  pool: Awaited<ReturnType<typeof openDecoderPool>>,
+  access: DataAccess,
 ): ReturnType<typeof fit> {
   return fit();
   async function fit() {
     const { model, data, train } = config;
-    const loader = openClipLoader(clipLoaderOptions(config, index, 'train', pool));
+    const loader = openClipLoader(clipLoaderOptions(config, index, 'train', access));
     const samples = fittingSamples(index.train.length, FITTING_CLIPS, train.seed);
     const progress = openProgress('visual words', samples.length);
     const shape = [data.windows, data.framesPerWindow, data.frameSize, data.frameSize, 3] as const;
@@ -316,7 +341,10 @@ function adjustable({ checkpoint, cluster, data }: Config): Partial<RunPlan> {
 
 /** The fields that the result depends on. */
 function essence({ model, data, train, optimizer, evaluate, engine, parallel }: Config): object {
-  const aside = new Set(['decoders', 'decodeTimeoutSeconds', 'cacheMebibytes', 'prefetchSteps']);
+  const aside = new Set([
+    ...['decoders', 'decodeTimeoutSeconds', 'cacheMebibytes', 'prefetchSteps'],
+    ...['allowPrivateHosts', 'mediaCacheGibibytes', 'prefetchMebibytes'],
+  ]);
   const what = Object.fromEntries(Object.entries(data).filter(([key]) => !aside.has(key)));
   const { threads, devices, precision } = engine;
   const how = { threads, devices, precision };

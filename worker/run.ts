@@ -2,7 +2,8 @@ import { readFile } from 'node:fs/promises';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
 import { readRunPlan, type RunPlan } from '../proto/run-plan.ts';
-import { openDecoderPool, type DecoderPool } from '../video/decoder.ts';
+import { userCacheDir } from '../proto/user-cache.ts';
+import { openDataAccess, type DataAccess, type DataAccessOptions } from '../video/data-access.ts';
 import { openClipLoader, type ClipLoader, type ClipLoaderOptions } from '../video/loader.ts';
 import { INDEX_FILE, readIndex, type SampleIndex } from '../video/sample-index.ts';
 import { openTokenizer, type TokenizerFile } from '../video/tokenizer.ts';
@@ -28,7 +29,7 @@ export interface Run {
   readonly config: Config;
   readonly index: SampleIndex;
   readonly system: VideoLanguageSystem;
-  readonly pool: DecoderPool;
+  readonly data: DataAccess;
   readonly trainLoader: ClipLoader;
   readonly heldOutLoader: ClipLoader;
   /** What the decoders have done so far. */
@@ -59,12 +60,11 @@ export async function openRun(folder: string, overrides: readonly string[] = [])
   };
   const { data, train, model } = config;
   const system = videoBertSystem(model, { ...data, seed: train.seed }, assets, index);
-  const pool = await openDecoderPool({
-    numProcesses: data.decoders,
-    timeoutMs: data.decodeTimeoutSeconds * 1000,
-  });
-  const trainLoader = openClipLoader(clipLoaderOptions(config, index, 'train', pool));
-  const heldOutLoader = openClipLoader(clipLoaderOptions(config, index, 'heldOut', pool));
+  const access = await openDataAccess(
+    dataAccessOptions(config, index.root, userCacheDir(process.env)),
+  );
+  const trainLoader = openClipLoader(clipLoaderOptions(config, index, 'train', access));
+  const heldOutLoader = openClipLoader(clipLoaderOptions(config, index, 'heldOut', access));
   return {
     folder,
     host: hostname(),
@@ -72,14 +72,14 @@ export async function openRun(folder: string, overrides: readonly string[] = [])
     config,
     index,
     system: system as unknown as VideoLanguageSystem,
-    pool,
+    data: access,
     trainLoader,
     heldOutLoader,
     counters: () => ({
-      framesDecoded: pool.stats.numFrames,
+      framesDecoded: access.pool.stats.numFrames,
       failuresByReason: addCounts(trainLoader.stats.errorsByCode, heldOutLoader.stats.errorsByCode),
     }),
-    close: () => pool.close(),
+    close: () => access.close(),
   };
 }
 
@@ -91,15 +91,32 @@ function addCounts(...parts: readonly Record<string, number>[]): Record<string, 
   return sums;
 }
 
+/** How the data at `root` are reached. */
+export function dataAccessOptions(
+  { data }: Config,
+  root: string,
+  cacheDir: string,
+): DataAccessOptions {
+  return {
+    root,
+    decoders: data.decoders,
+    decodeTimeoutSeconds: data.decodeTimeoutSeconds,
+    mediaCacheBytes: data.mediaCacheGibibytes * 2 ** 30,
+    allowPrivateHosts: data.allowPrivateHosts,
+    cacheDir,
+  };
+}
+
 /** How clips of a split are sampled: a function of the config alone, so every worker sees the same frames. */
 export function clipLoaderOptions(
   { data }: Config,
   index: SampleIndex,
   split: 'train' | 'heldOut',
-  pool: DecoderPool,
+  { media, pool }: DataAccess,
 ): ClipLoaderOptions {
   return {
     index,
+    media,
     split,
     pool,
     frameSize: data.frameSize,

@@ -51,10 +51,11 @@ before(async () => {
     },
   );
   const plan = await readRunPlan(join(work.folder, 'prepared'));
-  const { root, train } = await readIndex(join(work.folder, 'prepared/samples.jsonl'));
+  const { root, files, train } = await readIndex(join(work.folder, 'prepared/samples.jsonl'));
   const filmOf = (step: number): string => {
     const order = { seed: plan.seed, numSamples: plan.numTrainSamples };
-    return join(root, train[sampleAt(order, positionOf(plan, step, 0, 0)).sample]!.path);
+    const { media } = train[sampleAt(order, positionOf(plan, step, 0, 0)).sample]!;
+    return join(root, files[media[0]!.file]!.path);
   };
   assert.equal(train.length, 16, 'each film is one sample, and no step has one twice');
   [changing, holding] = [filmOf(CHANGING), filmOf(LAST_BEFORE_KILL + 1)];
@@ -124,6 +125,16 @@ test('a film that did not decode when its step was committed, and would now, sta
   const summary = await readSummary(folderOf('was-bad'));
   assert.deepEqual(summary, await readSummary(folderOf('undisturbed')));
   assert.equal(summary.skippedSamples, 1);
+  const lost = await videoloom(['quarantine', 'was-bad', '--out', 'lost.jsonl'], {
+    cwd: work.folder,
+  });
+  assert.equal(lost.code, 0, lost.output);
+  const [file, ...others] = (await readFile(join(work.folder, 'lost.jsonl'), 'utf8'))
+    .trim()
+    .split('\n')
+    .map((line) => JSON.parse(line) as Record<string, unknown>);
+  assert.ok(changing.endsWith(String(file!['path'])));
+  assert.deepEqual([file!['numSubstituted'], others], [1, []]);
 });
 
 test('a film that decoded when its step was committed, and does not now, is named; mended it trains on', async () => {
@@ -133,7 +144,8 @@ test('a film that decoded when its step was committed, and does not now, is name
   const refused = await videoloom(args('was-good'), { cwd: work.folder });
   await mend(changing);
   assert.equal(refused.code, 1, refused.output);
-  assert.ok(refused.output.includes(`SAMPLE_CHANGED: ${changing} was part of step ${CHANGING}`));
+  assert.match(refused.output, new RegExp(`SAMPLE_CHANGED: a clip of step ${CHANGING},`));
+  assert.ok(refused.output.includes(changing));
   assert.equal((await commitsOf('was-good', CHANGING)).length, 1);
 
   const { code, output } = await videoloom(args('was-good'), { cwd: work.folder });

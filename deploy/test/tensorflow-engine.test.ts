@@ -8,7 +8,7 @@ import { basename, dirname, join } from 'node:path';
 import { after, before, test } from 'node:test';
 import * as tf from '@tensorflow/tfjs-core';
 import { openEngine } from '../../worker/backend/engine.ts';
-import { defaultCacheDir } from '../../worker/prepare.ts';
+import { userCacheDir } from '../../proto/user-cache.ts';
 import {
   findTensorflow,
   installTensorflow,
@@ -89,7 +89,7 @@ test('its functions donate, hand through and differentiate as those of the cpu e
     context.skip(skip);
     return;
   }
-  const cacheDir = defaultCacheDir(process.env);
+  const cacheDir = userCacheDir(process.env);
   const results: number[][] = [];
   for (const name of ['cpu', 'tensorflow'] as const) {
     const engine = await openEngine({ engine: name, cacheDir, threads: 4 });

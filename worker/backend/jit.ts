@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import * as tf from '@tensorflow/tfjs-core';
 
 import type { PjrtExecutable } from '../pjrt/executable.ts';
-import { HloBuilder } from '../stablehlo/ops.ts';
+import { HloBuilder, isSplat } from '../stablehlo/ops.ts';
 import { REPLICATED, sameSharding } from '../stablehlo/sharding.ts';
 import type { ProgramShardings } from '../stablehlo/sharding.ts';
 import type { Donation, Value } from '../stablehlo/types.ts';
@@ -147,9 +147,7 @@ function specOf({ shape, dtype }: TensorData): TensorSpec {
 
 /** Splats and short arrays are printed; splats of any size, since they print as one number. */
 function isInline(values: HostValues): boolean {
-  if (values.length <= MAX_INLINE_ELEMENTS) return true;
-  const [first] = values;
-  return values.every((value) => Object.is(value, first));
+  return values.length <= MAX_INLINE_ELEMENTS || isSplat(values);
 }
 
 /** Pairs each donated parameter with the first result of its type that is still free; the rest become donors. */

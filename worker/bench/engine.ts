@@ -34,7 +34,8 @@ const { values: flags } = parseArgs({
   },
 });
 
-if (hasTrainingMemory(process.env)) {
+const models = flags.models.split(',') as ModelName[];
+if (hasTrainingMemory(process.env) && models.length === 1) {
   const precision = flags.precision as Precision;
   const engine = await openEngine({ engine: 'xla', cacheDir: flags.cache, precision });
   const options = {
@@ -49,18 +50,19 @@ if (hasTrainingMemory(process.env)) {
     peerEnv: { GLIBC_TUNABLES: process.env[PEER_TUNABLES] ?? '' },
     mlir: flags.mlir,
   };
-  for (const model of flags.models.split(',')) await measure(engine, model as ModelName, options);
+  await measure(engine, models[0]!, options);
   engine.close();
 } else {
-  // The settings count from the start of a process; the peers get the environment as it was.
+  // A process for each model, so that memory is told apart too. The settings count from the start of a process; the
+  // peers get the environment as it was.
   const env = {
     ...withTrainingMemory(process.env),
     [PEER_TUNABLES]: process.env['GLIBC_TUNABLES'],
   };
-  const child = spawn(process.execPath, [...process.execArgv, ...process.argv.slice(1)], {
-    stdio: 'inherit',
-    env,
-  });
-  const [exitCode] = (await once(child, 'exit')) as [number | null];
-  process.exitCode = exitCode ?? 1;
+  for (const model of models) {
+    const args = [...process.execArgv, ...process.argv.slice(1), '--models', model];
+    const child = spawn(process.execPath, args, { stdio: 'inherit', env });
+    const [exitCode] = (await once(child, 'exit')) as [number | null];
+    if (exitCode !== 0) process.exitCode = exitCode ?? 1;
+  }
 }

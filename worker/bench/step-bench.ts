@@ -32,14 +32,15 @@ export interface MeasureOptions {
   readonly mlir?: string | undefined;
 }
 
-const ADAMW = { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0.01 };
+export const ADAMW = { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0.01 };
 /** By name. */
 export const MODELS = { videobert: earlyFusion, clip: twoTower, qformer: qFormer };
 export type ModelName = keyof typeof MODELS;
 
 type State = { readonly params: TensorTree; readonly optimizer: AdamWState<TensorTree> };
 
-function trainStepOf({ loss }: BenchModel) {
+/** One training step: forward, backward, AdamW. */
+export function trainStepOf({ loss }: BenchModel) {
   return (
     state: State,
     batch: TensorTree,
@@ -64,6 +65,8 @@ function trainStepOf({ loss }: BenchModel) {
 interface Timing {
   readonly seconds: readonly number[];
   readonly cpuSeconds: number;
+  /** The most memory that the process has had so far. */
+  readonly peakBytes: number;
 }
 
 interface Runner {
@@ -86,11 +89,14 @@ async function openOurs(engine: Engine, name: ModelName, mlir: string | undefine
 
   const scalars = scalarsAt(1);
   const start = performance.now();
-  const lowered = (await step.lower(state, model.batch, scalars))!;
+  const lowering = step.lower(state, model.batch, scalars); // traces before it returns
+  const traceSeconds = (performance.now() - start) / 1000;
+  const lowered = (await lowering)!;
   const compileSeconds = (performance.now() - start) / 1000;
   scalars.dispose();
   if (mlir !== undefined) await writeFile(mlir, lowered.mlir);
   const of = `step/${name}`;
+  report({ name: of, metric: 'trace', value: traceSeconds, unit: 's' });
   report({ name: of, metric: 'trace and compile', value: compileSeconds, unit: 's' });
   const temporary = lowered.memory.tempBytes / 2 ** 20;
   report({ name: of, metric: 'temporary memory', value: temporary, unit: 'MiB' });
@@ -110,7 +116,8 @@ async function openOurs(engine: Engine, name: ModelName, mlir: string | undefine
         tf.dispose([result.loss, stepScalars]);
       }
       const { user, system } = process.cpuUsage(before);
-      return { seconds, cpuSeconds: (user + system) / 1e6 / n };
+      const peakBytes = process.resourceUsage().maxRSS * 1024;
+      return { seconds, cpuSeconds: (user + system) / 1e6 / n, peakBytes };
     },
     close() {
       tf.dispose(leavesOf(state as unknown as TensorTree).map(([, tensor]) => tensor));
@@ -135,7 +142,7 @@ function openLimit(engine: Engine): Runner {
         (await product(matrix)).dispose();
         seconds.push((performance.now() - begin) / 1000 / (2 * size ** 3));
       }
-      return { seconds, cpuSeconds: 0 };
+      return { seconds, cpuSeconds: 0, peakBytes: 0 };
     },
     close() {
       matrix.dispose();
@@ -164,8 +171,13 @@ async function openPeer(
       child.stdin.write(`step ${count}\n`);
       const next = (await lines.next()) as IteratorResult<string, undefined>;
       if (next.done === true) throw new Error(`${script} ${model} ended early`);
-      const reply = JSON.parse(next.value) as { seconds: number[]; cpu_seconds: number };
-      return { seconds: reply.seconds, cpuSeconds: reply.cpu_seconds };
+      const reply = JSON.parse(next.value) as {
+        seconds: number[];
+        cpu_seconds: number;
+        peak_bytes: number;
+      };
+      const { seconds, cpu_seconds: cpuSeconds, peak_bytes: peakBytes } = reply;
+      return { seconds, cpuSeconds, peakBytes };
     },
     close() {
       child.stdin.end();
@@ -193,18 +205,20 @@ export async function measure(
   }
   const wallOf = (runner: Runner): number[] => timings.get(runner)!.flatMap((t) => t.seconds);
   const cpuOf = (runner: Runner): number[] => timings.get(runner)!.map((t) => t.cpuSeconds);
-  const summaries: Record<string, (runner: Runner) => number> = {
-    'best time': (runner) => Math.min(...wallOf(runner)) * 1000,
-    'median time': (runner) => median(wallOf(runner)) * 1000,
-    'CPU time': (runner) => median(cpuOf(runner)) * 1000,
+  const peakOf = (runner: Runner): number => timings.get(runner)!.at(-1)!.peakBytes;
+  const summaries: Record<string, [unit: string, (runner: Runner) => number]> = {
+    'best time': ['ms', (runner) => Math.min(...wallOf(runner)) * 1000],
+    'median time': ['ms', (runner) => median(wallOf(runner)) * 1000],
+    'CPU time': ['ms', (runner) => median(cpuOf(runner)) * 1000],
+    'peak memory of the process': ['MiB', (runner) => peakOf(runner) / 2 ** 20],
   };
-  for (const [metric, summary] of Object.entries(summaries)) {
+  for (const [metric, [unit, summary]] of Object.entries(summaries)) {
     report(
       {
         name: `step/${model}`,
         metric: `${metric} ${precision}`,
         value: summary(ours),
-        unit: 'ms',
+        unit,
         better: 'lower',
       },
       peers.map((peer) => ({ name: peer.name, value: summary(peer) })),

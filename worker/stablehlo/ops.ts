@@ -924,8 +924,11 @@ function hexBytes(data: HostArray): string {
   return Buffer.from(data.buffer, data.byteOffset, data.byteLength).toString('hex').toUpperCase();
 }
 
-function isSplat(data: HostArray): boolean {
-  const first = data[0];
-  for (const value of data) if (!Object.is(value, first)) return false;
-  return true;
+/** Whether all elements are the same bits: an array is, if it equals itself moved by one element. */
+export function isSplat({ buffer, byteOffset, byteLength, BYTES_PER_ELEMENT }: HostArray): boolean {
+  const bytes = Buffer.from(buffer, byteOffset, byteLength);
+  return (
+    byteLength <= BYTES_PER_ELEMENT ||
+    bytes.subarray(BYTES_PER_ELEMENT).equals(bytes.subarray(0, byteLength - BYTES_PER_ELEMENT))
+  );
 }

@@ -4,7 +4,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { openEngine } from '../backend/engine.ts';
-import { defaultCacheDir, prepare } from '../prepare.ts';
+import { userCacheDir } from '../../proto/user-cache.ts';
+import { prepare } from '../prepare.ts';
 import { openRun } from '../run.ts';
 import { trainInProcess } from './train-in-process.ts';
 
@@ -20,7 +21,7 @@ const LEAST_ALIGNMENT = 0.8;
 test('both modalities together beat each alone on held-out clips, for three seeds', async () => {
   const folder = await mkdtemp(join(tmpdir(), 'videoloom-held-out-'));
   const start = process.cwd();
-  const cacheDir = defaultCacheDir(process.env);
+  const cacheDir = userCacheDir(process.env);
   process.chdir(folder);
   const engine = await openEngine({ engine: 'xla', cacheDir, threads: 4 });
   try {

@@ -4,7 +4,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { openEngine } from '../backend/engine.ts';
-import { defaultCacheDir, prepare } from '../prepare.ts';
+import { userCacheDir } from '../../proto/user-cache.ts';
+import { prepare } from '../prepare.ts';
 import { openRun } from '../run.ts';
 import { trainInProcess } from './train-in-process.ts';
 
@@ -15,7 +16,7 @@ const MOST_DIFFERENCE = 0.02;
 test('the demo recipe in bfloat16 ends within 2 % of its loss in float32', async () => {
   const folder = await mkdtemp(join(tmpdir(), 'videoloom-precision-'));
   const start = process.cwd();
-  const cacheDir = defaultCacheDir(process.env);
+  const cacheDir = userCacheDir(process.env);
   process.chdir(folder);
   try {
     const out = join(folder, 'run');

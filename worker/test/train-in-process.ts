@@ -1,6 +1,6 @@
 import { setMaxListeners } from 'node:events';
 import type { Figure } from '../../proto/gen/videoloom/v1/run.ts';
-import { positionOf, sampleAt } from '../../proto/sample-order.ts';
+import { plainStepOrder } from '../../proto/step-order.ts';
 import type { Engine } from '../backend/engine.ts';
 import { rowsOf, uploadBatch } from '../batches.ts';
 import { evaluateHeldOut } from '../eval/held-out.ts';
@@ -28,15 +28,14 @@ export async function trainInProcess(
   const frozen = uploadBatch(engine, { arrays: system.frozen, counts: {}, numTokens: 0 });
   const { signal } = new AbortController();
   setMaxListeners(0, signal);
+  const order = plainStepOrder({ ...shape, seed, numTrainSamples: run.index.train.length });
   let state: TrainingState = initState(system, seed);
   const programs = compilePrograms(engine, system, config.optimizer, {
     parameters: parameterShardings(engine.mesh, config.parallel, leavesOf(state.params)),
     rows: rowSharding(engine.mesh),
   });
   for (let step = 1; step <= steps; step++) {
-    const places = Array.from({ length: shape.microbatchSize }, (_, i) =>
-      sampleAt({ seed, numSamples: run.index.train.length }, positionOf(shape, step, 0, i)),
-    );
+    const places = order.placesOf(step, 0);
     const clips = await run.trainLoader.load(
       places.map(({ sample }) => ({ sample, substitutes: [] })),
       signal,

@@ -1,7 +1,7 @@
 """A peer of engine.ts: training steps of its three models in JAX on the CPU, or the GPU where its wheels are for one (jit, donated state). Shapes are those of
 worker/bench/models.ts. With --precision bfloat16 operands of products are bfloat16. Commands and answers are those of
 step_torch.py; XLA uses as many threads as the process has cores."""
-import argparse, json, os, sys, time
+import argparse, json, os, resource, sys, time
 
 parser = argparse.ArgumentParser()
 parser.add_argument("model", choices=["videobert", "clip", "qformer"])
@@ -143,4 +143,4 @@ for line in sys.stdin:
         value.block_until_ready()
         seconds.append(time.perf_counter() - start)
     cpu = (time.process_time() - cpu) / len(seconds)
-    print(json.dumps({"seconds": seconds, "cpu_seconds": cpu, "loss": float(value), "version": jax.__version__}), flush=True)
+    print(json.dumps({"seconds": seconds, "cpu_seconds": cpu, "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "loss": float(value), "version": jax.__version__}), flush=True)

@@ -2,7 +2,7 @@
 Shapes are those of worker/bench/models.ts. With --precision bfloat16 the model runs under autocast. Reads commands line
 by line on stdin: "step N" runs N steps and answers with a JSON line: the seconds each took, CPU seconds of all cores a
 step; end of input ends the process."""
-import argparse, json, sys, time, torch, torch.nn as nn, torch.nn.functional as F
+import argparse, json, resource, sys, time, torch, torch.nn as nn, torch.nn.functional as F
 
 
 class Block(nn.Module):
@@ -150,4 +150,4 @@ if __name__ == "__main__":
                 torch.cuda.synchronize()
             seconds.append(time.perf_counter() - start)
         cpu = (time.process_time() - cpu) / len(seconds)
-        print(json.dumps({"seconds": seconds, "cpu_seconds": cpu, "loss": loss.item(), "version": torch.__version__}), flush=True)
+        print(json.dumps({"seconds": seconds, "cpu_seconds": cpu, "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "loss": loss.item(), "version": torch.__version__}), flush=True)
