@@ -1,5 +1,5 @@
 /**
- * Damaged media through index and decode, as training would take them: nothing may end the run or hang it, every loss
+ * Damaged media through index, decode and pack, as training would take them: nothing may end the run or hang it, every loss
  * has a name and a reason, and the same data give the same batches, also when decoder processes are killed meanwhile.
  *
  *     npm run fuzz:media -- --seed N --files N
@@ -14,7 +14,8 @@ import { substitutesAt } from '../../proto/sample-order.ts';
 import { openDataAccess } from '../data-access.ts';
 import { openClipLoader } from '../loader.ts';
 import { makeIndex } from '../make-index.ts';
-import type { SampleIndex } from '../sample-index.ts';
+import { packShards } from '../curation/pack.ts';
+import { INDEX_FILE, readIndex, type SampleIndex } from '../sample-index.ts';
 import { makeCorpus } from './corpus.ts';
 
 /** What became of the files below one root. */
@@ -27,6 +28,9 @@ export interface FuzzFindings {
   readonly substitutedByReason: Readonly<Record<string, number>>;
   /** Media that are not in the index, by the reason. */
   readonly skippedByReason: Readonly<Record<string, number>>;
+  /** Samples that were packed, and media that could not be, by the reason. */
+  readonly numPacked: number;
+  readonly unpackedByReason: Readonly<Record<string, number>>;
   readonly numKilled: number;
   readonly numReplaced: number;
   readonly seconds: number;
@@ -35,7 +39,8 @@ export interface FuzzFindings {
 export interface FuzzOptions {
   readonly root: string;
   readonly source: 'folder' | 'webdataset';
-  readonly cacheDir: string;
+  /** For files of this call. */
+  readonly workDir: string;
   /** Kill a decoder process this often; 0: never. */
   readonly killEveryMs: number;
 }
@@ -46,10 +51,10 @@ const CLIPS_AT_ONCE = 16;
 
 /** Indexes everything below a root and takes every sample once. */
 export async function fuzz(options: FuzzOptions): Promise<FuzzFindings> {
-  const { root, source, cacheDir, killEveryMs } = options;
+  const { root, source, workDir, killEveryMs } = options;
   const started = performance.now();
   const data = await openDataAccess({
-    ...{ root, cacheDir, decoders: 2 },
+    ...{ root, cacheDir: workDir, decoders: 2 },
     decodeTimeoutSeconds: DECODE_TIMEOUT_SECONDS,
   });
   let numKilled = 0;
@@ -93,9 +98,19 @@ export async function fuzz(options: FuzzOptions): Promise<FuzzFindings> {
     }
     const skippedByReason: Record<string, number> = {};
     for (const { code } of index.skipped) count(skippedByReason, code);
+
+    const out = await mkdtemp(join(workDir, 'packed-'));
+    const form = { kind: 'frames', numFrames: 2, size: 32 } as const;
+    const packed = await packShards({ ...data, index, out, form, shardBytes: 2 ** 20 });
+    for (const { sha256, name } of packed.shards) hash.update(`${name} ${sha256}\n`);
+    const unpackedByReason: Record<string, number> = {};
+    for (const { code } of packed.skipped) count(unpackedByReason, code);
+    const again = await readIndex(join(out, INDEX_FILE));
+    if (again.train.length !== packed.numTrain) throw new Error('the packed index is not whole');
     return {
       ...{ index, digest: hash.digest('hex'), numClips: numSamples, numKilled },
-      ...{ substitutedByReason, skippedByReason },
+      ...{ substitutedByReason, skippedByReason, unpackedByReason },
+      numPacked: packed.numTrain,
       numReplaced: data.pool.stats.numReplaced,
       seconds: (performance.now() - started) / 1000,
     };
@@ -126,16 +141,17 @@ async function main(): Promise<void> {
       ['folder', corpus.folder],
       ['webdataset', corpus.shards],
     ] as const) {
-      const calm = await fuzz({ root, source, cacheDir: dir, killEveryMs: 0 });
-      const disturbed = await fuzz({ root, source, cacheDir: dir, killEveryMs: 700 });
+      const calm = await fuzz({ root, source, workDir: dir, killEveryMs: 0 });
+      const disturbed = await fuzz({ root, source, workDir: dir, killEveryMs: 700 });
       const { index, digest, substitutedByReason, skippedByReason, seconds } = calm;
       process.stdout.write(
         `${source}: ${index.train.length} clips of ${index.files.length} files in ${seconds.toFixed(1)} s, ` +
           `${calm.numReplaced} decoders replaced\n` +
           `  not in the index: ${JSON.stringify(skippedByReason)}\n` +
           `  substituted: ${JSON.stringify(substitutedByReason)}\n` +
+          `  packed: ${calm.numPacked} samples; not: ${JSON.stringify(calm.unpackedByReason)}\n` +
           `  again, with ${disturbed.numKilled} decoders killed: ` +
-          `${disturbed.digest === digest ? 'the same batches' : 'OTHER BATCHES'} in ${disturbed.seconds.toFixed(1)} s\n`,
+          `${disturbed.digest === digest ? 'the same batches and shards' : 'OTHER BATCHES OR SHARDS'} in ${disturbed.seconds.toFixed(1)} s\n`,
       );
       if (disturbed.digest !== digest) process.exitCode = 1;
     }
