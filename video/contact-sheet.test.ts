@@ -92,7 +92,7 @@ describe('a contact sheet', { skip: WITHOUT_FFMPEG }, () => {
     assert.ok(numRed > 0.95 * (4 * 160 * 120 + 4 * 160 * 240), `${numRed} red pixels`);
     await assert.rejects(drawPage(sheet, 'page.gif'), { code: 'USAGE' });
     const lines = [...drawTerminal(sheet, 80)];
-     
+
     const colours = lines.join('').matchAll(/\x1b\[[34]8;2;(\d+);(\d+);(\d+)m/g);
     const reds = [...colours].map(
       ([, r, g, b]) => Number(r) > 220 && Number(g) < 40 && Number(b) < 40,

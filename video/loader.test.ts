@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { openDataAccess, type DataAccess } from './data-access.ts';
 import { openDecoderPool, type DecoderPool } from './decoder.ts';
-import { windowTimes } from './frame-sampler.ts';
+import { evenTimes, windowTimes } from './frame-sampler.ts';
 import {
   ClipsExhaustedError,
   openClipLoader,
@@ -50,7 +50,7 @@ describe('a clip loader', { skip: WITHOUT_FFMPEG }, () => {
 
   const open = (options: Partial<ClipLoaderOptions> = {}): ClipLoader =>
     openClipLoader({ index, ...data, cacheBytes: 0, ...SHAPE, ...options });
-  const lease = (sample: number, ...substitutes: number[]) => ({ sample, substitutes });
+  const lease = (sample: number, ...substitutes: number[]) => ({ sample, epoch: 0, substitutes });
 
   test('clips come in the order of the requests, each with its own frames', async () => {
     const order = [3, 0, 7, 1, 4, 0];
@@ -87,7 +87,7 @@ describe('a clip loader', { skip: WITHOUT_FFMPEG }, () => {
     );
     assert.deepEqual(
       clips.map(({ skipped }) => skipped?.reason),
-      [undefined, 'VIDEO_TRUNCATED', undefined, 'VIDEO_NOT_FOUND'],
+      [undefined, 'VIDEO_TRUNCATED', undefined, 'NOT_FOUND'],
     );
     const { skipped } = clips[1]!;
     assert.deepEqual([skipped!.sample, skipped!.substitute], [2, 4]);
@@ -97,7 +97,7 @@ describe('a clip loader', { skip: WITHOUT_FFMPEG }, () => {
       [clips[1]!.frames, clips[3]!.frames],
       expected.map(({ frames }) => frames),
     );
-    assert.deepEqual(loader.stats.errorsByCode, { VIDEO_TRUNCATED: 2, VIDEO_NOT_FOUND: 1 });
+    assert.deepEqual(loader.stats.errorsByCode, { VIDEO_TRUNCATED: 2, NOT_FOUND: 1 });
   });
 
   test('what is recorded is taken as it is: the row is not tried, and the record comes back', async () => {
@@ -178,6 +178,62 @@ describe('a clip loader', { skip: WITHOUT_FFMPEG }, () => {
     const loading = open().load(requests);
     process.kill(pool.pids[0]!, 'SIGKILL');
     assert.deepEqual(await loading, expected);
+  });
+
+  test('what is random is another clip each epoch, the same wherever it is loaded, and none in evaluation', async () => {
+    const view = {
+      seed: 5,
+      sampling: { policy: 'random-clip', seconds: 0.5 },
+      augment: { crop: true, flip: true },
+    } as const;
+    const at = async (loader: ClipLoader, epoch: number) => {
+      const [clip] = await loader.load([{ sample: 0, epoch, substitutes: [] }]);
+      return clip!.frames;
+    };
+    const loader = open({ view, cacheBytes: 2 ** 20 });
+    const first = await at(loader, 0);
+    assert.notDeepEqual(await at(loader, 1), first);
+    assert.deepEqual(await at(loader, 0), first);
+    assert.deepEqual(await at(open({ view }), 0), first);
+    assert.notDeepEqual(await at(open({ view: { ...view, seed: 6 } }), 0), first);
+
+    const evaluated = open({ view, split: 'heldOut', index: { ...index, heldOut: index.train } });
+    const middle = await pool.decode({
+      path: join(index.root, '0.mp4'),
+      timesSeconds: evenTimes(0.75, 1.25, 4),
+      ...{ width: 16, height: 16 },
+    });
+    assert.deepEqual(await at(evaluated, 0), middle.frames);
+    assert.deepEqual(await at(evaluated, 7), middle.frames);
+  });
+
+  test('every policy gives as many frames, those that it names', async () => {
+    const { startSeconds, endSeconds } = index.train[0]!.media[0]!;
+    const cues = [{ startSeconds: 1.1, endSeconds: 1.3, text: 'x' }];
+    const train = index.train.map((sample) => ({ ...sample, cues }));
+    const expected = {
+      'key-frames': [0, 0, 0, 0],
+      cues: [1.2, 1.2, 1.2, 1.2],
+      scenes: [1, 1, 1, 1].map((seconds) => (seconds * (startSeconds + endSeconds)) / 2),
+    };
+    for (const [policy, timesSeconds] of Object.entries(expected)) {
+      const sampling = { policy: policy as keyof typeof expected };
+      const [clip] = await open({ index: { ...index, train }, view: { sampling } }).load([
+        lease(0),
+      ]);
+      const direct = await pool.decode({
+        path: join(index.root, '0.mp4'),
+        ...{ timesSeconds, width: 16, height: 16 },
+      });
+      assert.deepEqual(clip!.frames, direct.frames, policy);
+    }
+    const rate = { policy: 'fps', framesPerSecond: 1 } as const;
+    const [clip] = await open({ view: { sampling: rate } }).load([lease(0)]);
+    const direct = await pool.decode({
+      path: join(index.root, '0.mp4'),
+      ...{ timesSeconds: [0.5, 1.5, 1.5, 1.5], width: 16, height: 16 },
+    });
+    assert.deepEqual(clip!.frames, direct.frames);
   });
 
   test('an aborted load rejects with the reason and leaves the loader usable', async () => {

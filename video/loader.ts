@@ -4,8 +4,11 @@
  */
 import { VideoloomError } from '../proto/errors.ts';
 import type { DecoderPool } from './decoder.ts';
+import { isFixedView, viewFraming, viewTimes, type ViewOptions } from './clip-view.ts';
 import { isFileFault } from './file-fault.ts';
-import { windowTimes } from './frame-sampler.ts';
+import { fixedRateTimes } from './frame-sampler.ts';
+import type { MediaPlace } from './media-place.ts';
+import { sceneCuts } from './scene-cuts.ts';
 import type { SampleIndex } from './sample-index.ts';
 import type { Sample } from './sample.ts';
 import type { MediaCache } from './storage/media-cache.ts';
@@ -13,6 +16,8 @@ import type { MediaCache } from './storage/media-cache.ts';
 /** One place of a batch: a row of the split, and the rows to take in its stead, in this order. */
 export interface ClipRequest {
   readonly sample: number;
+  /** How often the split was gone through before; part of the key of what is random. */
+  readonly epoch: number;
   /** Where there are none, a row that fails is an error. */
   readonly substitutes: readonly number[];
   /** What was decided about this place before: its substitute is taken, and the row itself is not tried. */
@@ -46,6 +51,8 @@ export interface ClipLoaderOptions {
   readonly frameSize: number;
   readonly numWindows: number;
   readonly framesPerWindow: number;
+  /** How clips are looked at; frames spread evenly and stretched, without changes, by default. */
+  readonly view?: Partial<Omit<ViewOptions, 'numFrames' | 'isTraining'>>;
   /** Bound of the decoded frames kept in memory, in bytes; 0 keeps none. */
   readonly cacheBytes: number;
   /** Clips decoding at once; as many as the pool has processes and one waiting for each by default. */
@@ -107,16 +114,28 @@ class PoolClipLoader implements ClipLoader {
   readonly #options: ClipLoaderOptions;
   readonly #samples: readonly Sample[];
   readonly #cache: FrameCache;
-  /** Bad rows and what is wrong with them: not tried again, still reported. */
-  readonly #failures = new Map<number, VideoloomError>();
-  /** Rows being decoded: two places that want the same one wait for one decode. */
-  readonly #underWay = new Map<number, Promise<Uint8Array>>();
+  readonly #view: ViewOptions;
+  /** Bad clips and what is wrong with them: not tried again, still reported. */
+  readonly #failures = new Map<string, VideoloomError>();
+  readonly #quarantined = new Set<number>();
+  /** Clips being decoded: two places that want the same one wait for one decode. */
+  readonly #underWay = new Map<string, Promise<Uint8Array>>();
+  /** Where scenes begin, by file; for the policy that asks. */
+  readonly #cuts = new Map<number, Promise<number[]>>();
   readonly #slots: Slots;
 
   constructor(options: ClipLoaderOptions) {
     this.#options = options;
     this.#samples = options.index[options.split ?? 'train'];
-    this.#cache = new FrameCache(options.cacheBytes);
+    this.#view = {
+      ...{ sampling: { policy: 'even' }, fit: 'stretch', seed: 0 },
+      augment: { crop: false, flip: false },
+      ...options.view,
+      numFrames: options.numWindows * options.framesPerWindow,
+      isTraining: (options.split ?? 'train') === 'train',
+    };
+    // What is looked at in another way each time is not asked for again.
+    this.#cache = new FrameCache(isFixedView(this.#view) ? options.cacheBytes : 0);
     this.#slots = new Slots(options.maxConcurrent ?? 2 * Math.max(1, options.pool.pids.length));
   }
 
@@ -125,7 +144,7 @@ class PoolClipLoader implements ClipLoader {
   }
 
   get quarantined(): ReadonlySet<number> {
-    return new Set(this.#failures.keys());
+    return this.#quarantined;
   }
 
   async load(requests: readonly ClipRequest[], signal?: AbortSignal): Promise<Clip[]> {
@@ -133,9 +152,9 @@ class PoolClipLoader implements ClipLoader {
   }
 
   async #loadOne(request: ClipRequest, signal?: AbortSignal): Promise<Clip> {
-    const { sample, substitutes, recorded } = request;
+    const { sample, epoch, substitutes, recorded } = request;
     if (recorded !== undefined) {
-      const frames = await this.#framesOf(recorded.substitute, signal);
+      const frames = await this.#framesOf(recorded.substitute, epoch, signal);
       this.stats.numClips++;
       this.stats.numSubstituted++;
       return { sample: recorded.substitute, frames, skipped: recorded };
@@ -144,7 +163,7 @@ class PoolClipLoader implements ClipLoader {
     for (const candidate of [sample, ...substitutes]) {
       signal?.throwIfAborted();
       try {
-        const frames = await this.#framesOf(candidate, signal);
+        const frames = await this.#framesOf(candidate, epoch, signal);
         this.stats.numClips++;
         if (candidate === sample) return { sample, frames };
         this.stats.numSubstituted++;
@@ -163,57 +182,87 @@ class PoolClipLoader implements ClipLoader {
     throw new ClipsExhaustedError(failures);
   }
 
-  async #framesOf(row: number, signal?: AbortSignal): Promise<Uint8Array> {
-    const known = this.#failures.get(row);
+  async #framesOf(row: number, epoch: number, signal?: AbortSignal): Promise<Uint8Array> {
+    // A file may be bad in one part alone: another view of it is another clip.
+    const key = isFixedView(this.#view) ? String(row) : `${row}/${epoch}`;
+    const known = this.#failures.get(key);
     if (known) throw known;
-    const cached = this.#cache.get(row);
+    const cached = this.#cache.get(key);
     if (cached) {
       this.stats.numCacheHits++;
       return cached;
     }
     // Not tied to one caller's signal: another may be waiting for the same frames.
-    let decoding = this.#underWay.get(row);
+    let decoding = this.#underWay.get(key);
     if (!decoding) {
-      decoding = this.#slots.run(() => this.#decode(row)).finally(() => this.#underWay.delete(row));
+      decoding = this.#slots
+        .run(() => this.#decode(key, row, epoch))
+        .finally(() => this.#underWay.delete(key));
       decoding.catch(() => undefined); // every caller may have been aborted by then
-      this.#underWay.set(row, decoding);
+      this.#underWay.set(key, decoding);
     }
     return signal ? await untilAborted(decoding, signal) : await decoding;
   }
 
-  async #decode(row: number): Promise<Uint8Array> {
-    const { index, media, pool, frameSize, numWindows, framesPerWindow } = this.#options;
-    const { file: fileRow, startSeconds, endSeconds } = this.#samples[row]!.media[0]!;
+  async #decode(key: string, row: number, epoch: number): Promise<Uint8Array> {
+    const { index, media, pool, frameSize } = this.#options;
+    const sample = this.#samples[row]!;
+    const { file: fileRow } = sample.media[0]!;
     const file = index.files[fileRow]!;
     const started = performance.now();
-    const local = await media.acquire(file);
     try {
-      const place = { path: local.path, range: local.range, width: frameSize, height: frameSize };
-      const span = { startSeconds, endSeconds, numWindows, framesPerWindow };
-      const decoded =
-        file.kind === 'video'
-          ? await pool.decode({ ...place, timesSeconds: windowTimes(span) })
-          : await pool.decodeImage(place);
-      const { numDecoded } = decoded;
-      const frames =
-        file.kind === 'video'
-          ? decoded.frames
-          : repeated(decoded.frames, numWindows * framesPerWindow);
-      this.stats.numFramesDecoded += numDecoded;
-      this.#cache.set(row, frames);
-      return frames;
+      const local = await media.acquire(file);
+      try {
+        const place = { path: local.path, range: local.range };
+        const needsCuts = file.kind === 'video' && this.#view.sampling.policy === 'scenes';
+        const clip = {
+          ...{ sample, file, row, epoch },
+          ...(needsCuts ? { cuts: await this.#cutsOf(fileRow, place) } : {}),
+        };
+        const framing = viewFraming(this.#view, clip);
+        const request = { ...place, ...framing, width: frameSize, height: frameSize };
+        const decoded =
+          file.kind === 'video'
+            ? await pool.decode({ ...request, timesSeconds: viewTimes(this.#view, clip) })
+            : await pool.decodeImage(request);
+        const { numDecoded } = decoded;
+        const frames =
+          file.kind === 'video' ? decoded.frames : repeated(decoded.frames, this.#view.numFrames);
+        this.stats.numFramesDecoded += numDecoded;
+        this.#cache.set(key, frames);
+        return frames;
+      } finally {
+        local.release();
+      }
     } catch (error) {
       if (isFileFault(error)) {
-        this.#failures.set(row, error);
+        this.#failures.set(key, error);
+        this.#quarantined.add(row);
         this.stats.errorsByCode[error.code] = (this.stats.errorsByCode[error.code] ?? 0) + 1;
       }
       throw error;
     } finally {
-      local.release();
       this.stats.decodeSeconds += (performance.now() - started) / 1000;
     }
   }
+
+  /** Where the scenes of a file begin; found once, in small frames. */
+  #cutsOf(row: number, place: MediaPlace): Promise<number[]> {
+    const { perSecond, width, height } = CUT_FRAMES;
+    const { durationSeconds } = this.#options.index.files[row]!;
+    const span = { startSeconds: 0, endSeconds: durationSeconds };
+    const timesSeconds = fixedRateTimes(span, { framesPerSecond: perSecond, maxFrames: 2 ** 16 });
+    let cuts = this.#cuts.get(row);
+    if (!cuts) {
+      cuts = this.#options.pool.decode({ ...place, timesSeconds, width, height }).then(sceneCuts);
+      this.#cuts.set(row, cuts);
+      cuts.catch(() => this.#cuts.delete(row));
+    }
+    return cuts;
+  }
 }
+
+const CUT_FRAMES = { perSecond: 4, width: 48, height: 27 };
 
 /** A picture as a film in which nothing moves. */
 function repeated(frame: Uint8Array, count: number): Uint8Array {
@@ -261,27 +310,27 @@ class Slots {
   }
 }
 
-/** Frames by row, the least recently used dropped first. */
+/** Frames by clip, the least recently used dropped first. */
 class FrameCache {
   sizeBytes = 0;
   readonly #maxBytes: number;
-  readonly #entries = new Map<number, Uint8Array>(); // in order of last use
+  readonly #entries = new Map<string, Uint8Array>(); // in order of last use
 
   constructor(maxBytes: number) {
     this.#maxBytes = maxBytes;
   }
 
-  get(row: number): Uint8Array | undefined {
-    const frames = this.#entries.get(row);
+  get(key: string): Uint8Array | undefined {
+    const frames = this.#entries.get(key);
     if (!frames) return undefined;
-    this.#entries.delete(row);
-    this.#entries.set(row, frames);
+    this.#entries.delete(key);
+    this.#entries.set(key, frames);
     return frames;
   }
 
-  set(row: number, frames: Uint8Array): void {
-    if (frames.byteLength > this.#maxBytes || this.#entries.has(row)) return;
-    this.#entries.set(row, frames);
+  set(key: string, frames: Uint8Array): void {
+    if (frames.byteLength > this.#maxBytes || this.#entries.has(key)) return;
+    this.#entries.set(key, frames);
     this.sizeBytes += frames.byteLength;
     for (const [oldest, dropped] of this.#entries) {
       if (this.sizeBytes <= this.#maxBytes) return;

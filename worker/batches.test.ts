@@ -115,7 +115,7 @@ describe('a source of batches', { skip: WITHOUT_FFMPEG }, () => {
       for (const { index: microbatch, batch } of microbatches) {
         for (const [i, place] of leaseOf(step).microbatches[microbatch]!.samples.entries()) {
           const taken = place.sample === bad ? place.substitutes[0]! : place.sample;
-          const [clip] = await loader.load([{ sample: taken, substitutes: [] }]);
+          const [clip] = await loader.load([{ sample: taken, epoch: 0, substitutes: [] }]);
           const pixels = batch.arrays['data']!.data.subarray(i * PIXELS, (i + 1) * PIXELS);
           assert.deepEqual(Float32Array.from(clip!.frames), pixels);
           if (place.sample !== bad) continue;

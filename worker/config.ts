@@ -65,6 +65,36 @@ const config = z.strictObject({
       .describe(
         'decode: the microbatches of a step get clips that together take equally long to decode; none: as the order has them',
       ),
+    sampling: z
+      .discriminatedUnion('policy', [
+        z.strictObject({ policy: z.enum(['even', 'key-frames', 'scenes', 'cues']) }),
+        z.strictObject({
+          policy: z.literal('fps'),
+          framesPerSecond: z
+            .number()
+            .positive()
+            .describe('Frames a second, from the start of the clip'),
+        }),
+        z.strictObject({
+          policy: z.literal('random-clip'),
+          seconds: z.number().positive().describe('Length of the part that an epoch sees'),
+        }),
+      ])
+      .describe(
+        'Which frames of a clip are seen: spread evenly, key frames alone, one a scene, one a cue, at a fixed rate, or of ' +
+          'another part of the clip each epoch',
+      ),
+    fit: z
+      .enum(['stretch', 'cover', 'contain'])
+      .describe('How a picture gets square: stretched, cut off, or with black bars'),
+    augment: z
+      .strictObject({
+        crop: z
+          .boolean()
+          .describe('A random part of the picture, the same for all frames of a clip'),
+        flip: z.boolean().describe('Mirrored at random, unless the words tell left from right'),
+      })
+      .describe('Random changes of the picture while training, another one each epoch'),
     windows: count('Visual tokens of a clip'),
     framesPerWindow: count('Frames that make one visual token', 2),
     frameSize: count('Height and width to which frames are scaled, pixels', 8),

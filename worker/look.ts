@@ -63,7 +63,7 @@ export async function look({
     const spread = Array.from({ length: Math.min(clips, heldOut.length) }, (_, i) =>
       Math.floor((i * heldOut.length) / Math.min(clips, heldOut.length)),
     );
-    const requests = spread.map((sample) => ({ sample, substitutes: [] }));
+    const requests = spread.map((sample) => ({ sample, epoch: 0, substitutes: [] }));
     const decoded = await run.heldOutLoader.load(requests);
     const rows = decoded.map(({ sample: number, frames }): Row => ({
       sample: heldOut[number]!,

@@ -173,7 +173,7 @@ async function firstRows({ folder, plan, index, trainLoader }: Run): Promise<Row
   // Every clip listens to it.
   setMaxListeners(0, signal);
   const clips = await trainLoader.load(
-    places.map(({ sample }) => ({ sample, substitutes: [] })),
+    places.map(({ sample, epoch }) => ({ sample, epoch, substitutes: [] })),
     signal,
   );
   return rowsOf(index.train, places, clips);

@@ -289,7 +289,7 @@ async function fitVocabulary(
       const decoded = await Promise.all(
         wanted.map((sample) =>
           loader
-            .load([{ sample, substitutes: [] }], AbortSignal.timeout(600_000))
+            .load([{ sample, epoch: 0, substitutes: [] }], AbortSignal.timeout(600_000))
             .catch((error: unknown) => {
               failures.push(messageOf(error));
               return [];

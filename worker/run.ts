@@ -109,7 +109,7 @@ export function dataAccessOptions(
 
 /** How clips of a split are sampled: a function of the config alone, so every worker sees the same frames. */
 export function clipLoaderOptions(
-  { data }: Config,
+  { data, train }: Config,
   index: SampleIndex,
   split: 'train' | 'heldOut',
   { media, pool }: DataAccess,
@@ -122,6 +122,12 @@ export function clipLoaderOptions(
     frameSize: data.frameSize,
     numWindows: data.windows,
     framesPerWindow: data.framesPerWindow,
+    view: {
+      sampling: data.sampling,
+      fit: data.fit,
+      augment: data.augment,
+      seed: train.seed,
+    },
     cacheBytes: data.cacheMebibytes * 2 ** 20,
   };
 }

@@ -103,7 +103,7 @@ export const MUTATIONS: Readonly<Record<string, Mutation>> = {
   'truncated-picture': picture((bytes, rng) => bytes.subarray(0, rng.integer(bytes.length))),
   'hole-of-zeros': video((bytes, rng) => {
     const at = rng.integer(bytes.length);
-    bytes.fill(0, at, at + rng.integer(4096));
+    bytes.fill(0, at, Math.min(bytes.length, at + rng.integer(4096)));
     return undefined;
   }),
   'block-moved': video((bytes, rng) => {

@@ -93,6 +93,7 @@ async function heldOutRows(
   const numbers = Array.from({ length: microbatchSize }, (_, i) => index * microbatchSize + i);
   const leases = numbers.map((number) => ({
     sample: number % samples.length,
+    epoch: 0,
     substitutes: [1, 2, 3, 4].map((offset) => (number + offset) % samples.length),
   }));
   const clips = await run.heldOutLoader.load(leases, signal);

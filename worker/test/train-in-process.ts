@@ -37,7 +37,7 @@ export async function trainInProcess(
   for (let step = 1; step <= steps; step++) {
     const places = order.placesOf(step, 0);
     const clips = await run.trainLoader.load(
-      places.map(({ sample }) => ({ sample, substitutes: [] })),
+      places.map(({ sample, epoch }) => ({ sample, epoch, substitutes: [] })),
       signal,
     );
     const batch = system.assemble(rowsOf(run.index.train, places, clips));
