@@ -1,4 +1,5 @@
 import { join } from 'node:path';
+import { openFrameDisk, type FrameDisk } from './frame-disk.ts';
 import { openDecoderPool, type DecoderPool } from './decoder.ts';
 import { openMediaCache, type MediaCache } from './storage/media-cache.ts';
 import { openStore } from './storage/open.ts';
@@ -9,6 +10,8 @@ export interface DataAccess {
   readonly store: Store;
   readonly media: MediaCache;
   readonly pool: DecoderPool;
+  /** Absent: none are kept. */
+  readonly frames: FrameDisk | undefined;
   close(): Promise<void>;
 }
 
@@ -20,6 +23,8 @@ export interface DataAccessOptions {
   readonly decodeTimeoutSeconds?: number;
   /** Bound of the copies on this machine of files that are elsewhere. */
   readonly mediaCacheBytes?: number;
+  /** Bound of the decoded frames on this machine's disk; 0 keeps none. */
+  readonly frameDiskBytes?: number;
   /** Whether addresses of private networks may be read from, as a store of one's own has. */
   readonly allowPrivateHosts?: boolean;
   /** The user's cache. */
@@ -29,6 +34,11 @@ export interface DataAccessOptions {
 /** @throws StorageError URL_REFUSED; DecodeError DECODER_UNAVAILABLE */
 export async function openDataAccess(options: DataAccessOptions): Promise<DataAccess> {
   const { root, decoders, decodeTimeoutSeconds = 30, mediaCacheBytes = 10 * 2 ** 30 } = options;
+  const frameDiskBytes = options.frameDiskBytes ?? 0;
+  const frames =
+    frameDiskBytes === 0
+      ? undefined
+      : openFrameDisk({ folder: join(options.cacheDir, 'frames'), maxBytes: frameDiskBytes });
   const network = { allowPrivate: options.allowPrivateHosts ?? false };
   const store = openStore(root, network);
   const folder = join(options.cacheDir, 'media');
@@ -41,8 +51,9 @@ export async function openDataAccess(options: DataAccessOptions): Promise<DataAc
     store,
     media,
     pool,
+    frames,
     async close() {
-      await Promise.all([pool.close(), media.close()]);
+      await Promise.all([pool.close(), media.close(), frames?.close()]);
     },
   };
 }

@@ -1,9 +1,11 @@
 import assert from 'node:assert/strict';
-import { mkdir, readFile, rm, truncate, writeFile } from 'node:fs/promises';
+import { mkdir, readdir, readFile, rm, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
+import { setTimeout as delay } from 'node:timers/promises';
 import { openDataAccess, type DataAccess } from './data-access.ts';
 import { openDecoderPool, type DecoderPool } from './decoder.ts';
+import { openFrameDisk } from './frame-disk.ts';
 import { evenTimes, windowTimes } from './frame-sampler.ts';
 import {
   ClipsExhaustedError,
@@ -205,6 +207,29 @@ describe('a clip loader', { skip: WITHOUT_FFMPEG }, () => {
     });
     assert.deepEqual(await at(evaluated, 0), middle.frames);
     assert.deepEqual(await at(evaluated, 7), middle.frames);
+  });
+
+  test('frames on disk spare the decoder, for the same view alone, and only while they are whole', async () => {
+    const folder = join(scratch.folder, 'frames');
+    const frames = openFrameDisk({ folder, maxBytes: 2 ** 20 });
+    const requestsOf = async (options: Partial<ClipLoaderOptions>) => {
+      const before = pool.stats.numRequests;
+      const [clip] = await open({ frames, ...options }).load([lease(0)]);
+      return { numRequests: pool.stats.numRequests - before, frames: clip!.frames };
+    };
+    const first = await requestsOf({});
+    assert.equal(first.numRequests, 1);
+    const content = join(folder, 'content');
+    const kept = async (): Promise<string[]> => readdir(content).catch(() => []);
+    for (let i = 0; i < 100 && (await readdir(join(folder, 'names'))).length === 0; i++)
+      await delay(20);
+    assert.deepEqual(await requestsOf({}), { numRequests: 0, frames: Buffer.from(first.frames) });
+    assert.equal((await requestsOf({ frameSize: 8 })).numRequests, 1);
+    for (const name of await kept()) await writeFile(join(content, name), Buffer.alloc(CLIP_BYTES));
+    const again = await requestsOf({});
+    assert.equal(again.numRequests, 1);
+    assert.deepEqual(again.frames, first.frames);
+    await frames.close();
   });
 
   test('every policy gives as many frames, those that it names', async () => {

@@ -2,10 +2,12 @@
  * Samples to frames: decodes a batch's clips side by side over the pool, keeps decoded frames in memory within a bound,
  * and puts a substitute where a clip does not decode, so that one bad file never stops a run.
  */
+import { createHash } from 'node:crypto';
 import { VideoloomError } from '../proto/errors.ts';
 import type { DecoderPool } from './decoder.ts';
 import { isFixedView, viewFraming, viewTimes, type ViewOptions } from './clip-view.ts';
 import { isFileFault } from './file-fault.ts';
+import type { FrameDisk } from './frame-disk.ts';
 import { fixedRateTimes } from './frame-sampler.ts';
 import type { MediaPlace } from './media-place.ts';
 import { sceneCuts } from './scene-cuts.ts';
@@ -53,6 +55,8 @@ export interface ClipLoaderOptions {
   readonly framesPerWindow: number;
   /** How clips are looked at; frames spread evenly and stretched, without changes, by default. */
   readonly view?: Partial<Omit<ViewOptions, 'numFrames' | 'isTraining'>>;
+  /** Where decoded frames are kept beyond memory; only of clips that every epoch sees alike. */
+  readonly frames?: FrameDisk | undefined;
   /** Bound of the decoded frames kept in memory, in bytes; 0 keeps none. */
   readonly cacheBytes: number;
   /** Clips decoding at once; as many as the pool has processes and one waiting for each by default. */
@@ -63,6 +67,8 @@ export interface ClipLoaderOptions {
 export interface ClipLoaderStats {
   numClips: number;
   numCacheHits: number;
+  /** Clips whose frames were on disk. */
+  numDiskHits: number;
   numFramesDecoded: number;
   /** Waiting for the pool, summed over clips. */
   decodeSeconds: number;
@@ -106,6 +112,7 @@ class PoolClipLoader implements ClipLoader {
   readonly stats: ClipLoaderStats = {
     numClips: 0,
     numCacheHits: 0,
+    numDiskHits: 0,
     numFramesDecoded: 0,
     decodeSeconds: 0,
     numSubstituted: 0,
@@ -205,7 +212,7 @@ class PoolClipLoader implements ClipLoader {
   }
 
   async #decode(key: string, row: number, epoch: number): Promise<Uint8Array> {
-    const { index, media, pool, frameSize } = this.#options;
+    const { index, media, pool, frames, frameSize } = this.#options;
     const sample = this.#samples[row]!;
     const { file: fileRow } = sample.media[0]!;
     const file = index.files[fileRow]!;
@@ -220,17 +227,29 @@ class PoolClipLoader implements ClipLoader {
           ...(needsCuts ? { cuts: await this.#cutsOf(fileRow, place) } : {}),
         };
         const framing = viewFraming(this.#view, clip);
-        const request = { ...place, ...framing, width: frameSize, height: frameSize };
+        const request = { ...framing, width: frameSize, height: frameSize };
+        const times = file.kind === 'video' ? viewTimes(this.#view, clip) : undefined;
+        const diskKey =
+          frames && isFixedView(this.#view)
+            ? hashOf([file.sha256, times ?? null, request, pool.backend])
+            : undefined;
+        const stored = diskKey === undefined ? undefined : await frames!.get(diskKey);
+        if (stored !== undefined) {
+          this.stats.numDiskHits++;
+          this.#cache.set(key, stored);
+          return stored;
+        }
         const decoded =
-          file.kind === 'video'
-            ? await pool.decode({ ...request, timesSeconds: viewTimes(this.#view, clip) })
-            : await pool.decodeImage(request);
-        const { numDecoded } = decoded;
-        const frames =
-          file.kind === 'video' ? decoded.frames : repeated(decoded.frames, this.#view.numFrames);
-        this.stats.numFramesDecoded += numDecoded;
-        this.#cache.set(key, frames);
-        return frames;
+          times === undefined
+            ? await pool.decodeImage({ ...place, ...request })
+            : await pool.decode({ ...place, ...request, timesSeconds: times });
+        const made =
+          times === undefined ? repeated(decoded.frames, this.#view.numFrames) : decoded.frames;
+        this.stats.numFramesDecoded += decoded.numDecoded;
+        this.#cache.set(key, made);
+        // Beside the caller: what is not kept this time is kept another time.
+        if (diskKey !== undefined) void frames!.put(diskKey, made);
+        return made;
       } finally {
         local.release();
       }
@@ -260,6 +279,10 @@ class PoolClipLoader implements ClipLoader {
     }
     return cuts;
   }
+}
+
+function hashOf(value: unknown): string {
+  return createHash('sha256').update(JSON.stringify(value)).digest('hex');
 }
 
 const CUT_FRAMES = { perSecond: 4, width: 48, height: 27 };

@@ -107,6 +107,10 @@ const config = z.strictObject({
     decoders: count('Decoder processes a worker'),
     decodeTimeoutSeconds: z.number().positive().describe('A clip that takes longer is given up'),
     cacheMebibytes: count('Memory a worker keeps decoded frames in', 0),
+    frameDiskGibibytes: z
+      .number()
+      .min(0)
+      .describe('Disk that decoded frames may take on each host, for all runs; 0 keeps none'),
     prefetchSteps: count('Most steps that are decoded ahead; it is fewer where fewer are enough'),
     prefetchMebibytes: count('Memory that batches made ahead may take; one is always made'),
   }),

@@ -343,7 +343,7 @@ function adjustable({ checkpoint, cluster, data }: Config): Partial<RunPlan> {
 function essence({ model, data, train, optimizer, evaluate, engine, parallel }: Config): object {
   const aside = new Set([
     ...['decoders', 'decodeTimeoutSeconds', 'cacheMebibytes', 'prefetchSteps'],
-    ...['allowPrivateHosts', 'mediaCacheGibibytes', 'prefetchMebibytes'],
+    ...['allowPrivateHosts', 'mediaCacheGibibytes', 'frameDiskGibibytes', 'prefetchMebibytes'],
   ]);
   const what = Object.fromEntries(Object.entries(data).filter(([key]) => !aside.has(key)));
   const { threads, devices, precision } = engine;

@@ -102,6 +102,7 @@ export function dataAccessOptions(
     decoders: data.decoders,
     decodeTimeoutSeconds: data.decodeTimeoutSeconds,
     mediaCacheBytes: data.mediaCacheGibibytes * 2 ** 30,
+    frameDiskBytes: data.frameDiskGibibytes * 2 ** 30,
     allowPrivateHosts: data.allowPrivateHosts,
     cacheDir,
   };
@@ -112,13 +113,14 @@ export function clipLoaderOptions(
   { data, train }: Config,
   index: SampleIndex,
   split: 'train' | 'heldOut',
-  { media, pool }: DataAccess,
+  { media, pool, frames }: DataAccess,
 ): ClipLoaderOptions {
   return {
     index,
     media,
     split,
     pool,
+    frames,
     frameSize: data.frameSize,
     numWindows: data.windows,
     framesPerWindow: data.framesPerWindow,
