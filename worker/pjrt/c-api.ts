@@ -1,6 +1,8 @@
 import { statSync } from 'node:fs';
 import { resolve } from 'node:path';
-import koffi, { type LibraryHandle } from 'koffi';
+import type { LibraryHandle } from 'koffi';
+
+import { koffi } from '../../proto/koffi.ts';
 import { messageOf, VideoloomError } from '../../proto/errors.ts';
 import {
   PJRT_Error_Args,
@@ -91,7 +93,6 @@ function bindApi(path: string): PjrtApi {
       { cause },
     );
   if (!statSync(path, { throwIfNoEntry: false })?.isFile()) throw invalid('there is no such file');
-  configureStacks();
   // Plugins of XLA write what they note to stderr. What goes wrong comes as errors.
   process.env['TF_CPP_MIN_LOG_LEVEL'] ??= '2';
   let library: LibraryHandle;
@@ -237,15 +238,6 @@ function stayLoaded(path: string): void {
 }
 
 const RTLD_NOW = 2;
-
-// koffi runs each native call on a stack of its own; the compiler inside a plugin recurses deeply.
-const STACK_BYTES = 16 * 2 ** 20;
-
-function configureStacks(): void {
-  const { sync_stack_size, async_stack_size } = koffi.config();
-  if (sync_stack_size === STACK_BYTES && async_stack_size === STACK_BYTES) return;
-  koffi.config({ ...koffi.config(), sync_stack_size: STACK_BYTES, async_stack_size: STACK_BYTES });
-}
 
 const SUPPORTED_MAJOR_VERSION = 0;
 // Bytes of PJRT_Api before its first function.

@@ -8,7 +8,7 @@ import {
   workerData,
   type MessagePort,
 } from 'node:worker_threads';
-import koffi from 'koffi';
+import { koffi } from '../../proto/koffi.ts';
 import { messageOf } from '../../proto/errors.ts';
 import type { KeyValueAnswer, KeyValueCall, KeyValueRequest } from './key-value.ts';
 import { bytesAt, wordsAt } from './structs.ts';

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { setTimeout as delay } from 'node:timers/promises';
 import { after, before, test } from 'node:test';
-import koffi from 'koffi';
+import { koffi } from '../../proto/koffi.ts';
 import { VideoloomError } from '../../proto/errors.ts';
 import { openKeyValueCallbacks, type KeyValueCallbacks, type KeyValueStore } from './key-value.ts';
 import { loadPjrtApi } from './c-api.ts';

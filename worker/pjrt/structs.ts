@@ -1,4 +1,4 @@
-import koffi from 'koffi';
+import { koffi } from '../../proto/koffi.ts';
 
 /** A word of a struct: a number, an address, or memory of this process whose address is taken. */
 export type Word = bigint | number | boolean | ArrayBufferView | Struct<string> | undefined;
