@@ -314,7 +314,7 @@ function nextSteps(folder: string): string {
   return [
     'next:',
     `  npx videoloom look ${folder}                      what the model sees and guesses, as a page`,
-    '  npx videoloom train videobert --data FOLDER        your own videos with .txt, .vtt or .srt beside them',
+    '  npx videoloom train videobert --data DATA          your own videos and words, in any form, from anywhere',
     '  npx videoloom train --help                         presets, steps, workers, every field of the config',
   ].join('\n');
 }

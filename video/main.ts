@@ -6,8 +6,8 @@ import { onLauncherGone } from '../proto/parent-process.ts';
 import { openProgress } from '../proto/progress.ts';
 import { userCacheDir } from '../proto/user-cache.ts';
 import { addCurationCommands } from './curation/commands.ts';
-import type { DataAccess } from './data-access.ts';
-import type { SampleIndex } from './sample-index.ts';
+import type { DataAccess } from './loading/data-access.ts';
+import type { SampleIndex } from './index/sample-index.ts';
 import { SOURCE_NAMES, type SourceName } from './sources/names.ts';
 import { isUrl } from './storage/paths.ts';
 
@@ -80,8 +80,8 @@ async function withIndex(
   options: ReadingOptions,
   use: (index: SampleIndex, access: DataAccess) => Promise<void>,
 ): Promise<void> {
-  const { openDataAccess } = await import('./data-access.ts');
-  const { findIndex, makeIndex } = await import('./make-index.ts');
+  const { openDataAccess } = await import('./loading/data-access.ts');
+  const { findIndex, makeIndex } = await import('./index/make-index.ts');
   const known = isUrl(data) ? undefined : await findIndex(resolve(data));
   const access = await openDataAccess({
     root: known?.root ?? (isUrl(data) ? data : resolve(data)),
@@ -122,10 +122,10 @@ reading(program.command('index'))
   )
   .action((data: string, options: ReadingOptions & { out?: string }) =>
     withIndex(data, options, async (index) => {
-      const { summaryOf } = await import('./index-summary.ts');
+      const { summaryOf } = await import('./index/index-summary.ts');
       for (const line of summaryOf(index)) process.stdout.write(`${line}\n`);
       if (options.out !== undefined) {
-        const { writeIndex } = await import('./sample-index.ts');
+        const { writeIndex } = await import('./index/sample-index.ts');
         await writeIndex(index, options.out);
       }
     }),
@@ -151,9 +151,9 @@ reading(program.command('look'))
       if (numSamples < 1 || framesPerSample < 1)
         throw new UsageError('USAGE', '--samples and --frames must be at least 1');
       return withIndex(data, options, async (index, access) => {
-        const { openContactSheet } = await import('./contact-sheet.ts');
-        const { drawPage } = await import('./contact-sheet-page.ts');
-        const { drawTerminal } = await import('./contact-sheet-terminal.ts');
+        const { openContactSheet } = await import('./look/contact-sheet.ts');
+        const { drawPage } = await import('./look/contact-sheet-page.ts');
+        const { drawTerminal } = await import('./look/contact-sheet-terminal.ts');
         const sheet = await openContactSheet({ index, ...access, numSamples, framesPerSample });
         const { columns, isTTY } = process.stdout;
         if (isTTY)

@@ -5,7 +5,7 @@ import {
   unpackVisualVocabulary,
   type PackedVocabulary,
   type VisualVocabulary,
-} from '../video/visual-vocabulary.ts';
+} from '../video/visual-words/visual-vocabulary.ts';
 import type { TensorData } from './checkpoint/format.ts';
 import { readSafetensorsStream, safetensorsStream } from './checkpoint/stream.ts';
 

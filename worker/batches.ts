@@ -1,9 +1,9 @@
 import type * as tf from '@tensorflow/tfjs-core';
 import { VideoloomError } from '../proto/errors.ts';
 import type { SkippedSample, StepLease } from '../proto/gen/videoloom/v1/coordinator.ts';
-import { isFileFault } from '../video/file-fault.ts';
-import type { Clip, ClipLoader } from '../video/loader.ts';
-import type { Sample } from '../video/sample.ts';
+import { isFileFault } from '../video/loading/file-fault.ts';
+import type { Clip, ClipLoader } from '../video/loading/loader.ts';
+import type { Sample } from '../video/index/sample.ts';
 import type { Engine } from './backend/engine.ts';
 import type { HostBatch, Row, VideoLanguageSystem } from './models/system.ts';
 import { openPrefetcher, type PrefetchState } from './prefetch.ts';

@@ -6,8 +6,8 @@ import {
   CHECKPOINTS_FOLDER,
   newestCheckpointStep,
 } from '../proto/checkpoint-manifest.ts';
-import { openClipLoader } from '../video/loader.ts';
-import { escapeXml, pictureUrl } from '../video/picture.ts';
+import { openClipLoader } from '../video/loading/loader.ts';
+import { escapeXml, pictureUrl } from '../video/look/picture.ts';
 import { openEngine } from './backend/engine.ts';
 import { uploadBatch } from './batches.ts';
 import { loadCheckpoint } from './checkpoint/load.ts';

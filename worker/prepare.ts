@@ -7,14 +7,14 @@ import { messageOf, UsageError, VideoloomError } from '../proto/errors.ts';
 import { openProgress } from '../proto/progress.ts';
 import { RUN_PLAN_FILE, type RunPlan } from '../proto/run-plan.ts';
 import { writeSampleCosts } from '../proto/sample-costs.ts';
-import { openDataAccess, type DataAccess } from '../video/data-access.ts';
-import { openClipLoader } from '../video/loader.ts';
-import { makeIndex } from '../video/make-index.ts';
-import { DataError, subsetOf, writeIndex, type SampleIndex } from '../video/sample-index.ts';
-import type { Sample } from '../video/sample.ts';
+import { openDataAccess, type DataAccess } from '../video/loading/data-access.ts';
+import { openClipLoader } from '../video/loading/loader.ts';
+import { findIndex, makeIndex } from '../video/index/make-index.ts';
+import { DataError, subsetOf, writeIndex, type SampleIndex } from '../video/index/sample-index.ts';
+import type { Sample } from '../video/index/sample.ts';
 import { isUrl } from '../video/storage/paths.ts';
-import { trainTokenizer } from '../video/tokenizer.ts';
-import { fitVisualVocabulary, frameFeatures } from '../video/visual-vocabulary.ts';
+import { trainTokenizer } from '../video/text/tokenizer.ts';
+import { fitVisualVocabulary, frameFeatures } from '../video/visual-words/visual-vocabulary.ts';
 import { generateWorld } from '../video/world/generate.ts';
 import { writeVisualVocabulary } from './assets.ts';
 import { resolveConfig, type Config } from './config.ts';
@@ -103,13 +103,15 @@ export async function prepare(options: PrepareOptions): Promise<Prepared> {
 
   // --- Data: the demo world or the user's folder, and an index of its samples.
   const { folder: given } = config.data;
-  const root = given === null ? await makeDemoWorld(config) : isUrl(given) ? given : resolve(given);
+  const place =
+    given === null ? await makeDemoWorld(config) : isUrl(given) ? given : resolve(given);
+  const known = isUrl(place) ? undefined : await findIndex(place);
   const data = await openDataAccess({
-    ...dataAccessOptions(config, root, cacheDir),
+    ...dataAccessOptions(config, known?.root ?? place, cacheDir),
     decoders: Math.max(config.data.decoders, config.cluster.workers),
   });
   try {
-    const index = await indexData(config, data, say);
+    const index = await indexData(config, data, { known, say });
     const indexFile = join(folder, RUN_FILES.index);
     await writeIndex(index, indexFile);
     for (const { path, code, message } of index.skipped)
@@ -235,19 +237,21 @@ async function makeDemoWorld({ data, cluster }: Config): Promise<string> {
 async function indexData(
   { data }: Config,
   access: DataAccess,
-  say: PrepareOptions['say'],
+  { known, say }: { known: SampleIndex | undefined; say: PrepareOptions['say'] },
 ): Promise<SampleIndex> {
   const { root } = access.store;
   const progress = openProgress('index', 1);
-  const whole = await makeIndex({
-    ...access,
-    source: data.source ?? undefined,
-    clipSeconds: data.clipSeconds,
-    heldOutFraction: data.heldOutFraction,
-    onProgress: ({ numDone, numFiles }) => {
-      progress.update(numDone / numFiles, `${numDone} of ${numFiles} files`);
-    },
-  });
+  const whole =
+    known ??
+    (await makeIndex({
+      ...access,
+      source: data.source ?? undefined,
+      clipSeconds: data.clipSeconds,
+      heldOutFraction: data.heldOutFraction,
+      onProgress: ({ numDone, numFiles }) => {
+        progress.update(numDone / numFiles, `${numDone} of ${numFiles} files`);
+      },
+    }));
   const takes = ({ media }: Sample): boolean =>
     media.length === 1 && whole.files[media[0]!.file]!.kind === 'video';
   const index = subsetOf(whole, {

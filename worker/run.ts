@@ -3,10 +3,18 @@ import { hostname } from 'node:os';
 import { join } from 'node:path';
 import { readRunPlan, type RunPlan } from '../proto/run-plan.ts';
 import { userCacheDir } from '../proto/user-cache.ts';
-import { openDataAccess, type DataAccess, type DataAccessOptions } from '../video/data-access.ts';
-import { openClipLoader, type ClipLoader, type ClipLoaderOptions } from '../video/loader.ts';
-import { INDEX_FILE, readIndex, type SampleIndex } from '../video/sample-index.ts';
-import { openTokenizer, type TokenizerFile } from '../video/tokenizer.ts';
+import {
+  openDataAccess,
+  type DataAccess,
+  type DataAccessOptions,
+} from '../video/loading/data-access.ts';
+import {
+  openClipLoader,
+  type ClipLoader,
+  type ClipLoaderOptions,
+} from '../video/loading/loader.ts';
+import { INDEX_FILE, readIndex, type SampleIndex } from '../video/index/sample-index.ts';
+import { openTokenizer, type TokenizerFile } from '../video/text/tokenizer.ts';
 import { readVisualVocabulary } from './assets.ts';
 import { resolveConfig, type Config } from './config.ts';
 import type { DecodeCounters } from './metrics.ts';

@@ -5,8 +5,8 @@ import { UsageError } from '../../proto/errors.ts';
 import { printable } from '../../proto/printable.ts';
 import { emptyHistory, extendHistory } from '../../coordinator/history.ts';
 import { JOURNAL_FILE, readJournal } from '../../coordinator/journal.ts';
-import { locationName } from '../../video/sample.ts';
-import { INDEX_FILE, readIndex } from '../../video/sample-index.ts';
+import { locationName } from '../../video/index/sample.ts';
+import { INDEX_FILE, readIndex } from '../../video/index/sample-index.ts';
 
 /** A file or record of the data that gave nothing to train on. */
 export interface QuarantinedFile {

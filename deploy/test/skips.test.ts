@@ -6,7 +6,7 @@ import { after, before, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { readRunPlan } from '../../proto/run-plan.ts';
 import { positionOf, sampleAt } from '../../proto/sample-order.ts';
-import { readIndex } from '../../video/sample-index.ts';
+import { readIndex } from '../../video/index/sample-index.ts';
 import { committedStep, makeWorkFolder, reachStep, readSummary } from './command.ts';
 import { startVideoloom, videoloom, type Started } from './command.ts';
 

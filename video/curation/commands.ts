@@ -4,9 +4,9 @@ import { InvalidArgumentError, Option, type Command } from 'commander';
 import { UsageError } from '../../proto/errors.ts';
 import { formatDuration, openProgress } from '../../proto/progress.ts';
 import { userCacheDir } from '../../proto/user-cache.ts';
-import type { DataAccess } from '../data-access.ts';
-import type { SkippedRecord } from '../sample.ts';
-import type { SampleIndex } from '../sample-index.ts';
+import type { DataAccess } from '../loading/data-access.ts';
+import type { SkippedRecord } from '../index/sample.ts';
+import type { SampleIndex } from '../index/sample-index.ts';
 import { parseRule, RULE_FIELDS, RULE_SETS } from './filter-rules.ts';
 import type { Dedup } from './filter.ts';
 import { DEFAULT_SETTINGS, X264_PRESETS, type X264Preset } from './h264-options.ts';
@@ -114,7 +114,7 @@ function addFilter(program: Command): void {
         },
       ) => {
         const { countReasons, filterIndex, writeReport } = await import('./filter.ts');
-        const { writeIndex } = await import('../sample-index.ts');
+        const { writeIndex } = await import('../index/sample-index.ts');
         const { textThreshold, hashBits: maxHashBits, out } = options;
         if (!(textThreshold > 0 && textThreshold <= 1)) {
           throw new UsageError('USAGE', '--text-threshold must be above 0 and at most 1');
@@ -233,7 +233,7 @@ async function withIndex(
   use: (index: SampleIndex, access: DataAccess) => Promise<void>,
 ): Promise<void> {
   const index = await readIndexAt(path);
-  const { openDataAccess } = await import('../data-access.ts');
+  const { openDataAccess } = await import('../loading/data-access.ts');
   const access = await openDataAccess({
     ...{ root: index.root, decoders: jobs, allowPrivateHosts },
     cacheDir: userCacheDir(process.env),
@@ -246,7 +246,7 @@ async function withIndex(
 }
 
 async function readIndexAt(path: string): Promise<SampleIndex> {
-  const { findIndex } = await import('../make-index.ts');
+  const { findIndex } = await import('../index/make-index.ts');
   const index = await findIndex(resolve(path));
   if (index !== undefined) return index;
   const cure = `make one by \`videoloom data index ${path} --out index.jsonl\``;

@@ -4,8 +4,8 @@ import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import fluent from 'fluent-ffmpeg';
 import { messageOf } from '../../proto/errors.ts';
-import { CONTAINERS, MAX_PICTURE } from '../decoder-backend.ts';
-import { ffmpegInput, type MediaPlace } from '../media-place.ts';
+import { CONTAINERS, MAX_PICTURE } from '../decode/decoder-backend.ts';
+import { ffmpegInput, type MediaPlace } from '../decode/media-place.ts';
 import { CurationError } from './curation-error.ts';
 
 const run = promisify(execFile);

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import type { MediaFile, Sample } from '../sample.ts';
+import type { MediaFile, Sample } from '../index/sample.ts';
 import { brokenRule, parseRule, RULE_SETS } from './filter-rules.ts';
 
 const common = { path: 'a', sizeBytes: 1, sha256: '', hasAudio: false, keyFrameSeconds: [] };

@@ -1,6 +1,6 @@
 /** Rules that keep a sample, as people write them: `duration in 2..30`, `words >= 4`, `aspect <= 2`. Pure. */
 import { UsageError } from '../../proto/errors.ts';
-import type { MediaFile, MediaSpan, Sample } from '../sample.ts';
+import type { MediaFile, MediaSpan, Sample } from '../index/sample.ts';
 import {
   characterRepetition,
   numCharacters,

@@ -4,11 +4,11 @@
  */
 import { VideoloomError } from '../../proto/errors.ts';
 import { writeFileDurably } from '../../proto/durable-file.ts';
-import { isPoolFault } from '../decode-error.ts';
-import type { DecoderPool } from '../decoder.ts';
-import { evenTimes } from '../frame-sampler.ts';
-import type { MediaFile, MediaSpan, Sample } from '../sample.ts';
-import { digestOf, type SampleIndex } from '../sample-index.ts';
+import { isPoolFault } from '../decode/decode-error.ts';
+import type { DecoderPool } from '../decode/decoder.ts';
+import { evenTimes } from '../sampling/frame-sampler.ts';
+import type { MediaFile, MediaSpan, Sample } from '../index/sample.ts';
+import { digestOf, type SampleIndex } from '../index/sample-index.ts';
 import type { MediaCache } from '../storage/media-cache.ts';
 import { StorageError } from '../storage/store.ts';
 import { brokenRule, type Rule } from './filter-rules.ts';

@@ -1,5 +1,5 @@
 /** How a film of any kind becomes a training file. Pure: what ffprobe says and the settings to ffmpeg's options. */
-import { quarterTurns } from '../decoder-backend.ts';
+import { quarterTurns } from '../decode/decoder-backend.ts';
 import { FfmpegFailure, GUARDED_INPUT, type ProbedMedia, type ProbedStream } from './ffmpeg-job.ts';
 
 /** What a training file is to be. */
@@ -33,13 +33,14 @@ export const DEFAULT_SETTINGS: TranscodeSettings = {
   height: 360,
   fps: 30,
   crf: 23,
-  gop: 48,
+  // A clip costs the decoding from the key frame before it on: half the time of 48 frames, for a quarter more bytes.
+  gop: 12,
   preset: 'veryfast',
   hasAudio: true,
 };
 
 /** Changes whenever the same settings would give other bytes, so that files of an older recipe are made anew. */
-export const RECIPE_VERSION = 1;
+export const RECIPE_VERSION = 2;
 
 /** A film longer than this is a faulty time stamp or belongs cut up first. */
 export const MAX_SECONDS = 24 * 3600;
@@ -66,6 +67,8 @@ export function optionsFor(
       ...['-fps_mode', 'vfr', '-enc_time_base', `1:${TICKS_PER_SECOND}`],
       ...['-c:v', 'libx264', '-profile:v', 'high', '-preset', settings.preset],
       ...['-crf', `${settings.crf}`, '-g', `${settings.gop}`, '-flags:v', '+cgop+bitexact'],
+      // B frames that nothing refers to are left out when they are not wanted.
+      ...['-x264-params', 'b-pyramid=none'],
       ...(hasAudio
         ? [
             // Sound that begins late or has gaps is filled up, so that it stays with the picture.

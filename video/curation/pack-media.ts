@@ -4,17 +4,17 @@ import { open, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import sharp from 'sharp';
 import { digestFile } from '../../proto/durable-file.ts';
-import type { DecodedFrames, DecoderPool } from '../decoder.ts';
-import { evenTimes } from '../frame-sampler.ts';
-import type { MediaPlace } from '../media-place.ts';
+import type { DecodedFrames, DecoderPool } from '../decode/decoder.ts';
+import { evenTimes } from '../sampling/frame-sampler.ts';
+import type { MediaPlace } from '../decode/media-place.ts';
 import {
   locationName,
   type MediaFile,
   type MediaLocation,
   type MediaSpan,
   type Sample,
-} from '../sample.ts';
-import { DataError } from '../sample-index.ts';
+} from '../index/sample.ts';
+import { DataError } from '../index/sample-index.ts';
 import type { MediaCache } from '../storage/media-cache.ts';
 import { probeMedia, runFfmpeg } from './ffmpeg-job.ts';
 import { DEFAULT_SETTINGS, optionsFor, type TranscodeSettings } from './h264-options.ts';

@@ -1,7 +1,7 @@
 /** What goes into one record of a shard. Pure. */
-import type { TimedText } from '../captions.ts';
-import type { MediaFile, Sample } from '../sample.ts';
-import type { SampleIndex } from '../sample-index.ts';
+import type { TimedText } from '../text/captions.ts';
+import type { MediaFile, Sample } from '../index/sample.ts';
+import type { SampleIndex } from '../index/sample-index.ts';
 
 /** Samples of the same files, which are stored once for all of them. */
 export interface PackRecord {

@@ -16,10 +16,16 @@ import { after, before, test } from 'node:test';
 import { promisify } from 'node:util';
 import sharp from 'sharp';
 import { digestFile } from '../../proto/durable-file.ts';
-import { parseVtt } from '../captions.ts';
-import { openDecoderPool, type DecoderPool } from '../decoder.ts';
-import type { MediaFile, Sample } from '../sample.ts';
-import { digestOf, INDEX_FILE, readIndex, writeIndex, type SampleIndex } from '../sample-index.ts';
+import { parseVtt } from '../text/captions.ts';
+import { openDecoderPool, type DecoderPool } from '../decode/decoder.ts';
+import type { MediaFile, Sample } from '../index/sample.ts';
+import {
+  digestOf,
+  INDEX_FILE,
+  readIndex,
+  writeIndex,
+  type SampleIndex,
+} from '../index/sample-index.ts';
 import { tarMembers } from '../sources/tar-index.ts';
 import { openMediaCache, type MediaCache } from '../storage/media-cache.ts';
 import { openStore } from '../storage/open.ts';

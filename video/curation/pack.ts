@@ -8,10 +8,10 @@ import { mkdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { writeFileDurably } from '../../proto/durable-file.ts';
 import { VideoloomError } from '../../proto/errors.ts';
-import { isPoolFault } from '../decode-error.ts';
-import type { DecoderPool } from '../decoder.ts';
-import { locationName, type MediaFile, type Sample, type SkippedRecord } from '../sample.ts';
-import { digestOf, INDEX_FILE, writeIndex, type SampleIndex } from '../sample-index.ts';
+import { isPoolFault } from '../decode/decode-error.ts';
+import type { DecoderPool } from '../decode/decoder.ts';
+import { locationName, type MediaFile, type Sample, type SkippedRecord } from '../index/sample.ts';
+import { digestOf, INDEX_FILE, writeIndex, type SampleIndex } from '../index/sample-index.ts';
 import type { MediaCache } from '../storage/media-cache.ts';
 import { StorageError } from '../storage/store.ts';
 import { CurationError, diskFull, writeErrorOf } from './curation-error.ts';
@@ -367,7 +367,8 @@ async function writeManifests(
   const content = { files, train: inOrder(index.train), heldOut: inOrder(index.heldOut) };
   const skipped = entries.flatMap((entry) => entry.skipped);
   const packed: SampleIndex = {
-    ...{ root: out, digest: digestOf(content), ...content },
+    // Shards and index may be moved together.
+    ...{ root: '.', digest: digestOf(content), ...content },
     ...{ skipped: [...index.skipped, ...skipped], numCaptionWarnings: index.numCaptionWarnings },
   };
   await writeIndex(packed, join(out, INDEX_FILE));

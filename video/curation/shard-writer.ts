@@ -5,7 +5,8 @@ import { open, rm, type FileHandle } from 'node:fs/promises';
 import { pipeline } from 'node:stream/promises';
 import { pack, type Pack } from 'tar-stream';
 import { partOf, publish } from './part-file.ts';
-import type { ByteRange, MediaPlace } from '../media-place.ts';
+import type { MediaPlace } from '../decode/media-place.ts';
+import type { ByteRange } from '../storage/store.ts';
 
 const BLOCK = 512;
 const END_MARK_BYTES = 2 * BLOCK;

@@ -7,8 +7,8 @@ import { mkdir, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/p
 import { basename, dirname, extname, join, relative, resolve, sep } from 'node:path';
 import { writeFileDurably } from '../../proto/durable-file.ts';
 import { messageOf } from '../../proto/errors.ts';
-import { DataError } from '../sample-index.ts';
-import type { SkippedRecord } from '../sample.ts';
+import { DataError } from '../index/sample-index.ts';
+import type { SkippedRecord } from '../index/sample.ts';
 import { CurationError, diskFull, writeErrorOf } from './curation-error.ts';
 import { FfmpegFailure, ffmpegVersion, probeMedia, runFfmpeg } from './ffmpeg-job.ts';
 import { MAX_SECONDS, optionsFor, RECIPE_VERSION, type TranscodeSettings } from './h264-options.ts';

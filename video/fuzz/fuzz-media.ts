@@ -11,11 +11,11 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { substitutesAt } from '../../proto/sample-order.ts';
-import { openDataAccess } from '../data-access.ts';
-import { openClipLoader } from '../loader.ts';
-import { makeIndex } from '../make-index.ts';
+import { openDataAccess } from '../loading/data-access.ts';
+import { openClipLoader } from '../loading/loader.ts';
+import { makeIndex } from '../index/make-index.ts';
 import { packShards } from '../curation/pack.ts';
-import { INDEX_FILE, readIndex, type SampleIndex } from '../sample-index.ts';
+import { INDEX_FILE, readIndex, type SampleIndex } from '../index/sample-index.ts';
 import { makeCorpus } from './corpus.ts';
 
 /** What became of the files below one root. */

@@ -1,5 +1,5 @@
 /** Transcripts that speech recognisers write as JSON, as words with times where they have them. */
-import type { TimedText } from '../captions.ts';
+import type { TimedText } from '../text/captions.ts';
 import { fieldsOf, type Fields } from './json-records.ts';
 
 export interface Transcript {

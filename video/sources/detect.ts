@@ -1,5 +1,5 @@
 /** Which source reads what people have. */
-import { DataError } from '../sample-index.ts';
+import { DataError } from '../index/sample-index.ts';
 import type { Store, StoredFile } from '../storage/store.ts';
 import { documents } from './documents.ts';
 import { folder } from './folder.ts';

@@ -1,6 +1,6 @@
 /** Documents whose text and pictures stand in an order: OBELICS and MMC4. */
-import { DataError } from '../sample-index.ts';
-import type { SamplePart } from '../sample.ts';
+import { DataError } from '../index/sample-index.ts';
+import type { SamplePart } from '../index/sample.ts';
 import {
   fieldsOf,
   hasForm,

@@ -1,6 +1,6 @@
 /** Videos and pictures with their words in files of the same name beside them. */
 import { messageOf } from '../../proto/errors.ts';
-import { DataError } from '../sample-index.ts';
+import { DataError } from '../index/sample-index.ts';
 import type { Store, StoredFile } from '../storage/store.ts';
 import { transcriptOf } from './asr.ts';
 import { DamagedJson, jsonPieces, MAX_RECORD_BYTES } from './json-pieces.ts';

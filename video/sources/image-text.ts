@@ -1,5 +1,5 @@
 /** Pairs of a medium and a caption in JSON: lists as BLIP reads them, `metadata.jsonl`, COCO's captions. */
-import { DataError } from '../sample-index.ts';
+import { DataError } from '../index/sample-index.ts';
 import type { Store, StoredFile } from '../storage/store.ts';
 import {
   CAPTION_FIELDS,

@@ -1,6 +1,6 @@
 /** Conversations about pictures and videos: LLaVA's JSON and Video-ChatGPT's. */
-import { DataError } from '../sample-index.ts';
-import type { SamplePart } from '../sample.ts';
+import { DataError } from '../index/sample-index.ts';
+import type { SamplePart } from '../index/sample.ts';
 import {
   fieldsOf,
   hasForm,

@@ -3,7 +3,7 @@
  * arrays each element), or the lines of JSON Lines. The text of one record at a time is in memory and nothing is parsed
  * here, so that a fault costs its record; a parser of the whole file would give up at the first one.
  */
-import { DataError } from '../sample-index.ts';
+import { DataError } from '../index/sample-index.ts';
 import type { Store, StoredFile } from '../storage/store.ts';
 
 /** Longer lines, elements and text files are not read. */

@@ -1,7 +1,7 @@
 /** Records of JSON and JSON Lines files, those that cannot be read told by file and line. */
 import { messageOf } from '../../proto/errors.ts';
-import type { SkippedRecord } from '../sample.ts';
-import { DataError } from '../sample-index.ts';
+import type { SkippedRecord } from '../index/sample.ts';
+import { DataError } from '../index/sample-index.ts';
 import type { Store, StoredFile } from '../storage/store.ts';
 import { DamagedJson, jsonPieces, MAX_RECORD_BYTES } from './json-pieces.ts';
 import { endingOf, kindOf, stemOf } from './media-names.ts';

@@ -1,6 +1,6 @@
 /** Which of the files below the root, or which URL, the value of a record's field means. Values are not trusted. */
 import type { StoredFile } from '../storage/store.ts';
-import { DataError } from '../sample-index.ts';
+import { DataError } from '../index/sample-index.ts';
 import type { SourceMedia } from './source.ts';
 
 const VIDEO_ENDINGS: ReadonlySet<string> = new Set([

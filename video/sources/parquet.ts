@@ -9,7 +9,7 @@ import {
   type SchemaTree,
 } from 'hyparquet';
 import { messageOf } from '../../proto/errors.ts';
-import { DataError } from '../sample-index.ts';
+import { DataError } from '../index/sample-index.ts';
 import { BOUNDED_COMPRESSORS } from '../storage/parquet-cell.ts';
 import { StorageError, type Store, type StoredFile } from '../storage/store.ts';
 import {

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { join } from 'node:path';
 import { test } from 'node:test';
-import type { SamplePart } from '../sample.ts';
+import type { SamplePart } from '../index/sample.ts';
 import { documents } from './documents.ts';
 import { imageText } from './image-text.ts';
 import { instructions } from './instructions.ts';

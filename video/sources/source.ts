@@ -1,5 +1,5 @@
-import type { TimedText } from '../captions.ts';
-import type { MediaLocation, SamplePart, SkippedRecord } from '../sample.ts';
+import type { TimedText } from '../text/captions.ts';
+import type { MediaLocation, SamplePart, SkippedRecord } from '../index/sample.ts';
 import type { Store, StoredFile } from '../storage/store.ts';
 
 /** A picture or a span of video that a source names; what it holds is found out later. */

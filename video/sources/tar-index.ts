@@ -2,7 +2,7 @@
  * The members of a tar file by its headers alone, so that a large shard costs a small part of its bytes. Reads ustar,
  * pax and GNU long names. Source: POSIX.1-2017 pax, "ustar Interchange Format"; GNU tar manual, "Basic Tar Format".
  */
-import { DataError } from '../sample-index.ts';
+import { DataError } from '../index/sample-index.ts';
 import type { Store, StoredFile } from '../storage/store.ts';
 import { openReadAhead, type ReadAhead } from './read-ahead.ts';
 

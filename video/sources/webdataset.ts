@@ -1,5 +1,5 @@
 /** Tar shards as Python's `webdataset` and `img2dataset` write them. */
-import { DataError } from '../sample-index.ts';
+import { DataError } from '../index/sample-index.ts';
 import type { Store, StoredFile } from '../storage/store.ts';
 import { openIdSet } from './id-set.ts';
 import { MAX_RECORD_BYTES } from './json-pieces.ts';

@@ -1,7 +1,7 @@
 /** Tables as text: WebVid's CSV, and CSV or TSV with a column of media and one of words. */
 import { parse, type Info } from 'csv-parse';
 import { messageOf } from '../../proto/errors.ts';
-import { DataError } from '../sample-index.ts';
+import { DataError } from '../index/sample-index.ts';
 import type { Store, StoredFile } from '../storage/store.ts';
 import { openIdSet, type IdSet } from './id-set.ts';
 import { MAX_RECORD_BYTES } from './json-pieces.ts';

@@ -1,6 +1,6 @@
 /** The words that lie beside a picture or a video: in a file of its name, or in a member of its tar shard. */
-import { parseSrt, parseTxt, parseVtt, type TimedText } from '../captions.ts';
-import { DataError } from '../sample-index.ts';
+import { parseSrt, parseTxt, parseVtt, type TimedText } from '../text/captions.ts';
+import { DataError } from '../index/sample-index.ts';
 import { transcriptOf } from './asr.ts';
 import { fieldsOf, parseJson, stringOf, stringsOf } from './json-records.ts';
 

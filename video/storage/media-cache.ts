@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
-import { locationName, type MediaFile, type MediaLocation } from '../sample.ts';
+import { locationName, type MediaFile, type MediaLocation } from '../index/sample.ts';
 import { openCacheFolder, type CacheFolder, type HeldFile } from './cache-folder.ts';
 import { openPlaces, type StoredPlace, type StoreOptions } from './open.ts';
 import { readCell, readTableMetadata, type Table, type TableMetadata } from './parquet-cell.ts';

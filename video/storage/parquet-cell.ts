@@ -7,7 +7,7 @@ import {
 } from 'hyparquet';
 import { compressors } from 'hyparquet-compressors';
 import { messageOf } from '../../proto/errors.ts';
-import type { MediaLocation } from '../sample.ts';
+import type { MediaLocation } from '../index/sample.ts';
 import { StorageError, type ByteRange } from './store.ts';
 
 /** A Parquet file by its parts. */

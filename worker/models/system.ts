@@ -1,5 +1,5 @@
 import type * as tf from '@tensorflow/tfjs-core';
-import type { Sample } from '../../video/sample.ts';
+import type { Sample } from '../../video/index/sample.ts';
 import type { ObjectiveSums } from '../losses.ts';
 import type { TensorTree } from '../tree.ts';
 import type { Initializer } from './layers.ts';

@@ -1,12 +1,12 @@
 import * as tf from '@tensorflow/tfjs-core';
 import { shuffled, openRng } from '../../proto/random.ts';
-import type { Sample } from '../../video/sample.ts';
-import type { Tokenizer } from '../../video/tokenizer.ts';
+import type { Sample } from '../../video/index/sample.ts';
+import type { Tokenizer } from '../../video/text/tokenizer.ts';
 import {
   assignVisualWords,
   frameFeatures,
   type VisualVocabulary,
-} from '../../video/visual-vocabulary.ts';
+} from '../../video/visual-words/visual-vocabulary.ts';
 import type { VideoBertConfig } from '../config.ts';
 import type { TensorTree } from '../tree.ts';
 import type { Explained, HeldOutTask, HostBatch, Row, VideoLanguageSystem } from './system.ts';

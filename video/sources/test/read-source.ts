@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import type { TestContext } from 'node:test';
 import { fileURLToPath } from 'node:url';
-import type { SkippedRecord } from '../../sample.ts';
+import type { SkippedRecord } from '../../index/sample.ts';
 import { openLocalStore } from '../../storage/local.ts';
 import type { Store, StoredFile } from '../../storage/store.ts';
 import type { Source, SourceSample } from '../source.ts';

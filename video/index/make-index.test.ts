@@ -1,0 +1,245 @@
+import assert from 'node:assert/strict';
+import { mkdir, readFile, writeFile } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import { after, before, describe, test } from 'node:test';
+import { VideoloomError } from '../../proto/errors.ts';
+import { openDataAccess } from '../loading/data-access.ts';
+import { makeIndex, type MakeIndexOptions } from './make-index.ts';
+import type { Sample } from './sample.ts';
+import { readIndex, subsetOf, writeIndex, type SampleIndex } from './sample-index.ts';
+import { makeFilm, scratchFolder, WITHOUT_FFMPEG } from '../test/films.ts';
+
+describe('indexing a folder', { skip: WITHOUT_FFMPEG }, () => {
+  let scratch: Awaited<ReturnType<typeof scratchFolder>>;
+  let shortFilm: Buffer;
+  let longFilm: Buffer;
+  before(async () => {
+    scratch = await scratchFolder();
+    const make = async (name: string, seconds: number): Promise<Buffer> =>
+      readFile(await makeFilm(join(scratch.folder, name), { seconds, size: '64x48', rate: 10 }));
+    [shortFilm, longFilm] = [await make('short.mp4', 4), await make('long.mp4', 25)];
+  });
+  after(async () => {
+    await scratch.remove();
+  });
+
+  /** A folder with these files. */
+  async function folderOf(
+    name: string,
+    files: Readonly<Record<string, Buffer | string>>,
+  ): Promise<string> {
+    const root = join(scratch.folder, name);
+    for (const [path, content] of Object.entries(files)) {
+      await mkdir(dirname(join(root, path)), { recursive: true });
+      await writeFile(join(root, path), content);
+    }
+    return root;
+  }
+  type Wanted = { root: string } & Pick<MakeIndexOptions, 'clipSeconds'> &
+    Partial<MakeIndexOptions>;
+  async function indexFolder({ root, ...wanted }: Wanted): Promise<SampleIndex> {
+    const data = await openDataAccess({ root, decoders: 1, cacheDir: scratch.folder });
+    try {
+      return await makeIndex({ ...data, heldOutFraction: 0.1, ...wanted });
+    } finally {
+      await data.close();
+    }
+  }
+  const pathOf = ({ files }: SampleIndex, { media }: Sample): string => files[media[0]!.file]!.path;
+  const spans = (index: SampleIndex, path: string) =>
+    index.train
+      .filter((sample) => pathOf(index, sample) === path)
+      .map(({ media: [span], text }) => [span!.startSeconds, span!.endSeconds, text]);
+
+  test('captions and subtitles beside the videos, at any depth, in the order of the paths', async () => {
+    const root = await folderOf('mixed', {
+      'b/deep/film.mp4': shortFilm,
+      'b/deep/film.srt':
+        '1\n00:00:01,000 --> 00:00:02,000\nhello\n\n2\n00:00:02,000 --> 00:00:03,000\nthere\n',
+      'a.MP4': shortFilm,
+      'a.txt': 'A caption.\n',
+      'silent.mp4': shortFilm,
+      'empty-caption.mp4': shortFilm,
+      'empty-caption.txt': '',
+      'notes.txt': 'no video of this name',
+      '.hidden/x.mp4': shortFilm,
+    });
+    const index = await indexFolder({ root, clipSeconds: 10, heldOutFraction: 0 });
+    assert.deepEqual(
+      index.train.map((sample) => [sample.id, pathOf(index, sample), sample.text]),
+      [
+        ['a', 'a.MP4', 'A caption.'],
+        ['b/deep/film', 'b/deep/film.mp4', 'hello there'],
+        ['empty-caption', 'empty-caption.mp4', ''],
+        ['silent', 'silent.mp4', ''],
+      ],
+    );
+    assert.deepEqual([index.heldOut, index.skipped], [[], []]);
+    assert.ok(Math.abs(index.train[0]!.media[0]!.endSeconds - 4) < 0.01);
+    assert.equal(index.train[1]!.cues.length, 2);
+  });
+
+  test('long videos are cut where a cue ends, and no cue is lost or told twice', async () => {
+    const cue = (from: number, to: number, text: string): string =>
+      `00:${from}.000 --> 00:${to}.000\n${text}\n\n`;
+    const pad = (n: number): string => String(n).padStart(2, '0');
+    const cues = [
+      [1, 4],
+      [5, 8],
+      [9, 12],
+      [13, 16],
+      [20, 24],
+    ] as const;
+    const root = await folderOf('long', {
+      'talk.mp4': longFilm,
+      'talk.vtt': `WEBVTT\n\n${cues.map(([a, b], i) => cue(pad(a) as never, pad(b) as never, `cue${i}`)).join('')}`,
+      'plain.mp4': longFilm,
+      'plain.txt': 'a caption',
+    });
+    const index = await indexFolder({ root, clipSeconds: 10, heldOutFraction: 0 });
+    assert.deepEqual(spans(index, 'plain.mp4'), [
+      [0, 10, 'a caption'],
+      [10, 20, 'a caption'],
+      [20, 25, 'a caption'],
+    ]);
+    assert.deepEqual(spans(index, 'talk.mp4'), [
+      [0, 8, 'cue0 cue1'],
+      [8, 16, 'cue2 cue3'],
+      [16, 25, 'cue4'],
+    ]);
+    assert.deepEqual(
+      index.train.map(({ id }) => id),
+      [...['plain@0', 'plain@10000', 'plain@20000', 'talk@0', 'talk@8000', 'talk@16000']],
+    );
+  });
+
+  test('the folders train and held-out are the splits', async () => {
+    const root = await folderOf('split', {
+      'train/a.mp4': shortFilm,
+      'held-out/b.mp4': shortFilm,
+      'train/c.mp4': shortFilm,
+    });
+    const index = await indexFolder({ root, clipSeconds: 10 });
+    assert.deepEqual(
+      index.train.map(({ id }) => id),
+      ['train/a', 'train/c'],
+    );
+    assert.deepEqual(
+      index.heldOut.map(({ id }) => id),
+      ['held-out/b'],
+    );
+  });
+
+  test('without such folders a share of the files is held out, the same ones each time', async () => {
+    const names = Array.from({ length: 12 }, (_, i) => `${i}.mp4`);
+    const root = await folderOf(
+      'share',
+      Object.fromEntries(names.map((name) => [name, shortFilm])),
+    );
+    const index = await indexFolder({ root, clipSeconds: 2, heldOutFraction: 0.25 });
+    const heldOut = new Set(index.heldOut.map((sample) => pathOf(index, sample)));
+    assert.equal(heldOut.size, 3);
+    assert.ok(
+      index.train.every((sample) => !heldOut.has(pathOf(index, sample))),
+      'clips of one film are in one split',
+    );
+    assert.equal(index.train.length + index.heldOut.length, 24);
+    assert.deepEqual(await indexFolder({ root, clipSeconds: 2, heldOutFraction: 0.25 }), index);
+    const two = await folderOf('two', { 'x.mp4': shortFilm, 'y.mp4': shortFilm });
+    assert.equal((await indexFolder({ root: two, clipSeconds: 10 })).heldOut.length, 1);
+  });
+
+  test('files that cannot be read are listed and cost nothing else', async () => {
+    const root = await folderOf('faulty', {
+      'bad.mp4': 'this is text',
+      'cut.mp4': shortFilm.subarray(0, 2000),
+      'good.mp4': shortFilm,
+      'good.vtt':
+        'WEBVTT\n\n00:03.000 --> 00:01.000\nbackwards\n\n00:00.000 --> 00:01.000\nright\n',
+    });
+    const progress: number[] = [];
+    const index = await indexFolder({
+      ...{ root, clipSeconds: 10 },
+      onProgress: ({ numDone }) => progress.push(numDone),
+    });
+    assert.deepEqual(
+      index.train.map(({ id, text }) => [id, text]),
+      [['good', 'right']],
+    );
+    assert.deepEqual(
+      index.skipped.map(({ path, code }) => [path, code]),
+      [
+        ['bad.mp4', 'VIDEO_UNREADABLE'],
+        ['cut.mp4', 'VIDEO_UNREADABLE'],
+      ],
+    );
+    assert.equal(index.numCaptionWarnings, 1);
+    assert.deepEqual(progress, [1, 2, 3]);
+  });
+
+  test('a folder that is missing or has no videos is refused by name', async () => {
+    const missing = join(scratch.folder, 'nowhere');
+    const refusal =
+      (code: string, ...parts: string[]) =>
+      (error: unknown): boolean => {
+        assert.ok(error instanceof VideoloomError && error.code === code, String(error));
+        for (const part of parts) assert.ok(error.message.includes(part), error.message);
+        return true;
+      };
+    await assert.rejects(
+      indexFolder({ root: missing, clipSeconds: 10 }),
+      refusal('NOT_FOUND', missing),
+    );
+    const root = await folderOf('texts', { 'a.txt': 'x' });
+    await assert.rejects(
+      indexFolder({ root, clipSeconds: 10 }),
+      refusal('DATA_EMPTY', root, 'folder (videos or pictures'),
+    );
+  });
+
+  test('a part of an index has the files of its samples alone', async () => {
+    const root = await folderOf('parts', {
+      'a.mp4': shortFilm,
+      'b.mp4': shortFilm,
+      'c.mp4': longFilm,
+    });
+    const whole = await indexFolder({ root, clipSeconds: 10, heldOutFraction: 0 });
+    const part = subsetOf(whole, {
+      train: whole.train.filter(({ id }) => id.startsWith('c@')),
+      heldOut: whole.train.filter(({ id }) => id === 'a'),
+    });
+    assert.deepEqual(
+      part.files.map(({ path }) => path),
+      ['a.mp4', 'c.mp4'],
+    );
+    assert.deepEqual(
+      [...part.train, ...part.heldOut].map((sample) => [sample.id, pathOf(part, sample)]),
+      [...['c@0', 'c@10000', 'c@20000'].map((id) => [id, 'c.mp4']), ['a', 'a.mp4']],
+    );
+    assert.notEqual(part.digest, whole.digest);
+  });
+
+  test('an index that was written reads the same; the digest tells data apart, not places', async () => {
+    const files = { 'a.mp4': shortFilm, 'a.txt': 'one', 'b.mp4': shortFilm };
+    const [one, same, other] = await Promise.all([
+      folderOf('one', files),
+      folderOf('same', files),
+      folderOf('other', { ...files, 'a.txt': 'two' }),
+    ]);
+    const indexes = await Promise.all(
+      [one, same, other].map((root) => indexFolder({ root, clipSeconds: 10 })),
+    );
+    assert.equal(indexes[0]!.digest, indexes[1]!.digest);
+    assert.notEqual(indexes[0]!.digest, indexes[2]!.digest);
+    const file = join(scratch.folder, 'index.jsonl');
+    await writeIndex(indexes[0]!, file);
+    assert.deepEqual(await readIndex(file), indexes[0]);
+    const lines = (await readFile(file, 'utf8')).trimEnd().split('\n');
+    assert.equal(lines.length, 5);
+    await writeFile(file, lines.slice(0, 4).join('\n'));
+    await assert.rejects(readIndex(file), { code: 'INDEX_DAMAGED' });
+    await writeFile(file, lines.join('\n').replace('"one"', '"two"'));
+    await assert.rejects(readIndex(file), { code: 'INDEX_DAMAGED' });
+    await assert.rejects(readIndex(`${file}.missing`), { code: 'INDEX_UNREADABLE' });
+  });
+});

@@ -1,0 +1,364 @@
+/**
+ * Samples to frames: decodes a batch's clips side by side over the pool, keeps decoded frames in memory within a bound,
+ * and puts a substitute where a clip does not decode, so that one bad file never stops a run.
+ */
+import { createHash } from 'node:crypto';
+import { VideoloomError } from '../../proto/errors.ts';
+import type { DecoderPool } from '../decode/decoder.ts';
+import { isFixedView, viewFraming, viewTimes, type ViewOptions } from '../sampling/clip-view.ts';
+import { isFileFault } from './file-fault.ts';
+import type { FrameDisk } from './frame-disk.ts';
+import { fixedRateTimes } from '../sampling/frame-sampler.ts';
+import type { MediaPlace } from '../decode/media-place.ts';
+import { sceneCuts } from '../sampling/scene-cuts.ts';
+import type { SampleIndex } from '../index/sample-index.ts';
+import type { Sample } from '../index/sample.ts';
+import type { MediaCache } from '../storage/media-cache.ts';
+
+/** One place of a batch: a row of the split, and the rows to take in its stead, in this order. */
+export interface ClipRequest {
+  readonly sample: number;
+  /** How often the split was gone through before; part of the key of what is random. */
+  readonly epoch: number;
+  /** Where there are none, a row that fails is an error. */
+  readonly substitutes: readonly number[];
+  /** What was decided about this place before: its substitute is taken, and the row itself is not tried. */
+  readonly recorded?: SubstitutedClip | undefined;
+}
+
+/** A sample that did not decode, and what stands in its place. */
+export interface SubstitutedClip {
+  readonly sample: number;
+  readonly substitute: number;
+  /** Code of the error. */
+  readonly reason: string;
+  readonly message: string;
+}
+
+export interface Clip {
+  /** The row whose frames these are: the one asked for, or its substitute. */
+  readonly sample: number;
+  /** RGB, [windows, frames a window, H, W, 3]; shared with the cache, not to be written to. */
+  readonly frames: Uint8Array;
+  readonly skipped?: SubstitutedClip;
+}
+
+export interface ClipLoaderOptions {
+  readonly index: SampleIndex;
+  /** Gives the bytes of the index's files, wherever they are. */
+  readonly media: MediaCache;
+  readonly split?: 'train' | 'heldOut';
+  readonly pool: DecoderPool;
+  /** Width and height of the frames. */
+  readonly frameSize: number;
+  readonly numWindows: number;
+  readonly framesPerWindow: number;
+  /** How clips are looked at; frames spread evenly and stretched, without changes, by default. */
+  readonly view?: Partial<Omit<ViewOptions, 'numFrames' | 'isTraining'>>;
+  /** Where decoded frames are kept beyond memory; only of clips that every epoch sees alike. */
+  readonly frames?: FrameDisk | undefined;
+  /** Bound of the decoded frames kept in memory, in bytes; 0 keeps none. */
+  readonly cacheBytes: number;
+  /** Clips decoding at once; as many as the pool has processes and one waiting for each by default. */
+  readonly maxConcurrent?: number;
+}
+
+/** What a loader has done so far; numbers only grow. */
+export interface ClipLoaderStats {
+  numClips: number;
+  numCacheHits: number;
+  /** Clips whose frames were on disk. */
+  numDiskHits: number;
+  numFramesDecoded: number;
+  /** Waiting for the pool, summed over clips. */
+  decodeSeconds: number;
+  numSubstituted: number;
+  readonly errorsByCode: Record<string, number>;
+}
+
+export interface ClipLoader {
+  readonly stats: Readonly<ClipLoaderStats>;
+  /** Bytes of decoded frames in memory. */
+  readonly cachedBytes: number;
+  /** Rows known not to decode. */
+  readonly quarantined: ReadonlySet<number>;
+  /**
+   * Clips in the order of the requests. The same requests give the same clips wherever and whenever they are loaded.
+   * @throws ClipsExhaustedError if a sample and all its substitutes fail; the DecodeError or StorageError if it has
+   * none, and if the pool or the way to the store itself fails.
+   */
+  load(requests: readonly ClipRequest[], signal?: AbortSignal): Promise<Clip[]>;
+}
+
+/** Neither a sample nor any of its substitutes could be decoded. */
+export class ClipsExhaustedError extends VideoloomError {
+  constructor(failures: readonly VideoloomError[]) {
+    super(
+      'CLIPS_EXHAUSTED',
+      `a clip and all of its ${failures.length - 1} substitutes failed to decode: ` +
+        `${failures.map(({ code, message }) => `${code} ${message}`).join('; ')}. ` +
+        'Remove or replace these files and index the folder again',
+      { cause: failures[0] },
+    );
+  }
+}
+
+/** A loader over one split of an index. It borrows the pool and holds nothing that must be closed. */
+export function openClipLoader(options: ClipLoaderOptions): ClipLoader {
+  return new PoolClipLoader(options);
+}
+
+class PoolClipLoader implements ClipLoader {
+  readonly stats: ClipLoaderStats = {
+    numClips: 0,
+    numCacheHits: 0,
+    numDiskHits: 0,
+    numFramesDecoded: 0,
+    decodeSeconds: 0,
+    numSubstituted: 0,
+    errorsByCode: {},
+  };
+  readonly #options: ClipLoaderOptions;
+  readonly #samples: readonly Sample[];
+  readonly #cache: FrameCache;
+  readonly #view: ViewOptions;
+  /** Bad clips and what is wrong with them: not tried again, still reported. */
+  readonly #failures = new Map<string, VideoloomError>();
+  readonly #quarantined = new Set<number>();
+  /** Clips being decoded: two places that want the same one wait for one decode. */
+  readonly #underWay = new Map<string, Promise<Uint8Array>>();
+  /** Where scenes begin, by file; for the policy that asks. */
+  readonly #cuts = new Map<number, Promise<number[]>>();
+  readonly #slots: Slots;
+
+  constructor(options: ClipLoaderOptions) {
+    this.#options = options;
+    this.#samples = options.index[options.split ?? 'train'];
+    this.#view = {
+      ...{ sampling: { policy: 'even' }, fit: 'stretch', seed: 0 },
+      augment: { crop: false, flip: false },
+      ...options.view,
+      numFrames: options.numWindows * options.framesPerWindow,
+      isTraining: (options.split ?? 'train') === 'train',
+    };
+    // What is looked at in another way each time is not asked for again.
+    this.#cache = new FrameCache(isFixedView(this.#view) ? options.cacheBytes : 0);
+    this.#slots = new Slots(options.maxConcurrent ?? 2 * Math.max(1, options.pool.pids.length));
+  }
+
+  get cachedBytes(): number {
+    return this.#cache.sizeBytes;
+  }
+
+  get quarantined(): ReadonlySet<number> {
+    return this.#quarantined;
+  }
+
+  async load(requests: readonly ClipRequest[], signal?: AbortSignal): Promise<Clip[]> {
+    return Promise.all(requests.map((request) => this.#loadOne(request, signal)));
+  }
+
+  async #loadOne(request: ClipRequest, signal?: AbortSignal): Promise<Clip> {
+    const { sample, epoch, substitutes, recorded } = request;
+    if (recorded !== undefined) {
+      const frames = await this.#framesOf(recorded.substitute, epoch, signal);
+      this.stats.numClips++;
+      this.stats.numSubstituted++;
+      return { sample: recorded.substitute, frames, skipped: recorded };
+    }
+    const failures: VideoloomError[] = [];
+    for (const candidate of [sample, ...substitutes]) {
+      signal?.throwIfAborted();
+      try {
+        const frames = await this.#framesOf(candidate, epoch, signal);
+        this.stats.numClips++;
+        if (candidate === sample) return { sample, frames };
+        this.stats.numSubstituted++;
+        const { code: reason, message } = failures[0]!;
+        return {
+          sample: candidate,
+          frames,
+          skipped: { sample, substitute: candidate, reason, message },
+        };
+      } catch (error) {
+        if (!isFileFault(error)) throw error;
+        if (substitutes.length === 0) throw error;
+        failures.push(error);
+      }
+    }
+    throw new ClipsExhaustedError(failures);
+  }
+
+  async #framesOf(row: number, epoch: number, signal?: AbortSignal): Promise<Uint8Array> {
+    // A file may be bad in one part alone: another view of it is another clip.
+    const key = isFixedView(this.#view) ? String(row) : `${row}/${epoch}`;
+    const known = this.#failures.get(key);
+    if (known) throw known;
+    const cached = this.#cache.get(key);
+    if (cached) {
+      this.stats.numCacheHits++;
+      return cached;
+    }
+    // Not tied to one caller's signal: another may be waiting for the same frames.
+    let decoding = this.#underWay.get(key);
+    if (!decoding) {
+      decoding = this.#slots
+        .run(() => this.#decode(key, row, epoch))
+        .finally(() => this.#underWay.delete(key));
+      decoding.catch(() => undefined); // every caller may have been aborted by then
+      this.#underWay.set(key, decoding);
+    }
+    return signal ? await untilAborted(decoding, signal) : await decoding;
+  }
+
+  async #decode(key: string, row: number, epoch: number): Promise<Uint8Array> {
+    const { index, media, pool, frames, frameSize } = this.#options;
+    const sample = this.#samples[row]!;
+    const { file: fileRow } = sample.media[0]!;
+    const file = index.files[fileRow]!;
+    const started = performance.now();
+    try {
+      const local = await media.acquire(file);
+      try {
+        const place = { path: local.path, range: local.range };
+        const needsCuts = file.kind === 'video' && this.#view.sampling.policy === 'scenes';
+        const clip = {
+          ...{ sample, file, row, epoch },
+          ...(needsCuts ? { cuts: await this.#cutsOf(fileRow, place) } : {}),
+        };
+        const framing = viewFraming(this.#view, clip);
+        const request = { ...framing, width: frameSize, height: frameSize };
+        const times = file.kind === 'video' ? viewTimes(this.#view, clip) : undefined;
+        const diskKey =
+          frames && isFixedView(this.#view)
+            ? hashOf([file.sha256, times ?? null, request, pool.backend])
+            : undefined;
+        const stored = diskKey === undefined ? undefined : await frames!.get(diskKey);
+        if (stored !== undefined) {
+          this.stats.numDiskHits++;
+          this.#cache.set(key, stored);
+          return stored;
+        }
+        const decoded =
+          times === undefined
+            ? await pool.decodeImage({ ...place, ...request })
+            : await pool.decode({ ...place, ...request, timesSeconds: times });
+        const made =
+          times === undefined ? repeated(decoded.frames, this.#view.numFrames) : decoded.frames;
+        this.stats.numFramesDecoded += decoded.numDecoded;
+        this.#cache.set(key, made);
+        // Beside the caller: what is not kept this time is kept another time.
+        if (diskKey !== undefined) void frames!.put(diskKey, made);
+        return made;
+      } finally {
+        local.release();
+      }
+    } catch (error) {
+      if (isFileFault(error)) {
+        this.#failures.set(key, error);
+        this.#quarantined.add(row);
+        this.stats.errorsByCode[error.code] = (this.stats.errorsByCode[error.code] ?? 0) + 1;
+      }
+      throw error;
+    } finally {
+      this.stats.decodeSeconds += (performance.now() - started) / 1000;
+    }
+  }
+
+  /** Where the scenes of a file begin; found once, in small frames. */
+  #cutsOf(row: number, place: MediaPlace): Promise<number[]> {
+    const { perSecond, width, height } = CUT_FRAMES;
+    const { durationSeconds } = this.#options.index.files[row]!;
+    const span = { startSeconds: 0, endSeconds: durationSeconds };
+    const timesSeconds = fixedRateTimes(span, { framesPerSecond: perSecond, maxFrames: 2 ** 16 });
+    let cuts = this.#cuts.get(row);
+    if (!cuts) {
+      cuts = this.#options.pool.decode({ ...place, timesSeconds, width, height }).then(sceneCuts);
+      this.#cuts.set(row, cuts);
+      cuts.catch(() => this.#cuts.delete(row));
+    }
+    return cuts;
+  }
+}
+
+function hashOf(value: unknown): string {
+  return createHash('sha256').update(JSON.stringify(value)).digest('hex');
+}
+
+const CUT_FRAMES = { perSecond: 4, width: 48, height: 27 };
+
+/** A picture as a film in which nothing moves. */
+function repeated(frame: Uint8Array, count: number): Uint8Array {
+  const frames = new Uint8Array(frame.length * count);
+  for (let i = 0; i < count; i++) frames.set(frame, i * frame.length);
+  return frames;
+}
+
+async function untilAborted<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
+  let onAbort: (() => void) | undefined;
+  try {
+    return await Promise.race([
+      promise,
+      new Promise<never>((_, reject) => {
+        onAbort = () => {
+          reject(signal.reason as Error);
+        };
+        signal.addEventListener('abort', onAbort, { once: true });
+      }),
+    ]);
+  } finally {
+    if (onAbort) signal.removeEventListener('abort', onAbort);
+  }
+}
+
+/** Lets so many tasks run at once; the others wait their turn. */
+class Slots {
+  #numFree: number;
+  readonly #waiting: (() => void)[] = [];
+
+  constructor(count: number) {
+    this.#numFree = count;
+  }
+
+  async run<T>(task: () => Promise<T>): Promise<T> {
+    if (this.#numFree > 0) this.#numFree--;
+    else await new Promise<void>((resolve) => this.#waiting.push(resolve));
+    try {
+      return await task();
+    } finally {
+      const next = this.#waiting.shift();
+      if (next) next();
+      else this.#numFree++;
+    }
+  }
+}
+
+/** Frames by clip, the least recently used dropped first. */
+class FrameCache {
+  sizeBytes = 0;
+  readonly #maxBytes: number;
+  readonly #entries = new Map<string, Uint8Array>(); // in order of last use
+
+  constructor(maxBytes: number) {
+    this.#maxBytes = maxBytes;
+  }
+
+  get(key: string): Uint8Array | undefined {
+    const frames = this.#entries.get(key);
+    if (!frames) return undefined;
+    this.#entries.delete(key);
+    this.#entries.set(key, frames);
+    return frames;
+  }
+
+  set(key: string, frames: Uint8Array): void {
+    if (frames.byteLength > this.#maxBytes || this.#entries.has(key)) return;
+    this.#entries.set(key, frames);
+    this.sizeBytes += frames.byteLength;
+    for (const [oldest, dropped] of this.#entries) {
+      if (this.sizeBytes <= this.#maxBytes) return;
+      this.#entries.delete(oldest);
+      this.sizeBytes -= dropped.byteLength;
+    }
+  }
+}

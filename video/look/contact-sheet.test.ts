@@ -1,0 +1,114 @@
+import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import { mkdir, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { after, before, describe, test } from 'node:test';
+import sharp from 'sharp';
+import { openContactSheet } from './contact-sheet.ts';
+import { drawPage } from './contact-sheet-page.ts';
+import { drawTerminal } from './contact-sheet-terminal.ts';
+import { openDataAccess, type DataAccess } from '../loading/data-access.ts';
+import { findIndex, makeIndex } from '../index/make-index.ts';
+import { writeIndex, type SampleIndex } from '../index/sample-index.ts';
+import { makeFilm, scratchFolder, WITHOUT_FFMPEG } from '../test/films.ts';
+
+describe('a contact sheet', { skip: WITHOUT_FFMPEG }, () => {
+  let scratch: Awaited<ReturnType<typeof scratchFolder>>;
+  let data: DataAccess;
+  let root: string;
+  let index: SampleIndex;
+  before(async () => {
+    scratch = await scratchFolder();
+    root = join(scratch.folder, 'a & b');
+    await mkdir(root);
+    const args = ['-vf', 'drawbox=c=red:t=fill', '-c:v', 'libx264'];
+    await makeFilm(join(root, 'red.mp4'), { seconds: 4, size: '64x48', rate: 10, args });
+    await makeFilm(join(root, 'tall.mp4'), { seconds: 2, size: '32x64', rate: 10, args });
+    await writeFile(join(root, 'tall.txt'), 'x < y & "z" \u0001');
+    await writeFile(
+      join(root, 'red.vtt'),
+      'WEBVTT\n\n00:00.500 --> 00:01.000\nfirst words\n\n00:02.000 --> 00:03.500\nlast words\n',
+    );
+    await writeFile(join(root, 'letter.mp4'), 'no film');
+    data = await openDataAccess({ root, decoders: 1, cacheDir: scratch.folder });
+    index = await makeIndex({ ...data, clipSeconds: 10, heldOutFraction: 0.1 });
+  });
+  after(async () => {
+    await data.close();
+    await scratch.remove();
+  });
+  const open = (of: SampleIndex) =>
+    openContactSheet({ index: of, ...data, numSamples: 5, framesPerSample: 4 });
+  const draw = async (of: SampleIndex): Promise<string> =>
+    String(await drawPage(await open(of), 'page.svg'));
+
+  test('shows the frames of each sample in proportion, with their times and words', async () => {
+    const page = await draw(index);
+    const images = [
+      ...page.matchAll(/<image [^>]*height="(\d+)" href="data:image\/jpeg;base64,([^"]+)"/g),
+    ];
+    assert.deepEqual(images.map(([, height]) => height).sort(), [
+      ...['120', '120', '120', '120'],
+      ...['240', '240', '240', '240'],
+    ]);
+    const pixel = await sharp(Buffer.from(images[0]![2]!, 'base64')).extract({ left: 80, top: 60, width: 1, height: 1 }).raw().toBuffer(); // prettier-ignore
+    assert.ok(pixel[0]! > 220 && pixel[1]! < 40 && pixel[2]! < 40, `red is ${[...pixel].join()}`);
+    // The middle of a quarter of 4 s, at 10 frames a second.
+    for (const time of ['0.50 s', '1.50 s', '2.50 s', '3.50 s'])
+      assert.ok(page.includes(`>${time}<`));
+    assert.ok(
+      page.includes('>0.50-1.00 s: first words<') && page.includes('>2.00-3.50 s: last words<'),
+    );
+    assert.match(page, />letter\.mp4: VIDEO_[A-Z_]+: /);
+  });
+
+  test('is well-formed XML whatever the words are', async (context) => {
+    const page = await draw(index);
+    assert.ok(page.includes('x &#60; y &#38; &#34;z&#34; \uFFFD'));
+    const file = join(scratch.folder, 'page.svg');
+    await writeFile(file, page);
+    try {
+      execFileSync('python3', [
+        '-c',
+        'import sys, xml.dom.minidom as d; d.parse(sys.argv[1])',
+        file,
+      ]);
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
+      context.skip('there is no Python');
+    }
+  });
+
+  test('is a picture and lines of a terminal too, in the colours of the frames', async () => {
+    const sheet = await open(index);
+    const png = await sharp(await drawPage(sheet, 'page.png'))
+      .raw()
+      .toBuffer({ resolveWithObject: true });
+    const { data: pixels, info } = png;
+    let numRed = 0;
+    for (let at = 0; at < pixels.length; at += info.channels) {
+      if (pixels[at]! > 220 && pixels[at + 1]! < 40 && pixels[at + 2]! < 40) numRed++;
+    }
+    assert.ok(numRed > 0.95 * (4 * 160 * 120 + 4 * 160 * 240), `${numRed} red pixels`);
+    await assert.rejects(drawPage(sheet, 'page.gif'), { code: 'USAGE' });
+    const lines = [...drawTerminal(sheet, 80)];
+
+    const colours = lines.join('').matchAll(/\x1b\[[34]8;2;(\d+);(\d+);(\d+)m/g);
+    const reds = [...colours].map(
+      ([, r, g, b]) => Number(r) > 220 && Number(g) < 40 && Number(b) < 40,
+    );
+    assert.ok(reds.length > 500 && reds.every(Boolean));
+    assert.ok(lines.some((line) => line.includes('0.50-1.00 s: first words')));
+  });
+
+  test('shows a video that does not decode any more as its error, and the others as they are', async () => {
+    const file = join(scratch.folder, 'films.jsonl');
+    await writeIndex(index, file);
+    const read = (await findIndex(file))!;
+    assert.deepEqual(read, index);
+    await writeFile(join(root, 'tall.mp4'), 'gone bad');
+    const page = await draw(read);
+    assert.equal(page.match(/<image /g)?.length, 4);
+    assert.match(page, />VIDEO_[A-Z_]+: [^<]*tall\.mp4/);
+  });
+});
