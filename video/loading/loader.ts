@@ -12,7 +12,7 @@ import { fixedRateTimes } from '../sampling/frame-sampler.ts';
 import type { MediaPlace } from '../decode/media-place.ts';
 import { sceneCuts } from '../sampling/scene-cuts.ts';
 import type { SampleIndex } from '../index/sample-index.ts';
-import type { Sample } from '../index/sample.ts';
+import type { MediaFile, Sample } from '../index/sample.ts';
 import type { MediaCache } from '../storage/media-cache.ts';
 
 /** One place of a batch: a row of the split, and the rows to take in its stead, in this order. */
@@ -212,12 +212,19 @@ class PoolClipLoader implements ClipLoader {
   }
 
   async #decode(key: string, row: number, epoch: number): Promise<Uint8Array> {
-    const { index, media, pool, frames, frameSize } = this.#options;
+    const { index, media, pool, frameSize } = this.#options;
     const sample = this.#samples[row]!;
     const { file: fileRow } = sample.media[0]!;
     const file = index.files[fileRow]!;
     const started = performance.now();
     try {
+      const disk = this.#diskPlace(sample, file);
+      const stored = await disk?.frames.get(disk.key);
+      if (stored !== undefined) {
+        this.stats.numDiskHits++;
+        this.#cache.set(key, stored);
+        return stored;
+      }
       const local = await media.acquire(file);
       try {
         const place = { path: local.path, range: local.range };
@@ -227,28 +234,16 @@ class PoolClipLoader implements ClipLoader {
           ...(needsCuts ? { cuts: await this.#cutsOf(fileRow, place) } : {}),
         };
         const framing = viewFraming(this.#view, clip);
-        const request = { ...framing, width: frameSize, height: frameSize };
-        const times = file.kind === 'video' ? viewTimes(this.#view, clip) : undefined;
-        const diskKey =
-          frames && isFixedView(this.#view)
-            ? hashOf([file.sha256, times ?? null, request, pool.backend])
-            : undefined;
-        const stored = diskKey === undefined ? undefined : await frames!.get(diskKey);
-        if (stored !== undefined) {
-          this.stats.numDiskHits++;
-          this.#cache.set(key, stored);
-          return stored;
-        }
-        const decoded =
-          times === undefined
-            ? await pool.decodeImage({ ...place, ...request })
-            : await pool.decode({ ...place, ...request, timesSeconds: times });
-        const made =
-          times === undefined ? repeated(decoded.frames, this.#view.numFrames) : decoded.frames;
+        const request = { ...place, ...framing, width: frameSize, height: frameSize };
+        const isVideo = file.kind === 'video';
+        const decoded = isVideo
+          ? await pool.decode({ ...request, timesSeconds: viewTimes(this.#view, clip) })
+          : await pool.decodeImage(request);
+        const made = isVideo ? decoded.frames : repeated(decoded.frames, this.#view.numFrames);
         this.stats.numFramesDecoded += decoded.numDecoded;
         this.#cache.set(key, made);
         // Beside the caller: what is not kept this time is kept another time.
-        if (diskKey !== undefined) void frames!.put(diskKey, made);
+        void disk?.frames.put(disk.key, made);
         return made;
       } finally {
         local.release();
@@ -265,6 +260,23 @@ class PoolClipLoader implements ClipLoader {
     }
   }
 
+  /** Where frames that every epoch sees alike are kept on disk, under all that they are a function of. */
+  #diskPlace(
+    { media: [span], cues }: Sample,
+    { sha256 }: MediaFile,
+  ): { readonly frames: FrameDisk; readonly key: string } | undefined {
+    const { frames, frameSize, pool } = this.#options;
+    if (frames === undefined || !isFixedView(this.#view)) return undefined;
+    const { numFrames, sampling, fit, isTraining } = this.#view;
+    const { startSeconds, endSeconds } = span!;
+    const clip = [sha256, startSeconds, endSeconds, sampling.policy === 'cues' ? cues : []];
+    const view = [numFrames, frameSize, sampling, fit, isTraining, pool.backend];
+    const key = createHash('sha256')
+      .update(JSON.stringify([clip, view]))
+      .digest('hex');
+    return { frames, key };
+  }
+
   /** Where the scenes of a file begin; found once, in small frames. */
   #cutsOf(row: number, place: MediaPlace): Promise<number[]> {
     const { perSecond, width, height } = CUT_FRAMES;
@@ -279,10 +291,6 @@ class PoolClipLoader implements ClipLoader {
     }
     return cuts;
   }
-}
-
-function hashOf(value: unknown): string {
-  return createHash('sha256').update(JSON.stringify(value)).digest('hex');
 }
 
 const CUT_FRAMES = { perSecond: 4, width: 48, height: 27 };
