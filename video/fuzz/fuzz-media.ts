@@ -62,7 +62,9 @@ export async function fuzz(options: FuzzOptions): Promise<FuzzFindings> {
     () => {
       const { pids } = data.pool;
       const pid = pids[numKilled % pids.length];
-      if (pid === undefined || data.pool.numBusy === 0) return;
+      // A clip that loses its process twice is given up: the one that lost the last process must be through by now.
+      const isReplaced = data.pool.stats.numReplaced >= numKilled;
+      if (pid === undefined || data.pool.numBusy === 0 || !isReplaced) return;
       process.kill(pid, 'SIGKILL');
       numKilled++;
     },
@@ -142,7 +144,7 @@ async function main(): Promise<void> {
       ['webdataset', corpus.shards],
     ] as const) {
       const calm = await fuzz({ root, source, workDir: dir, killEveryMs: 0 });
-      const disturbed = await fuzz({ root, source, workDir: dir, killEveryMs: 700 });
+      const disturbed = await fuzz({ root, source, workDir: dir, killEveryMs: 1500 });
       const { index, digest, substitutedByReason, skippedByReason, seconds } = calm;
       process.stdout.write(
         `${source}: ${index.train.length} clips of ${index.files.length} files in ${seconds.toFixed(1)} s, ` +
