@@ -22,7 +22,7 @@ function recipeVerb(name: string, description: string): Command {
     .option('--preset <name>', 'a preset of the recipe, such as tiny')
     .option(
       '--data <data>',
-      'a folder, https:// or s3:// of videos with words, in any form (default: the demo world)',
+      'a folder or s3:// of videos with words, in any form (default: the demo world)',
     )
     .option('--steps <n>', 'length of the run')
     .option('--workers <n>', 'worker processes');

@@ -57,7 +57,7 @@ interface ReadingOptions {
 }
 
 const DATA =
-  'a folder, https:// or s3:// of videos or pictures with their words, in any of the forms of --source';
+  'a folder or s3:// of videos or pictures with their words, in any of the forms of --source';
 
 function reading(command: Command): Command {
   return command

@@ -46,7 +46,7 @@ const config = z.strictObject({
       .string()
       .nullable()
       .describe(
-        'Folder, https:// or s3:// of the data in any of the forms that `source` lists, or an index of them; null: the demo world, made once',
+        'Folder or s3:// of the data in any of the forms that `source` lists, or an index of them; null: the demo world, made once',
       ),
     source: z
       .enum(SOURCE_NAMES)
