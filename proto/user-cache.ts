@@ -3,5 +3,6 @@ import { join } from 'node:path';
 
 /** The user's cache: `$XDG_CACHE_HOME/videoloom` or `~/.cache/videoloom`. */
 export function userCacheDir(env: NodeJS.ProcessEnv): string {
-  return join(env['XDG_CACHE_HOME'] ?? join(homedir(), '.cache'), 'videoloom');
+  const base = env['XDG_CACHE_HOME'];
+  return join(base === undefined || base === '' ? join(homedir(), '.cache') : base, 'videoloom');
 }

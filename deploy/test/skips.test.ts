@@ -21,7 +21,8 @@ const [CHECKPOINT, CHANGING, LAST_BEFORE_KILL, STEPS] = [3, 5, 5, 7];
 const WORKER_MAIN = fileURLToPath(new URL('../../worker/main.ts', import.meta.url));
 const FIELDS = [
   ...['data.folder="films"', 'data.clipSeconds=10', 'data.cacheMebibytes=0'],
-  'data.frameDiskGibibytes=0',
+  // A slow machine must not give up the film that holds a run.
+  ...['data.frameDiskGibibytes=0', 'data.decodeTimeoutSeconds=600'],
   ...[`train.steps=${STEPS}`, 'train.microbatches=1', 'train.microbatchSize=2'],
   ...[`checkpoint.everySteps=${CHECKPOINT}`, 'cluster.workers=1'],
 ];

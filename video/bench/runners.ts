@@ -1,6 +1,5 @@
 /** Ours and the peers behind one interface, so that they take turns in one run. */
 import { execFile, spawn } from 'node:child_process';
-import { readFileSync } from 'node:fs';
 import { readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -9,6 +8,7 @@ import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { ensurePeer, TORCH, type Peer } from '../../worker/bench/peer-venv.ts';
 import { openDecoderPool, type DecoderPool } from '../decode/decoder.ts';
+import { cpuSeconds } from './cpu-seconds.ts';
 import { FRAMES_PER_SECOND } from './films.ts';
 
 /** Frames of one film, by their number. */
@@ -134,18 +134,6 @@ interface PeerAnswer {
 }
 
 const indexOf = (seconds: number): number => Math.round(seconds * FRAMES_PER_SECOND);
-
-/** Of this process, which takes the frames, and of those that decode. */
-function cpuSeconds(pids: readonly number[]): number {
-  const { user, system } = process.cpuUsage();
-  return pids.reduce(
-    (sum, pid) => {
-      const fields = readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ')[1]!.split(' ');
-      return sum + (Number(fields[11]) + Number(fields[12])) / 100;
-    },
-    (user + system) / 1e6,
-  );
-}
 
 async function pin(pids: readonly number[], core: '0' | 'all' = '0'): Promise<void> {
   const cores = core === 'all' ? '0-1023' : core;

@@ -6,7 +6,7 @@
  */
 import { execFile, execFileSync, spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync } from 'node:fs';
 import { mkdir, rename, rm, writeFile } from 'node:fs/promises';
 import { loadavg } from 'node:os';
 import { join } from 'node:path';
@@ -17,6 +17,7 @@ import sharp from 'sharp';
 import { userCacheDir } from '../../proto/user-cache.ts';
 import { ensurePeer, TORCH } from '../../worker/bench/peer-venv.ts';
 import { median, report } from '../../worker/bench/report.ts';
+import { cpuSeconds } from './cpu-seconds.ts';
 import { openShardWriter } from '../curation/shard-writer.ts';
 import { openDecoderPool } from '../decode/decoder.ts';
 import { readPictures } from '../loading/picture-reader.ts';
@@ -328,16 +329,4 @@ function numbersFrom(seed: number): (bound: number) => number {
 
 function digest(captions: string[]): string {
   return createHash('sha256').update(captions.sort().join('\n')).digest('hex');
-}
-
-/** Of this process and others. */
-function cpuSeconds(pids: readonly number[]): number {
-  const { user, system } = process.cpuUsage();
-  return pids.reduce(
-    (sum, pid) => {
-      const fields = readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ')[1]!.split(' ');
-      return sum + (Number(fields[11]) + Number(fields[12])) / 100;
-    },
-    (user + system) / 1e6,
-  );
 }

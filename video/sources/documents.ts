@@ -3,18 +3,14 @@ import { DataError } from '../index/sample-index.ts';
 import type { SamplePart } from '../index/sample.ts';
 import {
   fieldsOf,
-  hasForm,
-  jsonRecords,
-  readRecords,
+  recordSource,
   stringOf,
   stringsOf,
-  tellFault,
   type Fields,
   type JsonRecord,
 } from './json-records.ts';
-import { baseOf, mediaNamesOf, stemOf, type MediaNames } from './media-names.ts';
+import { baseOf, stemOf, type MediaNames } from './media-names.ts';
 import type { Source, SourceMedia, SourceSample } from './source.ts';
-import { splitsOf } from './splits.ts';
 
 /**
  * Records `{images: [url | null], texts: [text | null]}` (OBELICS: one of the two at each place) and
@@ -22,25 +18,7 @@ import { splitsOf } from './splits.ts';
  * arrays or JSON Lines. A picture is the file below the root that has its name, else its URL.
  * Source: huggingface.co/datasets/HuggingFaceM4/OBELICS; github.com/allenai/mmc4.
  */
-export const documents: Source = {
-  name: 'documents',
-  matches: (store, files, signal) => hasForm('documents', store, files, signal),
-  async *read(store, files, signal) {
-    const names = mediaNamesOf(files);
-    const splitOf = splitsOf(files.map(({ path }) => path));
-    yield* readRecords('documents', { store, files, signal }, async function* (file) {
-      const split = splitOf(file.path);
-      for await (const record of jsonRecords(store, file, signal)) {
-        if ('skipped' in record) yield record;
-        else {
-          yield* tellFault(record.at, () => [
-            { ...document(record, file.path, names), ...(split === undefined ? {} : { split }) },
-          ]);
-        }
-      }
-    });
-  },
-};
+export const documents: Source = recordSource('documents', document);
 
 function document(
   { value, index }: JsonRecord,

@@ -3,18 +3,14 @@ import { DataError } from '../index/sample-index.ts';
 import type { SamplePart } from '../index/sample.ts';
 import {
   fieldsOf,
-  hasForm,
-  jsonRecords,
-  readRecords,
+  recordSource,
   stringOf,
   stringsOf,
-  tellFault,
   type Fields,
   type JsonRecord,
 } from './json-records.ts';
-import { mediaNamesOf, stemOf, type MediaNames } from './media-names.ts';
+import { stemOf, type MediaNames } from './media-names.ts';
 import type { Source, SourceMedia, SourceSample } from './source.ts';
-import { splitsOf } from './splits.ts';
 
 /**
  * Records `{id, image | video, conversations: [{from, value}]}` (LLaVA; also `images`, `videos`, `messages`,
@@ -23,28 +19,7 @@ import { splitsOf } from './splits.ts';
  * sample's id is the file's name, that id and the record's place.
  * Source: github.com/haotian-liu/LLaVA, docs/Finetune_Custom_Data.md; github.com/mbzuai-oryx/Video-ChatGPT, data/README.md.
  */
-export const instructions: Source = {
-  name: 'instructions',
-  matches: (store, files, signal) => hasForm('instructions', store, files, signal),
-  async *read(store, files, signal) {
-    const names = mediaNamesOf(files);
-    const splitOf = splitsOf(files.map(({ path }) => path));
-    yield* readRecords('instructions', { store, files, signal }, async function* (file) {
-      const split = splitOf(file.path);
-      for await (const record of jsonRecords(store, file, signal)) {
-        if ('skipped' in record) yield record;
-        else {
-          yield* tellFault(record.at, () => [
-            {
-              ...conversation(record, file.path, names),
-              ...(split === undefined ? {} : { split }),
-            },
-          ]);
-        }
-      }
-    });
-  },
-};
+export const instructions: Source = recordSource('instructions', conversation);
 
 function conversation(
   { value, index }: JsonRecord,

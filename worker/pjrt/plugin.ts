@@ -1,7 +1,7 @@
 import { mkdir, rename, rm, stat } from 'node:fs/promises';
-import { homedir } from 'node:os';
 import { basename, dirname, join, resolve } from 'node:path';
 import { messageOf, VideoloomError } from '../../proto/errors.ts';
+import { userCacheDir } from '../../proto/user-cache.ts';
 import {
   ASK_INDEX,
   downloadWheel,
@@ -127,12 +127,7 @@ export async function listPlugins(options: {
 
 /** The per-user folder for installed plugins: in `XDG_CACHE_HOME`, else `~/.cache`. */
 export function pluginCacheDir(environment: NodeJS.ProcessEnv): string {
-  const base = environment['XDG_CACHE_HOME'];
-  return join(
-    base === undefined || base === '' ? join(homedir(), '.cache') : base,
-    'videoloom',
-    'pjrt',
-  );
+  return join(userCacheDir(environment), 'pjrt');
 }
 
 async function installPlugin(options: InstallOptions): Promise<string> {

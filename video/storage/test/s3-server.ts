@@ -2,10 +2,10 @@
 import { execFile, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { access, mkdir, mkdtemp, rename, rm } from 'node:fs/promises';
-import { homedir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { promisify } from 'node:util';
+import { userCacheDir } from '../../../proto/user-cache.ts';
 
 const run = promisify(execFile);
 
@@ -47,7 +47,7 @@ export async function startS3Server(): Promise<S3Server | { skip: string }> {
 }
 
 async function motoPython(): Promise<string | { skip: string }> {
-  const cache = join(process.env['XDG_CACHE_HOME'] ?? join(homedir(), '.cache'), 'videoloom');
+  const cache = userCacheDir(process.env);
   const folder = join(cache, `moto-${VERSION}-venv`);
   const python = join('bin', 'python');
   if (await isThere(join(folder, python))) return join(folder, python);
