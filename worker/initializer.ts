@@ -1,7 +1,15 @@
 import * as tf from '@tensorflow/tfjs-core';
 import { openRng } from '../proto/random.ts';
-import type { Initializer } from './models/layers.ts';
 import { partsOf } from './tree.ts';
+
+/** Source of initial weights: named by path, so that they do not depend on the order of creation. */
+export interface Initializer {
+  /** Normal of the given standard deviation, cut at two of them. */
+  normal(path: string, shape: readonly number[], std: number): tf.Tensor;
+  fill(path: string, shape: readonly number[], value: number): tf.Tensor;
+  /** For the tensors of that many equal layers at once: paths have `*` for the layer's number, see `Stacked`. */
+  layers(numLayers: number): Initializer;
+}
 
 /**
  * Initial weights as a function of (seed, path): the same on every worker, whatever else the model has.

@@ -7,8 +7,8 @@ import { openTestEngines } from './backend/test/engines.ts';
 import type { TestEngines } from './backend/test/engines.ts';
 import { openInitializer } from './initializer.ts';
 import { LEAST_LOOPED_LAYERS, rematerialized, repeatLayers } from './layer-loop.ts';
-import { initBlock, transformerBlock } from './models/layers.ts';
-import type { BlockParams } from './models/layers.ts';
+import { initBlock, transformerBlock } from './layers/transformer-block.ts';
+import type { BlockParams } from './layers/transformer-block.ts';
 import { leavesOf, withLeaves } from './tree.ts';
 import type { Stacked } from './tree.ts';
 

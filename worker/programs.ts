@@ -1,7 +1,7 @@
 import * as tf from '@tensorflow/tfjs-core';
 import type { CompiledFunction, Engine } from './backend/engine.ts';
 import type { Placement } from './backend/sharded-program.ts';
-import type { ObjectiveSums } from './losses.ts';
+import type { ObjectiveSums } from './losses/cross-entropy.ts';
 import type { VideoLanguageSystem } from './models/system.ts';
 import { adamW, type AdamWConfig, type AdamWState } from './optim/adamw.ts';
 import { REPLICATED, numDevicesOf, type Sharding } from './stablehlo/sharding.ts';

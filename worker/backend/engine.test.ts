@@ -7,8 +7,10 @@ import * as tf from '@tensorflow/tfjs-core';
 
 import { openRng } from '../../proto/random.ts';
 import { openInitializer } from '../initializer.ts';
-import { dense, initBlock, initDense, transformerBlock } from '../models/layers.ts';
-import type { BlockParams, DenseParams } from '../models/layers.ts';
+import { dense, initDense } from '../layers/dense.ts';
+import { initBlock, transformerBlock } from '../layers/transformer-block.ts';
+import type { BlockParams } from '../layers/transformer-block.ts';
+import type { DenseParams } from '../layers/dense.ts';
 import { adamW, adamWScalars } from '../optim/adamw.ts';
 import type { AdamWState } from '../optim/adamw.ts';
 import { leavesOf, mapTree, withLeaves } from '../tree.ts';

@@ -6,18 +6,14 @@ import type { Rng } from '../../proto/random.ts';
 import type { Engine } from '../backend/engine.ts';
 import { openInitializer } from '../initializer.ts';
 import { repeatLayers } from '../layer-loop.ts';
-import {
-  attend,
-  dense,
-  gelu,
-  initBlock,
-  initDense,
-  initLayerNorm,
-  layerNorm,
-  selfAttention,
-  transformerBlock,
-} from '../models/layers.ts';
-import type { BlockParams, DenseParams, LayerNormParams } from '../models/layers.ts';
+import { attend, selfAttention } from '../layers/attention.ts';
+import { dense, initDense } from '../layers/dense.ts';
+import { gelu } from '../layers/activations.ts';
+import { initBlock, transformerBlock } from '../layers/transformer-block.ts';
+import { initLayerNorm, layerNorm } from '../layers/norm.ts';
+import type { BlockParams } from '../layers/transformer-block.ts';
+import type { DenseParams } from '../layers/dense.ts';
+import type { LayerNormParams } from '../layers/norm.ts';
 import { gatherTokens } from '../tokens/gather-tokens.ts';
 import type { Stacked, TensorTree } from '../tree.ts';
 

@@ -5,16 +5,13 @@ import { openRng } from '../../proto/random.ts';
 import type { Engine } from '../backend/engine.ts';
 import { openInitializer } from '../initializer.ts';
 import { repeatLayers } from '../layer-loop.ts';
-import {
-  dense,
-  initBlock,
-  initDense,
-  initLayerNorm,
-  layerNorm,
-  transformerBlock,
-} from '../models/layers.ts';
-import type { BlockParams, DenseParams, LayerNormParams } from '../models/layers.ts';
-import { mergingBlocks } from '../models/merging-blocks.ts';
+import { dense, initDense } from '../layers/dense.ts';
+import { initBlock, transformerBlock } from '../layers/transformer-block.ts';
+import { initLayerNorm, layerNorm } from '../layers/norm.ts';
+import type { BlockParams } from '../layers/transformer-block.ts';
+import type { DenseParams } from '../layers/dense.ts';
+import type { LayerNormParams } from '../layers/norm.ts';
+import { mergingBlocks } from '../layers/merging-blocks.ts';
 import { concatenateTokens } from '../tokens/concatenate-merge.ts';
 import { gatherTokens } from '../tokens/gather-tokens.ts';
 import { maskRows } from '../tokens/mask-rng.ts';

@@ -1,8 +1,8 @@
 import type * as tf from '@tensorflow/tfjs-core';
 import type { Sample } from '../../video/index/sample.ts';
-import type { ObjectiveSums } from '../losses.ts';
+import type { ObjectiveSums } from '../losses/cross-entropy.ts';
 import type { TensorTree } from '../tree.ts';
-import type { Initializer } from './layers.ts';
+import type { Initializer } from '../initializer.ts';
 
 /** One host array of a batch, a row a clip. Those whose name ends in `Weights` say what counts. */
 export interface HostArray {

@@ -2,20 +2,16 @@ import * as tf from '@tensorflow/tfjs-core';
 import { repeatLayers } from '../layer-loop.ts';
 import { gatherTokens } from '../tokens/gather-tokens.ts';
 import type { Stacked } from '../tree.ts';
-import { binaryCrossEntropySums, crossEntropySums, type ObjectiveSums } from '../losses.ts';
 import {
-  dense,
-  gelu,
-  initBlock,
-  initDense,
-  initLayerNorm,
-  layerNorm,
-  transformerBlock,
-  type BlockParams,
-  type DenseParams,
-  type Initializer,
-  type LayerNormParams,
-} from './layers.ts';
+  binaryCrossEntropySums,
+  crossEntropySums,
+  type ObjectiveSums,
+} from '../losses/cross-entropy.ts';
+import { dense, initDense, type DenseParams } from '../layers/dense.ts';
+import { gelu } from '../layers/activations.ts';
+import { initBlock, transformerBlock, type BlockParams } from '../layers/transformer-block.ts';
+import { initLayerNorm, layerNorm, type LayerNormParams } from '../layers/norm.ts';
+import { type Initializer } from '../initializer.ts';
 
 /** Sizes of the model; everything else follows from them. */
 export interface VideoBertSizes {

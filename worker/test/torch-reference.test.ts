@@ -4,8 +4,8 @@ import { join } from 'node:path';
 import { test } from 'node:test';
 import * as tf from '@tensorflow/tfjs-core';
 import { openEngine } from '../backend/engine.ts';
-import { binaryCrossEntropySums, crossEntropySums } from '../losses.ts';
-import { transformerBlock, type BlockParams } from '../models/layers.ts';
+import { binaryCrossEntropySums, crossEntropySums } from '../losses/cross-entropy.ts';
+import { transformerBlock, type BlockParams } from '../layers/transformer-block.ts';
 import { adamW, adamWScalars, initAdamW } from '../optim/adamw.ts';
 import { leavesOf, withLeaves } from '../tree.ts';
 

@@ -7,8 +7,9 @@ import * as tf from '@tensorflow/tfjs-core';
 
 import { openEngine } from '../backend/engine.ts';
 import { openInitializer } from '../initializer.ts';
-import { initBlock, selfAttention, transformerBlock } from '../models/layers.ts';
-import { mergingBlock, mergingBlocks } from '../models/merging-blocks.ts';
+import { initBlock, transformerBlock } from '../layers/transformer-block.ts';
+import { selfAttention } from '../layers/attention.ts';
+import { mergingBlock, mergingBlocks } from '../layers/merging-blocks.ts';
 import {
   composeMaps,
   matchTokens,

@@ -11,7 +11,11 @@ import {
 } from '../tokens/bipartite-merge.ts';
 import { TokenError } from '../tokens/token-error.ts';
 import { leavesOf, withLeaves, type Stacked } from '../tree.ts';
-import { dense, gelu, layerNorm, selfAttentionAndKeys, type BlockParams } from './layers.ts';
+import { dense } from './dense.ts';
+import { gelu } from './activations.ts';
+import { layerNorm } from './norm.ts';
+import { selfAttentionAndKeys } from './attention.ts';
+import { type BlockParams } from './transformer-block.ts';
 
 export interface MergingOptions extends MatchOptions {
   readonly numHeads: number;

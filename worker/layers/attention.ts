@@ -1,0 +1,68 @@
+import * as tf from '@tensorflow/tfjs-core';
+import { dense, type DenseParams } from './dense.ts';
+
+export type AttentionParams = {
+  /** Query, key and value in one kernel, [D, 3 D]: one large product instead of three. */
+  readonly qkv: DenseParams;
+  readonly output: DenseParams;
+};
+
+export interface AttentionOptions {
+  readonly numHeads: number;
+  /** Added to the scores, [B, 1, 1, L]. */
+  readonly bias?: tf.Tensor;
+}
+
+/**
+ * Multi-head self-attention, [B, L, D] to [B, L, D]. `bias` [B, 1, 1, L] is added to the scores: 0 where a position
+ * may be looked at, a large negative number where not. Source: Vaswani et al. 2017, arXiv:1706.03762, sec. 3.2.
+ */
+export function selfAttention(
+  params: AttentionParams,
+  x: tf.Tensor,
+  options: AttentionOptions,
+): tf.Tensor {
+  return selfAttentionAndKeys(params, x, options).output;
+}
+
+/** {@link selfAttention}, and its keys, [B, A, L, D/A]. */
+export function selfAttentionAndKeys(
+  params: AttentionParams,
+  x: tf.Tensor,
+  { numHeads, bias }: AttentionOptions,
+): { output: tf.Tensor; keys: tf.Tensor } {
+  const [batch, length, width] = x.shape as [number, number, number];
+  const headWidth = width / numHeads;
+  const packed = tf.reshape(dense(params.qkv, x), [batch, length, 3, numHeads, headWidth]);
+  const [query, key, value] = tf.unstack(tf.transpose(packed, [2, 0, 3, 1, 4])) as [
+    tf.Tensor,
+    tf.Tensor,
+    tf.Tensor,
+  ]; // each [B, A, L, D/A]
+  const scores = tf.matMul(tf.mul(query, 1 / Math.sqrt(headWidth)), key, false, true); // [B, A, L, L]
+  const weights = tf.softmax(bias === undefined ? scores : tf.add(scores, bias));
+  const mixed = tf.transpose(tf.matMul(weights, value), [0, 2, 1, 3]); // [B, L, A, D/A]
+  const output = dense(params.output, tf.reshape(mixed, [batch, length, width]));
+  return { output, keys: key };
+}
+
+/**
+ * Multi-head attention of queries [B, Lq, D] to keys and values [B, Lk, D], each cut into heads: [B, Lq, D]. `bias`,
+ * broadcast to [B, A, Lq, Lk], is added to the scores. Source: Vaswani et al. 2017, arXiv:1706.03762, sec. 3.2.
+ */
+export function attend(
+  query: tf.Tensor,
+  key: tf.Tensor,
+  value: tf.Tensor,
+  { numHeads, bias }: { readonly numHeads: number; readonly bias?: tf.Tensor },
+): tf.Tensor {
+  const [batch, length, width] = query.shape as [number, number, number];
+  const headWidth = width / numHeads;
+  const heads = (x: tf.Tensor): tf.Tensor =>
+    tf.transpose(tf.reshape(x, [batch, -1, numHeads, headWidth]), [0, 2, 1, 3]); // [B, A, L, D/A]
+  const scaled = tf.mul(heads(query), 1 / Math.sqrt(headWidth));
+  const scores = tf.matMul(scaled, heads(key), false, true); // [B, A, Lq, Lk]
+  const weights = tf.softmax(bias === undefined ? scores : tf.add(scores, bias));
+  const mixed = tf.transpose(tf.matMul(weights, heads(value)), [0, 2, 1, 3]);
+  return tf.reshape(mixed, [batch, length, width]);
+}
