@@ -10,30 +10,44 @@ import type { DataAccess } from './loading/data-access.ts';
 import type { SampleIndex } from './index/sample-index.ts';
 import { SOURCE_NAMES, type SourceName } from './sources/names.ts';
 import { isUrl } from './storage/paths.ts';
+import { WORLD_KINDS, type WorldKind } from './world/world-kinds.ts';
 
 /** `videoloom data`: from files to what can be trained on. */
 const program = new Command('videoloom data').description('make and look through data');
 
 program
   .command('demo')
-  .description('make the demo world: H.264 with sound, captions, subtitles and ground truth')
+  .description('make a demo world: H.264 with sound, captions, subtitles and ground truth')
   .requiredOption('--out <folder>', 'where to')
+  .addOption(
+    new Option(
+      '--kind <kind>',
+      'stories of several shots; one object that moves, with questions; slides in random order',
+    )
+      .choices(WORLD_KINDS)
+      .default('stories'),
+  )
   .option('--train <n>', 'clips to train on', wholeNumber, 512)
   .option('--held-out <n>', 'clips to evaluate on', wholeNumber, 128)
   .option('--seed <n>', 'same seed, same bytes', wholeNumber, 7)
   .option('--processes <n>', 'processes that draw and encode', wholeNumber, 2)
   .addHelpText(
     'after',
-    '\nExample:\n  videoloom data demo --out data/demo --train 64 --held-out 16',
+    '\nExamples:\n  videoloom data demo --out data/demo --train 64 --held-out 16' +
+      '\n  videoloom data demo --out data/moves --kind moves',
   )
   .action(
     async (
-      options: Record<'train' | 'heldOut' | 'seed' | 'processes', number> & { out: string },
+      options: Record<'train' | 'heldOut' | 'seed' | 'processes', number> & {
+        out: string;
+        kind: WorldKind;
+      },
     ) => {
       const { generateWorld } = await import('./world/generate.ts');
       const progress = openProgress('demo world (H.264)', options.train + options.heldOut);
       const summary = await generateWorld({
         dir: resolve(options.out),
+        kind: options.kind,
         seed: options.seed,
         trainClips: options.train,
         heldOutClips: options.heldOut,

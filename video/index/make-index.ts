@@ -232,7 +232,7 @@ function spansOf(
 }
 
 function cutIntoClips(
-  { id, text, cues }: SourceSample,
+  { id, text, cues, isCaption = false }: SourceSample,
   row: number,
   file: MediaFile,
   clipSeconds: number,
@@ -252,7 +252,7 @@ function cutIntoClips(
     samples.push({
       id: isWhole ? id : `${id}@${Math.round(start * 1000)}`,
       media: [span],
-      text: cues.length === 0 ? text : own.map((cue) => cue.text).join(' '),
+      text: isCaption || cues.length === 0 ? text : own.map((cue) => cue.text).join(' '),
       cues: own,
       decodeMegapixels: megapixelsOf(span, [file], 0),
     });

@@ -24,6 +24,14 @@ export const SOURCES: readonly Source[] = [
   folder,
 ];
 
+/** Whether the files are what `videoloom data demo` makes. */
+function isDemoWorld(files: readonly StoredFile[]): boolean {
+  return (
+    files.some(({ path }) => path === 'world.json') &&
+    files.some(({ path }) => /^(?:train|held-out)\/(?:train|held-out)-\d+\.mp4$/.test(path))
+  );
+}
+
 const LOOKED_FOR: readonly string[] = [
   'webdataset (.tar shards)',
   'parquet (tables with bytes, paths or URLs of media)',
@@ -52,6 +60,8 @@ export async function sourceOf(
       `there is no source ${JSON.stringify(name)}; there are ${known}`,
     );
   }
+  // A demo world has questions beside its films; they are read when they are asked for.
+  if (isDemoWorld(files)) return folder;
   for (const source of SOURCES) if (await source.matches(store, files, signal)) return source;
   throw new DataError(
     'DATA_EMPTY',

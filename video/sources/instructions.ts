@@ -6,20 +6,46 @@ import {
   recordSource,
   stringOf,
   stringsOf,
+  tellFault,
   type Fields,
   type JsonRecord,
 } from './json-records.ts';
 import { stemOf, type MediaNames } from './media-names.ts';
 import type { Source, SourceMedia, SourceSample } from './source.ts';
+import { SUBTITLE_ENDINGS, type Words } from './words.ts';
+import { readWords, wordFilesOf } from './words-beside.ts';
+
+const withoutCues: Source = recordSource('instructions', conversation);
 
 /**
  * Records `{id, image | video, conversations: [{from, value}]}` (LLaVA; also `images`, `videos`, `messages`,
  * `role` and `content`) and `{q, a, video_id}` (Video-ChatGPT), in arrays or JSON Lines. The media take the places of
  * `<image>` and `<video>` in order; where no place is marked they come first. LLaVA's ids name pictures and repeat, so a
- * sample's id is the file's name, that id and the record's place.
+ * sample's id is the file's name, that id and the record's place. Subtitles beside the first medium are its cues.
  * Source: github.com/haotian-liu/LLaVA, docs/Finetune_Custom_Data.md; github.com/mbzuai-oryx/Video-ChatGPT, data/README.md.
  */
-export const instructions: Source = recordSource('instructions', conversation);
+export const instructions: Source = {
+  ...withoutCues,
+  async *read(store, files, signal) {
+    const subtitles = wordFilesOf(files, SUBTITLE_ENDINGS);
+    // Many records may be of one film.
+    const known = new Map<string, () => Words>();
+    for await (const record of withoutCues.read(store, files, signal)) {
+      const first = 'sample' in record ? record.sample.media[0] : undefined;
+      const file = first?.kind === 'video' ? subtitles.get(stemOf(first.path)) : undefined;
+      if (file === undefined || !('sample' in record)) {
+        yield record;
+        continue;
+      }
+      const read = known.get(file.path) ?? (await readWords(store, file, signal));
+      known.set(file.path, read);
+      yield* tellFault(file.path, () => {
+        const { cues, numWarnings: numCaptionWarnings } = read();
+        return [{ ...record.sample, cues, numCaptionWarnings }];
+      });
+    }
+  },
+};
 
 function conversation(
   { value, index }: JsonRecord,

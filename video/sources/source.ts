@@ -16,6 +16,8 @@ export interface SourceSample {
   readonly id: string;
   readonly media: readonly SourceMedia[];
   readonly text: string;
+  /** Whether the text tells of all of the video, and is not the words of the cues. */
+  readonly isCaption?: boolean;
   /** Words with their times, of the first medium. */
   readonly cues: readonly TimedText[];
   readonly parts?: readonly SamplePart[];

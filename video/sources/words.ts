@@ -7,6 +7,9 @@ import { fieldsOf, parseJson, stringOf, stringsOf } from './json-records.ts';
 /** Endings of files with words; where there are several, the first is taken. */
 export const WORDS_ENDINGS: readonly string[] = ['.vtt', '.srt', '.txt', '.json'];
 
+/** Those of them whose words have times. */
+export const SUBTITLE_ENDINGS: readonly string[] = ['.vtt', '.srt'];
+
 export interface Words {
   /** The caption of the whole, or all cues. */
   readonly text: string;

@@ -4,13 +4,18 @@ import { mkdir, readFile, rename, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { openRng, type Rng } from '../../proto/random.ts';
 import type { Split } from './combinations.ts';
+import type { ControlledTruth } from './controlled-truth.ts';
 import type { ClipMedia, Encoder } from './encode.ts';
 import { GROUND_TRUTH_VERSION, type GroundTruth } from './ground-truth.ts';
+import { planMoves } from './moves.ts';
 import { caption, subtitles, toWebVtt } from './narrate.ts';
 import { renderFrames } from './render.ts';
 import { planScene, TICKS_PER_SECOND, type Scene } from './scene.ts';
+import { planSlides } from './slides.ts';
 import { renderSound, SAMPLE_RATE } from './sound.ts';
+import { renderTones } from './tones.ts';
 import { truthOf } from './truth.ts';
+import type { ControlledKind } from './world-kinds.ts';
 
 /** What a clip is fixed by, beside its place. */
 export interface WorldParameters {
@@ -19,6 +24,8 @@ export interface WorldParameters {
   readonly height: number;
   readonly fps: number;
   readonly seconds: number;
+  /** Absent: `stories`. */
+  readonly kind?: ControlledKind;
 }
 
 export interface ClipPlace {
@@ -41,12 +48,26 @@ export function clipId({ split, index }: ClipPlace): string {
   return `${split}-${String(index).padStart(4, '0')}`;
 }
 
-/** The paths of a clip's files in the order in which they are written: the ground truth last. */
-export function clipPaths(place: ClipPlace): string[] {
-  return ['mp4', 'txt', 'vtt', 'json'].map((ending) => `${place.split}/${clipId(place)}.${ending}`);
+/**
+ * The paths of a clip's files in the order in which they are written: the ground truth last. Where subtitles tell
+ * something else than the caption they are named by their language, so that the caption stays the clip's text.
+ */
+export function clipPaths(place: ClipPlace, kind?: ControlledKind): string[] {
+  const endings = ['mp4', 'txt', kind === 'moves' ? 'en.vtt' : 'vtt', 'json'];
+  return endings.map((ending) => `${place.split}/${clipId(place)}.${ending}`);
 }
 
-/** Everything that is true of the clip. Pure. */
+/** Everything that is true of a clip of a controlled world. Pure. */
+export function controlledTruth(
+  { kind, ...parameters }: WorldParameters & { readonly kind: ControlledKind },
+  place: ClipPlace,
+): ControlledTruth {
+  const all = { ...parameters, ...place };
+  const id = clipId(place);
+  return kind === 'moves' ? { id, ...planMoves(all) } : { id, ...planSlides(all) };
+}
+
+/** Everything that is true of the clip of `stories`. Pure. */
 export function clipTruth(parameters: WorldParameters, place: ClipPlace): GroundTruth {
   return plan(parameters, place).truth;
 }
@@ -101,7 +122,9 @@ function frameTimes(scene: Scene, fps: number, isConstant: boolean, rng: Rng): n
 export function clipMedia(
   parameters: WorldParameters,
   place: ClipPlace,
-): { truth: GroundTruth; media: ClipMedia } {
+): { truth: GroundTruth | ControlledTruth; media: ClipMedia } {
+  const { kind } = parameters;
+  if (kind !== undefined) return controlledMedia(controlledTruth({ ...parameters, kind }, place));
   const { truth, ptsTicks, durationTicks } = plan(parameters, place);
   const media: ClipMedia = {
     width: truth.width,
@@ -114,6 +137,24 @@ export function clipMedia(
     frames: renderFrames(truth),
     sampleRate: SAMPLE_RATE,
     samples: renderSound(truth.events, truth.durationSeconds),
+  };
+  return { truth, media };
+}
+
+function controlledMedia(truth: ControlledTruth): { truth: ControlledTruth; media: ClipMedia } {
+  const { width, height, fps, durationSeconds } = truth;
+  const ticksPerFrame = TICKS_PER_SECOND / fps;
+  const media: ClipMedia = {
+    width,
+    height,
+    ticksPerSecond: TICKS_PER_SECOND,
+    ptsTicks: truth.frames.ptsSeconds.map((_, i) => i * ticksPerFrame),
+    durationTicks: truth.frames.ptsSeconds.length * ticksPerFrame,
+    isConstantRate: true,
+    gopSize: GOP_SIZE,
+    frames: renderFrames(truth),
+    sampleRate: SAMPLE_RATE,
+    samples: renderTones(truth.tones, durationSeconds),
   };
   return { truth, media };
 }
@@ -133,7 +174,7 @@ export async function writeClip(
     `${JSON.stringify(truth)}\n`,
   ];
   const files: ClipFile[] = [];
-  for (const [i, path] of clipPaths(place).entries()) {
+  for (const [i, path] of clipPaths(place, parameters.kind).entries()) {
     const [target, draft] = [join(dir, path), join(dir, `${path}.partial`)];
     if (i === 0) await encoder.encode(media, draft);
     else await writeFile(draft, texts[i - 1]!);

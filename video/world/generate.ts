@@ -10,6 +10,7 @@ import { messageOf, UsageError, VideoloomError } from '../../proto/errors.ts';
 import type { ChildMessage, ChildSettings } from './child.ts';
 import {
   clipPaths,
+  controlledTruth,
   fingerprint,
   type ClipFile,
   type ClipPlace,
@@ -17,8 +18,12 @@ import {
 } from './clip.ts';
 import { combinationsOf, SPLITS, type Combination } from './combinations.ts';
 import type { EncoderName } from './encode.ts';
+import { looksOf, movesVocabulary, type Look } from './moves.ts';
 import { worldVocabulary } from './narrate.ts';
+import { questionsOf } from './questions.ts';
 import { TICKS_PER_SECOND } from './scene.ts';
+import { SLIDES_PER_STORY, slidesVocabulary } from './slides.ts';
+import { WORLD_KINDS, type WorldKind } from './world-kinds.ts';
 
 export const WORLD_VERSION = 1;
 
@@ -28,12 +33,14 @@ export interface WorldOptions {
   readonly seed: number;
   readonly trainClips: number;
   readonly heldOutClips: number;
-  /** Pixels, even; 128 unless given. */
+  /** `stories` unless given. */
+  readonly kind?: WorldKind;
+  /** Pixels, even; 128 unless given, 64 in controlled worlds. */
   readonly width?: number;
   readonly height?: number;
-  /** A divisor of 480; 24 unless given. */
+  /** A divisor of 480; 24 unless given, 16 in `moves` and 10 in `slides`. */
   readonly fps?: number;
-  /** A clip's length to half a second; 6 unless given. */
+  /** A clip's length: 6 unless given, to half a second; exactly in controlled worlds, 2 in `moves` and 3.2 in `slides`. */
   readonly seconds?: number;
   readonly numProcesses: number;
   /** The backend; node-av where it is installed unless given, else the machine's ffmpeg. */
@@ -49,8 +56,8 @@ export interface WorldManifest extends WorldParameters {
     readonly train: { readonly numClips: number };
     readonly 'held-out': { readonly numClips: number };
   };
-  /** What no object in `train` is; every object in `held-out` is one of these. */
-  readonly heldOutCombinations: readonly Combination[];
+  /** What no object in `train` is; every object in `held-out` is one of these. None in `slides`: it holds out sets. */
+  readonly heldOutCombinations: readonly (Combination | Look)[];
   readonly vocabulary: readonly string[];
   readonly files: readonly ClipFile[];
 }
@@ -65,6 +72,7 @@ export interface WorldSummary {
 }
 
 const MANIFEST = 'world.json';
+const QUESTIONS = 'questions.json';
 /** There while a world is not complete, so that what is begun is not mixed with another. */
 const DRAFT = '.world.partial.json';
 
@@ -95,7 +103,7 @@ export async function generateWorld(options: WorldOptions): Promise<WorldSummary
   const files = new Map<string, ClipFile[]>();
   const missing: ClipPlace[] = [];
   for (const place of places) {
-    const own = begun === null ? null : await filesOf(dir, place);
+    const own = begun === null ? null : await filesOf(dir, clipPaths(place, parameters.kind));
     if (own === null) missing.push(place);
     else files.set(keyOf(place), own);
   }
@@ -108,7 +116,10 @@ export async function generateWorld(options: WorldOptions): Promise<WorldSummary
 
   const manifest: WorldManifest = {
     ...description,
-    files: places.flatMap((place) => files.get(keyOf(place))!),
+    files: [
+      ...places.flatMap((place) => files.get(keyOf(place))!),
+      ...(await writeQuestions(dir, parameters, places)),
+    ],
   };
   await writeFile(join(dir, `${MANIFEST}.partial`), `${JSON.stringify(manifest, null, 1)}\n`);
   await rename(join(dir, `${MANIFEST}.partial`), join(dir, MANIFEST));
@@ -116,8 +127,51 @@ export async function generateWorld(options: WorldOptions): Promise<WorldSummary
   return summarize(dir, manifest, missing.length);
 }
 
+/** `questions.json` of each split, in a world that has them. */
+async function writeQuestions(
+  dir: string,
+  parameters: WorldParameters,
+  places: readonly ClipPlace[],
+): Promise<ClipFile[]> {
+  const { kind } = parameters;
+  if (kind !== 'moves') return [];
+  const files: ClipFile[] = [];
+  for (const split of SPLITS) {
+    const records = places
+      .filter((place) => place.split === split)
+      .flatMap((place) => {
+        const truth = controlledTruth({ ...parameters, kind }, place);
+        return truth.kind === 'moves' ? questionsOf(truth) : [];
+      });
+    if (records.length === 0) continue;
+    const path = `${split}/${QUESTIONS}`;
+    // One record a line, so that it can be read and cut without a parser.
+    const lines = records.map((record) => JSON.stringify(record)).join(',\n');
+    await writeFile(join(dir, `${path}.partial`), `[\n${lines}\n]\n`);
+    await rename(join(dir, `${path}.partial`), join(dir, path));
+    files.push(await fingerprint(dir, path));
+  }
+  return files;
+}
+
+/** What a world of each kind is like unless options say otherwise. */
+const DEFAULTS: Readonly<Record<WorldKind, Omit<WorldParameters, 'seed' | 'kind'>>> = {
+  stories: { width: 128, height: 128, fps: 24, seconds: 6 },
+  moves: { width: 64, height: 64, fps: 16, seconds: 2 },
+  slides: { width: 64, height: 64, fps: 10, seconds: 3.2 },
+};
+
 function checkOptions(options: WorldOptions): WorldParameters {
-  const { seed, width = 128, height = 128, fps = 24, seconds = 6 } = options;
+  const { kind = 'stories' } = options;
+  if (!WORLD_KINDS.includes(kind)) {
+    throw new UsageError(
+      'WORLD_OPTIONS',
+      `cannot generate a world: kind is ${String(kind)}, must be one of ${WORLD_KINDS.join(', ')}`,
+    );
+  }
+  const defaults = DEFAULTS[kind];
+  const { seed, width = defaults.width, height = defaults.height } = options;
+  const { fps = defaults.fps, seconds = defaults.seconds } = options;
   const need = (isRight: boolean, what: string): void => {
     if (!isRight) throw new UsageError('WORLD_OPTIONS', `cannot generate a world: ${what}`);
   };
@@ -134,7 +188,16 @@ function checkOptions(options: WorldOptions): WorldParameters {
     isCount(fps, 8, 60) && TICKS_PER_SECOND % fps === 0,
     `fps is ${fps}, must be a divisor of ${TICKS_PER_SECOND} from 8 to 60, e.g. 24 or 30`,
   );
-  need(seconds >= 4 && seconds <= 20, `seconds is ${seconds}, must be from 4 to 20`);
+  const least = kind === 'stories' ? 4 : 1;
+  need(seconds >= least && seconds <= 20, `seconds is ${seconds}, must be from ${least} to 20`);
+  if (kind !== 'stories') {
+    const parts = kind === 'slides' ? SLIDES_PER_STORY : 1;
+    const numFrames = (seconds * fps) / parts;
+    need(
+      Math.abs(numFrames - Math.round(numFrames)) < 1e-6,
+      `${seconds} seconds at ${fps} frames a second are not ${parts} times a whole number of frames`,
+    );
+  }
   for (const name of ['trainClips', 'heldOutClips'] as const) {
     need(isCount(options[name], 0, 1e6), `${name} is ${options[name]}, must be from 0 to 1000000`);
   }
@@ -143,8 +206,19 @@ function checkOptions(options: WorldOptions): WorldParameters {
     isCount(options.numProcesses, 1, 256),
     `numProcesses is ${options.numProcesses}, must be from 1 to 256`,
   );
-  return { seed, width, height, fps, seconds };
+  return { seed, width, height, fps, seconds, ...(kind === 'stories' ? {} : { kind }) };
 }
+
+type Contents = Pick<WorldManifest, 'heldOutCombinations' | 'vocabulary'>;
+
+const CONTENTS: Readonly<Record<WorldKind, () => Contents>> = {
+  stories: () => ({
+    heldOutCombinations: combinationsOf('held-out'),
+    vocabulary: worldVocabulary(),
+  }),
+  moves: () => ({ heldOutCombinations: looksOf('held-out'), vocabulary: movesVocabulary() }),
+  slides: () => ({ heldOutCombinations: [], vocabulary: slidesVocabulary() }),
+};
 
 type WorldDescription = Omit<WorldManifest, 'files'>;
 
@@ -156,8 +230,7 @@ function describe(parameters: WorldParameters, options: WorldOptions): WorldDesc
       train: { numClips: options.trainClips },
       'held-out': { numClips: options.heldOutClips },
     },
-    heldOutCombinations: combinationsOf('held-out'),
-    vocabulary: worldVocabulary(),
+    ...CONTENTS[parameters.kind ?? 'stories'](),
   };
 }
 
@@ -207,9 +280,9 @@ async function allThere(dir: string, { files }: WorldManifest): Promise<boolean>
 }
 
 /** A clip's files if all are there; the last one is written when the others are whole. */
-async function filesOf(dir: string, place: ClipPlace): Promise<ClipFile[] | null> {
+async function filesOf(dir: string, paths: readonly string[]): Promise<ClipFile[] | null> {
   const own: ClipFile[] = [];
-  for (const path of clipPaths(place).reverse()) {
+  for (const path of paths.toReversed()) {
     try {
       own.unshift(await fingerprint(dir, path));
     } catch (error) {

@@ -267,7 +267,9 @@ function speak(truth: SceneTruth, shot: number, index: number, action: Action, r
 }
 
 /** WebVTT of the cues. */
-export function toWebVtt(cues: readonly Subtitle[]): string {
+export function toWebVtt(
+  cues: readonly Pick<Subtitle, 'startSeconds' | 'endSeconds' | 'text'>[],
+): string {
   const blocks = cues.map(
     ({ startSeconds, endSeconds, text }) =>
       `${stamp(startSeconds)} --> ${stamp(endSeconds)}\n${text}\n`,

@@ -12,8 +12,15 @@ const SHADOW = { x: 2, y: 3, strength: 77 };
 /** What the renderer needs of a ground truth. */
 export type Drawable = Pick<
   GroundTruth,
-  'seed' | 'index' | 'width' | 'height' | 'frames' | 'shots' | 'objects'
->;
+  'seed' | 'index' | 'width' | 'height' | 'frames' | 'shots'
+> & { readonly objects: readonly DrawableObject[] };
+
+type DrawableObject = Pick<WorldObject, 'shot' | 'shape' | 'rgb' | 'radius'> & {
+  readonly track: Pick<WorldObject['track'], 'firstFrame' | 'centers' | 'boxes'> & {
+    /** Of each frame, where the size changes. */
+    readonly radii?: readonly number[];
+  };
+};
 
 /** Yields the frames in order; the buffer (Y, then U, then V) is used again for each. Sides must be even. */
 export function* renderFrames(truth: Drawable): Generator<Uint8Array> {
@@ -31,18 +38,24 @@ export function* renderFrames(truth: Drawable): Generator<Uint8Array> {
         .map((object) => painterOf(object, width, height));
     }
     frame.set(background);
-    const shown = painters.filter(({ object }) => boxAt(object, index) !== null);
+    const shown = painters
+      .filter(({ object }) => boxAt(object, index) !== null)
+      .map((painter) => {
+        const radius = painter.object.track.radii?.[index - painter.object.track.firstFrame];
+        if (radius === undefined || radius === painter.object.radius) return painter;
+        return painterOf({ ...painter.object, radius }, width, height);
+      });
     for (const { object, shade } of shown) shade(frame, ...centerAt(object, index));
     for (const { object, paint } of shown) paint(frame, ...centerAt(object, index));
     yield frame;
   }
 }
 
-function boxAt({ track }: WorldObject, frame: number): WorldObject['track']['boxes'][number] {
+function boxAt({ track }: DrawableObject, frame: number): WorldObject['track']['boxes'][number] {
   return track.boxes[frame - track.firstFrame]!;
 }
 
-function centerAt({ track }: WorldObject, frame: number): readonly [number, number] {
+function centerAt({ track }: DrawableObject, frame: number): readonly [number, number] {
   return track.centers[frame - track.firstFrame]!;
 }
 
@@ -145,7 +158,7 @@ function toPlanes(rgb: Float32Array, width: number, height: number): Uint8Array 
 }
 
 interface Painter {
-  readonly object: WorldObject;
+  readonly object: DrawableObject;
   readonly paint: (frame: Uint8Array, x: number, y: number) => void;
   readonly shade: (frame: Uint8Array, x: number, y: number) => void;
 }
@@ -159,7 +172,7 @@ interface Sprite {
 }
 
 /** Draws one object: sprites are made when a sub-pixel position is first needed, and blended from then on. */
-function painterOf(object: WorldObject, width: number, height: number): Painter {
+function painterOf(object: DrawableObject, width: number, height: number): Painter {
   const [, objectU, objectV] = toYuv(object.rgb);
   const reach = Math.ceil(object.radius) + 2;
   const size = 2 * reach + 1;
@@ -228,7 +241,7 @@ function painterOf(object: WorldObject, width: number, height: number): Painter 
 }
 
 function drawSprite(
-  { shape, radius, rgb }: WorldObject,
+  { shape, radius, rgb }: DrawableObject,
   reach: number,
   phase: { readonly x: number; readonly y: number },
 ): Sprite {
