@@ -11,7 +11,7 @@ import { makeIndex } from '../video/index/make-index.ts';
 import type { SampleIndex } from '../video/index/sample-index.ts';
 import { makeFilm, scratchFolder, WITHOUT_FFMPEG } from '../video/test/films.ts';
 import { openBatchSource, type BatchSourceOptions, type StepBatches } from './batches.ts';
-import type { HostBatch, Row } from './models/system.ts';
+import type { HostBatch, Row } from './systems/system.ts';
 import type { PrefetchState } from './prefetch.ts';
 
 const NUM_CLIPS = 6;

@@ -5,7 +5,7 @@ import { isFileFault } from '../video/loading/file-fault.ts';
 import type { Clip, ClipLoader } from '../video/loading/loader.ts';
 import type { Sample } from '../video/index/sample.ts';
 import type { Engine } from './backend/engine.ts';
-import type { HostBatch, Row, VideoLanguageSystem } from './models/system.ts';
+import type { HostBatch, Row, VideoLanguageSystem } from './systems/system.ts';
 import { openPrefetcher, type PrefetchState } from './prefetch.ts';
 
 /** The caller's microbatches of one step, decoded and assembled. */
@@ -91,9 +91,12 @@ export function rowsOf(
   places: readonly { readonly epoch: number }[],
   clips: readonly Clip[],
 ): Row[] {
-  return clips.map(({ sample: number, frames }, i) => {
-    return { sample: samples[number]!, number, epoch: places[i]!.epoch, frames };
-  });
+  return clips.map(({ sample: number, skipped: _, ...shown }, i) => ({
+    ...shown,
+    sample: samples[number]!,
+    number,
+    epoch: places[i]!.epoch,
+  }));
 }
 
 function sampleChanged(step: number, cause: VideoloomError): VideoloomError {

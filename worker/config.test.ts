@@ -23,7 +23,7 @@ function messageOf(overrides: string[], preset?: string, text = TEXT): string {
 }
 
 test('presets change the recipe, and overrides the presets, the last one last', () => {
-  assert.ok(resolve([], 'tiny').model.width < resolve().model.width);
+  assert.ok(Number(resolve([], 'tiny').model['width']) < Number(resolve().model['width']));
   assert.equal(resolve(['train.steps=7', 'train.steps=9'], 'tiny').train.steps, 9);
   assert.equal(resolve(['optimizer.learningRate=1e-4']).optimizer.learningRate, 1e-4);
   assert.equal(resolve(['data.folder=films']).data.folder, 'films');

@@ -1,234 +1,30 @@
-import { LineCounter, parseDocument, isNode, type Document } from 'yaml';
+import { readFileSync } from 'node:fs';
+import { isNode, LineCounter, parse, parseDocument, type Document } from 'yaml';
 import { z } from 'zod';
 import { UsageError } from '../proto/errors.ts';
-import { SOURCE_NAMES } from '../video/sources/names.ts';
+import { timeConflict } from '../proto/time-limits.ts';
+import { runFields, type RunConfig } from './config-fields.ts';
+import { nearest } from './nearest.ts';
+import { systemNamed, systems } from './systems/registry.ts';
+import type { ModelConfig } from './systems/system.ts';
 
-/** What can compute a run. */
-export const ENGINE_NAMES = ['xla', 'cpu', 'tensorflow'] as const;
-
-const count = (description: string, minimum = 1): z.ZodInt =>
-  z.int().min(minimum).describe(description);
-const share = (description: string): z.ZodNumber => z.number().min(0).max(1).describe(description);
-
-const videobert = z.strictObject({
-  name: z.literal('videobert').describe('Sun et al. 2019, arXiv:1904.01766'),
-  width: count('Width of the encoder'),
-  layers: count('Transformer blocks'),
-  heads: count('Attention heads; divides the width'),
-  mlpRatio: count('Width of the MLP over the width of the encoder'),
-  maxTextTokens: count('Word pieces of a sequence; longer text is cut'),
-  textVocabulary: count(
-    'Most word pieces that the tokenizer is trained to, special tokens included',
-    32,
+const config = runFields.extend({
+  model: z.discriminatedUnion(
+    'name',
+    systems.map(({ schema }) => schema) as [z.ZodObject<{ name: z.ZodLiteral<string> }>],
   ),
-  visualBranching: count('Branches of each level of the hierarchical k-means', 2),
-  visualDepth: count('Levels of the hierarchical k-means; branching^depth visual words'),
-  visualComponents: count('Principal components of the frame features'),
-  textMaskRatio: share('Share of the word pieces that is hidden'),
-  visualMaskRatio: share(
-    'Share of the visual words that is hidden: up to this in training, this in evaluation',
-  ),
-  visualMaskSpan: count('Visual words are hidden in runs of this many'),
-  textOnlyShare: share('Share of the samples shown as text alone'),
-  videoOnlyShare: share('Share of the samples shown as video alone'),
-  mismatchedShare: share("Share of the pairs that get another sample's text, for alignment"),
-  modalities: z
-    .enum(['both', 'text', 'video'])
-    .describe('text and video train the one-modality model of the same size, for comparison'),
-});
-
-const axis = z.enum(['fsdp', 'tensor']);
-
-const config = z.strictObject({
-  model: z.discriminatedUnion('name', [videobert]),
-  data: z.strictObject({
-    folder: z
-      .string()
-      .nullable()
-      .describe(
-        'Folder or s3:// of the data in any of the forms that `source` lists, or an index of them; null: the demo world, made once',
-      ),
-    source: z
-      .enum(SOURCE_NAMES)
-      .nullable()
-      .describe('Form that the data has; null: found out from the names of the files'),
-    allowPrivateHosts: z
-      .boolean()
-      .describe('Whether data may be fetched from addresses of private networks'),
-    mediaCacheGibibytes: z
-      .number()
-      .positive()
-      .describe('Disk that copies of data from elsewhere may take on each host'),
-    clipSeconds: z.number().positive().describe('Longest clip that makes one sample, seconds'),
-    balance: z
-      .enum(['none', 'decode'])
-      .describe(
-        'decode: the microbatches of a step get clips that together take equally long to decode; none: as the order has them',
-      ),
-    sampling: z
-      .discriminatedUnion('policy', [
-        z.strictObject({ policy: z.enum(['even', 'key-frames', 'scenes', 'cues']) }),
-        z.strictObject({
-          policy: z.literal('fps'),
-          framesPerSecond: z
-            .number()
-            .positive()
-            .describe('Frames a second, from the start of the clip'),
-        }),
-        z.strictObject({
-          policy: z.literal('random-clip'),
-          seconds: z.number().positive().describe('Length of the part that an epoch sees'),
-        }),
-      ])
-      .describe(
-        'Which frames of a clip are seen: spread evenly, key frames alone, one a scene, one a cue, at a fixed rate, or of ' +
-          'another part of the clip each epoch',
-      ),
-    fit: z
-      .enum(['stretch', 'cover', 'contain'])
-      .describe('How a picture gets square: stretched, cut off, or with black bars'),
-    augment: z
-      .strictObject({
-        crop: z
-          .boolean()
-          .describe('A random part of the picture, the same for all frames of a clip'),
-        flip: z.boolean().describe('Mirrored at random, unless the words tell left from right'),
-      })
-      .describe('Random changes of the picture while training, another one each epoch'),
-    windows: count('Visual tokens of a clip'),
-    framesPerWindow: count('Frames that make one visual token', 2),
-    frameSize: count('Height and width to which frames are scaled, pixels', 8),
-    heldOutFraction: share(
-      'Share of the files kept for evaluation where the folder has no held-out/',
-    ),
-    demoTrainClips: count('Clips of the demo world to train on'),
-    demoHeldOutClips: count('Clips of the demo world to evaluate on'),
-    demoSeed: z.int().min(0).describe('Seed of the demo world'),
-    decoders: count('Decoder processes a worker'),
-    decodeTimeoutSeconds: z.number().positive().describe('A clip that takes longer is given up'),
-    cacheMebibytes: count('Memory a worker keeps decoded frames in', 0),
-    frameDiskGibibytes: z
-      .number()
-      .min(0)
-      .describe('Disk that decoded frames may take on each host, for all runs; 0 keeps none'),
-    prefetchSteps: count('Most steps that are decoded ahead; it is fewer where fewer are enough'),
-    prefetchMebibytes: count('Memory that batches made ahead may take; one is always made'),
-  }),
-  train: z.strictObject({
-    seed: z.int().min(0).describe('Fixes initial weights, order, masks: everything that is random'),
-    steps: count('Length of the run'),
-    microbatches: z
-      .int()
-      .min(1)
-      .refine((n) => (n & (n - 1)) === 0, 'a power of two: 1, 2, 4, 8, ...')
-      .describe('Parts of a global batch; also the most workers that can share a step'),
-    microbatchSize: count('Clips of a microbatch'),
-  }),
-  optimizer: z.strictObject({
-    learningRate: z.number().positive().describe('Peak of the schedule'),
-    warmupSteps: count('Steps of linear warm-up', 0),
-    finalFraction: share('Share of the peak that is left at the last step'),
-    beta1: share('Decay of the first moment'),
-    beta2: share('Decay of the second moment'),
-    epsilon: z.number().positive().describe('Added to the root of the second moment'),
-    weightDecay: z.number().min(0).describe('Decoupled weight decay'),
-    clipNorm: z.number().positive().describe('Longer gradients are scaled to this length'),
-  }),
-  checkpoint: z.strictObject({
-    everySteps: count('Steps between checkpoints; the last step always has one'),
-    keep: count('Checkpoints that are kept'),
-  }),
-  evaluate: z.strictObject({
-    draws: count('Questions put to each held-out clip'),
-    microbatches: count('At most this many microbatches of held-out clips a draw'),
-  }),
-  engine: z.strictObject({
-    name: z
-      .enum(ENGINE_NAMES)
-      .describe(
-        'xla: compiled through PJRT; cpu: plain JavaScript, slow; tensorflow: op by op in the library of TensorFlow, ' +
-          'after `videoloom engine install tensorflow`',
-      ),
-    pluginPath: z.string().nullable().describe('A PJRT plugin of your own; null: the pinned one'),
-    threads: z
-      .int()
-      .min(4)
-      .describe(
-        "Threads of a worker's plugin. Large products are cut by this number, so it is a part of the result: the " +
-          'same bits need the same number on every worker',
-      ),
-    precision: z
-      .enum(['float32', 'bfloat16'])
-      .describe(
-        'Of products of matrices and convolutions: their operands, results and what the backward pass keeps of them. ' +
-          'Sums inside them, norms, softmax, losses, parameters and the optimiser are float32',
-      ),
-    devices: z
-      .union([z.int().min(1), z.literal('all')])
-      .describe(
-        'Devices that a worker drives as one. A CPU can be any number of them. Sums are split by them, so the mesh is a ' +
-          'part of the result too',
-      ),
-    memoryFraction: z
-      .number()
-      .gt(0)
-      .lt(1)
-      .describe(
-        "Share of each GPU's memory that a worker takes at the start; a CPU has no use for it",
-      ),
-  }),
-  parallel: z.strictObject({
-    mesh: z
-      .strictObject({
-        data: z
-          .int()
-          .min(1)
-          .nullable()
-          .describe('Parts of a microbatch; null: the devices that the other axes leave'),
-        fsdp: count('Parts of a microbatch and of the parameters, which are gathered for each use'),
-        tensor: count('Parts of the parameters that the rules say, which compute with their part'),
-      })
-      .describe("How a worker's devices share a step; the product of the axes is engine.devices"),
-    fsdpMinElements: count('Smaller parameters have a copy on every device of the axis fsdp', 0),
-    rules: z
-      .array(
-        z.strictObject({
-          path: z
-            .string()
-            .min(1)
-            .describe('Path of a parameter or of a tree of them; * is any one part, ** any number'),
-          axes: z
-            .array(
-              z.union(
-                [axis, z.array(axis), z.null()],
-                'expected fsdp, tensor, a list of them, or null',
-              ),
-            )
-            .describe('What cuts each dimension; the last entry is for the last dimension'),
-        }),
-      )
-      .describe('Which parameters are cut along which axis; the first rule that fits counts'),
-  }),
-  cluster: z.strictObject({
-    workers: count('Worker processes on this machine'),
-    stepTimeoutSeconds: z
-      .number()
-      .positive()
-      .describe('A step that takes longer drops who is late'),
-    heartbeatTimeoutSeconds: z
-      .number()
-      .positive()
-      .describe('A silent worker is dropped after this'),
-  }),
 });
 
 /** A run's whole configuration; see the field descriptions in `recipes/config.schema.json`. */
-export type Config = z.infer<typeof config>;
-export type VideoBertConfig = z.infer<typeof videobert>;
+export type Config = RunConfig & {
+  readonly model: ModelConfig & Readonly<Record<string, unknown>>;
+};
 
 /** The schema that editors use, as JSON Schema (draft 2020-12). */
 export function configJsonSchema(): object {
-  const { properties, ...rest } = z.toJSONSchema(config) as { properties: Record<string, object> };
+  const { properties, ...rest } = optionalFields(z.toJSONSchema(config, { io: 'input' })) as {
+    properties: Record<string, object>;
+  };
   return {
     ...rest,
     properties: {
@@ -238,8 +34,25 @@ export function configJsonSchema(): object {
         description: 'Named changes, chosen with --preset',
         additionalProperties: { type: 'object' },
       },
+      stages: {
+        type: 'object',
+        description:
+          'Changes by stage; stages are trained one after the other, each a run of its own',
+        additionalProperties: { type: 'object' },
+      },
     },
   };
+}
+
+/** A recipe need not have all fields: `recipes/defaults.yaml` has those that no system needs otherwise. */
+function optionalFields(schema: unknown): unknown {
+  if (Array.isArray(schema)) return schema.map(optionalFields);
+  if (!isTree(schema)) return schema;
+  return Object.fromEntries(
+    Object.entries(schema)
+      .filter(([key]) => key !== 'required')
+      .map(([key, value]) => [key, optionalFields(value)]),
+  );
 }
 
 export interface ConfigSource {
@@ -247,11 +60,18 @@ export interface ConfigSource {
   readonly text: string;
   readonly file: string;
   readonly preset?: string | undefined;
+  /** A stage of a recipe that has several; undefined: its first. */
+  readonly stage?: string | undefined;
   /** Dotted overrides, `train.steps=100`; the value is YAML. Later ones win. */
   readonly overrides: readonly string[];
 }
 
 type Tree = { readonly [key: string]: unknown };
+
+/** What a recipe does not say. */
+const DEFAULTS = parse(
+  readFileSync(new URL('recipes/defaults.yaml', import.meta.url), 'utf8'),
+) as Tree;
 
 /**
  * The checked config of a recipe with its preset and overrides applied.
@@ -259,7 +79,7 @@ type Tree = { readonly [key: string]: unknown };
  * @throws UsageError `CONFIG_INVALID`: names file and line or the override, the field, what was expected and, for an
  *   unknown key, the nearest valid one.
  */
-export function resolveConfig({ text, file, preset, overrides }: ConfigSource): Config {
+export function resolveConfig({ text, file, preset, stage, overrides }: ConfigSource): Config {
   const lines = new LineCounter();
   const document = parseDocument(text, { lineCounter: lines });
   const [syntax] = document.errors;
@@ -267,9 +87,9 @@ export function resolveConfig({ text, file, preset, overrides }: ConfigSource): 
   const whole: unknown = document.toJS();
   if (!isTree(whole))
     throw invalid(`${file}: expected a mapping of fields, as in recipes/videobert.yaml`);
-  const { presets = {}, ...base } = whole as { presets?: Tree };
+  const { presets = {}, stages, ...base } = whole as { presets?: Tree; stages?: Tree };
 
-  let merged: Tree = base;
+  let merged: Tree = merge(DEFAULTS, base);
   if (preset !== undefined) {
     const chosen = presets[preset];
     if (!isTree(chosen)) {
@@ -277,21 +97,41 @@ export function resolveConfig({ text, file, preset, overrides }: ConfigSource): 
         `${file} has no preset ${preset}; it has: ${Object.keys(presets).join(', ') || 'none'}`,
       );
     }
-    merged = merge(merged, chosen);
+    const { stages: _, ...common } = chosen;
+    merged = merge(merged, common);
+  }
+  const chosenStage = stage ?? Object.keys(stages ?? {})[0];
+  if (chosenStage !== undefined) {
+    const own = stages?.[chosenStage];
+    if (!isTree(own)) {
+      throw invalid(
+        `${file} has no stage ${chosenStage}; it has: ${Object.keys(stages ?? {}).join(', ') || 'none'}`,
+      );
+    }
+    merged = merge(merged, own);
+    const ofBoth =
+      preset === undefined ? undefined : valueAt(presets, [preset, 'stages', chosenStage]);
+    if (isTree(ofBoth)) merged = merge(merged, ofBoth);
   }
   for (const override of overrides) merged = merge(merged, parseOverride(override));
 
   const result = config.safeParse(merged);
   if (result.success) {
-    checkAcross(result.data, file);
-    return result.data;
+    checkAcross(result.data as Config, file);
+    return result.data as Config;
   }
   const { issues } = result.error;
   // A misspelt field is both missing and unknown: the unknown one says more.
   const issue = issues.find(({ code }) => code === 'unrecognized_keys') ?? issues[0]!;
   const path = issue.path.map(String);
   const unknown = issue.code === 'unrecognized_keys' ? issue.keys.slice(0, 1) : [];
-  const where = whereIs(document, lines, { file, preset, path: [...path, ...unknown], overrides });
+  const where = whereIs(document, lines, {
+    file,
+    preset,
+    stage: chosenStage,
+    path: [...path, ...unknown],
+    overrides,
+  });
   if (issue.code === 'unrecognized_keys') {
     const key = issue.keys[0]!;
     const valid = Object.keys(shapeAt(path) ?? {});
@@ -310,13 +150,15 @@ export function resolveConfig({ text, file, preset, overrides }: ConfigSource): 
 }
 
 function checkAcross(config: Config, file: string): void {
-  const { model, train, cluster } = config;
+  const { model, data, train, cluster } = config;
   checkDevices(config);
-  if (model.width % model.heads !== 0) {
-    throw invalid(
-      `${file}: model.width (${model.width}) is not a multiple of model.heads (${model.heads})`,
-    );
-  }
+  const late = timeConflict({
+    detectWithinMs: 1000 * cluster.detectWithin,
+    decodeTimeoutMs: 1000 * data.decodeTimeoutSeconds,
+  });
+  if (late !== undefined) throw invalid(`${file}: cluster and data do not go together: ${late}`);
+  const wrong = systemNamed(model.name).check?.(config);
+  if (wrong !== undefined) throw invalid(`${file}: ${wrong}`);
   if (cluster.workers > train.microbatches) {
     throw invalid(
       `cluster.workers is ${cluster.workers}, but a step has only ${train.microbatches} microbatches to share: ` +
@@ -359,6 +201,13 @@ function checkDevices({ engine, parallel: { mesh }, train }: Config): void {
         `another hold threads; set it to ${2 * devices} or more`,
     );
   }
+}
+
+/** The stages of a recipe in their order; none where it has one config alone. */
+export function stagesOf(text: string): string[] {
+  const whole: unknown = parseDocument(text).toJS();
+  const stages = isTree(whole) ? whole['stages'] : undefined;
+  return isTree(stages) ? Object.keys(stages) : [];
 }
 
 /** `a.b=1` to `{ a: { b: 1 } }`. */
@@ -417,11 +266,13 @@ function whereIs(
   {
     file,
     preset,
+    stage,
     path,
     overrides,
   }: {
     file: string;
     preset?: string | undefined;
+    stage?: string | undefined;
     path: readonly string[];
     overrides: readonly string[];
   },
@@ -431,7 +282,9 @@ function whereIs(
     (text) => text.startsWith(dotted) || dotted.startsWith(`${text.slice(0, text.indexOf('='))}.`),
   );
   if (override !== undefined) return override;
-  for (const prefix of preset === undefined ? [[]] : [['presets', preset], []]) {
+  const ofStage = stage === undefined ? [] : ['stages', stage];
+  const ofPreset = preset === undefined ? [] : ['presets', preset];
+  for (const prefix of [[...ofPreset, ...ofStage], ofPreset, ofStage, []]) {
     for (let length = path.length; length > 0; length--) {
       const node = document.getIn([...prefix, ...path.slice(0, length)], true);
       if (isNode(node) && node.range) {
@@ -441,35 +294,6 @@ function whereIs(
     }
   }
   return file;
-}
-
-/** The candidate with the fewest edits, if they are few for its length. */
-export function nearest(word: string, candidates: readonly string[]): string | undefined {
-  const scored = candidates.map((candidate) => ({
-    candidate,
-    edits: editDistance(word, candidate),
-  }));
-  scored.sort((a, b) => a.edits - b.edits);
-  const [best] = scored;
-  return best !== undefined && best.edits <= Math.max(2, word.length / 2)
-    ? best.candidate
-    : undefined;
-}
-
-/** Levenshtein distance, upper and lower case alike. */
-function editDistance(a: string, b: string): number {
-  const [from, to] = [a.toLowerCase(), b.toLowerCase()];
-  let row = Array.from({ length: to.length + 1 }, (_, i) => i);
-  for (let i = 1; i <= from.length; i++) {
-    const next = [i];
-    for (let j = 1; j <= to.length; j++) {
-      next.push(
-        Math.min(next[j - 1]! + 1, row[j]! + 1, row[j - 1]! + (from[i - 1] === to[j - 1] ? 0 : 1)),
-      );
-    }
-    row = next;
-  }
-  return row.at(-1)!;
 }
 
 function invalid(message: string): UsageError {

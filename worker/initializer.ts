@@ -19,6 +19,13 @@ export function openInitializer(seed: number): Initializer {
   return initializerOf(seed);
 }
 
+/** Tensors of the right shapes without values: the form of a model whose weights come from elsewhere. */
+export function shapesOnly(numLayers?: number): Initializer {
+  const make = (_path: string, shape: readonly number[]): tf.Tensor =>
+    new tf.Tensor(numLayers === undefined ? [...shape] : [numLayers, ...shape], 'float32', {}, -1);
+  return { normal: make, fill: make, layers: (count) => shapesOnly(count) };
+}
+
 function initializerOf(seed: number, numLayers?: number): Initializer {
   const stacked = (shape: readonly number[]): number[] =>
     numLayers === undefined ? [...shape] : [numLayers, ...shape];

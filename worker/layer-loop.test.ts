@@ -6,7 +6,7 @@ import * as tf from '@tensorflow/tfjs-core';
 import { openTestEngines } from './backend/test/engines.ts';
 import type { TestEngines } from './backend/test/engines.ts';
 import { openInitializer } from './initializer.ts';
-import { LEAST_LOOPED_LAYERS, rematerialized, repeatLayers } from './layer-loop.ts';
+import { LEAST_LOOPED_LAYERS, rematerialized, repeatLayers, scanLayers } from './layer-loop.ts';
 import { initBlock, transformerBlock } from './layers/transformer-block.ts';
 import type { BlockParams } from './layers/transformer-block.ts';
 import { leavesOf, withLeaves } from './tree.ts';
@@ -118,6 +118,32 @@ describe('layers in a loop', () => {
     await assert.rejects(engines.xla.compile(stack, { name: 'captures' })(input), {
       code: 'XLA_LAYER_CAPTURE',
     });
+  });
+
+  it('hands out what each layer made, stacked, as plain layers make it one after another', async () => {
+    const input = makeInput(LEAST_LOOPED_LAYERS + 1);
+    const scales = init.normal('scales', [WIDTH], 1); // not an argument, and too long for the program's text
+    const scan = ({ blocks, x, bias }: Input) =>
+      scanLayers(
+        blocks,
+        x,
+        (block, state, [seen]) => {
+          const output = transformerBlock(block, state, { numHeads: HEADS, bias: seen! });
+          return { output, made: { scaled: tf.mul(output, scales), sums: tf.sum(output, -1) } };
+        },
+        { shared: [bias] },
+      );
+    const expected = await engines.cpu.compile(scan, { name: 'plain' })(input);
+    const looped = engines.xla.compile(scan, { name: 'scanned' });
+    const got = await looped(input);
+    assert.deepEqual(got.made.sums.shape, [LEAST_LOOPED_LAYERS + 1, BATCH, LENGTH]);
+    for (const [k, [path, tensor]] of leavesOf(expected).entries()) {
+      const [a, b] = await Promise.all([tensor.data(), leavesOf(got)[k]![1].data()]);
+      const worst = Math.max(...a.map((v, i) => Math.abs(v - b[i]!)));
+      assert.ok(worst <= 1e-4, `${path}: off by ${worst}`);
+    }
+    const { mlir } = (await looped.lower(input))!;
+    assert.match(mlir, /stablehlo\.while/);
   });
 
   it('keeps less memory where it recomputes', async () => {

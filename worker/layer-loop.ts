@@ -22,10 +22,23 @@ export interface TracedLayers {
   backward(cotangent: tf.Tensor, residuals: readonly tf.Tensor[]): tf.Tensor[];
 }
 
+/** Equal layers of which each makes something beside what it hands on; without gradients. */
+export interface LayerScan {
+  readonly name: string;
+  /** From [carried, ...shared, ...own] to [what the next layer gets as carried, ...what this layer makes]. */
+  readonly layer: (inputs: readonly tf.Tensor[]) => readonly tf.Tensor[];
+  readonly carried: tf.Tensor;
+  readonly shared: readonly tf.Tensor[];
+  /** The layers' own tensors, [layers, ...]. */
+  readonly own: readonly tf.Tensor[];
+}
+
 /** What a tfjs backend has beside its kernels if it compiles whole programs. */
 interface LayerTracingBackend {
   /** Undefined while nothing is being traced. */
   traceLayers?(stack: LayerStack): TracedLayers | undefined;
+  /** The last carried, and what the layers made, [layers, ...]. Undefined while nothing is being traced. */
+  scanLayers?(scan: LayerScan): tf.Tensor[] | undefined;
 }
 
 /** Fewer layers are built one after another: compilers see more of them there, and programs are small anyway. */
@@ -60,6 +73,50 @@ export function repeatLayers<P extends TensorTree>(
     (state, params) => apply([state, ...shared, ...params]),
     x,
   );
+}
+
+/**
+ * x after equal layers, and what each of them made, stacked: [layers, ...]. For inference: there is no gradient
+ * through a compiled one. Tensors that the layers use beside x and their own are passed as `shared`.
+ */
+export function scanLayers<P extends TensorTree, M extends Readonly<Record<string, tf.Tensor>>>(
+  layers: Stacked<P>,
+  x: tf.Tensor,
+  layer: (
+    params: P,
+    x: tf.Tensor,
+    shared: readonly tf.Tensor[],
+  ) => { readonly output: tf.Tensor; readonly made: M },
+  { shared = [] }: { readonly shared?: readonly tf.Tensor[] } = {},
+): { output: tf.Tensor; made: M } {
+  const form = layers['*'];
+  const own = leavesOf(form).map(([, tensor]) => tensor);
+  const numLayers = own[0]!.shape[0];
+  let names: string[] = [];
+  const flat = ([first, ...rest]: readonly tf.Tensor[]): tf.Tensor[] => {
+    const params = withLeaves(form, rest.slice(shared.length));
+    const { output, made } = layer(params, first!, rest.slice(0, shared.length));
+    names = Object.keys(made);
+    return [output, ...Object.values(made)];
+  };
+  const named = ([output, ...made]: readonly tf.Tensor[]): { output: tf.Tensor; made: M } => ({
+    output: output!,
+    made: Object.fromEntries(names.map((name, i) => [name, made[i]!])) as M,
+  });
+  if (numLayers >= LEAST_LOOPED_LAYERS) {
+    const scan = { name: 'a repeated layer', layer: flat, carried: x, shared, own };
+    const scanned = (tf.backend() as LayerTracingBackend).scanLayers?.(scan);
+    if (scanned !== undefined) return named(scanned);
+  }
+  const rows = own.map((tensor) => tf.unstack(tensor));
+  const made: tf.Tensor[][] = [];
+  let state = x;
+  for (let i = 0; i < numLayers; i++) {
+    const [next, ...others] = flat([state, ...shared, ...rows.map((row) => row[i]!)]);
+    state = next!;
+    made.push(others);
+  }
+  return named([state, ...names.map((_, k) => tf.stack(made.map((others) => others[k]!)))]);
 }
 
 /**

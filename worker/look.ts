@@ -9,9 +9,9 @@ import {
 import { openClipLoader } from '../video/loading/loader.ts';
 import { escapeXml, pictureUrl } from '../video/look/picture.ts';
 import { openEngine } from './backend/engine.ts';
-import { uploadBatch } from './batches.ts';
+import { rowsOf, uploadBatch } from './batches.ts';
 import { loadCheckpoint } from './checkpoint/load.ts';
-import type { Explained, Row } from './models/system.ts';
+import type { Explained, Row } from './systems/system.ts';
 import { clipLoaderOptions, openRun } from './run.ts';
 import { initState, stateFromHost } from './state.ts';
 import type { TensorTree } from './tree.ts';
@@ -40,6 +40,14 @@ export async function look({
   cacheDir,
 }: LookOptions): Promise<string> {
   const run = await openRun(folder);
+  const { look: looking } = run.system;
+  if (looking === undefined) {
+    await run.close();
+    throw new UsageError(
+      'LOOK_UNAVAILABLE',
+      `${run.system.name} has nothing that is hidden and guessed: ask it with videoloom sample`,
+    );
+  }
   const engine = await openEngine({
     engine: run.config.engine.name,
     threads: run.config.engine.threads,
@@ -65,16 +73,11 @@ export async function look({
     );
     const requests = spread.map((sample) => ({ sample, epoch: 0, substitutes: [] }));
     const decoded = await run.heldOutLoader.load(requests);
-    const rows = decoded.map(({ sample: number, frames }): Row => ({
-      sample: heldOut[number]!,
-      number,
-      epoch: 0,
-      frames,
-    }));
-    const batch = run.system.look.assemble(rows);
+    const rows = rowsOf(heldOut, requests, decoded);
+    const batch = looking.assemble(rows);
     const guess = engine.compile(
       (params: TensorTree, frozen: TensorTree, inputs: TensorTree) =>
-        run.system.look.guess(params, frozen, inputs),
+        looking.guess(params, frozen, inputs),
       { name: 'look' },
     );
     const frozen = uploadBatch(engine, { arrays: run.system.frozen, counts: {}, numTokens: 0 });
@@ -84,7 +87,7 @@ export async function look({
         Object.entries(answers).map(async ([name, tensor]) => [name, await tensor.data()] as const),
       ),
     );
-    const explained = run.system.look.explain(batch, guesses);
+    const explained = looking.explain(batch, guesses);
 
     // The model sees small frames; people see better on larger ones of the same times.
     const large = openClipLoader({

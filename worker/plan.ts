@@ -6,7 +6,7 @@ import * as tf from '@tensorflow/tfjs-core';
 import { openStepOrder } from '../proto/step-order.ts';
 import { rowsOf, uploadBatch } from './batches.ts';
 import type { Engine, LoweredProgram } from './backend/engine.ts';
-import type { Row } from './models/system.ts';
+import type { Row } from './systems/system.ts';
 import { adamWScalars } from './optim/adamw.ts';
 import { parameterShardings, rowSharding } from './parallel/sharding.ts';
 import { compilePrograms } from './programs.ts';
@@ -52,8 +52,14 @@ export async function planRun(run: Run, engine: Engine): Promise<Plan> {
   const numObjectives = Object.keys(system.objectives).length;
   const scales = engine.upload(new Float32Array(numObjectives).fill(1e-3), [numObjectives]);
 
-  const gradientProgram = await programs.gradient.lower(state.params, frozen, inputs, scales);
-  const computeGradient = () => programs.gradient(state.params, frozen, inputs, scales);
+  // As large as the embeddings are their gradients; the exchange and the comparison are not counted.
+  const embedded = await programs.contrast?.embed(state.params, frozen, inputs);
+  const cotangents = Object.fromEntries(
+    Object.entries(embedded ?? {}).filter(([name]) => !name.endsWith('Ids')),
+  );
+  const gradientInputs = [state.params, frozen, inputs, scales, cotangents] as const;
+  const gradientProgram = await programs.gradient.lower(...gradientInputs);
+  const computeGradient = () => programs.gradient(...gradientInputs);
   const gradientSeconds = await timed(async () => {
     disposeTree(await computeGradient());
   });
@@ -93,7 +99,7 @@ export async function planRun(run: Run, engine: Engine): Promise<Plan> {
     updateSeconds,
   };
   disposeState({ step: 0, params, optimizer });
-  disposeTree([frozen, inputs, scales]);
+  disposeTree([frozen, inputs, scales, embedded ?? {}]);
   return plan;
 }
 

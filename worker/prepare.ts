@@ -3,7 +3,7 @@ import { access, mkdir, readFile } from 'node:fs/promises';
 import { basename, join, relative, resolve } from 'node:path';
 import { parse, stringify } from 'yaml';
 import { writeFileDurably } from '../proto/durable-file.ts';
-import { messageOf, UsageError, VideoloomError } from '../proto/errors.ts';
+import { UsageError, VideoloomError } from '../proto/errors.ts';
 import { openProgress } from '../proto/progress.ts';
 import { RUN_PLAN_FILE, type RunPlan } from '../proto/run-plan.ts';
 import { writeSampleCosts } from '../proto/sample-costs.ts';
@@ -13,20 +13,21 @@ import { findIndex, makeIndex } from '../video/index/make-index.ts';
 import { DataError, subsetOf, writeIndex, type SampleIndex } from '../video/index/sample-index.ts';
 import type { Sample } from '../video/index/sample.ts';
 import { isUrl } from '../video/storage/paths.ts';
-import { trainTokenizer } from '../video/text/tokenizer.ts';
-import { fitVisualVocabulary, frameFeatures } from '../video/visual-words/visual-vocabulary.ts';
 import { generateWorld } from '../video/world/generate.ts';
-import { writeVisualVocabulary } from './assets.ts';
-import { resolveConfig, type Config } from './config.ts';
-import { fittingSamples } from './models/videobert-system.ts';
+import { resolveConfig, stagesOf, type Config } from './config.ts';
+import { writeInitialWeights } from './initial-weights.ts';
 import { ensurePlugin, findPlugin } from './pjrt/plugin.ts';
 import { clipLoaderOptions, dataAccessOptions, RUN_FILES } from './run.ts';
+import { systemNamed } from './systems/registry.ts';
+import type { SystemDefinition } from './systems/system.ts';
 import { findTensorflow, notInstalled } from './tensorflow/install.ts';
 
 export interface PrepareOptions {
   /** Name of a built-in recipe or path of a YAML file. */
   readonly recipe: string;
   readonly preset?: string | undefined;
+  /** A stage of a recipe that has several; undefined: the first. */
+  readonly stage?: string | undefined;
   readonly overrides: readonly string[];
   /** Run folder; undefined: `runs/<recipe>` with preset and data folder in its name. */
   readonly out?: string | undefined;
@@ -36,6 +37,8 @@ export interface PrepareOptions {
 
 export interface Prepared {
   readonly folder: string;
+  /** The recipe's stages, in order; each is a run in a folder of its own below the one that was asked for. */
+  readonly stages: readonly string[];
   /** The folder held this run already. */
   readonly existed: boolean;
   readonly workers: number;
@@ -43,9 +46,6 @@ export interface Prepared {
   /** The plugin that the workers are to load; empty for other engines than xla. */
   readonly pluginPath: string;
 }
-
-/** Samples beyond this many add nothing to a vocabulary of some thousand words. */
-const FITTING_CLIPS = 2000;
 
 /**
  * Makes a run folder: checked config, engine, data, index, vocabularies fitted on the training split, and the plan
@@ -56,7 +56,12 @@ const FITTING_CLIPS = 2000;
 export async function prepare(options: PrepareOptions): Promise<Prepared> {
   const { say, cacheDir } = options;
   const recipe = await readRecipe(options.recipe);
-  let config = resolveConfig({ ...recipe, preset: options.preset, overrides: options.overrides });
+  const stages = stagesOf(recipe.text);
+  const stage = options.stage ?? stages[0];
+  let config = resolveConfig({
+    ...recipe,
+    ...{ preset: options.preset, stage, overrides: options.overrides },
+  });
 
   // --- Engine. Without a plugin the run goes on, slowly and smaller.
   let pluginPath = '';
@@ -69,7 +74,7 @@ export async function prepare(options: PrepareOptions): Promise<Prepared> {
         `${error.message}\nGoing on with the cpu engine (plain JavaScript, slow) and the tiny preset.`,
       );
       const overrides = [...options.overrides, 'engine.name=cpu'];
-      config = resolveConfig({ ...recipe, preset: options.preset ?? 'tiny', overrides });
+      config = resolveConfig({ ...recipe, preset: options.preset ?? 'tiny', stage, overrides });
     }
   }
   if (
@@ -78,9 +83,15 @@ export async function prepare(options: PrepareOptions): Promise<Prepared> {
   ) {
     throw notInstalled();
   }
-  const folder = resolve(options.out ?? defaultFolder(options, config));
+  const whole = resolve(options.out ?? defaultFolder(options, config));
+  const folder = stage === undefined ? whole : join(whole, stage);
+  const definition = systemNamed(config.model.name);
+  const initialRuns = config.init.map(({ from }) =>
+    stages.includes(from) ? join(whole, from) : resolve(from),
+  );
   const prepared = {
     folder,
+    stages,
     workers: config.cluster.workers,
     engine: config.engine.name,
     pluginPath,
@@ -111,25 +122,20 @@ export async function prepare(options: PrepareOptions): Promise<Prepared> {
     decoders: Math.max(config.data.decoders, config.cluster.workers),
   });
   try {
-    const index = await indexData(config, data, { known, say });
+    const index = await indexData(config, data, { definition, known, say });
     const indexFile = join(folder, RUN_FILES.index);
     await writeIndex(index, indexFile);
     for (const { path, code, message } of index.skipped)
       say(`skipped ${path}: ${code}: ${message}`);
 
-    // --- Vocabularies, from the training split alone.
-    const tokenizer = trainTokenizer(
-      index.train.map(({ text }) => text),
-      { vocabularySize: config.model.textVocabulary },
-    );
-    await writeFileDurably(
-      join(folder, RUN_FILES.tokenizer),
-      JSON.stringify(tokenizer, undefined, 1),
-    );
-    const vocabulary = await fitVocabulary(config, index, data);
-    await writeVisualVocabulary(join(folder, RUN_FILES.vocabulary), vocabulary);
+    // --- What the system fits, from the training split alone, and the weights that it begins with.
+    const loader = openClipLoader(clipLoaderOptions(config, index, 'train', data));
+    const fitted = await definition.fit({ config, index, folder, loader, initialRuns });
+    const system = await definition.open({ config, index, folder });
+    const taken = await writeInitialWeights(system, config, { folder, runs: initialRuns });
+    if (taken.length > 0) say(`begins with ${taken.join(', ')}`);
 
-    // --- What the samples cost, where steps are balanced by it. The sequences of VideoBERT all cost the same.
+    // --- What the samples cost, where steps are balanced by it. Batches have one shape, so they all compute alike.
     const costsDigest =
       config.data.balance === 'none'
         ? undefined
@@ -155,8 +161,8 @@ export async function prepare(options: PrepareOptions): Promise<Prepared> {
     await writeFileDurably(planFile, JSON.stringify(plan, undefined, 2));
     const { train, heldOut } = index;
     say(
-      `${train.length} clips to train on, ${heldOut.length} held out; ${vocabulary.numWords} visual words; ` +
-        `run folder ${relative(process.cwd(), folder) || folder}`,
+      `${[`${train.length} clips to train on`, `${heldOut.length} held out`].join(', ')}; ` +
+        `${fitted === '' ? '' : `${fitted}; `}run folder ${relative(process.cwd(), folder) || folder}`,
     );
     return { ...prepared, existed: false };
   } finally {
@@ -215,11 +221,13 @@ async function installPlugin({ engine }: Config, cacheDir: string): Promise<stri
 
 async function makeDemoWorld({ data, cluster }: Config): Promise<string> {
   const { demoTrainClips: trainClips, demoHeldOutClips: heldOutClips, demoSeed: seed } = data;
-  const dir = resolve('data', `demo-world-${seed}-${trainClips}-${heldOutClips}`);
+  const name = data.demoWorld === 'stories' ? 'world' : data.demoWorld;
+  const dir = resolve('data', `demo-${name}-${seed}-${trainClips}-${heldOutClips}`);
   const progress = openProgress('demo world (H.264)', trainClips + heldOutClips);
   let made = 0;
   await generateWorld({
     dir,
+    kind: data.demoWorld,
     seed,
     trainClips,
     heldOutClips,
@@ -235,9 +243,17 @@ async function makeDemoWorld({ data, cluster }: Config): Promise<string> {
 
 /** The index of what the model can take. */
 async function indexData(
-  { data }: Config,
+  { data, model }: Config,
   access: DataAccess,
-  { known, say }: { known: SampleIndex | undefined; say: PrepareOptions['say'] },
+  {
+    definition,
+    known,
+    say,
+  }: {
+    readonly definition: SystemDefinition;
+    readonly known: SampleIndex | undefined;
+    readonly say: PrepareOptions['say'];
+  },
 ): Promise<SampleIndex> {
   const { root } = access.store;
   const progress = openProgress('index', 1);
@@ -252,8 +268,7 @@ async function indexData(
         progress.update(numDone / numFiles, `${numDone} of ${numFiles} files`);
       },
     }));
-  const takes = ({ media }: Sample): boolean =>
-    media.length === 1 && whole.files[media[0]!.file]!.kind === 'video';
+  const takes = (sample: Sample): boolean => definition.takes(sample, whole.files);
   const index = subsetOf(whole, {
     train: whole.train.filter(takes),
     heldOut: whole.heldOut.filter(takes),
@@ -263,71 +278,14 @@ async function indexData(
   if (numClips === 0) {
     throw new DataError(
       'DATA_UNFIT',
-      `none of the ${numOthers} samples of ${root} is a clip of one video, which is what VideoBERT trains on`,
+      `none of the ${numOthers} samples of ${root} is ${definition.sampleKind}, which is what ${model.name} trains on`,
     );
   }
   progress.done(
     `${numClips} clips of ${isUrl(root) ? root : relative(process.cwd(), root) || root}`,
   );
-  if (numOthers > 0) say(`${numOthers} samples left out: they are no clips of one video`);
+  if (numOthers > 0) say(`${numOthers} samples left out: not ${definition.sampleKind}`);
   return index;
-}
-
-async function fitVocabulary(
-  config: Config,
-  index: SampleIndex,
-  access: DataAccess,
-): ReturnType<typeof fit> {
-  return fit();
-  async function fit() {
-    const { model, data, train } = config;
-    const loader = openClipLoader(clipLoaderOptions(config, index, 'train', access));
-    const samples = fittingSamples(index.train.length, FITTING_CLIPS, train.seed);
-    const progress = openProgress('visual words', samples.length);
-    const shape = [data.windows, data.framesPerWindow, data.frameSize, data.frameSize, 3] as const;
-    const features: Float32Array[] = [];
-    const failures: string[] = [];
-    const chunk = 16;
-    for (let first = 0; first < samples.length; first += chunk) {
-      const wanted = samples.slice(first, first + chunk);
-      const decoded = await Promise.all(
-        wanted.map((sample) =>
-          loader
-            .load([{ sample, epoch: 0, substitutes: [] }], AbortSignal.timeout(600_000))
-            .catch((error: unknown) => {
-              failures.push(messageOf(error));
-              return [];
-            }),
-        ),
-      );
-      for (const { frames } of decoded.flat()) features.push(frameFeatures(frames, shape));
-      progress.update(first + wanted.length);
-    }
-    if (features.length === 0) {
-      throw new VideoloomError(
-        'DATA_UNREADABLE',
-        `none of the ${samples.length} clips could be decoded; the first failed with: ${failures[0] ?? '-'}`,
-      );
-    }
-    const vocabulary = fitVisualVocabulary(concatenate(features), {
-      branching: model.visualBranching,
-      depth: model.visualDepth,
-      seed: train.seed,
-      pcaDims: model.visualComponents,
-    });
-    progress.done(`${vocabulary.numWords} words of ${features.length} clips`);
-    return vocabulary;
-  }
-}
-
-function concatenate(parts: readonly Float32Array[]): Float32Array {
-  const whole = new Float32Array(parts.reduce((sum, { length }) => sum + length, 0));
-  let offset = 0;
-  for (const part of parts) {
-    whole.set(part, offset);
-    offset += part.length;
-  }
-  return whole;
 }
 
 /** What may differ when a run goes on: where and how fast it computes, never what. */
@@ -335,16 +293,17 @@ function adjustable({ checkpoint, cluster, data }: Config): Partial<RunPlan> {
   return {
     checkpointEverySteps: checkpoint.everySteps,
     keepCheckpoints: checkpoint.keep,
+    keepCheckpointHours: checkpoint.keepHours ?? undefined,
     minWorkers: cluster.workers,
-    heartbeatIntervalMs: Math.max(100, Math.round((cluster.heartbeatTimeoutSeconds * 1000) / 5)),
-    heartbeatTimeoutMs: Math.round(cluster.heartbeatTimeoutSeconds * 1000),
-    stepTimeoutMs: Math.round(cluster.stepTimeoutSeconds * 1000),
+    detectWithinMs: Math.round(cluster.detectWithin * 1000),
+    decodeTimeoutMs: Math.round(data.decodeTimeoutSeconds * 1000),
     prefetchSteps: data.prefetchSteps + 1,
   };
 }
 
 /** The fields that the result depends on. */
-function essence({ model, data, train, optimizer, evaluate, engine, parallel }: Config): object {
+function essence(config: Config): object {
+  const { model, data, train, init, optimizer, evaluate, engine, parallel } = config;
   const aside = new Set([
     ...['decoders', 'decodeTimeoutSeconds', 'cacheMebibytes', 'prefetchSteps'],
     ...['allowPrivateHosts', 'mediaCacheGibibytes', 'frameDiskGibibytes', 'prefetchMebibytes'],
@@ -352,7 +311,7 @@ function essence({ model, data, train, optimizer, evaluate, engine, parallel }: 
   const what = Object.fromEntries(Object.entries(data).filter(([key]) => !aside.has(key)));
   const { threads, devices, precision } = engine;
   const how = { threads, devices, precision };
-  return { model, data: what, train, optimizer, evaluate, engine: how, parallel };
+  return { model, data: what, train, init, optimizer, evaluate, engine: how, parallel };
 }
 
 function digestOf(config: Config): string {

@@ -1,8 +1,9 @@
 import * as tf from '@tensorflow/tfjs-core';
 import type { CompiledFunction, Engine } from './backend/engine.ts';
 import type { Placement } from './backend/sharded-program.ts';
+import { VideoloomError } from '../proto/errors.ts';
 import type { ObjectiveSums } from './losses/cross-entropy.ts';
-import type { VideoLanguageSystem } from './models/system.ts';
+import type { Contrast, VideoLanguageSystem } from './systems/system.ts';
 import { adamW, type AdamWConfig, type AdamWState } from './optim/adamw.ts';
 import { REPLICATED, numDevicesOf, type Sharding } from './stablehlo/sharding.ts';
 import { leavesOf, mapTree, numElements, withLeaves, type TensorTree } from './tree.ts';
@@ -11,12 +12,15 @@ import { leavesOf, mapTree, numElements, withLeaves, type TensorTree } from './t
 export interface Programs<P extends TensorTree> {
   /**
    * Gradient of the scaled sum of losses, and the sums of {@link sums}. The gradient is flat, [number of parameters];
-   * where several devices compute it, a tree that lies as the parameters do.
+   * where several devices compute it, a tree that lies as the parameters do. `cotangents` are the gradients of a
+   * contrast by this microbatch's embeddings; an empty tree where the system has none.
    */
   readonly gradient: CompiledFunction<
-    [P, TensorTree, TensorTree, tf.Tensor],
+    [P, TensorTree, TensorTree, tf.Tensor, TensorTree],
     { readonly gradient: TensorTree; readonly sums: tf.Tensor }
   >;
+  /** What a system's contrast compares over the global batch. */
+  readonly contrast?: ContrastPrograms<P>;
   /** Parameters and moments after a step; their old buffers are reused. */
   readonly update: CompiledFunction<
     [P, AdamWState<P>, TensorTree, tf.Tensor],
@@ -30,6 +34,22 @@ export interface Programs<P extends TensorTree> {
   uploadGradient(values: Float32Array, params: P): TensorTree;
 }
 
+export interface ContrastPrograms<P extends TensorTree> {
+  readonly embed: CompiledFunction<[P, TensorTree, TensorTree], Record<string, tf.Tensor>>;
+  /** Of the embeddings of the whole batch, with the scales of all objectives. */
+  readonly compare: CompiledFunction<
+    [P, TensorTree, Record<string, tf.Tensor>, tf.Tensor],
+    {
+      /** By the embeddings, [all rows, ...] each. */
+      readonly cotangents: Record<string, tf.Tensor>;
+      /** By the parameters that the comparison uses itself. */
+      readonly direct: Record<string, tf.Tensor>;
+      /** Loss sum and right answers by objective of the contrast, [2 K]. */
+      readonly sums: tf.Tensor;
+    }
+  >;
+}
+
 /** How several devices share the programs; with one they have nothing to share. */
 export interface StateShardings {
   /** Of parameters, their gradients and their moments, by path. */
@@ -40,7 +60,7 @@ export interface StateShardings {
 
 export function compilePrograms<P extends TensorTree>(
   engine: Engine,
-  system: Pick<VideoLanguageSystem<P>, 'objectives' | 'sums' | 'decays'>,
+  system: Pick<VideoLanguageSystem<P>, 'name' | 'objectives' | 'sums' | 'decays' | 'contrast'>,
   optimizer: AdamWConfig,
   shardings?: StateShardings,
 ): Programs<P> {
@@ -55,21 +75,54 @@ export function compilePrograms<P extends TensorTree>(
       return name === undefined ? REPLICATED : asParameters(path.slice(name.length + 1), shape);
     };
   const objectives = Object.keys(system.objectives);
-  const stack = (sums: Record<string, ObjectiveSums>): tf.Tensor =>
-    tf.stack(objectives.flatMap((name) => [sums[name]!.lossSum, sums[name]!.correct]));
+  const stack = (
+    sums: Record<string, ObjectiveSums>,
+    names: readonly string[] = objectives,
+  ): tf.Tensor =>
+    tf.stack(
+      names.flatMap((name) => {
+        const own = sums[name];
+        return own === undefined ? [tf.scalar(0), tf.scalar(0)] : [own.lossSum, own.correct];
+      }),
+    );
+  const { contrast } = system;
   return {
+    ...(contrast === undefined ? {} : { contrast: contrastPrograms(engine, contrast, objectives) }),
     gradient: engine.compile(
-      (params: P, frozen: TensorTree, batch: TensorTree, scales: tf.Tensor) => {
+      (
+        params: P,
+        frozen: TensorTree,
+        batch: TensorTree,
+        scales: tf.Tensor,
+        cotangents: TensorTree,
+      ) => {
         const leaves = leavesOf(params).map(([, tensor]) => tensor);
         let sums: tf.Tensor | undefined;
         const total = (...inputs: tf.Tensor[]): tf.Scalar => {
-          const own = system.sums(withLeaves(params, inputs), frozen, batch);
+          const tree = withLeaves(params, inputs);
+          const own = system.sums(tree, frozen, batch);
           sums = tf.keep(stack(own));
           // Only the losses: the counts of right answers have no gradient.
-          const losses = tf.stack(objectives.map((name) => own[name]!.lossSum));
-          return tf.sum(tf.mul(losses, scales));
+          const losses = tf.stack(objectives.map((name) => own[name]?.lossSum ?? tf.scalar(0)));
+          const ownTotal: tf.Scalar = tf.sum(tf.mul(losses, scales));
+          if (contrast === undefined) return ownTotal;
+          // The chain rule: the comparison's gradient by what is compared, times that by the parameters.
+          const embeddings = contrast.embed(tree, frozen, batch);
+          return Object.entries(cotangents as Record<string, tf.Tensor>).reduce<tf.Scalar>(
+            (sum, [name, cotangent]) => tf.add(sum, tf.sum(tf.mul(embeddings[name]!, cotangent))),
+            ownTotal,
+          );
         };
-        const gradients = tf.grads(total)(leaves);
+        const gradients = gradientsOf(total, leaves).map((gradient, k) => {
+          if (gradient !== undefined) return gradient;
+          const [path, { shape }] = leavesOf(params)[k]!;
+          // What a comparison alone uses has its gradient from there.
+          if (contrast?.parameters.includes(path) === true) return tf.zeros(shape);
+          throw new VideoloomError(
+            'GRADIENT_MISSING',
+            `no loss of ${system.name} depends on the parameter ${path}: name it in train.frozen`,
+          );
+        });
         const gradient = isFlat
           ? tf.concat(gradients.map((each) => tf.reshape(each, [-1])))
           : withLeaves<TensorTree>(params, gradients);
@@ -103,8 +156,12 @@ export function compilePrograms<P extends TensorTree>(
       },
     ),
     sums: engine.compile(
-      (params: P, frozen: TensorTree, batch: TensorTree) =>
-        stack(system.sums(params, frozen, batch)),
+      (params: P, frozen: TensorTree, batch: TensorTree) => {
+        const own = system.sums(params, frozen, batch);
+        if (contrast === undefined) return stack(own);
+        const embeddings = contrast.embed(params, frozen, batch);
+        return stack({ ...own, ...contrast.sums(params, embeddings, frozen) });
+      },
       { name: 'sums', shardings: { arguments: [asParameters, undefined, rows], leading: [2] } },
     ),
     async readGradient(gradient) {
@@ -126,4 +183,72 @@ export function compilePrograms<P extends TensorTree>(
       });
     },
   };
+}
+
+function contrastPrograms<P extends TensorTree>(
+  engine: Engine,
+  contrast: Contrast<P>,
+  objectives: readonly string[],
+): ContrastPrograms<P> {
+  return {
+    embed: engine.compile(
+      (params: P, frozen: TensorTree, batch: TensorTree) => contrast.embed(params, frozen, batch),
+      { name: 'embed' },
+    ),
+    compare: engine.compile(
+      (params: P, frozen: TensorTree, embeddings: Record<string, tf.Tensor>, scales: tf.Tensor) => {
+        const isCompared = (name: string): boolean => !name.endsWith('Ids');
+        const names = Object.keys(embeddings).filter(isCompared);
+        const leaves = leavesOf(params);
+        let sums: tf.Tensor | undefined;
+        const total = (...inputs: tf.Tensor[]): tf.Scalar => {
+          const compared = {
+            ...embeddings,
+            ...Object.fromEntries(names.map((name, k) => [name, inputs[k]!])),
+          };
+          const direct = new Map(
+            contrast.parameters.map((path, k) => [path, inputs[names.length + k]!]),
+          );
+          const tree = withLeaves(
+            params,
+            leaves.map(([path, tensor]) => direct.get(path) ?? tensor),
+          );
+          const own = contrast.sums(tree, compared, frozen);
+          sums = tf.keep(
+            tf.stack(
+              contrast.objectives.flatMap((name) => [own[name]!.lossSum, own[name]!.correct]),
+            ),
+          );
+          const losses = tf.stack(contrast.objectives.map((name) => own[name]!.lossSum));
+          const ownScales = contrast.objectives.map((name) => objectives.indexOf(name));
+          return tf.sum(tf.mul(losses, tf.gather(scales, ownScales)));
+        };
+        const known = new Map(leaves);
+        const direct = contrast.parameters.map((path) => known.get(path)!);
+        const wanted = [...names.map((name) => embeddings[name]!), ...direct];
+        const gradients = gradientsOf(total, wanted).map(
+          (gradient, at) => gradient ?? tf.zerosLike(wanted[at]!),
+        );
+        return {
+          cotangents: Object.fromEntries(names.map((name, k) => [name, gradients[k]!])),
+          direct: Object.fromEntries(
+            contrast.parameters.map((path, k) => [path, gradients[names.length + k]!]),
+          ),
+          sums: sums!,
+        };
+      },
+      { name: 'compare' },
+    ),
+  };
+}
+
+/** The gradients of `total` by `inputs`; undefined where it does not depend on one. */
+function gradientsOf(
+  total: (...inputs: tf.Tensor[]) => tf.Scalar,
+  inputs: readonly tf.Tensor[],
+): (tf.Tensor | undefined)[] {
+  return tf.tidy(() => {
+    const { grads } = tf.engine().gradients(() => total(...inputs), [...inputs], undefined, true);
+    return grads as (tf.Tensor | undefined)[];
+  });
 }

@@ -14,19 +14,16 @@ import {
   type ClipLoaderOptions,
 } from '../video/loading/loader.ts';
 import { INDEX_FILE, readIndex, type SampleIndex } from '../video/index/sample-index.ts';
-import { openTokenizer, type TokenizerFile } from '../video/text/tokenizer.ts';
-import { readVisualVocabulary } from './assets.ts';
 import { resolveConfig, type Config } from './config.ts';
 import type { DecodeCounters } from './metrics.ts';
-import { videoBertSystem } from './models/videobert-system.ts';
-import type { VideoLanguageSystem } from './models/system.ts';
+import { withInitialWeights } from './initial-weights.ts';
+import { systemNamed } from './systems/registry.ts';
+import type { VideoLanguageSystem } from './systems/system.ts';
 
 /** Files of a run folder that `prepare` writes and every worker reads; `run.json` is written last. */
 export const RUN_FILES = {
   config: 'config.resolved.yaml',
   index: INDEX_FILE,
-  tokenizer: 'tokenizer.json',
-  vocabulary: 'visual-vocabulary.safetensors',
 } as const;
 
 /** A prepared run, opened by a worker. */
@@ -59,15 +56,8 @@ export async function openRun(folder: string, overrides: readonly string[] = [])
     overrides,
   });
   const index = await readIndex(join(folder, RUN_FILES.index));
-  const tokenizerFile = JSON.parse(
-    await readFile(join(folder, RUN_FILES.tokenizer), 'utf8'),
-  ) as TokenizerFile;
-  const assets = {
-    tokenizer: openTokenizer(tokenizerFile),
-    vocabulary: await readVisualVocabulary(join(folder, RUN_FILES.vocabulary)),
-  };
-  const { data, train, model } = config;
-  const system = videoBertSystem(model, { ...data, seed: train.seed }, assets, index);
+  const opened = await systemNamed(config.model.name).open({ config, index, folder });
+  const system = await withInitialWeights(opened, folder, config.train.frozen);
   const access = await openDataAccess(
     dataAccessOptions(config, index.root, userCacheDir(process.env)),
   );
@@ -79,7 +69,7 @@ export async function openRun(folder: string, overrides: readonly string[] = [])
     plan,
     config,
     index,
-    system: system as unknown as VideoLanguageSystem,
+    system,
     data: access,
     trainLoader,
     heldOutLoader,

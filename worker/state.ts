@@ -2,7 +2,7 @@ import type * as tf from '@tensorflow/tfjs-core';
 import type { Engine } from './backend/engine.ts';
 import type { TensorData } from './checkpoint/format.ts';
 import { openInitializer } from './initializer.ts';
-import type { VideoLanguageSystem } from './models/system.ts';
+import type { VideoLanguageSystem } from './systems/system.ts';
 import { initAdamW, type AdamWState } from './optim/adamw.ts';
 import { disposeTree, fillTree, leavesOf, partsOf, type TensorTree } from './tree.ts';
 
@@ -102,7 +102,8 @@ export function disposeState(state: TrainingState): void {
   disposeTree(state.optimizer);
 }
 
-function namedLeaves({ params, optimizer }: TrainingState): [string, tf.Tensor][] {
+/** Every tensor by the path under which {@link readState} gives it or its parts. */
+export function namedLeaves({ params, optimizer }: TrainingState): [string, tf.Tensor][] {
   return [
     ...leavesOf(params),
     ...leavesOf(optimizer).map(([path, tensor]): [string, tf.Tensor] => [

@@ -14,8 +14,8 @@ import { dtypeOf, hostValues, numericDtype, pjrtTypeOf } from './dtypes.ts';
 import type { HostValues, TensorSpec } from './dtypes.ts';
 import type { EagerPrograms } from './eager-programs.ts';
 import { EngineError } from './errors.ts';
-import type { LayerStack, TracedLayers } from '../layer-loop.ts';
-import { traceLayers } from './layer-loop.ts';
+import type { LayerScan, LayerStack, TracedLayers } from '../layer-loop.ts';
+import { scanLayers, traceLayers } from './layer-loop.ts';
 import { mapNested, runOnHost } from './host.ts';
 import type { HostTensor } from './host.ts';
 import { Trace } from './jit.ts';
@@ -79,6 +79,11 @@ export class XlaBackend extends tf.KernelBackend {
   /** Layers as one loop of the program being traced; undefined while none is. */
   traceLayers(stack: LayerStack): TracedLayers | undefined {
     return this.#trace && traceLayers(this, this.#trace, stack);
+  }
+
+  /** Layers of which each makes something, as one loop of the program being traced; undefined while none is. */
+  scanLayers(scan: LayerScan): tf.Tensor[] | undefined {
+    return this.#trace && scanLayers(this, this.#trace, scan);
   }
 
   /** Registers a tensor's elements; the tensor is its first holder. */
@@ -279,6 +284,12 @@ export class XlaBackend extends tf.KernelBackend {
 
   override readSync(dataId: tf.DataId): tf.BackendValues {
     return this.#valuesOf(this.dataOf(dataId));
+  }
+
+  /** Where the elements lie in this process's memory, row-major; undefined where they do not. */
+  async addressOf({ dataId }: tf.TensorInfo): Promise<bigint | undefined> {
+    const { content } = this.dataOf(dataId);
+    return content.kind === 'device' ? content.shared.address() : undefined;
   }
 
   #valuesOf(data: TensorData): tf.BackendValues {

@@ -37,6 +37,11 @@ export class SharedBuffer {
     return sameSharding(this.#spread.sharding, sharding ?? []);
   }
 
+  /** Where all elements lie in this process's memory, row-major; undefined where they do not. Valid while it is held. */
+  async address(): Promise<bigint | undefined> {
+    return this.#spread === undefined ? this.parts[0]!.address() : undefined;
+  }
+
   toHost(): Promise<HostArray> {
     return this.#spread === undefined ? this.parts[0]!.toHost() : spreadToHost(this.#spread);
   }

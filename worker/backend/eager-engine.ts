@@ -52,6 +52,7 @@ export function eagerEngine({
         },
       });
     },
+    addressOf: () => Promise.resolve(undefined),
     close() {
       // The backend holds nothing beyond its tensors.
     },

@@ -46,12 +46,17 @@ export interface Engine {
   /**
    * `fn` as one program per signature (tree structure, shapes and dtypes of its arguments). `fn` must be pure: tensors
    * in, tensors out, no reading of values. Arguments listed in `donate` are disposed by the call, and their memory
-   * holds results where shapes fit.
+   * holds results where shapes fit; where a clone of one of them is still there, all results get memory of their own.
    */
   compile<A extends readonly TensorTree[], R extends TensorTree>(
     fn: (...args: A) => R,
     options: CompileOptions,
   ): CompiledFunction<A, R>;
+  /**
+   * Where a tensor's elements lie in this process's memory, row-major, for who reads them without a copy; undefined
+   * where they lie elsewhere. They stay there, and stay what they are, until the tensor is disposed.
+   */
+  addressOf(tensor: tf.Tensor): Promise<bigint | undefined>;
   /** Frees the devices. Tensors that are left can no longer be read. Idempotent. */
   close(): void;
 }
@@ -209,6 +214,10 @@ async function openXlaEngine({
         },
       });
     },
+    addressOf(tensor) {
+      checkOpen('addressOf');
+      return backend.addressOf(tensor);
+    },
     close() {
       if (isClosed) return;
       isClosed = true;
@@ -259,7 +268,7 @@ class JittedFunction<A extends readonly TensorTree[], R extends TensorTree> {
     const backend = this.#backend;
     const leaves = this.#leaves(args);
     const donated = this.#donatedLeaves(leaves);
-    const { program, results } = this.#program(args, leaves);
+    const { program, results } = this.#program(args, leaves, this.#aliased(leaves, donated));
     const tensors = leaves.map(([, tensor]) => tensor);
     const spread = program.traced.shardings?.parameters;
     const inputs = tensors.map((tensor, index) => backend.retain(tensor, spread?.[index]));
@@ -276,7 +285,12 @@ class JittedFunction<A extends readonly TensorTree[], R extends TensorTree> {
   }
 
   async lower(args: A): Promise<LoweredProgram> {
-    const { program } = this.#program(args, this.#leaves(args));
+    const leaves = this.#leaves(args);
+    const { program } = this.#program(
+      args,
+      leaves,
+      this.#aliased(leaves, this.#donatedLeaves(leaves)),
+    );
     const memory = await program.use((executable) => executable.memory());
     return { mlir: program.traced.mlir, flops: program.traced.flops, memory };
   }
@@ -328,9 +342,27 @@ class JittedFunction<A extends readonly TensorTree[], R extends TensorTree> {
     return donated;
   }
 
-  #program(args: A, leaves: readonly (readonly [string, tf.Tensor])[]) {
-    const signature = signatureOf(leaves);
-    const entry = this.#programs.get(signature) ?? this.#traceProgram(args, leaves, signature);
+  /**
+   * Which of the donated leaves give their memory to results: all or, where somebody else holds one, none. The runtime
+   * would copy what it may not take, which costs more than a program that writes elsewhere.
+   */
+  #aliased(
+    leaves: readonly (readonly [string, tf.Tensor])[],
+    donated: readonly number[],
+  ): readonly number[] {
+    const isHeld = (index: number): boolean =>
+      this.#backend.refCount(leaves[index]![1].dataId) > 1;
+    return donated.some(isHeld) ? [] : donated;
+  }
+
+  #program(
+    args: A,
+    leaves: readonly (readonly [string, tf.Tensor])[],
+    aliased: readonly number[],
+  ) {
+    const signature = `${aliased.length > 0 ? 'in place ' : ''}${signatureOf(leaves)}`;
+    const entry =
+      this.#programs.get(signature) ?? this.#traceProgram(args, leaves, aliased, signature);
     this.#programs.delete(signature);
     this.#programs.set(signature, entry);
     const [oldest] = this.#programs;
@@ -344,6 +376,7 @@ class JittedFunction<A extends readonly TensorTree[], R extends TensorTree> {
   #traceProgram(
     args: A,
     leaves: readonly (readonly [string, tf.Tensor])[],
+    aliased: readonly number[],
     signature: string,
   ): { program: CompiledProgram; results: R } {
     const backend = this.#backend;
@@ -370,7 +403,7 @@ class JittedFunction<A extends readonly TensorTree[], R extends TensorTree> {
           const tensors = leavesOf(results).map(([, tensor]) => tensor);
           const values = tensors.map((tensor) => backend.valueIn(trace, tensor));
           const shardings = layout?.of(leaves, leavesOf(results));
-          const traced = trace.finish(values, this.#donatedLeaves(leaves), shardings);
+          const traced = trace.finish(values, aliased, shardings);
           for (const tensor of new Set(tensors)) {
             if (!placeholders.includes(tensor)) tensor.dispose();
           }

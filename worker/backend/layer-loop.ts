@@ -8,7 +8,7 @@ import { cutPasses } from '../stablehlo/residuals.ts';
 import type { DifferentiatedOperations, Passes } from '../stablehlo/residuals.ts';
 import { printType, sameType } from '../stablehlo/types.ts';
 import type { Value } from '../stablehlo/types.ts';
-import type { LayerStack, TracedLayers } from '../layer-loop.ts';
+import type { LayerScan, LayerStack, TracedLayers } from '../layer-loop.ts';
 import type { XlaBackend } from './backend.ts';
 import type { TensorData } from './data.ts';
 import { dtypeOf, numericDtype } from './dtypes.ts';
@@ -150,6 +150,85 @@ export function traceLayers(backend: XlaBackend, trace: Trace, stack: LayerStack
   };
 }
 
+/**
+ * Layers of which each makes something beside what it hands on, as one loop without a gradient: the last carried, then
+ * what they made, stacked. Source of the form: `lax.scan` of JAX.
+ */
+export function scanLayers(
+  backend: XlaBackend,
+  trace: Trace,
+  { name, layer, carried, shared, own }: LayerScan,
+): tf.Tensor[] {
+  const { hlo } = trace;
+  const count = own[0]!.shape[0];
+  const inner = trace.fork(name);
+  const rows = own.map(({ shape: [, ...shape], dtype }) => ({ shape, dtype }));
+  const [inputs, results] = backend.during(inner, () => {
+    const given: Value[] = [];
+    let made: Value[] = [];
+    tf.tidy(() => {
+      const tensors = [carried, ...shared, ...rows].map(({ shape, dtype }) => {
+        const { value, tensor } = parameterOf(backend, inner, { shape, dtype });
+        given.push(value);
+        return tensor;
+      });
+      made = withOwnTape(() => layer(tensors)).map((tensor) => backend.valueIn(inner, tensor));
+    });
+    return [given, made];
+  });
+  const everywhere = [
+    ...shared.map((tensor) => backend.valueIn(trace, tensor)),
+    ...inner.outer.map(({ data }) => trace.valueOf(data)),
+  ];
+  const looped = forLoop(hlo, {
+    count,
+    state: [
+      backend.valueIn(trace, carried),
+      ...results
+        .slice(1)
+        .map(({ shape, elementType }) => hlo.constant(0, elementType, [count, ...shape])),
+    ],
+    invariants: [...own.map((tensor) => backend.valueIn(trace, tensor)), ...everywhere],
+    body: (round, { index, state: [x, ...stacks], invariants }) => {
+      const seen = invariants.slice(own.length);
+      const known = new Map<number, Value>();
+      const give = (values: readonly Value[], given: readonly Value[]): void => {
+        for (const [k, { id }] of values.entries()) known.set(id, given[k]!);
+      };
+      give(inputs, [
+        x!,
+        ...seen.slice(0, shared.length),
+        ...invariants.slice(0, own.length).map((all) => rowOf(round, all, index)),
+      ]);
+      give(
+        inner.outer.map(({ value }) => value),
+        seen.slice(shared.length),
+      );
+      round.inline(inner.hlo.operations, known);
+      const [next, ...made] = results.map(({ id }) => known.get(id)!);
+      return [next!, ...stacks.map((all, k) => withRow(round, all, index, made[k]!))];
+    },
+  });
+  return looped.map((value) => {
+    const spec = { shape: value.shape, dtype: dtypeOf(value.elementType) };
+    const content = { kind: 'traced', trace, value, op: 'a layer' } as const;
+    return tf.engine().makeTensorFromTensorInfo(backend.hold(spec, content), backend);
+  });
+}
+
+/** A parameter of a layer's own trace. */
+function parameterOf(
+  backend: XlaBackend,
+  inner: Trace,
+  { shape, dtype }: { readonly shape: readonly number[]; readonly dtype: tf.DataType },
+): { value: Value; tensor: tf.Tensor } {
+  const spec = { shape, dtype: numericDtype(dtype) };
+  const value = inner.parameter(spec);
+  const content = { kind: 'traced', trace: inner, value, op: 'an argument' } as const;
+  const tensor = tf.engine().makeTensorFromTensorInfo(backend.hold(spec, content), backend);
+  return { value, tensor };
+}
+
 interface TracedLayer extends DifferentiatedOperations {
   /** Tensors that the layer used without being given them, behind the given inputs. */
   readonly captures: readonly TensorData[];
@@ -164,13 +243,8 @@ function traceLayer(
   const inner = trace.fork(name);
   const rows = own.map(({ shape: [, ...shape], dtype }) => ({ shape, dtype }));
   const given = [carried, ...shared, ...rows];
-  const parameter = ({ shape, dtype }: { shape: readonly number[]; dtype: tf.DataType }) => {
-    const spec = { shape, dtype: numericDtype(dtype) };
-    const value = inner.parameter(spec);
-    const content = { kind: 'traced', trace: inner, value, op: 'an argument' } as const;
-    const tensor = tf.engine().makeTensorFromTensorInfo(backend.hold(spec, content), backend);
-    return { value, tensor };
-  };
+  const parameter = (spec: { shape: readonly number[]; dtype: tf.DataType }) =>
+    parameterOf(backend, inner, spec);
   return backend.during(inner, () => {
     let traced: TracedLayer | undefined;
     tf.tidy(() => {

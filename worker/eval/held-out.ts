@@ -1,8 +1,8 @@
 import type { Figure } from '../../proto/gen/videoloom/v1/run.ts';
 import type { Engine } from '../backend/engine.ts';
-import { uploadBatch } from '../batches.ts';
+import { rowsOf, uploadBatch } from '../batches.ts';
 import { openInitializer } from '../initializer.ts';
-import type { HostBatch, Row } from '../models/system.ts';
+import type { HostBatch, Row } from '../systems/system.ts';
 import type { Collectives } from '../parallel/collectives.ts';
 import type { Programs } from '../programs.ts';
 import type { Run } from '../run.ts';
@@ -97,12 +97,8 @@ async function heldOutRows(
     substitutes: [1, 2, 3, 4].map((offset) => (number + offset) % samples.length),
   }));
   const clips = await run.heldOutLoader.load(leases, signal);
-  const rows = clips.map(({ sample: number, frames }): Row => ({
-    sample: samples[number]!,
-    number,
-    epoch: draw,
-    frames,
-  }));
+  const places = numbers.map(() => ({ epoch: draw }));
+  const rows = rowsOf(samples, places, clips);
   const numFresh = numbers.filter((number) => number < samples.length).length;
   return Object.assign(rows, { numFresh });
 }

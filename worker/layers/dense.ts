@@ -3,7 +3,14 @@ import type { Initializer } from '../initializer.ts';
 
 export type DenseParams = {
   readonly kernel: tf.Tensor; // [in, out]
-  readonly bias: tf.Tensor; // [out]
+  readonly bias?: tf.Tensor; // [out]
+  /** What is added to the kernel, as a product of two thin matrices; see lora.ts. */
+  readonly lora?: LowRank;
+};
+
+export type LowRank = {
+  readonly a: tf.Tensor; // [in, R]
+  readonly b: tf.Tensor; // [R, out]
 };
 
 export function initDense(
@@ -21,8 +28,14 @@ export function initDense(
 
 /** [..., in] to [..., out]; the leading axes are folded so that the product is one matrix product. */
 export function dense(params: DenseParams, x: tf.Tensor): tf.Tensor {
-  const [numIn, numOut] = params.kernel.shape as [number, number];
-  const flat = tf.reshape(x, [-1, numIn]);
-  const y = tf.add(tf.matMul(flat as tf.Tensor2D, params.kernel as tf.Tensor2D), params.bias);
+  const { kernel, bias, lora } = params;
+  const [numIn, numOut] = kernel.shape as [number, number];
+  const flat = tf.reshape<tf.Rank.R2>(x, [-1, numIn]);
+  let y: tf.Tensor = tf.matMul(flat, kernel);
+  if (lora !== undefined) {
+    const thin = tf.matMul(flat, lora.a); // [N, R]
+    y = tf.add(y, tf.matMul(thin, lora.b as tf.Tensor2D));
+  }
+  if (bias !== undefined) y = tf.add(y, bias);
   return tf.reshape(y, [...x.shape.slice(0, -1), numOut]);
 }

@@ -13,10 +13,10 @@ export function initLayerNorm(init: Initializer, path: string, width: number): L
   };
 }
 
-/** Over the last axis. Source: Ba et al. 2016, arXiv:1607.06450, sec. 3; epsilon 1e-5. */
-export function layerNorm(params: LayerNormParams, x: tf.Tensor): tf.Tensor {
+/** Over the last axis. Source: Ba et al. 2016, arXiv:1607.06450, sec. 3. */
+export function layerNorm(params: LayerNormParams, x: tf.Tensor, epsilon = 1e-5): tf.Tensor {
   const centred = tf.sub(x, tf.mean(x, -1, true));
   const variance = tf.mean(tf.square(centred), -1, true);
-  const normal = tf.mul(centred, tf.rsqrt(tf.add(variance, 1e-5)));
+  const normal = tf.mul(centred, tf.rsqrt(tf.add(variance, epsilon)));
   return tf.add(tf.mul(normal, params.scale), params.offset);
 }

@@ -7,7 +7,7 @@ import { openInitializer } from '../initializer.ts';
 import { userCacheDir } from '../../proto/user-cache.ts';
 import { leavesOf, withLeaves } from '../tree.ts';
 import { initVideoBert, videoBertLogits, videoBertSums, type VideoBertBatch } from './videobert.ts';
-import { sequenceLength } from './videobert-batch.ts';
+import { sequenceLength } from '../systems/videobert-batch.ts';
 import { testAssembly, testBatch } from '../test/assembly.ts';
 
 const ASSEMBLY = testAssembly();

@@ -1,6 +1,6 @@
 import { openRng } from '../../proto/random.ts';
-import type { HostBatch } from '../models/system.ts';
-import { assembleVideoBert, TRAINING, type AssemblyConfig } from '../models/videobert-batch.ts';
+import type { HostBatch } from '../systems/system.ts';
+import { assembleVideoBert, TRAINING, type AssemblyConfig } from '../systems/videobert-batch.ts';
 
 /** How batches of a small model are assembled in tests: some text and half of the windows hidden, some pairs mismatched. */
 export function testAssembly(overrides: Partial<AssemblyConfig> = {}): AssemblyConfig {

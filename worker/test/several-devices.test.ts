@@ -5,7 +5,7 @@ import { openEngine, type LoweredProgram } from '../backend/engine.ts';
 import type { MeshAxes } from '../backend/devices.ts';
 import { uploadBatch } from '../batches.ts';
 import { openInitializer } from '../initializer.ts';
-import { sequenceLength } from '../models/videobert-batch.ts';
+import { sequenceLength } from '../systems/videobert-batch.ts';
 import {
   initVideoBert,
   videoBertLogits,
@@ -77,6 +77,7 @@ async function trainOn(mesh: MeshAxes, rules: readonly ShardingRule[]): Promise<
     const programs: Programs<VideoBertParams> = compilePrograms(
       engine,
       {
+        name: 'videobert',
         objectives: OBJECTIVES,
         decays: (path) => path.endsWith('kernel'),
         sums: (own, frozen, batch) => {
@@ -101,7 +102,7 @@ async function trainOn(mesh: MeshAxes, rules: readonly ShardingRule[]): Promise<
       const inputs = uploadBatch(engine, batch);
       const scales = Object.keys(OBJECTIVES).map((name) => 1 / (batch.counts[name] ?? 1));
       const scaling = engine.upload(Float32Array.from(scales), [3]);
-      const { gradient, sums } = await programs.gradient(params, frozen, inputs, scaling);
+      const { gradient, sums } = await programs.gradient(params, frozen, inputs, scaling, {});
       const flat = await programs.readGradient(gradient);
       losses.push([...(await sums.data())].filter((_, i) => i % 2 === 0));
       const scalars = adamWScalars(OPTIMIZER, { step, learningRate: 1e-3, gradientScale: 1 });
@@ -111,7 +112,7 @@ async function trainOn(mesh: MeshAxes, rules: readonly ShardingRule[]): Promise<
         first = flat;
         const given = [params, optimizer, back, engine.upload(scalars, [4])] as const;
         memory = {
-          gradient: (await programs.gradient.lower(params, frozen, inputs, scaling))!.memory,
+          gradient: (await programs.gradient.lower(params, frozen, inputs, scaling, {}))!.memory,
           update: (await programs.update.lower(...given))!.memory,
         };
       }

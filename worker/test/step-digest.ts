@@ -12,7 +12,7 @@ import {
   type VideoBertBatch,
   type VideoBertParams,
 } from '../models/videobert.ts';
-import { sequenceLength } from '../models/videobert-batch.ts';
+import { sequenceLength } from '../systems/videobert-batch.ts';
 import { adamW, adamWScalars, type AdamWState } from '../optim/adamw.ts';
 import { cpuPlugin } from '../pjrt/test/client.ts';
 import { leavesOf, mapTree, withLeaves } from '../tree.ts';

@@ -3,6 +3,7 @@ import type { Figure } from '../../proto/gen/videoloom/v1/run.ts';
 import { plainStepOrder } from '../../proto/step-order.ts';
 import type { Engine } from '../backend/engine.ts';
 import { rowsOf, uploadBatch } from '../batches.ts';
+import { compareGlobalBatch } from '../contrast.ts';
 import { evaluateHeldOut } from '../eval/held-out.ts';
 import { adamWScalars } from '../optim/adamw.ts';
 import { learningRateAt } from '../optim/schedule.ts';
@@ -46,8 +47,30 @@ export async function trainInProcess(
     );
     const inputs = uploadBatch(engine, batch);
     const scaling = engine.upload(scales, [scales.length]);
-    const { gradient, sums } = await programs.gradient(state.params, frozen, inputs, scaling);
-    const values = await programs.readGradient(gradient);
+    const compared =
+      programs.contrast === undefined
+        ? undefined
+        : await compareGlobalBatch(
+            programs.contrast,
+            { params: state.params, frozen, microbatches: [{ index: 0, batch }] },
+            {
+              ...{ engine, step, scales },
+              members: [{ firstMicrobatch: 0, numMicrobatches: 1 }],
+              objectives: system.contrast!.objectives.map((name) => objectives.indexOf(name)),
+              collectives: { allGather: (_step, _name, own) => Promise.resolve([own]) },
+            },
+          );
+    const cotangents = compared?.cotangentsOf(0) ?? {};
+    const { gradient, sums } = await programs.gradient(
+      state.params,
+      frozen,
+      inputs,
+      scaling,
+      cotangents,
+    );
+    const values = (await programs.readGradient(gradient)).slice();
+    const sumValues = (await sums.data()).slice();
+    compared?.addTo(values, sumValues);
     const norm = Math.sqrt(values.reduce((sum, value) => sum + value * value, 0));
     const learningRate = learningRateAt(config.optimizer, step, steps);
     const gradientScale = Math.min(1, config.optimizer.clipNorm / norm);
@@ -55,18 +78,17 @@ export async function trainInProcess(
     const next = await programs.update(
       state.params,
       state.optimizer,
-      gradient,
+      programs.uploadGradient(values, state.params),
       engine.upload(scalars, [4]),
     );
     state = { step, params: next.params, optimizer: next.state };
-    const sumValues = await sums.data();
     onStep(
       step,
       Object.fromEntries(
         objectives.map((name, k) => [name, sumValues[2 * k]! / (batch.counts[name] ?? 0)]),
       ),
     );
-    disposeTree([inputs, scaling, sums]);
+    disposeTree([inputs, scaling, cotangents, gradient, sums]);
   }
   const collectives = await openTreeCollectives({
     listenAddress: '127.0.0.1:0',

@@ -1,15 +1,31 @@
+import { join } from 'node:path';
 import * as tf from '@tensorflow/tfjs-core';
+import { z } from 'zod';
+import { messageOf, VideoloomError } from '../../proto/errors.ts';
+import { openProgress } from '../../proto/progress.ts';
 import { shuffled, openRng } from '../../proto/random.ts';
 import type { Sample } from '../../video/index/sample.ts';
 import type { Tokenizer } from '../../video/text/tokenizer.ts';
 import {
   assignVisualWords,
+  fitVisualVocabulary,
   frameFeatures,
   type VisualVocabulary,
 } from '../../video/visual-words/visual-vocabulary.ts';
-import type { VideoBertConfig } from '../config.ts';
+import { readVisualVocabulary, writeVisualVocabulary } from '../assets.ts';
+import { count, share } from '../config-fields.ts';
 import type { TensorTree } from '../tree.ts';
-import type { Explained, HeldOutTask, HostBatch, Row, VideoLanguageSystem } from './system.ts';
+import {
+  defineSystem,
+  isClipOfOneVideo,
+  type Explained,
+  type FitContext,
+  type HeldOutTask,
+  type HostBatch,
+  type Row,
+  type VideoLanguageSystem,
+} from './system.ts';
+import { fitTokenizer, readTokenizer } from './text-assets.ts';
 import {
   initVideoBert,
   videoBertLogits,
@@ -17,7 +33,7 @@ import {
   type VideoBertBatch,
   type VideoBertLogits,
   type VideoBertParams,
-} from './videobert.ts';
+} from '../models/videobert.ts';
 import {
   assembleVideoBert,
   countedLabels,
@@ -27,6 +43,62 @@ import {
   type Question,
   type VideoBertExample,
 } from './videobert-batch.ts';
+
+const fields = z.strictObject({
+  name: z.literal('videobert').describe('Sun et al. 2019, arXiv:1904.01766'),
+  width: count('Width of the encoder'),
+  layers: count('Transformer blocks'),
+  heads: count('Attention heads; divides the width'),
+  mlpRatio: count('Width of the MLP over the width of the encoder'),
+  maxTextTokens: count('Word pieces of a sequence; longer text is cut'),
+  textVocabulary: count(
+    'Most word pieces that the tokenizer is trained to, special tokens included',
+    32,
+  ),
+  visualBranching: count('Branches of each level of the hierarchical k-means', 2),
+  visualDepth: count('Levels of the hierarchical k-means; branching^depth visual words'),
+  visualComponents: count('Principal components of the frame features'),
+  textMaskRatio: share('Share of the word pieces that is hidden'),
+  visualMaskRatio: share(
+    'Share of the visual words that is hidden: up to this in training, this in evaluation',
+  ),
+  visualMaskSpan: count('Visual words are hidden in runs of this many'),
+  textOnlyShare: share('Share of the samples shown as text alone'),
+  videoOnlyShare: share('Share of the samples shown as video alone'),
+  mismatchedShare: share("Share of the pairs that get another sample's text, for alignment"),
+  modalities: z
+    .enum(['both', 'text', 'video'])
+    .describe('text and video train the one-modality model of the same size, for comparison'),
+});
+
+type VideoBertConfig = z.infer<typeof fields>;
+
+const VOCABULARY_FILE = 'visual-vocabulary.safetensors';
+/** Samples beyond this many add nothing to a vocabulary of some thousand words. */
+const FITTING_CLIPS = 2000;
+
+export const videobert = defineSystem<VideoBertConfig, VideoBertParams>({
+  schema: fields,
+  sampleKind: 'a clip of one video',
+  takes: isClipOfOneVideo,
+  check: ({ model: { width, heads } }) =>
+    width % heads === 0
+      ? undefined
+      : `model.width (${width}) is not a multiple of model.heads (${heads})`,
+  async fit(context) {
+    await fitTokenizer(context, context.config.model.textVocabulary);
+    const vocabulary = await fitVocabulary(context);
+    await writeVisualVocabulary(join(context.folder, VOCABULARY_FILE), vocabulary);
+    return `${vocabulary.numWords} visual words`;
+  },
+  async open({ config: { model, data, train }, folder, index }) {
+    const assets = {
+      tokenizer: await readTokenizer(folder),
+      vocabulary: await readVisualVocabulary(join(folder, VOCABULARY_FILE)),
+    };
+    return videoBertSystem(model, { ...data, seed: train.seed }, assets, index);
+  },
+});
 
 export interface VideoBertAssets {
   readonly tokenizer: Tokenizer;
@@ -230,8 +302,61 @@ function explain(
   });
 }
 
+/** Words for the frames of the training split. */
+async function fitVocabulary({
+  config: { model, data, train },
+  index,
+  loader,
+}: FitContext<VideoBertConfig>): Promise<VisualVocabulary> {
+  const samples = fittingSamples(index.train.length, FITTING_CLIPS, train.seed);
+  const progress = openProgress('visual words', samples.length);
+  const shape = [data.windows, data.framesPerWindow, data.frameSize, data.frameSize, 3] as const;
+  const features: Float32Array[] = [];
+  const failures: string[] = [];
+  const chunk = 16;
+  for (let first = 0; first < samples.length; first += chunk) {
+    const wanted = samples.slice(first, first + chunk);
+    const decoded = await Promise.all(
+      wanted.map((sample) =>
+        loader
+          .load([{ sample, epoch: 0, substitutes: [] }], AbortSignal.timeout(600_000))
+          .catch((error: unknown) => {
+            failures.push(messageOf(error));
+            return [];
+          }),
+      ),
+    );
+    for (const { frames } of decoded.flat()) features.push(frameFeatures(frames, shape));
+    progress.update(first + wanted.length);
+  }
+  if (features.length === 0) {
+    throw new VideoloomError(
+      'DATA_UNREADABLE',
+      `none of the ${samples.length} clips could be decoded; the first failed with: ${failures[0] ?? '-'}`,
+    );
+  }
+  const vocabulary = fitVisualVocabulary(concatenate(features), {
+    branching: model.visualBranching,
+    depth: model.visualDepth,
+    seed: train.seed,
+    pcaDims: model.visualComponents,
+  });
+  progress.done(`${vocabulary.numWords} words of ${features.length} clips`);
+  return vocabulary;
+}
+
+function concatenate(parts: readonly Float32Array[]): Float32Array {
+  const whole = new Float32Array(parts.reduce((sum, { length }) => sum + length, 0));
+  let offset = 0;
+  for (const part of parts) {
+    whole.set(part, offset);
+    offset += part.length;
+  }
+  return whole;
+}
+
 /** Samples to fit a vocabulary on: all of them, or as many as `limit`, evenly drawn. */
-export function fittingSamples(numSamples: number, limit: number, seed: number): number[] {
+function fittingSamples(numSamples: number, limit: number, seed: number): number[] {
   const all = Array.from({ length: numSamples }, (_, i) => i);
   if (numSamples <= limit) return all;
   return shuffled(all, openRng(seed, 'fitting-samples'))

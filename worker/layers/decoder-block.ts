@@ -1,0 +1,79 @@
+/** What the blocks of decoder-only language models share: attention to what came before, with grouped heads. */
+import * as tf from '@tensorflow/tfjs-core';
+import { dense, type DenseParams } from './dense.ts';
+import type { KeyValues } from './kv-cache.ts';
+import { applyRope, type RopeAngles } from './rope.ts';
+
+/** Separate kernels, so that each can be changed alone (LoRA), and keys may have fewer heads. */
+export type DecoderAttentionParams = {
+  readonly query: DenseParams; // D to A W
+  readonly key: DenseParams; // D to K W
+  readonly value: DenseParams; // D to K W
+  readonly output: DenseParams; // A W to D
+};
+
+/** What a block sees beside the states. */
+export interface BlockContext {
+  /** Added to the scores, [B, 1, L, S + L] for S slots of `past`. */
+  readonly bias: tf.Tensor;
+  readonly rope?: RopeAngles;
+  /** Of this layer, from earlier tokens. */
+  readonly past?: KeyValues;
+}
+
+/** States after a block, [B, L, D], and the keys and values of its tokens, [B, K, L, W]. */
+export interface BlockResult {
+  readonly output: tf.Tensor;
+  readonly made: KeyValues;
+}
+
+/**
+ * Attention in which each of K key-value heads serves A/K query heads. Source: Ainslie et al. 2023, arXiv:2305.13245,
+ * sec. 2.2.
+ */
+export function decoderAttention(
+  params: DecoderAttentionParams,
+  x: tf.Tensor,
+  {
+    numHeads,
+    numKeyValueHeads,
+    bias,
+    rope,
+    past,
+  }: BlockContext & { readonly numHeads: number; readonly numKeyValueHeads: number },
+): BlockResult {
+  const [batch, length] = x.shape as [number, number, number];
+  const heads = (y: tf.Tensor, count: number): tf.Tensor =>
+    tf.transpose(tf.reshape(y, [batch, length, count, -1]), [0, 2, 1, 3]);
+  const turned = (y: tf.Tensor): tf.Tensor => (rope === undefined ? y : applyRope(y, rope));
+  const query = turned(heads(dense(params.query, x), numHeads)); // [B, A, L, W]
+  const key = turned(heads(dense(params.key, x), numKeyValueHeads)); // [B, K, L, W]
+  const value = heads(dense(params.value, x), numKeyValueHeads);
+  const allKeys = past === undefined ? key : tf.concat([past.key, key], 2); // [B, K, S + L, W]
+  const allValues = past === undefined ? value : tf.concat([past.value, value], 2);
+
+  const width = query.shape[3]!;
+  const groupSize = numHeads / numKeyValueHeads;
+  // The query heads of a group are rows of one product with their common keys.
+  const grouped = tf.reshape(tf.mul(query, 1 / Math.sqrt(width)), [
+    batch,
+    numKeyValueHeads,
+    groupSize * length,
+    width,
+  ]);
+  const scores = tf.reshape(tf.matMul(grouped, allKeys, false, true), [
+    batch,
+    numHeads,
+    length,
+    -1,
+  ]);
+  const weights = tf.reshape(tf.softmax(tf.add(scores, bias)), [
+    batch,
+    numKeyValueHeads,
+    groupSize * length,
+    -1,
+  ]);
+  const mixed = tf.reshape(tf.matMul(weights, allValues), [batch, numHeads, length, width]);
+  const joined = tf.reshape(tf.transpose(mixed, [0, 2, 1, 3]), [batch, length, numHeads * width]);
+  return { output: dense(params.output, joined), made: { key, value } };
+}

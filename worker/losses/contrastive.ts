@@ -1,0 +1,123 @@
+/** Losses that tell the right pair from all others of the global batch. */
+import * as tf from '@tensorflow/tfjs-core';
+import { rematerialized } from '../layer-loop.ts';
+import type { ObjectiveSums } from './cross-entropy.ts';
+
+/** Rows that belong together: one embedding each, L2-normalised. */
+export interface Pairs {
+  /** [G, D] */
+  readonly left: tf.Tensor;
+  /** [G, D] */
+  readonly right: tf.Tensor;
+  /** Float32 [G]: rows with equal ids belong together too, as pictures of one caption do. */
+  readonly groupIds: tf.Tensor;
+  /** [G], 0 for rows whose answer does not count in `correct`; all count unless given. */
+  readonly counted?: tf.Tensor;
+}
+
+/**
+ * InfoNCE in both directions, 1/2 each, summed over the rows; where several rows belong together the target is spread
+ * evenly over them. `correct` counts the rows of `left` whose nearest of `right` belongs to them.
+ * Source: Radford et al. 2021, arXiv:2103.00020, fig. 3; several positives: Khosla et al. 2020, arXiv:2004.11362, eq. 2.
+ *
+ * @param scale what similarities are multiplied by: exp of a learned scalar, or 1 / temperature
+ * @param chunk rows compared at a time, whose similarities are computed again in the backward pass; all by default
+ */
+export function infoNceSums(
+  pairs: Pairs,
+  scale: tf.Tensor,
+  chunk?: number,
+): ObjectiveSums {
+  const { left, right, groupIds } = pairs;
+  const rows = left.shape[0];
+  const oneWay = (from: tf.Tensor, to: tf.Tensor, start: number, size: number): tf.Tensor => {
+    const own = tf.slice(from, [start, 0], [size, -1]);
+    const ids = tf.slice(groupIds, [start], [size]);
+    return rematerialized(
+      ([some, all, own_, ids_, scale_]) => {
+        const logits = similarities(some!, all!, scale_!);
+        const together = equalIds(own_!, ids_!);
+        const targets = tf.div(together, tf.sum(together, -1, true));
+        return tf.neg(tf.sum(tf.mul(tf.logSoftmax(logits), targets)));
+      },
+      [own, to, ids, groupIds, scale],
+    );
+  };
+  const parts = chunks(rows, chunk).flatMap(({ start, size }) => [
+    oneWay(left, right, start, size),
+    oneWay(right, left, start, size),
+  ]);
+  return {
+    lossSum: tf.mul(tf.addN(parts), 0.5),
+    correct: nearestBelongs(pairs, chunk),
+  };
+}
+
+/**
+ * The sigmoid loss: every pair of rows by itself is one that belongs together or not; summed over all pairs. It is to be
+ * divided by the number of rows. Source: Zhai et al. 2023, arXiv:2303.15343, algorithm 1.
+ *
+ * @param scale exp of the learned t'
+ * @param bias the learned b, -10 at the start
+ */
+export function sigmoidSums(
+  pairs: Pairs,
+  scale: tf.Tensor,
+  bias: tf.Tensor,
+  chunk?: number,
+): ObjectiveSums {
+  const { left, right, groupIds } = pairs;
+  const parts = chunks(left.shape[0], chunk).map(({ start, size }) =>
+    rematerialized(
+      ([some, all, own, ids, scale_, bias_]) => {
+        const logits = tf.add(similarities(some!, all!, scale_!), bias_!);
+        const sign = tf.sub(tf.mul(equalIds(own!, ids!), 2), 1);
+        return tf.sum(tf.softplus(tf.neg(tf.mul(sign, logits))));
+      },
+      [
+        tf.slice(left, [start, 0], [size, -1]),
+        right,
+        tf.slice(groupIds, [start], [size]),
+        groupIds,
+        scale,
+        bias,
+      ],
+    ),
+  );
+  return { lossSum: tf.addN(parts), correct: nearestBelongs(pairs, chunk) };
+}
+
+function nearestBelongs(
+  { left, right, groupIds, counted }: Pairs,
+  chunk: number | undefined,
+): tf.Tensor {
+  const parts = chunks(left.shape[0], chunk).map(({ start, size }) => {
+    const logits = tf.matMul(tf.slice(left, [start, 0], [size, -1]), right, false, true);
+    const found = tf.gather(groupIds, tf.argMax(logits, -1));
+    const isRight = tf.cast(tf.equal(found, tf.slice(groupIds, [start], [size])), 'float32');
+    return tf.sum(counted === undefined ? isRight : tf.mul(isRight, tf.slice(counted, [start], [size])));
+  });
+  return tf.addN(parts);
+}
+
+/** [c, D] and [G, D] to [c, G]. */
+function similarities(some: tf.Tensor, all: tf.Tensor, scale: tf.Tensor): tf.Tensor {
+  return tf.mul(tf.matMul(some, all, false, true), scale);
+}
+
+/** [c] and [G] to [c, G]: 1 where they are equal; no gradient. */
+function equalIds(some: tf.Tensor, all: tf.Tensor): tf.Tensor {
+  const equal = tf.customGrad((...given) => {
+    const [own, others] = given as tf.Tensor[];
+    const value = tf.cast(tf.equal(tf.expandDims(own!, 1), tf.expandDims(others!, 0)), 'float32');
+    return { value, gradFunc: () => [tf.zerosLike(own!), tf.zerosLike(others!)] };
+  });
+  return equal(some, all);
+}
+
+function chunks(rows: number, chunk = rows): { start: number; size: number }[] {
+  return Array.from({ length: Math.ceil(rows / chunk) }, (_, k) => ({
+    start: k * chunk,
+    size: Math.min(chunk, rows - k * chunk),
+  }));
+}

@@ -1,0 +1,163 @@
+/** What a system is: a model with its losses and questions, and how it gets from a recipe to the training loop. */
+import type * as tf from '@tensorflow/tfjs-core';
+import type { z } from 'zod';
+import type { MediaFile, Sample } from '../../video/index/sample.ts';
+import type { SampleIndex } from '../../video/index/sample-index.ts';
+import type { ClipLoader } from '../../video/loading/loader.ts';
+import type { RunConfig } from '../config-fields.ts';
+import type { Initializer } from '../initializer.ts';
+import type { ObjectiveSums } from '../losses/cross-entropy.ts';
+import type { TensorTree } from '../tree.ts';
+
+/** One host array of a batch, a row a clip. Those whose name ends in `Weights` say what counts. */
+export interface HostArray {
+  readonly data: Int32Array | Float32Array;
+  readonly shape: readonly number[];
+}
+
+/** A microbatch as the program takes it, and what the sums over it are to be divided by. */
+export interface HostBatch {
+  readonly arrays: Readonly<Record<string, HostArray>>;
+  /** Number of counted predictions by objective. */
+  readonly counts: Readonly<Record<string, number>>;
+  /** Tokens that carry content (no padding). */
+  readonly numTokens: number;
+}
+
+/** A decoded clip, its sample, and what keys its randomness. */
+export interface Row {
+  readonly sample: Sample;
+  /** Row of the sample in its split. */
+  readonly number: number;
+  readonly epoch: number;
+  /** [windows, frames a window, H, W, 3] uint8, flat. */
+  readonly frames: Uint8Array;
+  /** When each frame is shown, seconds of its file, [windows x frames a window]. */
+  readonly timesSeconds: readonly number[];
+  /** Log-mel spectrogram of the clip, [mel bands, frames] flat; where `data.audio` asks for it. */
+  readonly audio?: Float32Array;
+}
+
+/** A question put to held-out clips; the answer is one of some classes, and the best constant one gives chance. */
+export interface HeldOutTask {
+  readonly name: string;
+  /** The objective whose predictions are counted. */
+  readonly objective: string;
+  readonly numClasses: number;
+  assemble(rows: readonly Row[]): HostBatch;
+  /** The right answers that a batch asks for. */
+  labels(batch: HostBatch): number[];
+}
+
+/** What one row showed to the model and what it answered. */
+export interface Explained {
+  readonly words: readonly { readonly text: string; readonly guess?: string }[];
+  /** One entry a window of frames; `guess` tells whether a hidden one was named right. */
+  readonly windows: readonly { readonly guess?: boolean }[];
+}
+
+/**
+ * Losses that compare every row with every other of the global batch, whoever holds them. The embeddings of all rows
+ * are computed first, without a gradient, and exchanged; the losses' gradients by them then go into each microbatch's
+ * backward pass. Exact for any number of workers, and a microbatch's activations are all that is kept at a time.
+ * Source: Gao et al. 2021, arXiv:2101.06983, sec. 3 (gradient caching).
+ */
+export interface Contrast<P extends TensorTree = TensorTree> {
+  /** Those of the system's objectives that {@link sums} gives; the others are per microbatch. */
+  readonly objectives: readonly string[];
+  /** Paths of the parameters that {@link sums} uses itself, such as a temperature. */
+  readonly parameters: readonly string[];
+  /**
+   * What is compared of a microbatch, float32 [rows, ...] each. Those whose name ends in `Ids` have no gradient: whole
+   * numbers to tell equals by.
+   */
+  embed(params: P, frozen: TensorTree, batch: TensorTree): Record<string, tf.Tensor>;
+  /** Sums over the global batch; `embeddings` are those of all rows, [all rows, ...], in the order of the microbatches. */
+  sums(
+    params: P,
+    embeddings: Readonly<Record<string, tf.Tensor>>,
+    frozen: TensorTree,
+  ): Record<string, ObjectiveSums>;
+}
+
+/** A video-language model with its losses: what the training loop knows of it. */
+export interface VideoLanguageSystem<P extends TensorTree = TensorTree> {
+  readonly name: string;
+  /** Objectives with their weights in the total loss. */
+  readonly objectives: Readonly<Record<string, number>>;
+  readonly heldOutTasks: readonly HeldOutTask[];
+  init(initializer: Initializer): P;
+  /** Arrays that the program takes but does not train. */
+  readonly frozen: Readonly<Record<string, HostArray>>;
+  /** Whether weight decay applies to a parameter; of stacked layers, `shape` is that of one. */
+  decays(path: string, shape: readonly number[]): boolean;
+  /** A training microbatch; a pure function of rows and the run's seed. */
+  assemble(rows: readonly Row[]): HostBatch;
+  /** Rows with something hidden, to look at what the model makes of them. */
+  readonly look?: {
+    assemble(rows: readonly Row[]): HostBatch;
+    /** The most likely id at each hidden position; one tensor a modality, of any names. */
+    guess(params: P, frozen: TensorTree, batch: TensorTree): Record<string, tf.Tensor>;
+    explain(batch: HostBatch, guesses: Readonly<Record<string, ArrayLike<number>>>): Explained[];
+  };
+  /** Answers a question about clips in words, row by row. */
+  answer?(
+    params: P,
+    frozen: TensorTree,
+    rows: readonly Row[],
+    question: string,
+  ): Promise<readonly string[]>;
+  /** Sums over a microbatch by objective, but for those of {@link contrast}. */
+  sums(params: P, frozen: TensorTree, batch: TensorTree): Record<string, ObjectiveSums>;
+  readonly contrast?: Contrast<P>;
+}
+
+/** The model's fields of a recipe. */
+export interface ModelConfig {
+  readonly name: string;
+}
+
+/** What a system is opened from. */
+export interface SystemContext<M extends ModelConfig = ModelConfig> {
+  readonly config: RunConfig & { readonly model: M };
+  readonly index: SampleIndex;
+  /** The run's folder, with the files that {@link SystemDefinition.fit} wrote. */
+  readonly folder: string;
+}
+
+/** What a system fits its vocabularies with, from the training split alone. */
+export interface FitContext<M extends ModelConfig = ModelConfig> extends SystemContext<M> {
+  readonly loader: ClipLoader;
+  /** Folders of the runs that initial weights come from: what their tokens mean is not to change. */
+  readonly initialRuns: readonly string[];
+}
+
+/** A kind of run: its fields in recipes, the samples it takes, and how it is opened. */
+export interface SystemDefinition<M extends ModelConfig = ModelConfig> {
+  /** Fields of `model`; `name` is the literal that chooses this system. */
+  readonly schema: z.ZodObject<{ name: z.ZodLiteral<string> }>;
+  /** What it trains on, in words for messages: `a clip of one video`. */
+  readonly sampleKind: string;
+  takes(sample: Sample, files: readonly MediaFile[]): boolean;
+  /** What is wrong with the fields taken together, if anything. */
+  check?(config: RunConfig & { readonly model: M }): string | undefined;
+  /** Writes into the run's folder what is found out from the training split; says what it was. */
+  fit(context: FitContext<M>): Promise<string>;
+  /** A pure function of the context's files and config: every worker opens the same. */
+  open(context: SystemContext<M>): Promise<VideoLanguageSystem>;
+}
+
+/** A definition whose types are forgotten, for the list of all. */
+export function defineSystem<M extends ModelConfig, P extends TensorTree>(
+  definition: Omit<SystemDefinition<M>, 'open' | 'schema'> & {
+    readonly schema: z.ZodObject;
+    open(context: SystemContext<M>): Promise<VideoLanguageSystem<P>>;
+  },
+): SystemDefinition {
+  return definition as unknown as SystemDefinition;
+}
+
+/** The usual choice of {@link SystemDefinition.takes}. */
+export function isClipOfOneVideo({ media }: Sample, files: readonly MediaFile[]): boolean {
+  return media.length === 1 && files[media[0]!.file]!.kind === 'video';
+}
