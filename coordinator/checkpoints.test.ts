@@ -9,8 +9,11 @@ import type { TestContext } from 'node:test';
 import {
   completeCheckpoint,
   findCheckpoint,
-  pruneCheckpoints,
+  removeCheckpoint,
+  removeLeftovers,
   removeUnfinished,
+  setAside,
+  surplusCheckpoints,
 } from './checkpoints.ts';
 
 async function scratch(t: TestContext): Promise<string> {
@@ -18,6 +21,8 @@ async function scratch(t: TestContext): Promise<string> {
   t.after(() => rm(folder, { recursive: true, force: true }));
   return folder;
 }
+
+const HOUR_MS = 3_600_000;
 
 const pathOf = (folder: string, step: number): string =>
   join(folder, `step-${String(step).padStart(8, '0')}`);
@@ -44,15 +49,15 @@ function manifestOf(step: number, files: Awaited<ReturnType<typeof writeFiles>>,
     seed: 7,
     ...digests,
     files,
-    time: '',
+    time: new Date(step * HOUR_MS).toISOString(),
   };
 }
 
+const MODEL = 'model-00001-of-00001.safetensors';
+const INDEX = 'model.safetensors.index.json';
+
 async function save(folder: string, step: number, runId?: string): Promise<void> {
-  const files = await writeFiles(folder, step, {
-    'a.safetensors': `weights ${step}`,
-    'b.json': '{}',
-  });
+  const files = await writeFiles(folder, step, { [MODEL]: `weights ${step}`, [INDEX]: '{}' });
   await completeCheckpoint(folder, manifestOf(step, files, runId));
 }
 
@@ -60,21 +65,21 @@ describe('checkpoints', () => {
   it('that are damaged in any way are passed over by name, for the newest whole one', async (t) => {
     const folder = await scratch(t);
     for (let step = 1; step <= 7; step++) await save(folder, step, step === 6 ? 'run-b' : 'run-a');
-    await writeFile(join(pathOf(folder, 7), 'a.safetensors'), 'Weights 7');
-    await truncate(join(pathOf(folder, 5), 'a.safetensors'), 3);
-    await rm(join(pathOf(folder, 4), 'b.json'));
+    await writeFile(join(pathOf(folder, 7), MODEL), 'Weights 7');
+    await truncate(join(pathOf(folder, 5), MODEL), 3);
+    await rm(join(pathOf(folder, 4), INDEX));
     const manifest = await readFile(join(pathOf(folder, 3), 'manifest.json'), 'utf8');
     await writeFile(join(pathOf(folder, 3), 'manifest.json'), manifest.slice(0, -20));
     const passedOver: string[] = [];
-    const found = await findCheckpoint(folder, 'run-a', (path, { message }) =>
-      passedOver.push(`${path.slice(-1)} ${message}`),
-    );
+    const found = await findCheckpoint(folder, 'run-a', (step, { message }) => {
+      passedOver.push(`${step} ${message}`);
+    });
     assert.equal(found?.step, 2);
     for (const [i, why] of [
       /^7 .*another SHA-256/,
       /^6 .*belongs to run run-b/,
       /^5 .*3 bytes instead of 9/,
-      /^4 .*b\.json cannot be read/,
+      /^4 .*index\.json cannot be read/,
       /^3 .*no valid manifest/,
     ].entries()) {
       assert.match(passedOver[i]!, why);
@@ -94,26 +99,77 @@ describe('checkpoints', () => {
     assert.equal((await findCheckpoint(folder, 'run-a', () => undefined))?.step, 1);
   });
 
-  it('are pruned only once the newest was read back whole', async (t) => {
+  it('are surplus by count and by age, and only once the newest was read back whole', async (t) => {
     const folder = await scratch(t);
     for (let step = 1; step <= 5; step++) await save(folder, step);
-    await writeFile(join(pathOf(folder, 5), 'a.safetensors'), 'Weights 5');
-    await assert.rejects(pruneCheckpoints(folder, 'run-a', 2), { code: 'CHECKPOINT_INVALID' });
-    assert.equal((await readdir(folder)).length, 5);
-    await writeFile(join(pathOf(folder, 5), 'a.safetensors'), 'weights 5');
-    assert.deepEqual(await pruneCheckpoints(folder, 'run-a', 2), [1, 2, 3]);
-    assert.deepEqual(await readdir(folder), ['step-00000004', 'step-00000005']);
+    const now = new Date(5.5 * HOUR_MS);
+    const surplus = (keep: number, hours?: number) =>
+      surplusCheckpoints(folder, 'run-a', { keep, now, maxAgeMs: hours && hours * HOUR_MS });
+    await writeFile(join(pathOf(folder, 5), MODEL), 'Weights 5');
+    await assert.rejects(surplus(2), { code: 'CHECKPOINT_INVALID' });
+    await writeFile(join(pathOf(folder, 5), MODEL), 'weights 5');
+    assert.deepEqual(await surplus(2), [1, 2, 3]);
+    assert.deepEqual(await surplus(9), []);
+    assert.deepEqual(await surplus(9, 3), [1, 2], 'older than three hours');
+    assert.deepEqual(await surplus(9, 0.1), [1, 2, 3, 4], 'the newest stays, however old it is');
+    assert.deepEqual(await surplus(2, 3), [1, 2, 3]);
+  });
+
+  it('are removed, save for files of somebody else', async (t) => {
+    const folder = await scratch(t);
+    for (let step = 1; step <= 3; step++) await save(folder, step);
+    await writeFile(join(pathOf(folder, 2), 'notes.txt'), 'the good one');
+    await writeFile(join(pathOf(folder, 3), `${MODEL}.tmp-123`), 'half');
+    await writeFile(join(pathOf(folder, 3), 'manifest.json'), 'cut');
+    assert.deepEqual(await removeCheckpoint(folder, 1), []);
+    assert.deepEqual(await removeCheckpoint(folder, 2), ['notes.txt']);
+    assert.deepEqual(await removeCheckpoint(folder, 3), [], 'by its names where no manifest tells');
+    assert.deepEqual(await readdir(folder), ['step-00000002']);
+    assert.deepEqual(await readdir(pathOf(folder, 2)), ['notes.txt']);
+  });
+
+  it('leave nothing of ours beside them: neither what was begun earlier nor what a lost worker wrote', async (t) => {
+    const folder = await scratch(t);
+    await save(folder, 1);
+    await writeFiles(folder, 2, { [MODEL]: 'whole', [`${INDEX}.tmp-9`]: 'half' });
+    await writeFiles(folder, 3, { 'notes.txt': 'x', [MODEL]: 'whole' });
+    await save(folder, 4);
+    await writeFiles(folder, 4, { 'model-00001-of-00002.safetensors': 'x', 'notes.txt': 'x' });
+    await writeFiles(folder, 5, { [MODEL]: 'being written' });
+    await removeLeftovers(folder, 4);
+    const names = ['step-00000001', 'step-00000003', 'step-00000004', 'step-00000005'];
+    assert.deepEqual(await readdir(folder), names);
+    assert.deepEqual(await readdir(pathOf(folder, 3)), ['notes.txt']);
+    const whole = [MODEL, INDEX, 'manifest.json', 'notes.txt'];
+    assert.deepEqual((await readdir(pathOf(folder, 4))).sort(), whole.sort());
+    assert.equal((await findCheckpoint(folder, 'run-a', () => undefined))?.step, 4);
   });
 
   it('that were never completed are removed; what has another name is left alone', async (t) => {
     const folder = await scratch(t);
     await save(folder, 1);
-    await writeFiles(folder, 2, { 'a.safetensors': 'half' });
+    await writeFiles(folder, 2, { [MODEL]: 'half' });
     for (const name of ['step-3', 'step-00000004-copy', 'best', 'step-0000000005'])
       await mkdir(join(folder, name));
-    assert.deepEqual(await removeUnfinished(folder), [2]);
+    assert.deepEqual(await removeUnfinished(folder, new Set([1])), [{ step: 2, kept: undefined }]);
     const left = ['best', 'step-0000000005', 'step-00000001', 'step-00000004-copy', 'step-3'];
     assert.deepEqual((await readdir(folder)).sort(), left);
+  });
+
+  it('that have lost their manifest, or hold a file of somebody else, are set aside and not removed', async (t) => {
+    const folder = await scratch(t);
+    for (let step = 1; step <= 2; step++) await save(folder, step);
+    await rm(join(pathOf(folder, 2), 'manifest.json'));
+    await writeFiles(folder, 3, { [MODEL]: 'half', 'notes.txt': 'x' });
+    assert.deepEqual(await removeUnfinished(folder, new Set([1, 2])), [
+      { step: 2, kept: join(folder, 'damaged-step-00000002') },
+      { step: 3, kept: join(folder, 'damaged-step-00000003') },
+    ]);
+    const files = await readdir(join(folder, 'damaged-step-00000002'));
+    assert.deepEqual(files.sort(), [INDEX, MODEL].sort());
+    await save(folder, 2);
+    assert.equal(await setAside(folder, 2), join(folder, 'damaged-step-00000002-2'));
+    assert.equal((await findCheckpoint(folder, 'run-a', () => undefined))?.step, 1);
   });
 
   it('take no names that lead out of their folder, no name twice, and no file that is not there', async (t) => {

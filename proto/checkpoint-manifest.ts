@@ -1,8 +1,9 @@
-import { access, readdir, readFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { access, readdir, readFile, stat } from 'node:fs/promises';
+import { basename, join } from 'node:path';
 
 import { z } from 'zod';
 
+import { digestFile } from './durable-file.ts';
 import { messageOf, VideoloomError } from './errors.ts';
 
 /** Folder of all checkpoints, inside the run folder. */
@@ -29,6 +30,14 @@ export const CheckpointFileName = z
   .string()
   .max(255)
   .regex(/^[A-Za-z0-9_][A-Za-z0-9._-]*(\/[A-Za-z0-9_][A-Za-z0-9._-]*)*$/);
+
+const OWN_FILE =
+  /^((model|optimizer)-\d{5}-of-\d{5}\.safetensors|model\.safetensors\.index\.json|manifest\.json)(\.tmp-\d+)?$/;
+
+/** Whether a file in a checkpoint's folder is one that this program writes there, whole or not. */
+export function isCheckpointFile(name: string): boolean {
+  return OWN_FILE.test(name);
+}
 
 /** What `manifest.json` holds. */
 export const CheckpointManifest = z.object({
@@ -71,6 +80,45 @@ export async function readManifest(folder: string): Promise<CheckpointManifest> 
       { cause: error },
     );
   }
+}
+
+/**
+ * Reads a checkpoint whole and compares it with its manifest; sizes first, so that a missing or cut file shows before
+ * gigabytes are read.
+ * @param runId the run that it has to belong to
+ * @throws VideoloomError CHECKPOINT_INVALID, naming the file
+ */
+export async function verifyCheckpoint(folder: string, runId: string): Promise<CheckpointManifest> {
+  const manifest = await readManifest(folder);
+  if (manifest.runId !== runId)
+    throw invalidCheckpoint(folder, `belongs to run ${manifest.runId}, not to ${runId}`);
+  if (manifest.step !== checkpointStepOf(basename(folder)))
+    throw invalidCheckpoint(folder, `says that it is of step ${manifest.step}`);
+  const unreadable = (name: string, cause: unknown): VideoloomError =>
+    invalidCheckpoint(folder, `file ${name} cannot be read: ${messageOf(cause)}`);
+  for (const { name, sizeBytes } of manifest.files) {
+    const { size } = await stat(join(folder, name)).catch((error: unknown) => {
+      throw unreadable(name, error);
+    });
+    if (size !== sizeBytes)
+      throw invalidCheckpoint(folder, `file ${name} has ${size} bytes instead of ${sizeBytes}`);
+  }
+  for (const { name, sha256 } of manifest.files) {
+    const found = await digestFile(join(folder, name)).catch((error: unknown) => {
+      throw unreadable(name, error);
+    });
+    if (found.sha256 !== sha256)
+      throw invalidCheckpoint(folder, `file ${name} has another SHA-256 than listed`);
+  }
+  return manifest;
+}
+
+/** That a checkpoint cannot be used. */
+export function invalidCheckpoint(folder: string, why: string): VideoloomError {
+  return new VideoloomError(
+    'CHECKPOINT_INVALID',
+    `checkpoint ${folder}: ${why}. It is passed over; an older one, if there is any, is used instead.`,
+  );
 }
 
 /** Step of the newest folder with a manifest; its files are checked by whoever loads them. */

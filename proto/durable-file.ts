@@ -20,10 +20,11 @@ export async function syncFolder(folder: string): Promise<void> {
 export async function writeFileDurably(
   path: string,
   content: string | Iterable<string | Uint8Array>,
+  mode = 0o644,
 ): Promise<void> {
   const temporary = `${path}.tmp-${process.pid}`;
   try {
-    const handle = await open(temporary, 'w', 0o644);
+    const handle = await open(temporary, 'w', mode);
     try {
       await writeFile(handle, content);
       await handle.sync();

@@ -2,16 +2,19 @@ import { join } from 'node:path';
 import { checkpointFolderName, CHECKPOINTS_FOLDER } from '../proto/checkpoint-manifest.ts';
 import { messageOf } from '../proto/errors.ts';
 import type { Log } from '../proto/log.ts';
+import type { Engine } from './backend/engine.ts';
+import { openFileWriter } from './checkpoint/file-writer.ts';
 import { saveCheckpointPart, shareOf } from './checkpoint/save.ts';
+import { takeSnapshot } from './checkpoint/snapshot.ts';
 import type { WorkerMetrics } from './metrics.ts';
 import type { Session } from './session.ts';
-import { readState, stateSizes, type TrainingState } from './state.ts';
+import { stateSizes, type TrainingState } from './state.ts';
 
 /** Writes this worker's share of checkpoints in the background. */
 export interface CheckpointWriter {
   /**
-   * Copies the share to the host, which training waits for, and writes it while training goes on. One write runs at
-   * a time: the next waits for it.
+   * Takes a snapshot of the share and writes it while training goes on. One write runs at a time: the next waits for
+   * it.
    */
   begin(
     state: TrainingState,
@@ -23,34 +26,41 @@ export interface CheckpointWriter {
 }
 
 export function openCheckpointWriter({
+  engine,
   runFolder,
   session,
   log,
   metrics,
 }: {
+  readonly engine: Engine;
   readonly runFolder: string;
   readonly session: Session;
   readonly log: Log;
   readonly metrics: WorkerMetrics;
 }): CheckpointWriter {
+  const files = openFileWriter();
   let writing: Promise<void> = Promise.resolve();
   return {
     async begin(state, { generation, rank, worldSize }) {
       await writing;
       const { step } = state;
       const sizes = stateSizes(state);
-      const tensors = await readState(state, shareOf(sizes, rank, worldSize));
+      const snapshot = await takeSnapshot(engine, state, shareOf(sizes, rank, worldSize));
       const startMs = performance.now();
       const write = async (): Promise<void> => {
         const dir = join(runFolder, CHECKPOINTS_FOLDER, checkpointFolderName(step));
-        const files = await saveCheckpointPart({ dir, rank, worldSize, tensors, sizes });
+        const { tensors } = snapshot;
+        const part = { dir, rank, worldSize, tensors, sizes };
+        const saved = await saveCheckpointPart(part, files).finally(() => {
+          snapshot.release();
+        });
         const complete = await session.reportCheckpointPart({
           generation,
           step,
-          files,
+          files: saved,
           failure: '',
         });
-        metrics.checkpointWritten((performance.now() - startMs) / 1000, files);
+        metrics.checkpointWritten((performance.now() - startMs) / 1000, saved);
         log.info({ step, complete }, 'checkpoint share written');
       };
       writing = write().catch(async (error: unknown) => {
@@ -65,6 +75,9 @@ export function openCheckpointWriter({
       });
     },
     settled: () => writing,
-    close: () => writing,
+    async close() {
+      await writing;
+      await files.close();
+    },
   };
 }

@@ -1,8 +1,9 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync } from 'node:fs';
-import { mkdir, writeFile } from 'node:fs/promises';
+import { mkdir, rm, stat, writeFile } from 'node:fs/promises';
 import path from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 
 /** The PyTorch that benches compare with. */
 export const TORCH = 'torch==2.13.0';
@@ -44,18 +45,52 @@ export const GPU_PEERS = {
   jax: { ...PEERS.jax, packages: ['jax[cuda12]==0.10.2', 'numpy'] },
 } as const satisfies Record<string, Peer>;
 
-/** The Python of a virtual environment with a peer's packages, made in the cache folder on first use. */
+/** Longest that an installation takes; a lock that is older was left behind. */
+const INSTALL_MS = 900_000;
+
+/**
+ * The Python of a virtual environment with a peer's packages, made in the cache folder on first use. Of several
+ * processes that want it at once, one makes it and the others wait.
+ */
 export async function ensurePeer(cacheDir: string, { packages }: Peer): Promise<string> {
   const name = packages[0].split('==', 1)[0]!.replace(/\W+/g, '-');
   const folder = path.join(cacheDir, `${name}-venv`);
   const python = path.join(folder, 'bin', 'python');
-  if (existsSync(path.join(folder, 'complete'))) return python;
-  process.stderr.write(`installing ${packages.join(' ')} into ${folder}\n`);
+  const isComplete = (): boolean => existsSync(path.join(folder, 'complete'));
   await mkdir(cacheDir, { recursive: true });
-  await execute('python3', ['-m', 'venv', folder]);
-  await execute(python, ['-m', 'pip', 'install', '--quiet', ...packages]);
-  await writeFile(path.join(folder, 'complete'), '');
+  while (!isComplete()) {
+    const release = await tryLock(`${folder}.lock`);
+    if (release === undefined) {
+      await sleep(500);
+      continue;
+    }
+    try {
+      if (isComplete()) break;
+      process.stderr.write(`installing ${packages.join(' ')} into ${folder}\n`);
+      await execute('python3', ['-m', 'venv', folder]);
+      await execute(python, ['-m', 'pip', 'install', '--quiet', ...packages]);
+      await writeFile(path.join(folder, 'complete'), '');
+    } finally {
+      await release();
+    }
+  }
   return python;
+}
+
+/** Undefined while another process has it. */
+async function tryLock(lock: string): Promise<(() => Promise<void>) | undefined> {
+  try {
+    await mkdir(lock);
+    return () => rm(lock, { recursive: true, force: true });
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
+    const age = await stat(lock).then(
+      ({ mtimeMs }) => Date.now() - mtimeMs,
+      () => 0, // it was let go of just now
+    );
+    if (age > INSTALL_MS) await rm(lock, { recursive: true, force: true });
+    return undefined;
+  }
 }
 
 async function execute(command: string, args: readonly string[]): Promise<void> {

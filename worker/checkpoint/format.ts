@@ -60,9 +60,14 @@ export class SafetensorsInvalid extends VideoloomError {
   }
 }
 
+/** What the header says of a tensor; of its bytes only how many there are. */
+export type TensorForm = Pick<TensorData, 'dtype' | 'shape'> & {
+  readonly data: { readonly byteLength: number };
+};
+
 /** Length and header of a file with these tensors, which follow in this order: sorted by name. */
 export function encodeHeader(
-  tensors: ReadonlyMap<string, TensorData>,
+  tensors: ReadonlyMap<string, TensorForm>,
   metadata: Readonly<Record<string, string>> = {},
 ): { header: Buffer; order: readonly string[] } {
   assertLittleEndian();

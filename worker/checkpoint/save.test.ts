@@ -4,12 +4,21 @@ import { once } from 'node:events';
 import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { test, type TestContext } from 'node:test';
+import { after, test, type TestContext } from 'node:test';
 import { promisify } from 'node:util';
 import { CheckpointError } from './checkpoint-error.ts';
 import type { TensorData } from './format.ts';
 import { loadCheckpoint } from './load.ts';
-import { saveCheckpointPart, shareOf, type SavedFile } from './save.ts';
+import { openFileWriter, type FileWriter, type SavedFile } from './file-writer.ts';
+import { saveCheckpointPart, shareOf } from './save.ts';
+
+const writers: FileWriter[] = [];
+const openWriter = (): FileWriter => {
+  const writer = openFileWriter();
+  writers.push(writer);
+  return writer;
+};
+after(() => Promise.all(writers.map((writer) => writer.close())));
 
 const f32 = (values: Float32Array): TensorData => ({
   dtype: 'F32',
@@ -42,7 +51,7 @@ async function save(
     Array.from({ length: worldSize }, (_, rank) => {
       const share = shareOf(sizes, rank, worldSize);
       const tensors = new Map([...state].filter(([name]) => share.has(name)));
-      return saveCheckpointPart({ dir, rank, worldSize, tensors, sizes });
+      return saveCheckpointPart({ dir, rank, worldSize, tensors, sizes }, openWriter());
     }),
   );
   return parts.flat();
@@ -151,13 +160,15 @@ test('one flipped bit, a cut file and a missing file are named', async (t) => {
 function saverScript(dir: string, numElements: number): string {
   return `
     import { saveCheckpointPart } from ${JSON.stringify(import.meta.resolve('./save.ts'))};
+    import { openFileWriter } from ${JSON.stringify(import.meta.resolve('./file-writer.ts'))};
     const data = new Uint8Array(4 * ${numElements}).fill(7);
     const names = ['a', 'b', 'optimizer/a'];
     const tensors = new Map(names.map((name) => [name, { dtype: 'F32', shape: [${numElements}], data }]));
     const sizes = new Map(names.map((name) => [name, data.byteLength]));
     process.on('SIGXFSZ', () => {});
     console.log('saving');
-    await saveCheckpointPart({ dir: ${JSON.stringify(dir)}, rank: 0, worldSize: 1, tensors, sizes }).then(
+    const part = { dir: ${JSON.stringify(dir)}, rank: 0, worldSize: 1, tensors, sizes };
+    await saveCheckpointPart(part, openFileWriter()).then(
       () => console.log('saved'),
       (error) => console.log(error.code, '-', error.message),
     );`;
@@ -215,7 +226,8 @@ test('a folder that cannot be made is told', async (t) => {
   await writeFile(join(dir, 'file'), '');
   const state = stateOf([4]);
   const part = { rank: 0, worldSize: 1, tensors: state, sizes: sizesOf(state) };
-  await assert.rejects(saveCheckpointPart({ ...part, dir: join(dir, 'file', 'step-00000001') }), {
+  const inFile = { ...part, dir: join(dir, 'file', 'step-00000001') };
+  await assert.rejects(saveCheckpointPart(inFile, openWriter()), {
     name: 'CheckpointError',
     code: 'CHECKPOINT_NOT_WRITABLE',
   });

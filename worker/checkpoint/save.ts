@@ -1,22 +1,23 @@
-import { createHash } from 'node:crypto';
-import { mkdir, open, rename, rm, type FileHandle } from 'node:fs/promises';
-import { basename, join } from 'node:path';
-import { setImmediate } from 'node:timers/promises';
+import { mkdir, rm } from 'node:fs/promises';
+import { join } from 'node:path';
 import { syncFolder } from '../../proto/durable-file.ts';
 import { writeFailure } from './checkpoint-error.ts';
-import { compareNames, type TensorData } from './format.ts';
-import { safetensorsStream } from './stream.ts';
+import type { FileWriter, Piece, SavedFile } from './file-writer.ts';
+import { compareNames, encodeHeader, type TensorData, type TensorForm } from './format.ts';
 
 /** Tensors under this prefix go to `optimizer-*` files, all others to `model-*`. */
 export const OPTIMIZER_PREFIX = 'optimizer/';
 
-const WRITE_BYTES = 4 << 20;
+/** As much is fetched at once of tensors that are not in memory. */
+const LOAD_BYTES = 16 << 20;
 
-export interface SavedFile {
-  /** Relative to the checkpoint's folder. */
-  readonly name: string;
-  readonly sizeBytes: number;
-  readonly sha256: string;
+/** A tensor to be written: in memory, or to be had when its turn comes. */
+export type SavedTensor = TensorData | (TensorForm & { readonly data: LazyBytes });
+
+/** Bytes that are fetched when they are written. */
+export interface LazyBytes {
+  readonly byteLength: number;
+  load(): Promise<Piece>;
 }
 
 export interface CheckpointPart {
@@ -25,7 +26,7 @@ export interface CheckpointPart {
   readonly rank: number;
   readonly worldSize: number;
   /** Those of {@link shareOf}. Must not change until the write has ended. */
-  readonly tensors: ReadonlyMap<string, TensorData>;
+  readonly tensors: ReadonlyMap<string, SavedTensor>;
   /** Bytes of all tensors, of every rank. */
   readonly sizes: ReadonlyMap<string, number>;
   /** Goes into the files' headers, as Hugging Face's readers expect `{ format: 'pt' }`. */
@@ -60,7 +61,10 @@ export function shareOf(
  * @throws CheckpointError CHECKPOINT_DISK_FULL, CHECKPOINT_TOO_LARGE, CHECKPOINT_NOT_WRITABLE or CHECKPOINT_DISK_FAILED;
  * nothing is left behind then
  */
-export async function saveCheckpointPart(part: CheckpointPart): Promise<SavedFile[]> {
+export async function saveCheckpointPart(
+  part: CheckpointPart,
+  writer: FileWriter,
+): Promise<SavedFile[]> {
   const { dir, rank, worldSize, tensors, sizes, metadata = { format: 'pt' } } = part;
   try {
     await mkdir(dir, { recursive: true });
@@ -72,16 +76,13 @@ export async function saveCheckpointPart(part: CheckpointPart): Promise<SavedFil
     for (const kind of ['model', 'optimizer'] as const) {
       const own = new Map([...tensors].filter(([name]) => kindOf(name) === kind));
       if (own.size === 0) continue;
-      saved.push(
-        await writeDurably(
-          join(dir, fileName(kind, rank, worldSize)),
-          safetensorsStream(own, metadata, WRITE_BYTES),
-        ),
-      );
+      const path = join(dir, fileName(kind, rank, worldSize));
+      saved.push(await writer.write(path, piecesOf(own, metadata)));
     }
     if (rank === 0) {
       const index = Buffer.from(JSON.stringify(indexOf(sizes, worldSize), undefined, 2) + '\n');
-      saved.push(await writeDurably(join(dir, 'model.safetensors.index.json'), [index]));
+      const path = join(dir, 'model.safetensors.index.json');
+      saved.push(await writer.write(path, only(index)));
     }
     await syncFolder(dir);
     return saved;
@@ -106,38 +107,28 @@ function indexOf(sizes: ReadonlyMap<string, number>, worldSize: number): object 
   };
 }
 
-/** Temporary name, fsync, rename; the hash is taken on the way. */
-async function writeDurably(path: string, chunks: Iterable<Uint8Array>): Promise<SavedFile> {
-  const temporary = `${path}.tmp-${process.pid}`;
-  const hash = createHash('sha256');
-  let sizeBytes = 0;
-  try {
-    const file = await open(temporary, 'w', 0o644);
-    try {
-      for (const chunk of chunks) {
-        const written = writeAll(file, chunk);
-        hash.update(chunk); // while the kernel copies on another thread
-        await written;
-        await setImmediate(); // the event loop serves everybody else between two chunks
-        sizeBytes += chunk.byteLength;
-      }
-      await file.sync();
-    } finally {
-      await file.close();
-    }
-    await rename(temporary, path);
-  } catch (error) {
-    await rm(temporary, { force: true });
-    throw writeFailure(error, path);
+/** A safetensors file: what is in memory goes as it is, the rest is fetched a few megabytes at a time. */
+async function* piecesOf(
+  tensors: ReadonlyMap<string, SavedTensor>,
+  metadata: Readonly<Record<string, string>>,
+): AsyncGenerator<Piece[]> {
+  const { header, order } = encodeHeader(tensors, metadata);
+  let batch: Piece[] = [header];
+  let batchBytes = 0;
+  for (const name of order) {
+    const { data } = tensors.get(name)!;
+    batch.push(data instanceof Uint8Array ? data : await data.load());
+    batchBytes += data.byteLength;
+    if (batchBytes < LOAD_BYTES) continue;
+    yield batch;
+    [batch, batchBytes] = [[], 0];
   }
-  return { name: basename(path), sizeBytes, sha256: hash.digest('hex') };
+  yield batch;
 }
 
-/** A full disk shows as a short write first, and as an error with the next. */
-async function writeAll(file: FileHandle, chunk: Uint8Array): Promise<void> {
-  for (let start = 0; start < chunk.byteLength;) {
-    start += (await file.write(chunk, start)).bytesWritten;
-  }
+// eslint-disable-next-line @typescript-eslint/require-await -- the writer takes what comes in time
+async function* only(bytes: Uint8Array): AsyncGenerator<Piece[]> {
+  yield [bytes];
 }
 
 function kindOf(name: string): 'model' | 'optimizer' {

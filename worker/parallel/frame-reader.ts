@@ -1,4 +1,4 @@
-import { connect, type Socket } from 'node:net';
+import { connect, type Socket, type TcpNetConnectOpts } from 'node:net';
 import { decodeHeader, HEADER_BYTES, verifyPayload, type FrameHeader } from './frame.ts';
 
 /** Bytes that may already be on their way into the process when a frame has to wait: all that waiting costs. */
@@ -31,14 +31,21 @@ export class FrameReader {
   #spilling = false;
   #ended = false;
 
-  constructor(address: { host: string; port: number } | { path: string }, sink: FrameSink) {
+  /** @param connectTcp opens TCP connections; those to a Unix socket stay as they are */
+  constructor(
+    address: { host: string; port: number } | { path: string },
+    sink: FrameSink,
+    connectTcp: (options: TcpNetConnectOpts) => Socket = connect,
+  ) {
     this.#sink = sink;
-    this.socket = connect({
-      ...address,
-      noDelay: true,
-      keepAlive: true,
-      onread: { buffer: () => this.#nextBuffer(), callback: (length) => this.#take(length) },
-    });
+    const onread = {
+      buffer: () => this.#nextBuffer(),
+      callback: (length: number) => this.#take(length),
+    };
+    this.socket =
+      'path' in address
+        ? connect({ ...address, onread })
+        : connectTcp({ ...address, noDelay: true, keepAlive: true, onread });
     let failure: Error | undefined;
     this.socket.on('error', (error) => (failure = error));
     this.socket.on('end', () => {

@@ -1,7 +1,10 @@
 /** How two workers make sure that they belong together before any gradient flows. */
 import type { Socket } from 'node:net';
 import { z } from 'zod';
+import { nameOfIdentity, type PeerIdentity } from '../../proto/identity.ts';
+import { isSameToken, TOKEN_REFUSED } from '../../proto/join-token.ts';
 import { PROTOCOL_VERSION } from '../../proto/protocol.ts';
+import type { Security } from '../../proto/security.ts';
 import {
   decodeHeader,
   encodeHeader,
@@ -20,6 +23,8 @@ const Hello = z.object({
   workerId: z.string(),
   /** Whom the caller means to reach: an address may have gone to another worker meanwhile. */
   toWorkerId: z.string(),
+  /** The join token of the run, where it has one. */
+  token: z.string().optional(),
 });
 
 /** What the side that dials says first, and the generation it is in. */
@@ -88,6 +93,24 @@ function parseHello(received: Buffer): Hello | undefined {
   if (header.kind !== FRAME_KIND.hello) throw new FrameCorrupt('the first frame is no hello');
   if (received.length < HEADER_BYTES + header.length) return undefined;
   return { ...parseAs(Hello, received.subarray(HEADER_BYTES)), generation: header.generation };
+}
+
+/**
+ * Why the caller may not speak here at all; undefined when it may.
+ * @param caller whom its certificate names; undefined without TLS and on a Unix socket, which this user's processes alone reach
+ */
+export function credentialsRefusal(
+  { workerId, token }: Hello,
+  caller: PeerIdentity | undefined,
+  { token: expected }: Security,
+): string | undefined {
+  if (expected !== undefined && !isSameToken(expected, token)) return TOKEN_REFUSED;
+  if (caller === undefined || (caller.role === 'worker' && caller.workerId === workerId))
+    return undefined;
+  return (
+    `the certificate is of ${nameOfIdentity(caller)}, the process says that it is worker "${workerId}": ` +
+    'give each worker the certificate that bears its id'
+  );
 }
 
 /** Why a hello for `us` cannot be from a peer at all, whatever the generation; undefined when it can. */

@@ -7,14 +7,18 @@
 import assert from 'node:assert/strict';
 import { createServer, type AddressInfo, type Server, type Socket } from 'node:net';
 import { crc32c } from '@node-rs/crc32';
-import { parseAddress, portError } from '../../proto/address.ts';
+import { isLoopback, parseAddress, portError } from '../../proto/address.ts';
 import { messageOf } from '../../proto/errors.ts';
+import { type PeerIdentity } from '../../proto/identity.ts';
 import { PROTOCOL_VERSION } from '../../proto/protocol.ts';
+import { connectedEvent, connectSocket, createSocketServer } from '../../proto/secure-socket.ts';
+import { checkReach, LOOPBACK_ONLY, type Security } from '../../proto/security.ts';
 import type { MeshGeneration, MeshMember } from './collectives.ts';
 import { encodeHeader, FRAME_KIND, FrameCorrupt, tagOf } from './frame.ts';
 import type { FrameHeader, FrameKind } from './frame.ts';
-import { FrameReader } from './frame-reader.ts';
+import { FrameReader, type FrameSink } from './frame-reader.ts';
 import {
+  credentialsRefusal,
   parseRefusal,
   receiveHello,
   refusalOf,
@@ -23,7 +27,7 @@ import {
   sendWelcome,
   type Hello,
 } from './handshake.ts';
-import { isLoopback, isSameHost, localSocketOf } from './local-socket.ts';
+import { isSameHost, localSocketOf, prepareLocalSockets } from './local-socket.ts';
 import { MeshError, PeerLost } from './mesh-errors.ts';
 
 /** Frames handed to a connection and not yet taken by the kernel: one on its way, one ready behind it. */
@@ -63,6 +67,8 @@ export interface MeshOptions {
   readonly timeoutMs: number;
   /** `remote` (the default) sends checksums of payloads except inside one machine. */
   readonly checksums?: 'remote' | 'always';
+  /** What connections off this process need; plain text on the loopback when left out. */
+  readonly security?: Security;
   /** Whether workers of one machine may use Unix sockets instead of TCP; true when left out. */
   readonly localSockets?: boolean;
 }
@@ -110,18 +116,25 @@ interface Running {
   readonly reject: (error: MeshError) => void;
 }
 
-/** Listens for peers. @throws VideoloomError PORT_IN_USE, CANNOT_LISTEN */
+/** Listens for peers. @throws VideoloomError PORT_IN_USE, CANNOT_LISTEN, PLAIN_TEXT_OFF_LOOPBACK */
 export async function openMesh(options: MeshOptions): Promise<Mesh> {
-  const { host, port } = parseAddress(options.listenAddress);
-  const server = createServer({ noDelay: true, keepAlive: true });
-  server.maxConnections = MAX_CONNECTIONS;
+  const { listenAddress, security = LOOPBACK_ONLY } = options;
+  checkReach(security, listenAddress, `worker ${options.workerId} would take gradients on`);
+  const { host, port } = parseAddress(listenAddress);
+  let mesh: Mesh | undefined = undefined as Mesh | undefined;
+  const server = createSocketServer({
+    security,
+    maxConnections: MAX_CONNECTIONS,
+    accept: (socket, caller) => mesh?.accept(socket, caller),
+    refused: () => mesh?.refuse(),
+  });
   await new Promise<void>((resolve, reject) => {
     server.once('error', (error) => {
       reject(portError(error, options.listenAddress, `worker ${options.workerId}`));
     });
     server.listen(port, host, resolve);
   });
-  const mesh = new Mesh(server, options);
+  mesh = new Mesh(server, options);
   await mesh.listenLocally();
   return mesh;
 }
@@ -166,16 +179,18 @@ export class Mesh {
     const host = options.advertisedHost ?? address;
     this.address =
       family === 'IPv6' && host.includes(':') ? `[${host}]:${port}` : `${host}:${port}`;
-    server.on('connection', (socket) => void this.#greet(socket));
   }
 
   /** Accepts on a Unix socket as well, where there is one; TCP remains for whoever does not find it. */
   async listenLocally(): Promise<void> {
     const path = localSocketOf({ ...this.#options, tensorAddress: this.address });
     if (path === undefined || this.#options.localSockets === false) return;
+    if (!(await prepareLocalSockets(path))) return;
     const server = createServer();
     server.maxConnections = MAX_CONNECTIONS;
-    server.on('connection', (socket) => void this.#greet(socket));
+    server.on('connection', (socket) => {
+      this.accept(socket, undefined);
+    });
     await new Promise<void>((resolve) => {
       server.once('error', () => {
         resolve();
@@ -185,6 +200,16 @@ export class Mesh {
         resolve();
       });
     });
+  }
+
+  /** Takes a connection of somebody whose certificate, where there is one, says that it is `caller`. */
+  accept(socket: Socket, caller: PeerIdentity | undefined): void {
+    void this.#greet(socket, caller);
+  }
+
+  /** Counts a connection that never got so far. */
+  refuse(): void {
+    this.stats.refusedConnections++;
   }
 
   get generation(): MeshGeneration {
@@ -208,6 +233,10 @@ export class Mesh {
       sorted.every(({ rank }, index) => rank === index),
       'ranks are 0 to W - 1',
     );
+
+    const { security = LOOPBACK_ONLY } = this.#options;
+    for (const { tensorAddress } of members)
+      checkReach(security, tensorAddress, `worker ${self.workerId} would take gradients from`);
 
     this.#leave(new MeshError('GENERATION_CHANGED', `generation ${number} has begun`));
     this.#generation = { number, members: sorted };
@@ -519,7 +548,9 @@ export class Mesh {
 
   #localSocketOf({ tensorAddress, workerId }: MeshMember): string | undefined {
     const { localSockets, runId } = this.#options;
-    if (localSockets === false || !isSameHost(tensorAddress, this.address)) return undefined;
+    // Without a folder of its own this worker trusts nobody's.
+    if (localSockets === false || this.#localServer === undefined) return undefined;
+    if (!isSameHost(tensorAddress, this.address)) return undefined;
     return localSocketOf({ runId, workerId, tensorAddress });
   }
 
@@ -529,7 +560,7 @@ export class Mesh {
       link.localSocket === undefined
         ? parseAddress(link.member.tensorAddress)
         : { path: link.localSocket };
-    const reader = new FrameReader(address, {
+    const sink: FrameSink = {
       place: (header) => this.#place(link, header),
       received: (header, payload) => {
         this.#received(link, header, payload);
@@ -537,10 +568,16 @@ export class Mesh {
       ended: (error, inFrame) => {
         this.#readerEnded(link, error, inFrame, redialMs);
       },
-    });
+    };
+    const { security = LOOPBACK_ONLY } = this.#options;
+    const { workerId } = link.member;
+    const reader = new FrameReader(address, sink, (options) =>
+      connectSocket(options, security, { role: 'worker', workerId }),
+    );
     link.reader = reader;
-    reader.socket.once('connect', () => {
+    reader.socket.once(connectedEvent(reader.socket), () => {
       sendHello(reader.socket, {
+        token: security.token,
         protocolVersion: PROTOCOL_VERSION,
         runId: this.#options.runId,
         workerId: this.#options.workerId,
@@ -550,7 +587,7 @@ export class Mesh {
     });
   }
 
-  async #greet(socket: Socket): Promise<void> {
+  async #greet(socket: Socket, caller: PeerIdentity | undefined): Promise<void> {
     this.#strangers.add(socket);
     socket.on('close', () => {
       this.#strangers.delete(socket);
@@ -558,7 +595,14 @@ export class Mesh {
     });
     socket.on('error', () => undefined); // `close` follows
     try {
-      this.#admit(socket, await receiveHello(socket));
+      const hello = await receiveHello(socket);
+      const refusal = credentialsRefusal(hello, caller, this.#options.security ?? LOOPBACK_ONLY);
+      if (refusal === undefined) {
+        this.#admit(socket, hello);
+      } else {
+        this.stats.refusedConnections++;
+        sendRefusal(socket, this.#generation.number, { stale: false, message: refusal });
+      }
     } catch {
       this.stats.refusedConnections++;
       socket.destroy();

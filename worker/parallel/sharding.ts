@@ -1,5 +1,6 @@
 import { UsageError } from '../../proto/errors.ts';
-import { nearest } from '../config.ts';
+import { nearest } from '../nearest.ts';
+import { pathMatcher, treesOf } from '../parameter-paths.ts';
 import { normalSharding, partsOf, type Mesh, type Sharding } from '../stablehlo/sharding.ts';
 
 /** How the devices of one worker share a step; the `parallel` section of a config. */
@@ -53,7 +54,7 @@ export function parameterShardings(
   { rules, fsdpMinElements }: ParallelConfig,
   parameters: readonly (readonly [path: string, { readonly shape: readonly number[] }])[],
 ): Map<string, Sharding> {
-  const matchers = rules.map(({ path }) => matcherOf(path));
+  const matchers = rules.map(({ path }) => pathMatcher(path));
   for (const [index, { path }] of rules.entries()) {
     if (parameters.some(([name]) => matchers[index]!(name))) continue;
     const near = nearest(path, [...new Set(parameters.flatMap(([name]) => treesOf(name)))]);
@@ -74,23 +75,6 @@ export function parameterShardings(
       return [path, normalSharding(mesh, isBig ? withFsdp(mesh, ruled, shape, first) : ruled)];
     }),
   );
-}
-
-/** Tells whether a path is at or below a rule's path. */
-function matcherOf(path: string): (name: string) => boolean {
-  const parts = path.split('/').map((part) => {
-    if (part === '**') return '(?:[^/]+/)*';
-    const text = part.replace(/[.+?^${}()|[\]\\]/g, '\\$&').replaceAll('*', '[^/]*');
-    return `${text}/`;
-  });
-  const pattern = new RegExp(`^${parts.join('')}`);
-  return (name) => pattern.test(`${name}/`);
-}
-
-/** A parameter's path and those of the trees that it is in, with numbers as `*`. */
-function treesOf(path: string): string[] {
-  const parts = path.split('/').map((part) => (/^\d+$/.test(part) ? '*' : part));
-  return parts.map((_, at) => parts.slice(0, at + 1).join('/'));
 }
 
 function cutsOf({ axes }: ShardingRule, shape: readonly number[]): string[][] {

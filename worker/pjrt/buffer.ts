@@ -1,7 +1,16 @@
 import { PjrtError } from './c-api.ts';
 import type { ClientHandles } from './handles.ts';
 import { type ElementType, type HostArray, hostArray, sizeBytesOf } from './element-type.ts';
-import { PJRT_Buffer_MemoryLayout, PJRT_Buffer_ToHostBuffer_Args, type Struct } from './structs.ts';
+import {
+  PJRT_Buffer_GetMemoryLayout_Args,
+  PJRT_Buffer_IsOnCpu_Args,
+  PJRT_Buffer_MemoryLayout,
+  PJRT_Buffer_ReadyEvent_Args,
+  PJRT_Buffer_ToHostBuffer_Args,
+  PJRT_Buffer_UnsafePointer_Args,
+  type Struct,
+  wordsAt,
+} from './structs.ts';
 
 const FAILURE = { code: 'PJRT_BUFFER_FAILED', what: 'a device buffer could not be read' } as const;
 
@@ -68,6 +77,38 @@ export class PjrtBuffer {
       this.#handles.api.awaitEventSync(this.#startCopy(buffer, array), FAILURE);
     }
     return array;
+  }
+
+  /**
+   * Where the elements lie, row-major, once they are computed: an address of this process's memory, valid until the
+   * buffer is closed or donated; undefined where they lie elsewhere or otherwise.
+   */
+  async address(): Promise<bigint | undefined> {
+    const buffer = this.handle;
+    const { api } = this.#handles;
+    return this.#handles.during(async () => {
+      const place = PJRT_Buffer_IsOnCpu_Args({ buffer });
+      api.call('PJRT_Buffer_IsOnCpu', place, FAILURE);
+      if (place.number('is_on_cpu') === 0 || !this.#isRowMajor(buffer)) return undefined;
+      const ready = PJRT_Buffer_ReadyEvent_Args({ buffer });
+      api.call('PJRT_Buffer_ReadyEvent', ready, FAILURE);
+      await api.awaitEvent(ready.get('event'), FAILURE);
+      const pointer = PJRT_Buffer_UnsafePointer_Args({ buffer: this.handle });
+      api.call('PJRT_Buffer_UnsafePointer', pointer, FAILURE);
+      return pointer.get('buffer_pointer');
+    });
+  }
+
+  #isRowMajor(buffer: bigint): boolean {
+    const layout = PJRT_Buffer_GetMemoryLayout_Args({ buffer });
+    this.#handles.api.call('PJRT_Buffer_GetMemoryLayout', layout, FAILURE);
+    const rank = layout.number('minor_to_major_size');
+    // An int, of which the plugin copies the word that it lies in.
+    const type = Number(BigInt.asUintN(32, layout.get('type')));
+    if (type !== TILED || layout.number('num_tiles') !== 0) return false;
+    if (rank === 0) return this.dims.length === 0;
+    const order = wordsAt(layout.get('minor_to_major'), rank);
+    return order.every((dim, at) => Number(dim) === rank - 1 - at);
   }
 
   #checkSize({ byteLength }: ArrayBufferView): void {

@@ -275,6 +275,23 @@ export const PJRT_Buffer_MemoryLayout = struct(
   'num_tiles',
   'type',
 );
+export const PJRT_Buffer_GetMemoryLayout_Args = struct(
+  'buffer',
+  // The PJRT_Buffer_MemoryLayout that it holds, flat.
+  'layout_struct_size',
+  'layout_extension_start',
+  'tiled_struct_size',
+  'tiled_extension_start',
+  'minor_to_major',
+  'minor_to_major_size',
+  'tile_dims',
+  'tile_dim_sizes',
+  'num_tiles',
+  'type',
+);
+export const PJRT_Buffer_IsOnCpu_Args = struct('buffer', 'is_on_cpu');
+export const PJRT_Buffer_ReadyEvent_Args = struct('buffer', 'event');
+export const PJRT_Buffer_UnsafePointer_Args = struct('buffer', 'buffer_pointer');
 export const PJRT_Buffer_ToHostBuffer_Args = struct(
   'buffer',
   'host_layout',
