@@ -11,6 +11,8 @@ export interface RunHistory {
   committedStep: number;
   /** Its record, unless the run was resumed from a checkpoint at it. */
   lastCommit: EventOf<'commit'> | undefined;
+  /** Steps of the checkpoints that were completed and neither pruned nor found damaged. */
+  readonly checkpoints: Set<number>;
   /** Highest generation number used. */
   generationNumber: number;
   finished: EventOf<'finished'> | undefined;
@@ -29,6 +31,7 @@ export function emptyHistory(): RunHistory {
     plan: undefined,
     committedStep: 0,
     lastCommit: undefined,
+    checkpoints: new Set(),
     generationNumber: 0,
     finished: undefined,
     highestStep: 0,
@@ -54,6 +57,13 @@ export function extendHistory(history: RunHistory, event: JournalEvent): void {
       history.lastCommit = event;
       history.highestStep = Math.max(history.highestStep, event.step);
       if (event.skipped.length > 0) history.skipsByStep.set(event.step, event.skipped);
+      break;
+    case 'checkpoint':
+      history.checkpoints.add(event.step);
+      break;
+    case 'checkpoint-pruned':
+    case 'checkpoint-damaged':
+      history.checkpoints.delete(event.step);
       break;
     case 'finished':
       history.finished = event;

@@ -26,6 +26,12 @@ export type JournalEvent =
       readonly workerId: string;
       readonly reason: LossReason;
       readonly message: string;
+      /** Generation that it was a member of; 0 = none. */
+      readonly generation?: number;
+      /** What it was doing when it was last heard of. */
+      readonly phase?: string;
+      /** Time since its last sign of life or, of one that stood still, of progress, milliseconds. */
+      readonly afterMs?: number;
     }
   | {
       readonly type: 'generation';
@@ -69,6 +75,13 @@ export type JournalEvent =
       readonly message: string;
     }
   | { readonly type: 'checkpoint-pruned'; readonly step: number }
+  /** It cannot be used, and lies at `keptAs` now; empty where it could not be moved. */
+  | {
+      readonly type: 'checkpoint-damaged';
+      readonly step: number;
+      readonly keptAs: string;
+      readonly message: string;
+    }
   | { readonly type: 'stop-requested' }
   | { readonly type: 'stopped'; readonly step: number }
   | {
@@ -80,4 +93,4 @@ export type JournalEvent =
   | { readonly type: 'failed'; readonly code: string; readonly message: string };
 
 /** Why a worker is no member any more. */
-export type LossReason = 'disconnected' | 'heartbeat' | 'step-timeout' | 'replaced';
+export type LossReason = 'disconnected' | 'heartbeat' | 'stalled' | 'late' | 'replaced';

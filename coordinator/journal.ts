@@ -6,6 +6,10 @@
  * process. It outlives a loss of power once it is on disk, which happens at once for `sync` records (generations,
  * checkpoints, the result) and within SYNC_INTERVAL_MS for the others. What is lost then are commits of at most that
  * time; their steps are done again, to the same bits.
+ *
+ * Fencing: each coordinator that opens the journal has an epoch, one higher than all before it. One that was taken over
+ * from sees at its next record that the file is no longer as it left it and writes no more; what it may have written at
+ * the very moment of the takeover bears the lower epoch, and readers pass it over.
  */
 
 import {
@@ -34,7 +38,12 @@ const MAX_LINE_BYTES = 16 * 2 ** 20;
 const CHUNK_BYTES = 1 << 20;
 
 /** One line: an event, its number (from 1) and the wall clock when it was written, ISO 8601. */
-export type JournalRecord = JournalEvent & { readonly seq: number; readonly time: string };
+export type JournalRecord = JournalEvent & {
+  readonly seq: number;
+  readonly time: string;
+  /** Of the coordinator that wrote it, from 1; absent in journals of before there were epochs. */
+  readonly epoch?: number;
+};
 
 /** Text of a record's line, newline included. */
 export function encodeRecord(record: JournalRecord): string {
@@ -57,6 +66,10 @@ function checksum(text: string): string {
 export interface JournalEnd {
   /** Number of the last valid record; 0 when there is none. */
   readonly seq: number;
+  /** Highest epoch. */
+  readonly epoch: number;
+  /** Records of coordinators that had been taken over from, passed over. */
+  readonly numFenced: number;
   /** Length of the longest valid prefix. */
   readonly validBytes: number;
   /** Length of the file. */
@@ -70,12 +83,12 @@ export function readJournal(path: string, visit: (record: JournalRecord) => void
     file = openSync(path, 'r');
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === 'ENOENT')
-      return { seq: 0, validBytes: 0, fileBytes: 0 };
+      return { seq: 0, epoch: 0, numFenced: 0, validBytes: 0, fileBytes: 0 };
     throw error;
   }
   try {
     const fileBytes = fstatSync(file).size;
-    let [seq, validBytes] = [0, 0];
+    let [seq, epoch, numFenced, validBytes] = [0, 0, 0, 0];
     let rest = Buffer.alloc(0);
     const chunk = Buffer.allocUnsafe(CHUNK_BYTES);
     for (let position = 0; ;) {
@@ -85,15 +98,19 @@ export function readJournal(path: string, visit: (record: JournalRecord) => void
       rest = Buffer.concat([rest, chunk.subarray(0, length)]);
       for (let end = rest.indexOf(10); end >= 0; end = rest.indexOf(10)) {
         const record = decodeRecord(rest.toString('utf8', 0, end));
-        if (record?.seq !== seq + 1) return { seq, validBytes, fileBytes };
-        visit(record);
-        seq++;
+        const isFenced = record !== undefined && (record.epoch ?? 0) < epoch;
+        if (!isFenced) {
+          if (record?.seq !== seq + 1) return { seq, epoch, numFenced, validBytes, fileBytes };
+          visit(record);
+          seq++;
+          epoch = record.epoch ?? 0;
+        } else numFenced++;
         validBytes += end + 1;
         rest = rest.subarray(end + 1);
       }
       if (rest.length > MAX_LINE_BYTES) break;
     }
-    return { seq, validBytes, fileBytes };
+    return { seq, epoch, numFenced, validBytes, fileBytes };
   } finally {
     closeSync(file);
   }
@@ -104,6 +121,7 @@ export interface Journal {
   /**
    * Adds a record; it is with the operating system when this returns, on disk too when `sync`.
    * @throws VideoloomError JOURNAL_WRITE_FAILED; the journal then ends before the record and takes no more.
+   * @throws VideoloomError RUN_FENCED when another coordinator writes to it by now; the record does not count.
    */
   append(event: JournalEvent, options?: { readonly sync?: boolean }): JournalRecord;
   /** Brings everything to disk and closes the file; may be called twice. */
@@ -120,7 +138,7 @@ export interface JournalSurroundings {
 /**
  * Opens the journal at `path` for appending after its longest valid prefix, which is fed to `visit`. What follows it is
  * cut off; more than a torn last line is kept beside the journal as `<path>.damaged-<seq>`.
- * @throws VideoloomError JOURNAL_WRITE_FAILED
+ * @throws VideoloomError JOURNAL_WRITE_FAILED, RUN_FENCED
  */
 export function openJournal(
   path: string,
@@ -130,6 +148,7 @@ export function openJournal(
   const end = readJournal(path, visit);
   const file = openSync(path, 'a+', 0o644);
   let [seq, length] = [end.seq, end.validBytes];
+  const epoch = end.epoch + 1;
   let timer: NodeJS.Timeout | undefined;
   let [failed, closed] = [false, false];
 
@@ -139,8 +158,13 @@ export function openJournal(
       action();
     } catch (error) {
       failed = true;
-      throw writeFailed(path, error);
+      throw error instanceof VideoloomError ? error : writeFailed(path, error);
     }
+  };
+  /** Nobody else has written: the file is as long as what was read and written here. */
+  const checkAlone = (): void => {
+    const sizeBytes = fstatSync(file).size;
+    if (sizeBytes !== length) throw fenced(path, epoch, { sizeBytes, knownBytes: length });
   };
   writing(() => {
     if (end.fileBytes > end.validBytes) {
@@ -154,19 +178,23 @@ export function openJournal(
 
   return {
     append(event, { sync = false } = {}) {
-      const record: JournalRecord = { seq: seq + 1, time: wallTime().toISOString(), ...event };
+      const time = wallTime().toISOString();
+      const record: JournalRecord = { seq: seq + 1, epoch, time, ...event };
       const line = Buffer.from(encodeRecord(record));
       writing(() => {
+        checkAlone();
         try {
           for (let written = 0; written < line.length;) written += writeSync(file, line, written);
         } catch (error) {
           ftruncateSync(file, length);
           throw error;
         }
+        length += line.length;
+        // Both may have found nobody before they wrote: whoever came second sees it here, before anybody hears of it.
+        checkAlone();
         if (sync) fdatasyncSync(file);
       });
       seq++;
-      length += line.length;
       timer ??= setTimeout(() => {
         timer = undefined;
         if (closed) return;
@@ -189,6 +217,19 @@ export function openJournal(
       }
     },
   };
+}
+
+function fenced(
+  path: string,
+  epoch: number,
+  { sizeBytes, knownBytes }: { readonly sizeBytes: number; readonly knownBytes: number },
+): VideoloomError {
+  return new VideoloomError(
+    'RUN_FENCED',
+    `the journal ${path} has ${sizeBytes} bytes instead of the ${knownBytes} that this coordinator (epoch ${epoch}) ` +
+      'left in it: another one has taken the run over, this one writes no more. Workers find the new one at the address ' +
+      'that it was started with.',
+  );
 }
 
 function writeFailed(path: string, cause: unknown): VideoloomError {

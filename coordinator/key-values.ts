@@ -3,7 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { status } from '@grpc/grpc-js';
 
 import type { RendezvousServiceServer } from '../proto/gen/videoloom/v1/rendezvous.ts';
-import { RpcError, unary } from '../proto/grpc.ts';
+import { demandRole, RpcError, unary } from '../proto/grpc.ts';
 
 /** What the workers of one generation may leave here at most, and wait for. */
 export interface KeyValueLimits {
@@ -144,14 +144,18 @@ export class KeyValues {
 /** The RPCs over `values`. */
 export function rendezvousService(values: KeyValues): RendezvousServiceServer {
   return {
-    putValue: unary((request) => {
+    putValue: unary((request, context) => {
+      demandRole(context, 'worker');
       values.put(request, request.key, request.value);
       return {};
     }),
-    getValue: unary(async (request, { signal }) => ({
-      value: Buffer.from(await values.get(request, request.key, request.timeoutMs, signal)),
-    })),
-    tryGetValue: unary((request) => {
+    getValue: unary(async (request, context) => {
+      demandRole(context, 'worker');
+      const { key, timeoutMs } = request;
+      return { value: Buffer.from(await values.get(request, key, timeoutMs, context.signal)) };
+    }),
+    tryGetValue: unary((request, context) => {
+      demandRole(context, 'worker');
       const value = values.tryGet(request, request.key);
       return { value: value === undefined ? undefined : Buffer.from(value) };
     }),

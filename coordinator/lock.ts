@@ -26,10 +26,11 @@ export interface RunLock {
 }
 
 /**
- * Takes a run folder for this process. A lock of a process of this machine that has ended is taken over.
+ * Takes a run folder for this process. A lock of a process of this machine that has ended is taken over; that of any
+ * other where `takeOver` says so: the journal then keeps that one from writing.
  * @throws VideoloomError RUN_LOCKED, naming the holder and the folder
  */
-export function lockRun(folder: string): RunLock {
+export function lockRun(folder: string, { takeOver = false } = {}): RunLock {
   const path = join(folder, LOCK_FILE);
   const holder: Holder = {
     pid: process.pid,
@@ -44,7 +45,7 @@ export function lockRun(folder: string): RunLock {
   try {
     while (!linkedAs(draft, path)) {
       const found = contentOf(path);
-      if (found !== undefined) evict(path, found, folder, holder.nonce);
+      if (found !== undefined) evict(path, found, { folder, nonce: holder.nonce, takeOver });
     }
   } finally {
     rmSync(draft, { force: true });
@@ -60,9 +61,13 @@ export function lockRun(folder: string): RunLock {
 }
 
 /** Removes the lock of a dead process. @throws VideoloomError RUN_LOCKED when its holder lives */
-function evict(path: string, found: string, folder: string, nonce: string): void {
+function evict(
+  path: string,
+  found: string,
+  { folder, nonce, takeOver }: { folder: string; nonce: string; takeOver: boolean },
+): void {
   const holder = parseHolder(found);
-  if (holder === undefined || isAlive(holder)) throw runLocked(folder, path, holder);
+  if (!takeOver && (holder === undefined || isAlive(holder))) throw runLocked(folder, holder);
   const aside = `${path}.stale-${nonce}`;
   try {
     renameSync(path, aside);
@@ -75,13 +80,13 @@ function evict(path: string, found: string, folder: string, nonce: string): void
   rmSync(aside, { force: true });
 }
 
-function runLocked(folder: string, path: string, holder: Holder | undefined): VideoloomError {
+function runLocked(folder: string, holder: Holder | undefined): VideoloomError {
   const who =
     holder === undefined ? 'an unknown process' : `process ${holder.pid} on host ${holder.host}`;
   return new VideoloomError(
     'RUN_LOCKED',
     `run folder ${folder} belongs to ${who}: two coordinators must not write to one run. ` +
-      `End that one first; if it is certain that it runs no more, remove ${path}.`,
+      `End that one first; if it does not answer or its host is gone, start this one with --take-over.`,
   );
 }
 

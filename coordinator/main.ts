@@ -17,6 +17,8 @@ import { serveMetrics } from '../proto/metrics.ts';
 import type { MetricsServer } from '../proto/metrics.ts';
 import { EXIT_RESUMABLE, onLauncherGone } from '../proto/parent-process.ts';
 import { readRunPlan } from '../proto/run-plan.ts';
+import { openSecurity } from '../proto/security-folder.ts';
+import { checkReach, warnWhileInsecure } from '../proto/security.ts';
 import { KeyValues, rendezvousService } from './key-values.ts';
 import { openRun } from './run.ts';
 import type { Run } from './run.ts';
@@ -31,19 +33,28 @@ interface Flags {
   readonly metrics: string;
   readonly graceSeconds: number;
   readonly lingerSeconds: number;
+  readonly takeOver?: boolean;
   readonly logFile?: string;
+  readonly tls?: string;
+  readonly insecure?: boolean;
 }
 
 async function main(argv: readonly string[]): Promise<number> {
   const flags = parseFlags(argv);
   const plan = await readRunPlan(flags.run);
-  const log = openLog(
-    { run_id: plan.runId },
-    flags.logFile === undefined ? {} : { file: flags.logFile },
-  );
+  const { run: runFolder, tls, insecure } = flags;
+  const security = await openSecurity({
+    as: { role: 'coordinator' },
+    ...{ tls, insecure, runFolder, env: process.env },
+  });
+  checkReach(security, flags.listen, 'the coordinator would listen on');
+  const secrets = security.token === undefined ? [] : [security.token];
+  const log = openLog({ run_id: plan.runId }, { file: flags.logFile, secrets });
+  const endWarnings = warnWhileInsecure(security, log);
   const registry = new Registry();
   const nowMs = (): number => performance.now();
-  const run = await openRun(flags.run, plan, { log, registry, nowMs, wallTime: () => new Date() });
+  const surroundings = { log, registry, nowMs, wallTime: () => new Date() };
+  const run = await openRun(flags.run, plan, surroundings, { takeOver: flags.takeOver ?? false });
   let server: RpcServer | undefined;
   let metrics: MetricsServer | undefined;
   try {
@@ -53,7 +64,7 @@ async function main(argv: readonly string[]): Promise<number> {
       definition: RendezvousServiceService,
       handlers: rendezvousService(values),
     };
-    server = await serve([service, rendezvous], flags.listen);
+    server = await serve([service, rendezvous], flags.listen, security);
     metrics = await serveMetrics(registry, flags.metrics);
     const reachable = {
       address: server.address,
@@ -68,6 +79,7 @@ async function main(argv: readonly string[]): Promise<number> {
     if (!isPreempted) await sleep(flags.lingerSeconds * 1000);
     return exitCodeOf(run, isPreempted);
   } finally {
+    endWarnings();
     await run.close();
     await server?.close(1000);
     await metrics?.close();
@@ -118,7 +130,10 @@ function parseFlags(argv: readonly string[]): Flags {
     .option('--metrics <host:port>', 'where /metrics is served', '127.0.0.1:0')
     .option('--grace-seconds <n>', 'time to checkpoint and end after SIGTERM', seconds, 30)
     .option('--linger-seconds <n>', 'time to go on answering after the end of the run', seconds, 1)
+    .option('--take-over', 'take the run from a coordinator that does not answer any more')
     .option('--log-file <file>', 'JSON lines go there instead of stderr')
+    .option('--tls <folder>', 'certificates and token of `videoloom init --tls`')
+    .option('--insecure', 'plain text, off the loopback too')
     .exitOverride((error) => {
       process.exit(error.exitCode === 0 ? 0 : 2);
     });

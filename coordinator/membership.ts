@@ -4,6 +4,7 @@ import { status } from '@grpc/grpc-js';
 
 import type { Member } from '../proto/gen/videoloom/v1/run.ts';
 import { RpcError } from '../proto/grpc.ts';
+import type { Vitals } from './stillness.ts';
 
 /** A worker process that has joined. */
 export interface Worker {
@@ -20,8 +21,8 @@ export interface Worker {
   readonly isAttending: boolean;
   /** When it was last heard of, on the coordinator's monotonic clock. */
   readonly lastBeatMs: number;
-  /** What it said that it is doing, for stall messages. */
-  readonly phase: string;
+  /** What its beats told: what it does, and since when nothing of that has moved. */
+  readonly vitals: Vitals;
 }
 
 /**
@@ -51,6 +52,11 @@ export function sessionOf(workerId: string, nonce: string): string {
   return `${workerId}/${nonce}`;
 }
 
+/** The worker id in a session's text; of a text that is no session, anything. */
+export function workerIdOf(session: string): string {
+  return session.slice(0, session.lastIndexOf('/'));
+}
+
 /**
  * The worker of a session.
  * @throws RpcError FENCED: a newer process has joined under the same worker id; UNKNOWN_SESSION: the worker was dropped or
@@ -59,7 +65,7 @@ export function sessionOf(workerId: string, nonce: string): string {
 export function workerOf(workers: readonly Worker[], session: string): Worker {
   const worker = workers.find((candidate) => candidate.session === session);
   if (worker !== undefined) return worker;
-  const workerId = session.slice(0, session.lastIndexOf('/'));
+  const workerId = workerIdOf(session);
   if (workers.some((candidate) => candidate.workerId === workerId)) throw fenced(workerId);
   throw new RpcError(
     status.FAILED_PRECONDITION,

@@ -2,13 +2,14 @@ import { Counter, Gauge, Histogram } from 'prom-client';
 import type { Registry } from 'prom-client';
 
 import type { TimeLedger } from '../proto/gen/videoloom/v1/run.ts';
+import { ACTIVITIES, goodputOf, secondsOf } from '../proto/time-ledger.ts';
 import type { JournalEvent } from './journal-events.ts';
 import type { RunState } from './run-state.ts';
 
 /** What the coordinator counts. Figures of the state itself are read when somebody asks for them. */
 export interface RunMetrics {
-  /** Counts what has just been journaled. */
-  observe(event: JournalEvent): void;
+  /** Counts what has just been journaled, at `nowMs` on a clock that never goes back. */
+  observe(event: JournalEvent, nowMs: number): void;
   /** Adds where workers' time went. */
   observeTime(times: readonly TimeLedger[]): void;
   /** Counts a call that was refused because its sender is out of date. */
@@ -17,8 +18,12 @@ export interface RunMetrics {
   observeCheckpointStage(stage: 'manifest' | 'verify', seconds: number): void;
 }
 
-/** Registers the coordinator's metrics of one run. `state` is asked at each scrape. */
-export function openRunMetrics(registry: Registry, state: () => RunState): RunMetrics {
+/** Registers the coordinator's metrics of one run. `state` and the time `spent` so far are asked for at each scrape. */
+export function openRunMetrics(
+  registry: Registry,
+  state: () => RunState,
+  spent: () => TimeLedger,
+): RunMetrics {
   const registers = [registry];
   const counter = <Label extends string>(
     name: string,
@@ -103,6 +108,21 @@ export function openRunMetrics(registry: Registry, state: () => RunState): RunMe
     'Steps whose loss or gradient was not finite.',
   );
   const lost = counter('videoloom_worker_lost_total', 'Workers that were lost.', 'reason');
+  const generations = counter('videoloom_generations_total', 'Generations that were opened.');
+  const detection = new Histogram({
+    name: 'videoloom_worker_detection_seconds',
+    help: 'Time from the last sign of life (or of progress, where it stood still) of a lost worker to its loss.',
+    labelNames: ['reason'],
+    buckets: [0.1, 0.3, 0.5, 1, 2, 3, 5, 10, 30, 100, 300],
+    registers,
+  });
+  const recovery = new Histogram({
+    name: 'videoloom_recovery_seconds',
+    help: 'Time from the loss of a worker to the next committed step.',
+    buckets: [0.1, 0.3, 0.5, 1, 2, 3, 5, 10, 30, 100, 300],
+    registers,
+  });
+  let lostAtMs: number | undefined;
   const fencedCalls = counter(
     'videoloom_fenced_requests_total',
     'Calls of outdated senders, refused.',
@@ -127,15 +147,30 @@ export function openRunMetrics(registry: Registry, state: () => RunState): RunMe
   });
   const time = counter(
     'videoloom_worker_seconds_total',
-    'Where the time of all workers went.',
+    'Where the time of all workers went; the activities add up to their wall clock.',
     'activity',
   );
+  const waits = counter(
+    'videoloom_worker_wait_seconds_total',
+    'The part of the activity "wait" by whom it was that the others waited for.',
+    'for',
+  );
+  new Gauge({
+    name: 'videoloom_goodput_ratio',
+    help: 'Share of the wall clock of all workers in computation of steps that count.',
+    registers,
+    collect() {
+      this.set(goodputOf(spent()));
+    },
+  });
 
   return {
-    observe(event) {
+    observe(event, nowMs) {
       switch (event.type) {
         case 'commit': {
           steps.inc();
+          if (lostAtMs !== undefined) recovery.observe((nowMs - lostAtMs) / 1000);
+          lostAtMs = undefined;
           samples.inc(event.numSamples);
           tokens.inc(event.tokens);
           for (const { reason } of event.skipped) skipped.inc({ reason });
@@ -150,6 +185,11 @@ export function openRunMetrics(registry: Registry, state: () => RunState): RunMe
         }
         case 'worker-lost':
           lost.inc({ reason: event.reason });
+          detection.observe({ reason: event.reason }, (event.afterMs ?? 0) / 1000);
+          lostAtMs ??= nowMs;
+          break;
+        case 'generation':
+          generations.inc();
           break;
         case 'checkpoint':
           checkpointBytes.set(event.sizeBytes);
@@ -164,13 +204,14 @@ export function openRunMetrics(registry: Registry, state: () => RunState): RunMe
     },
     observeTime(times) {
       for (const ledger of times) {
-        time.inc({ activity: 'decode' }, ledger.decodeSeconds);
-        time.inc({ activity: 'wait' }, ledger.waitSeconds);
-        time.inc({ activity: 'compute' }, ledger.computeSeconds);
-        time.inc({ activity: 'reduce' }, ledger.reduceSeconds);
-        time.inc({ activity: 'checkpoint' }, ledger.checkpointSeconds);
-        time.inc({ activity: 'evaluate' }, ledger.evaluateSeconds);
-        time.inc({ activity: 'setup' }, ledger.setupSeconds);
+        for (const activity of ACTIVITIES)
+          time.inc({ activity }, Math.max(0, secondsOf(ledger, activity)));
+        let forOthers = 0;
+        for (const [rank, seconds] of ledger.waitByRankSeconds.entries()) {
+          waits.inc({ for: `rank ${rank}` }, Math.max(0, seconds));
+          forOthers += seconds;
+        }
+        waits.inc({ for: 'coordinator' }, Math.max(0, ledger.waitSeconds - forOthers));
       }
     },
     observeFenced(rpc) {

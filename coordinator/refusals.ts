@@ -69,23 +69,41 @@ export function disconnected({ workerId }: Worker, message: string): RpcError {
 }
 
 /** To a worker that has sent no beat for too long. */
-export function heartbeatLost({ workerId, phase }: Worker, silentMs: number): RpcError {
+export function heartbeatLost({ workerId, vitals }: Worker, silentMs: number): RpcError {
   return new RpcError(
     status.UNAVAILABLE,
     'HEARTBEAT_LOST',
-    `worker "${workerId}" was silent for ${Math.round(silentMs)} ms (last heard of in phase ${phase || '(unknown)'}): it is no member any more and may join again.`,
+    `worker "${workerId}" was silent for ${Math.round(silentMs)} ms (last heard of in phase ${vitals.phase || '(unknown)'}): it is no member any more and may join again.`,
     { retryable: true },
   );
 }
 
-/** To a worker that kept the others waiting for too long. */
-export function stepTimedOut({ workerId, phase }: Worker, timeoutMs: number): RpcError {
+/** To a worker that beats and makes no progress. */
+export function stalled({ workerId, vitals }: Worker, rank: number, stillMs: number): RpcError {
+  const { phase, progress } = vitals;
   return new RpcError(
     status.UNAVAILABLE,
-    'STEP_TIMEOUT',
-    `worker "${workerId}" was not ready ${timeoutMs} ms after the first of the others (last heard of in phase ` +
-      `${phase || '(unknown)'}): it is no member any more and may join again. ` +
-      'If its steps are that slow, raise stepTimeoutMs.',
+    'WORKER_STALLED',
+    `worker "${workerId}" (rank ${rank}) has been in phase ${phase} without progress for ${Math.round(stillMs)} ms ` +
+      `(its counter stands at ${progress}): it is no member any more and may join again. ` +
+      'Look at what that host waits for: a device, a disk, a network; `videoloom postmortem` names its last steps.',
+    { retryable: true },
+  );
+}
+
+/** To a worker that kept the others waiting at a barrier; `late` are all that did. */
+export function tooLate(
+  { workerId, vitals }: Worker,
+  late: readonly { readonly worker: Worker; readonly rank: number }[],
+  limitMs: number,
+): RpcError {
+  const ranks = late.map(({ worker, rank }) => `${rank} ("${worker.workerId}")`).join(', ');
+  return new RpcError(
+    status.UNAVAILABLE,
+    'BARRIER_TIMEOUT',
+    `${late.length === 1 ? 'rank' : 'ranks'} ${ranks} did not come within ${limitMs} ms after the first of the others; ` +
+      `worker "${workerId}" was last heard of in phase ${vitals.phase || '(unknown)'}: it is no member any more and ` +
+      'may join again. If its steps are that slow, raise cluster.detectWithin.',
     { retryable: true },
   );
 }

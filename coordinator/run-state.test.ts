@@ -6,14 +6,27 @@ import type { Generation } from '../proto/gen/videoloom/v1/run.ts';
 import { openRng } from '../proto/random.ts';
 import type { Rng } from '../proto/random.ts';
 import type { RunPlan } from '../proto/run-plan.ts';
+import { NO_TIME } from '../proto/time-ledger.ts';
 import { emptyHistory, extendHistory } from './history.ts';
 import type { JournalEvent } from './journal-events.ts';
 import { chooseMembers } from './membership.ts';
 import { initialRunState, isOver, transition } from './run-state.ts';
 import type { RunEffect, RunEvent, RunState } from './run-state.ts';
+import { NEWBORN } from './stillness.ts';
 import { ballot, testPlan, verdict } from './test/scripted-worker.ts';
 
-const FRESH = { committedStep: 0, restoreStep: 0, generationNumber: 0, isFinished: false };
+const FRESH = {
+  committedStep: 0,
+  restoreStep: 0,
+  generationNumber: 0,
+  highestStep: 0,
+  isFinished: false,
+};
+
+/** A beat of a worker that has been doing the same for `stillMs`. */
+function beat(session: string, phase: string, stillMs = 0, progress = 0): RunEvent {
+  return { type: 'beat', session, step: 1, beat: { phase, progress, stillMs, cpuMs: 0 } };
+}
 
 function joiner(workerId: string, session = `${workerId}/1`, stateStep = 0) {
   return {
@@ -29,7 +42,26 @@ function joiner(workerId: string, session = `${workerId}/1`, stateStep = 0) {
 
 /** Plays events at given times and gives the last state with all effects. */
 function play(plan: RunPlan, ...events: (readonly [number, RunEvent])[]) {
-  let state = initialRunState(plan, FRESH, 0);
+  return playOn(initialRunState(plan, FRESH, 0), ...events);
+}
+
+/** Beats and a tick every 100 ms. */
+function beating(
+  fromMs: number,
+  toMs: number,
+  beats: (atMs: number) => RunEvent[],
+): (readonly [number, RunEvent])[] {
+  const times = Array.from(
+    { length: Math.floor((toMs - fromMs) / 100) + 1 },
+    (_, i) => fromMs + 100 * i,
+  );
+  return times.flatMap((atMs) =>
+    [...beats(atMs), { type: 'tick' } as const].map((event) => [atMs, event] as const),
+  );
+}
+
+function playOn(before: RunState, ...events: (readonly [number, RunEvent])[]) {
+  let state = before;
   const effects: RunEffect[] = [];
   for (const [atMs, event] of events) {
     const turn = transition(state, event, atMs);
@@ -54,7 +86,7 @@ describe('members of a generation', () => {
           ...joiner(`w${i}`),
           isAttending: true,
           lastBeatMs: 0,
-          phase: '',
+          vitals: NEWBORN,
         }));
         const { members, sessions } = chooseMembers(workers, numMicrobatches);
         assert.equal(members.length, Math.min(numWorkers, numMicrobatches));
@@ -102,7 +134,7 @@ describe('the state machine of a run', () => {
   });
 
   it('does not drop anybody for its own absence', () => {
-    const plan = testPlan({ heartbeatTimeoutMs: 1000, minWorkers: 2 });
+    const plan = testPlan({ detectWithinMs: 1000, minWorkers: 2 });
     const before = play(plan, ...enter('a', 'b'), [100, { type: 'tick' }]).state;
     const thawed = transition(before, { type: 'tick' }, 30_000).state;
     assert.equal(thawed.workers.length, 2);
@@ -114,13 +146,10 @@ describe('the state machine of a run', () => {
   });
 
   it('drops all that are silent at once, and opens one generation for it', () => {
-    const plan = testPlan({ heartbeatTimeoutMs: 1000, minWorkers: 3 });
+    const plan = testPlan({ detectWithinMs: 1000, minWorkers: 3 });
     const events: [number, RunEvent][] = [];
     for (let atMs = 100; atMs <= 1200; atMs += 100) {
-      events.push(
-        [atMs, { type: 'beat', session: 'c/1', phase: 'compute', step: 1 }],
-        [atMs, { type: 'tick' }],
-      );
+      events.push([atMs, beat('c/1', 'compute')], [atMs, { type: 'tick' }]);
     }
     const { state } = play(plan, ...enter('a', 'b', 'c'), ...events);
     assert.deepEqual(
@@ -131,18 +160,101 @@ describe('the state machine of a run', () => {
   });
 
   it('tells who does what when a group waits for itself', () => {
-    const plan = testPlan({ stepTimeoutMs: 500, minWorkers: 2 });
-    const { effects } = play(
+    const plan = testPlan({ detectWithinMs: 1000, minWorkers: 2 });
+    const { state, effects } = play(
       plan,
       ...enter('a', 'b'),
-      [10, { type: 'beat', session: 'a/1', phase: 'reduce', step: 1 }],
-      [11, { type: 'beat', session: 'b/1', phase: 'decode', step: 1 }],
-      [600, { type: 'tick' }],
-      [700, { type: 'tick' }],
+      ...beating(100, 40_000, (atMs) => [beat('a/1', 'reduce', atMs), beat('b/1', 'wait', atMs)]),
     );
     const stalls = effects.filter((effect) => effect.type === 'stalled');
-    assert.equal(stalls.length, 1);
-    assert.match(stalls[0]!.message, /"a" is in phase reduce, "b" is in phase decode/);
+    assert.match(stalls[0]!.message, /"a" in phase reduce, "b" in phase wait/);
+    // Once with the same members, then without the last of them.
+    const generations = effects.flatMap((effect) =>
+      effect.type === 'announce' ? [effect.generation.members.length] : [],
+    );
+    assert.deepEqual(generations, [2, 2]);
+    const later = playOn(
+      state,
+      ...beating(40_100, 60_000, (atMs) => [
+        beat('a/1', 'reduce', atMs - 20_100),
+        beat('b/1', 'wait', atMs - 20_100),
+      ]),
+    );
+    assert.deepEqual(
+      later.state.generation?.members.map(({ workerId }) => workerId),
+      ['a'],
+    );
+  });
+
+  it('gives up at a barrier who is late, and names the rank to each', () => {
+    const plan = testPlan({ detectWithinMs: 1000, minWorkers: 3 });
+    const { state, effects } = play(
+      plan,
+      ...enter('a', 'b', 'c'),
+      [10, { type: 'vote', callId: 1, request: ballot('b/1', 1, 1) }],
+      ...beating(100, 345_000, (atMs) => [
+        beat('a/1', 'compute', 0, atMs),
+        beat('b/1', 'wait', atMs),
+        beat('c/1', 'decode', 0, atMs),
+      ]),
+    );
+    const dismissals = effects.filter((effect) => effect.type === 'dismiss');
+    assert.equal(dismissals.length, 2);
+    for (const { error } of dismissals) {
+      assert.equal(error.code, 'BARRIER_TIMEOUT');
+      assert.match(error.message, /ranks 0 \("a"\), 2 \("c"\) did not come within 330000 ms/);
+    }
+    assert.deepEqual(
+      state.generation?.members.map(({ workerId }) => workerId),
+      ['b'],
+    );
+  });
+
+  it('strikes off who beats and makes no progress, and nobody who is slow', () => {
+    const plan = testPlan({ detectWithinMs: 1000, minWorkers: 2 });
+    // A microbatch a second for both; then the one stands still, and the other begins one that takes eight times as long.
+    const events = beating(100, 31_000, (atMs) =>
+      [20_000, 24_000].map((untilMs, i) => {
+        const stillMs = atMs < untilMs ? atMs % 1000 : atMs - untilMs;
+        return beat(
+          `${['stuck', 'slow'][i]!}/1`,
+          'compute',
+          stillMs,
+          Math.floor(Math.min(atMs, untilMs) / 1000),
+        );
+      }),
+    );
+    const { state, effects } = play(plan, ...enter('slow', 'stuck'), ...events);
+    assert.deepEqual(
+      state.workers.map(({ workerId }) => workerId),
+      ['slow'],
+    );
+    const [lost] = effects.flatMap((effect) =>
+      effect.type === 'journal' && effect.event.type === 'worker-lost' ? [effect.event] : [],
+    );
+    assert.equal(lost?.reason, 'stalled');
+    assert.ok(lost.afterMs! > 10_000 && lost.afterMs! < 10_500, `${lost.afterMs}`);
+    assert.match(lost.message, /"stuck" \(rank 1\) has been in phase compute without progress/);
+  });
+
+  it('books the time of a step that had been committed before as spent again', () => {
+    const time = { ...NO_TIME, computeSeconds: 3, waitSeconds: 1, setupSeconds: 2, wallSeconds: 6 };
+    const plan = testPlan();
+    const spent = (highestStep: number) => {
+      let state = initialRunState(plan, { ...FRESH, highestStep }, 0);
+      const events = [...enter('a').map(([, event]) => event)];
+      const request = { ...ballot('a/1', 1, 1), time };
+      const effects = [...events, { type: 'vote', callId: 1, request } as const].flatMap(
+        (event) => {
+          const turn = transition(state, event, 0);
+          state = turn.state;
+          return turn.effects;
+        },
+      );
+      return effects.flatMap((effect) => (effect.type === 'spent' ? effect.times : []));
+    };
+    assert.deepEqual(spent(0), [time]);
+    assert.deepEqual(spent(1), [{ ...NO_TIME, redoSeconds: 4, setupSeconds: 2, wallSeconds: 6 }]);
   });
 
   it('holds its promises through 300 random histories', () => {
@@ -194,8 +306,7 @@ function simulate(seed: number): void {
     totalSteps: 4 + rng.integer(20),
     checkpointEverySteps: 1 + rng.integer(6),
     minWorkers: 1 + rng.integer(3),
-    heartbeatTimeoutMs: 2000,
-    stepTimeoutMs: 3000,
+    detectWithinMs: 2400,
   });
   const sim: Simulation = {
     plan,
@@ -260,7 +371,7 @@ function turnOfPeace(sim: Simulation): void {
   }
   for (const { session, stateStep } of sim.workers) {
     if (session !== undefined)
-      deliver(sim, { type: 'beat', session, phase: 'compute', step: stateStep });
+      deliver(sim, { ...beat(session, 'compute'), step: stateStep } as RunEvent);
   }
   deliver(sim, { type: 'tick' });
 }
@@ -359,13 +470,13 @@ function killCoordinator(sim: Simulation, losesPower: boolean): void {
   }
   const history = emptyHistory();
   for (const { event } of sim.journal) extendHistory(history, event);
-  const { generationNumber } = history;
+  const { generationNumber, highestStep } = history;
   const restoreStep = Math.max(0, ...sim.checkpoints);
   const committedStep = Math.max(history.committedStep, restoreStep);
   const isFinished = history.finished !== undefined;
   sim.state = initialRunState(
     sim.plan,
-    { committedStep, restoreStep, generationNumber, isFinished },
+    { committedStep, restoreStep, generationNumber, highestStep, isFinished },
     sim.nowMs,
   );
   sim.inFlight.length = 0;

@@ -25,6 +25,8 @@ import type { Generation, Member, TimeLedger } from '../proto/gen/videoloom/v1/r
 import { RpcError } from '../proto/grpc.ts';
 import type { RunPlan } from '../proto/run-plan.ts';
 import { positionOf } from '../proto/sample-order.ts';
+import { asRedone } from '../proto/time-ledger.ts';
+import { timeLimits, type TimeLimits } from '../proto/time-limits.ts';
 import { findDisagreement, resultStatement, stepStatement } from './agreement.ts';
 import type { JournalEvent, LossReason } from './journal-events.ts';
 import { chooseMembers, fenced, workerOf } from './membership.ts';
@@ -36,9 +38,12 @@ import {
   repeatedCall,
   replicasDiverged,
   runOver,
+  stalled,
   staleGeneration,
-  stepTimedOut,
+  tooLate,
 } from './refusals.ts';
+import { afterBeat, isWaiting, NEWBORN, stillnessLimitMs, withGap } from './stillness.ts';
+import type { Beat, GapsByPhase } from './stillness.ts';
 
 /** One member's say, and the call that waits for the answer. */
 interface Ballot<Request> {
@@ -74,6 +79,9 @@ interface LastCommit {
 /** Everything that is known of a run. */
 export interface RunState {
   readonly plan: RunPlan;
+  readonly limits: TimeLimits;
+  /** How long phases stood still so far, over all workers. */
+  readonly gaps: GapsByPhase;
   readonly phase: RunPhase;
   /** In the order in which they joined. */
   readonly workers: readonly Worker[];
@@ -86,6 +94,8 @@ export interface RunState {
   /** Whether this process has opened a generation: from then on one worker is enough. */
   readonly hasStarted: boolean;
   readonly committedStep: number;
+  /** The highest step ever committed, whether or not it still counts: a commit up to here is one made again. */
+  readonly highestStep: number;
   readonly lastCommit: LastCommit | undefined;
   /** Step of the newest whole checkpoint; 0 = none. */
   readonly restoreStep: number;
@@ -102,8 +112,10 @@ export interface RunState {
   /** Why the run failed. */
   readonly failure: VideoloomError | undefined;
   readonly lastTickMs: number;
-  /** When a generation was opened or a step committed last, or a stall was last told. */
+  /** When a generation was opened or a step committed last. */
   readonly lastProgressMs: number;
+  /** Since then the stall was told of; the same members were given another try. */
+  readonly stall: { readonly isTold: boolean; readonly isRetried: boolean };
 }
 
 /** What can happen to a run. Call events carry a `callId` that exactly one answer or refusal names later. */
@@ -113,14 +125,16 @@ export type RunEvent =
   | {
       readonly type: 'beat';
       readonly session: string;
-      readonly phase: string;
       readonly step: number;
+      readonly beat: Beat;
     }
   | { readonly type: 'detach'; readonly session: string; readonly message: string }
   | ({ readonly type: 'vote'; readonly request: CommitStepRequest } & CallEvent)
   | ({ readonly type: 'result'; readonly request: ReportResultRequest } & CallEvent)
   | ({ readonly type: 'part'; readonly request: ReportCheckpointPartRequest } & CallEvent)
   | ({ readonly type: 'checkpoint-settled' } & CheckpointOutcome)
+  /** The checkpoint to go on from is damaged; `step` is the newest whole one, 0 = none. */
+  | { readonly type: 'restore-point-lost'; readonly step: number }
   | { readonly type: 'stop' }
   | { readonly type: 'fail'; readonly error: VideoloomError }
   | { readonly type: 'tick' };
@@ -130,7 +144,7 @@ interface CallEvent {
 }
 
 /** A worker that joins. */
-export type Joiner = Omit<Worker, 'isAttending' | 'lastBeatMs' | 'phase'>;
+export type Joiner = Omit<Worker, 'isAttending' | 'lastBeatMs' | 'vitals'>;
 
 /** How the writing of a manifest ended. */
 interface CheckpointOutcome {
@@ -173,6 +187,7 @@ export interface RunOrigin {
   readonly committedStep: number;
   readonly restoreStep: number;
   readonly generationNumber: number;
+  readonly highestStep: number;
   readonly isFinished: boolean;
 }
 
@@ -180,6 +195,8 @@ export interface RunOrigin {
 export function initialRunState(plan: RunPlan, origin: RunOrigin, nowMs: number): RunState {
   return {
     plan,
+    limits: timeLimits(plan),
+    gaps: {},
     phase: origin.isFinished ? RunPhase.FINISHED : RunPhase.WAITING,
     workers: [],
     generation: undefined,
@@ -187,6 +204,7 @@ export function initialRunState(plan: RunPlan, origin: RunOrigin, nowMs: number)
     generationNumber: origin.generationNumber,
     hasStarted: false,
     committedStep: origin.committedStep,
+    highestStep: origin.highestStep,
     lastCommit: undefined,
     restoreStep: origin.restoreStep,
     checkpoint: undefined,
@@ -199,8 +217,11 @@ export function initialRunState(plan: RunPlan, origin: RunOrigin, nowMs: number)
     failure: undefined,
     lastTickMs: nowMs,
     lastProgressMs: nowMs,
+    stall: NO_STALL,
   };
 }
+
+const NO_STALL: RunState['stall'] = { isTold: false, isRetried: false };
 
 /** Whether nothing more will happen to the run. */
 export function isOver({ phase }: Pick<RunState, 'phase'>): boolean {
@@ -270,6 +291,9 @@ function react(turn: Turn, event: RunEvent): void {
     case 'checkpoint-settled':
       settleCheckpoint(turn, event);
       return;
+    case 'restore-point-lost':
+      loseRestorePoint(turn, event.step);
+      return;
     case 'stop':
       stop(turn);
       return;
@@ -303,7 +327,7 @@ function join(turn: Turn, joiner: Joiner): void {
     closeRanks(turn);
   }
   journal(turn, { type: 'worker-joined', workerId, host, engine });
-  const fresh = { isAttending: false, lastBeatMs: turn.nowMs, phase: 'joining' };
+  const fresh = { isAttending: false, lastBeatMs: turn.nowMs, vitals: NEWBORN };
   turn.state.workers = [...turn.state.workers, { ...joiner, ...fresh }];
 }
 
@@ -314,12 +338,16 @@ function attend(turn: Turn, session: string): void {
   if (turn.state.generation === undefined) openGeneration(turn);
 }
 
-function beat(turn: Turn, { session, phase, step }: RunEvent & { type: 'beat' }): void {
-  const { memberSessions, committedStep } = turn.state;
-  updateWorker(turn, session, { phase, lastBeatMs: turn.nowMs });
+function beat(turn: Turn, { session, step, beat: told }: RunEvent & { type: 'beat' }): void {
+  const { state } = turn;
+  const worker = state.workers.find((candidate) => candidate.session === session);
+  if (worker === undefined) return;
+  const { vitals, ended } = afterBeat(worker.vitals, told);
+  if (ended !== undefined) state.gaps = withGap(state.gaps, ended.phase, ended.gapMs);
   // A member that holds what its generation goes on from keeps it until the next commit.
-  if (step === committedStep && memberSessions.includes(session))
-    updateWorker(turn, session, { stateStep: step });
+  const holds = step === state.committedStep && state.memberSessions.includes(session);
+  const stateStep = holds ? step : worker.stateStep;
+  updateWorker(turn, session, { vitals, stateStep, lastBeatMs: turn.nowMs });
 }
 
 function detach(turn: Turn, session: string, message: string): void {
@@ -338,10 +366,17 @@ function updateWorker(turn: Turn, session: string, change: Partial<Worker>): voi
 /** Strikes a worker off; {@link closeRanks} follows once all that are lost at this moment are struck off. */
 function lose(turn: Turn, worker: Worker, reason: LossReason, error: VideoloomError): void {
   const { state } = turn;
-  const { workerId, session } = worker;
+  const { workerId, session, lastBeatMs, vitals } = worker;
   state.workers = state.workers.filter((other) => other.session !== session);
-  if (!isOver(state))
-    journal(turn, { type: 'worker-lost', workerId, reason, message: error.message });
+  if (!isOver(state)) {
+    const generation = state.memberSessions.includes(session) ? state.generationNumber : 0;
+    const afterMs = Math.round(
+      turn.nowMs - lastBeatMs + (reason === 'stalled' ? vitals.stillMs : 0),
+    );
+    const { message } = error;
+    const { phase } = vitals;
+    journal(turn, { type: 'worker-lost', workerId, reason, message, generation, phase, afterMs });
+  }
   turn.effects.push({ type: 'dismiss', session, error });
   const { checkpoint } = state;
   if (checkpoint?.workerIds.includes(workerId) === true && !checkpoint.parts.has(workerId)) {
@@ -386,6 +421,7 @@ function openGeneration(turn: Turn): void {
   state.hasStarted = true;
   state.phase = committedStep >= plan.totalSteps ? RunPhase.EVALUATING : RunPhase.TRAINING;
   state.lastProgressMs = turn.nowMs;
+  state.stall = { ...state.stall, isTold: false };
   // Whoever holds something else is about to replace it: it must not be counted on any more.
   for (const worker of state.workers) {
     if (sessions.includes(worker.session) && worker.stateStep !== committedStep) {
@@ -503,12 +539,16 @@ function commit(turn: Turn, votes: Poll<CommitStepRequest>, generation: Generati
     },
     checkpoint,
   );
-  turn.effects.push({ type: 'spent', times: requests.flatMap(({ time }) => time ?? []) });
+  const times = requests.flatMap(({ time }) => time ?? []);
+  const isRedone = step <= state.highestStep;
+  turn.effects.push({ type: 'spent', times: isRedone ? times.map(asRedone) : times });
+  state.highestStep = Math.max(state.highestStep, step);
   const workerIds = generation.members.map(({ workerId }) => workerId);
   const response = { checkpoint, last };
   state.committedStep = step;
   state.lastCommit = { step, generation: generation.number, workerIds, response };
   state.lastProgressMs = turn.nowMs;
+  state.stall = NO_STALL;
   state.votes = undefined;
   for (const session of state.memberSessions) updateWorker(turn, session, { stateStep: step });
   if (checkpoint) {
@@ -601,6 +641,15 @@ function settleCheckpoint(turn: Turn, outcome: CheckpointOutcome): void {
   endStopIfIdle(turn);
 }
 
+/** Goes on from what a member holds in memory, else from the older checkpoint; another one is due. */
+function loseRestorePoint(turn: Turn, step: number): void {
+  const { state } = turn;
+  if (isOver(state) || step >= state.restoreStep) return;
+  state.restoreStep = step;
+  state.isCheckpointDue = true;
+  if (state.generation !== undefined) openGeneration(turn);
+}
+
 function abandonCheckpoint(turn: Turn, reason: string, message: string): void {
   const { checkpoint } = turn.state;
   if (checkpoint === undefined) return;
@@ -665,8 +714,8 @@ function endStopped(turn: Turn): void {
 function fail(turn: Turn, error: VideoloomError): void {
   const { state } = turn;
   if (isOver(state)) return;
-  // Where the journal itself cannot be written, there is nowhere to say so.
-  if (error.code !== 'JOURNAL_WRITE_FAILED') {
+  // Where the journal itself cannot be written, or is another's, there is nowhere to say so.
+  if (error.code !== 'JOURNAL_WRITE_FAILED' && error.code !== 'RUN_FENCED') {
     journal(turn, { type: 'failed', code: error.code, message: error.message }, true);
   }
   state.phase = RunPhase.FAILED;
@@ -679,12 +728,12 @@ function fail(turn: Turn, error: VideoloomError): void {
 
 function tick(turn: Turn): void {
   const { state, nowMs } = turn;
-  const { plan } = state;
+  const { limits } = state;
   const gapMs = nowMs - state.lastTickMs;
   state.lastTickMs = nowMs;
   if (isOver(state)) return;
-  // This process itself stood still (suspended, stopped): what was sent meanwhile is still to be read.
-  if (gapMs > plan.heartbeatTimeoutMs / 2) {
+  // This process itself stood still (suspended, starved): what was sent meanwhile is still to be read.
+  if (gapMs > limits.silenceMs / 4) {
     state.workers = state.workers.map((worker) => ({
       ...worker,
       lastBeatMs: worker.lastBeatMs + gapMs,
@@ -692,38 +741,82 @@ function tick(turn: Turn): void {
   }
   for (const worker of state.workers) {
     const silentMs = nowMs - worker.lastBeatMs;
-    if (silentMs > plan.heartbeatTimeoutMs)
+    if (silentMs > limits.silenceMs)
       lose(turn, worker, 'heartbeat', heartbeatLost(worker, silentMs));
   }
+  for (const worker of membersOf(state)) {
+    const stillMs = stillnessOf(worker, nowMs);
+    const limitMs = stillnessLimitMs(worker.vitals, state.gaps, limits);
+    if (stillMs > limitMs)
+      lose(turn, worker, 'stalled', stalled(worker, rankOf(state, worker), stillMs));
+  }
   for (const poll of [state.votes, state.results]) {
-    if (poll === undefined || nowMs - poll.sinceMs <= plan.stepTimeoutMs) continue;
-    for (const worker of state.workers) {
-      const isLate =
-        state.memberSessions.includes(worker.session) &&
-        !poll.ballots.some(({ session }) => session === worker.session);
-      if (isLate) lose(turn, worker, 'step-timeout', stepTimedOut(worker, plan.stepTimeoutMs));
-    }
+    if (poll !== undefined && nowMs - poll.sinceMs > limits.barrierMs)
+      loseLate(turn, poll, limits.barrierMs);
   }
   closeRanks(turn);
-  tellStall(turn);
+  breakStall(turn);
 }
 
-/** Names who does what when no member has voted for long: a group that waits for itself has no late vote. */
-function tellStall(turn: Turn): void {
+function stillnessOf({ vitals, lastBeatMs }: Worker, nowMs: number): number {
+  return vitals.stillMs + Math.max(0, nowMs - lastBeatMs);
+}
+
+function membersOf({ workers, memberSessions }: RunState): Worker[] {
+  return workers.filter(({ session }) => memberSessions.includes(session));
+}
+
+function rankOf({ memberSessions }: RunState, { session }: Worker): number {
+  return memberSessions.indexOf(session);
+}
+
+/** Strikes off who has not had its say, and names all of them in each one's error. */
+function loseLate(turn: Turn, poll: Poll<unknown>, limitMs: number): void {
+  const { state } = turn;
+  const late = membersOf(state).filter(
+    (worker) => !poll.ballots.some(({ session }) => session === worker.session),
+  );
+  const ranks = late.map((worker) => ({ worker, rank: rankOf(state, worker) }));
+  for (const worker of late) lose(turn, worker, 'late', tooLate(worker, ranks, limitMs));
+}
+
+/**
+ * When all members wait for each other, nobody is to blame by what it does itself: a connection between two of them is
+ * dead, or a message was lost. It is told; then who has not voted goes, or all begin anew, or the last rank goes.
+ */
+function breakStall(turn: Turn): void {
   const { state, nowMs } = turn;
-  const isStalled =
-    state.phase === RunPhase.TRAINING &&
-    state.votes === undefined &&
-    nowMs - state.lastProgressMs > state.plan.stepTimeoutMs;
-  if (!isStalled) return;
-  state.lastProgressMs = nowMs;
-  const doing = state.workers
-    .filter(({ session }) => state.memberSessions.includes(session))
-    .map(({ workerId, phase }) => `"${workerId}" is in phase ${phase || '(unknown)'}`);
-  const message =
-    `nobody has voted for step ${state.committedStep + 1} in ${state.plan.stepTimeoutMs} ms: ` +
-    `${doing.join(', ')}. Look at the first one that does not wait for the others.`;
-  turn.effects.push({ type: 'stalled', message });
+  const { stallReportMs } = state.limits;
+  const members = membersOf(state);
+  if (state.generation === undefined || members.length === 0 || isOver(state)) return;
+  const stillMs = Math.min(
+    nowMs - state.lastProgressMs,
+    ...members.map((worker) => stillnessOf(worker, nowMs)),
+  );
+  const areWaiting = members.every(({ vitals }) => isWaiting(vitals.phase));
+  if (!areWaiting || stillMs <= stallReportMs) return;
+  if (!state.stall.isTold) {
+    const doing = members.map(({ workerId, vitals }) => `"${workerId}" in phase ${vitals.phase}`);
+    const message =
+      `all members of generation ${state.generationNumber} have waited for each other for ` +
+      `${Math.round(stillMs)} ms at step ${state.committedStep + 1}: ${doing.join(', ')}. ` +
+      'Can each of their hosts reach the tensor addresses of the others?';
+    state.stall = { ...state.stall, isTold: true };
+    turn.effects.push({ type: 'stalled', message });
+  }
+  if (stillMs <= 2 * stallReportMs) return;
+  const poll = state.votes ?? state.results;
+  if (poll !== undefined) {
+    loseLate(turn, poll, 2 * stallReportMs);
+    closeRanks(turn);
+  } else if (!state.stall.isRetried) {
+    state.stall = { ...state.stall, isRetried: true };
+    openGeneration(turn);
+  } else {
+    const last = members.at(-1)!;
+    lose(turn, last, 'stalled', stalled(last, rankOf(state, last), stillMs));
+    closeRanks(turn);
+  }
 }
 
 // Small parts

@@ -15,6 +15,8 @@ import type {
   LeaseMicrobatchesRequest,
   ReportCheckpointPartRequest,
   ReportCheckpointPartResponse,
+  ReportDamagedCheckpointRequest,
+  ReportDamagedCheckpointResponse,
   ReportResultRequest,
   ReportResultResponse,
   StepLease,
@@ -25,12 +27,15 @@ import type { Log } from '../proto/log.ts';
 import type { RunPlan } from '../proto/run-plan.ts';
 import { positionOf } from '../proto/sample-order.ts';
 import { openStepOrder, type StepOrder } from '../proto/step-order.ts';
-import { NO_TIME } from '../proto/time-ledger.ts';
+import { addLedgers, NO_TIME } from '../proto/time-ledger.ts';
 import {
   completeCheckpoint,
   findCheckpoint,
-  pruneCheckpoints,
+  removeCheckpoint,
+  removeLeftovers,
   removeUnfinished,
+  setAside,
+  surplusCheckpoints,
 } from './checkpoints.ts';
 import { emptyHistory, extendHistory, numSkipped } from './history.ts';
 import type { RunHistory } from './history.ts';
@@ -47,12 +52,11 @@ import type { RunMetrics } from './metrics.ts';
 import { checkSamePlan } from './plan-check.ts';
 import { initialRunState, isOver, memberOf, transition } from './run-state.ts';
 import type { Joiner, RunEffect, RunEvent, RunResponse, RunState } from './run-state.ts';
-import { addLedgers, RateWindow, statusOf } from './status.ts';
+import { RateWindow, statusOf } from './status.ts';
 
 /** Name of the figures of a finished run, inside its folder. */
 export const SUMMARY_FILE = 'summary.json';
 
-const LOCK_CHECK_MS = 1000;
 const WATCH_INTERVAL_MS = 100;
 
 /** What a run needs from its surroundings. */
@@ -66,15 +70,16 @@ export interface RunSurroundings {
 
 /**
  * Takes over the run in `folder`: locks it, reads journal and checkpoints, and stands ready for workers.
- * @throws VideoloomError RUN_LOCKED, RUN_PLAN_CHANGED, JOURNAL_WRITE_FAILED
+ * @throws VideoloomError RUN_LOCKED, RUN_PLAN_CHANGED, JOURNAL_WRITE_FAILED, RUN_FENCED
  */
 export async function openRun(
   folder: string,
   plan: RunPlan,
   surroundings: RunSurroundings,
+  options: { readonly takeOver?: boolean } = {},
 ): Promise<Run> {
   const { log, nowMs, wallTime } = surroundings;
-  const lock = lockRun(folder);
+  const lock = lockRun(folder, options);
   let journal: Journal | undefined;
   let order: StepOrder | undefined;
   try {
@@ -94,23 +99,29 @@ export async function openRun(
     );
     if (history.plan !== undefined) checkSamePlan(history.plan, plan, folder);
     order = await openStepOrder(folder, plan);
-    for (const step of await removeUnfinished(checkpoints)) {
-      log.warn({ step }, 'removed a checkpoint that was never completed');
+    const damaged: JournalEvent[] = [];
+    for (const { step, kept } of await removeUnfinished(checkpoints, history.checkpoints)) {
+      if (kept === undefined) log.warn({ step }, 'removed a checkpoint that was never completed');
+      else damaged.push(checkpointDamaged(step, kept, 'it has no manifest'));
     }
-    const newest = await findCheckpoint(checkpoints, plan.runId, (path, error) => {
-      log.warn({ path, code: error.code }, error.message);
+    const newest = await findCheckpoint(checkpoints, plan.runId, async (step, error) => {
+      damaged.push(checkpointDamaged(step, await setAside(checkpoints, step), error.message));
     });
     const restoreStep = newest?.step ?? 0;
     const isFinished = (history.finished?.step ?? 0) >= plan.totalSteps;
     journal.append({ type: 'opened', pid: process.pid, plan }, { sync: true });
+    for (const event of damaged) {
+      extendHistory(history, journal.append(event, { sync: true }));
+      logEvent(log, event);
+    }
     if (history.committedStep < restoreStep) {
       const restored: JournalEvent = { type: 'restored', step: restoreStep, from: 'checkpoint' };
       extendHistory(history, journal.append(restored, { sync: true }));
     }
-    const { committedStep, generationNumber } = history;
+    const { committedStep, generationNumber, highestStep } = history;
     const state = initialRunState(
       plan,
-      { committedStep, restoreStep, generationNumber, isFinished },
+      { committedStep, restoreStep, generationNumber, highestStep, isFinished },
       nowMs(),
     );
     run = new Run(folder, { lock, journal, history, order, state, surroundings });
@@ -168,7 +179,11 @@ export class Run {
     this.#parts = parts;
     this.#state = state;
     this.#log = surroundings.log;
-    this.metrics = openRunMetrics(surroundings.registry, () => this.#state);
+    this.metrics = openRunMetrics(
+      surroundings.registry,
+      () => this.#state,
+      () => this.#time,
+    );
     this.over = new Promise((resolve) => {
       this.#declareOver = resolve;
     });
@@ -176,11 +191,11 @@ export class Run {
       () => {
         this.#dispatch({ type: 'tick' });
       },
-      Math.min(250, Math.max(10, this.plan.heartbeatTimeoutMs / 8)),
+      Math.min(250, Math.max(10, state.limits.tickMs)),
     );
     this.#lockChecker = setInterval(() => {
       this.#checkLock();
-    }, LOCK_CHECK_MS);
+    }, state.limits.lockCheckMs);
     if (isOver(state)) this.#declareOver();
   }
 
@@ -196,7 +211,7 @@ export class Run {
 
   /**
    * A worker's session: takes its beats, gives the generations. Ends with the run; throws when the worker is dropped.
-   * @throws RpcError FENCED, UNKNOWN_SESSION, HEARTBEAT_LOST, STEP_TIMEOUT
+   * @throws RpcError FENCED, UNKNOWN_SESSION, HEARTBEAT_LOST, WORKER_STALLED, BARRIER_TIMEOUT
    */
   async *attend(
     session: string,
@@ -210,8 +225,8 @@ export class Run {
     predecessor?.end(new VideoloomError('REPEATED_CALL', 'the same session attends a second time'));
     let reason = 'its connection ended';
     const listen = async (): Promise<void> => {
-      for await (const { phase, step } of beats)
-        this.#dispatch({ type: 'beat', session, phase, step });
+      for await (const { phase, step, progress, stillMs, cpuMs } of beats)
+        this.#dispatch({ type: 'beat', session, step, beat: { phase, progress, stillMs, cpuMs } });
       reason = 'it ended its session';
     };
     try {
@@ -251,6 +266,25 @@ export class Run {
   ): Promise<ReportCheckpointPartResponse> {
     const response = await this.#ask((callId) => ({ type: 'part', callId, request }));
     return response as ReportCheckpointPartResponse;
+  }
+
+  /**
+   * A member cannot read the checkpoint that its generation goes on from. Where it is damaged, the run goes on from
+   * another one.
+   * @throws RpcError as `memberOf`
+   */
+  async reportDamagedCheckpoint(
+    request: ReportDamagedCheckpointRequest,
+  ): Promise<ReportDamagedCheckpointResponse> {
+    const { session, generation, step, message } = request;
+    const { workerId } = memberOf(this.#state, session, generation);
+    this.#log.warn({ worker_id: workerId, step }, `a checkpoint cannot be read: ${message}`);
+    const look = this.#diskWork.then(() => this.#lookAtRestorePoint(step));
+    this.#diskWork = look.then(
+      () => undefined,
+      () => undefined,
+    );
+    return { isWhole: await look };
   }
 
   /** Settles when all members have reported. */
@@ -411,7 +445,7 @@ export class Run {
   #record(event: JournalEvent, sync: boolean): void {
     const { journal, history, surroundings } = this.#parts;
     extendHistory(history, journal.append(event, { sync }));
-    this.metrics.observe(event);
+    this.metrics.observe(event, surroundings.nowMs());
     if (event.type === 'commit') this.#rates.add(surroundings.nowMs(), event.clips, event.tokens);
     logEvent(this.#log, event);
   }
@@ -424,6 +458,8 @@ export class Run {
     let sizeBytes = 0;
     let failure: string | undefined;
     try {
+      this.#checkLock();
+      if (this.#state.failure !== undefined) throw this.#state.failure;
       sizeBytes = await completeCheckpoint(folder, this.#manifest(step, generation, files));
       this.metrics.observeCheckpointStage('manifest', (nowMs() - startMs) / 1000);
     } catch (error) {
@@ -433,13 +469,36 @@ export class Run {
     if (failure !== undefined) return;
     startMs = nowMs();
     try {
-      const pruned = await pruneCheckpoints(folder, this.plan.runId, this.plan.keepCheckpoints);
-      if (pruned.length > 0)
+      await removeLeftovers(folder, step);
+      const { keepCheckpoints: keep, keepCheckpointHours: hours } = this.plan;
+      const maxAgeMs = hours === undefined ? undefined : hours * 3_600_000;
+      const now = this.#parts.surroundings.wallTime();
+      const surplus = await surplusCheckpoints(folder, this.plan.runId, { keep, maxAgeMs, now });
+      if (surplus.length > 0)
         this.metrics.observeCheckpointStage('verify', (nowMs() - startMs) / 1000);
-      for (const old of pruned) this.#record({ type: 'checkpoint-pruned', step: old }, false);
+      for (const old of surplus) {
+        // Said first: a checkpoint that is known and has no manifest counts as damaged.
+        this.#record({ type: 'checkpoint-pruned', step: old }, true);
+        const left = await removeCheckpoint(folder, old);
+        if (left.length > 0)
+          this.#log.warn({ step: old, left }, 'files that are not ours stay of a checkpoint');
+      }
     } catch (error) {
       this.#log.error({ step }, `older checkpoints are kept: ${messageOf(error)}`);
     }
+  }
+
+  /** Whether the checkpoint of `step`, which the run goes on from, is whole; the run leaves one that is not. */
+  async #lookAtRestorePoint(step: number): Promise<boolean> {
+    if (step !== this.#state.restoreStep || isOver(this.#state)) return false;
+    const folder = join(this.#folder, CHECKPOINTS_FOLDER);
+    const newest = await findCheckpoint(folder, this.plan.runId, async (damaged, { message }) => {
+      const keptAs = await setAside(folder, damaged).catch(() => '');
+      this.#record(checkpointDamaged(damaged, keptAs, message), true);
+    });
+    if (newest?.step === step) return true;
+    this.#dispatch({ type: 'restore-point-lost', step: newest?.step ?? 0 });
+    return false;
   }
 
   #manifest(step: number, generation: number, files: readonly CheckpointFile[]) {
@@ -502,6 +561,10 @@ export class Run {
   }
 }
 
+function checkpointDamaged(step: number, keptAs: string, message: string): JournalEvent {
+  return { type: 'checkpoint-damaged', step, keptAs, message };
+}
+
 function coordinatorClosed(): VideoloomError {
   return new VideoloomError('COORDINATOR_CLOSED', 'the coordinator is being ended', {
     retryable: true,
@@ -528,6 +591,12 @@ function logEvent(log: Log, event: JournalEvent): void {
       log.error(
         { step: event.step, reason: event.reason },
         `checkpoint given up: ${event.message}`,
+      );
+      return;
+    case 'checkpoint-damaged':
+      log.warn(
+        { step: event.step, code: 'CHECKPOINT_INVALID' },
+        `${event.message} It is kept as ${event.keptAs}, to be looked at or removed.`,
       );
       return;
     case 'failed':

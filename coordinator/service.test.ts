@@ -255,7 +255,7 @@ describe('the coordinator over gRPC', () => {
   });
 
   it('drops a worker whose beats stop, though its connection stands', async (t) => {
-    const served = await serveRun(t, testPlan({ minWorkers: 2, heartbeatTimeoutMs: 400 }));
+    const served = await serveRun(t, testPlan({ minWorkers: 2, detectWithinMs: 400 }));
     const a = await joinAs(t, served, 'a');
     const frozen = await joinAs(t, served, 'frozen', { beatMs: 1_000_000 });
     const { members } = await a.generation(({ number }) => number === 2);
@@ -267,12 +267,13 @@ describe('the coordinator over gRPC', () => {
     await assert.rejects(frozen.vote(2, 1), withCode('UNKNOWN_SESSION'));
   });
 
-  it('gives up a worker that does not vote in time, by name', async (t) => {
-    const served = await serveRun(t, testPlan({ minWorkers: 2, stepTimeoutMs: 300 }));
-    const [a, slow] = [await joinAs(t, served, 'a'), await joinAs(t, served, 'slow')];
+  it('gives up a worker that does not vote and waits for nobody, by name', async (t) => {
+    const served = await serveRun(t, testPlan({ minWorkers: 2, detectWithinMs: 200 }));
+    const a = await joinAs(t, served, 'a', { phase: 'wait' });
+    const slow = await joinAs(t, served, 'slow', { phase: 'wait' });
     await a.generation();
     await assert.rejects(a.vote(1, 1), withCode('STALE_GENERATION'));
-    withCode('STEP_TIMEOUT', /worker "slow".*phase compute/)(await slow.ended);
+    withCode('BARRIER_TIMEOUT', /rank 1 \("slow"\) did not come.*phase wait/)(await slow.ended);
     await a.generation(({ number }) => number === 2);
     await a.vote(2, 1);
   });
@@ -492,6 +493,6 @@ describe('the coordinator over gRPC', () => {
       serveRun(t, testPlan({ seed: 8 }), served.folder),
       withCode('RUN_PLAN_CHANGED', /seed was 7 and is 8/),
     );
-    await serveRun(t, testPlan({ totalSteps: 12, stepTimeoutMs: 1000 }), served.folder);
+    await serveRun(t, testPlan({ totalSteps: 12, detectWithinMs: 1000 }), served.folder);
   });
 });

@@ -1,27 +1,35 @@
 import { status } from '@grpc/grpc-js';
 
-import { VideoloomError } from '../proto/errors.ts';
+import { parseAddress } from '../proto/address.ts';
+import { UsageError, VideoloomError } from '../proto/errors.ts';
 import type {
   AttendRequest,
   AttendResponse,
   CoordinatorServiceServer,
 } from '../proto/gen/videoloom/v1/coordinator.ts';
-import { bidi, RpcError, serverStream, unary } from '../proto/grpc.ts';
+import { bidi, demandRole, demandWorker, RpcError, serverStream, unary } from '../proto/grpc.ts';
 import type { CallContext } from '../proto/grpc.ts';
+import { WORKER_ID } from '../proto/identity.ts';
 import { checkProtocolVersion, PROTOCOL_VERSION } from '../proto/protocol.ts';
+import { timeLimits } from '../proto/time-limits.ts';
+import { workerIdOf } from './membership.ts';
 import type { Run } from './run.ts';
 
-const WORKER_ID = /^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$/;
+/** Most characters of what a worker tells of its host and engine. */
+const MAX_DESCRIPTION = 256;
 const OUTDATED: ReadonlySet<string> = new Set(['FENCED', 'STALE_GENERATION', 'UNKNOWN_SESSION']);
 
 /** The coordinator's RPCs over one run. */
 export function coordinatorService(run: Run): CoordinatorServiceServer {
   const { plan } = run;
-  const counted = <Request, Response>(
+  const limits = timeLimits(plan);
+  /** For members: the caller has to be the worker of the session. */
+  const counted = <Request extends { readonly session: string }, Response>(
     rpc: string,
     handler: (request: Request) => Response | Promise<Response>,
   ) =>
-    unary(async (request: Request) => {
+    unary(async (request: Request, context) => {
+      demandWorker(context, workerIdOf(request.session));
       try {
         return await handler(request);
       } catch (error) {
@@ -31,7 +39,7 @@ export function coordinatorService(run: Run): CoordinatorServiceServer {
       }
     });
   return {
-    join: unary((request) => {
+    join: unary((request, context) => {
       const { protocolVersion, runId, workerId, host, engine, stateStep } = request;
       checkProtocolVersion(
         protocolVersion,
@@ -40,7 +48,12 @@ export function coordinatorService(run: Run): CoordinatorServiceServer {
       );
       if (runId !== plan.runId) throw otherRun(plan.runId, runId);
       if (!WORKER_ID.test(workerId)) throw badWorkerId(workerId);
+      demandWorker(context, workerId);
       const { tensorAddress, serviceAddress } = request;
+      parseAddress(tensorAddress);
+      parseAddress(serviceAddress);
+      for (const text of [host, engine, tensorAddress, serviceAddress])
+        if (text.length > MAX_DESCRIPTION) throw tooLong(text);
       const session = run.join({
         workerId,
         host,
@@ -49,12 +62,12 @@ export function coordinatorService(run: Run): CoordinatorServiceServer {
         tensorAddress,
         serviceAddress,
       });
-      const { heartbeatIntervalMs, heartbeatTimeoutMs } = plan;
       return {
         protocolVersion: PROTOCOL_VERSION,
         session,
-        heartbeatIntervalMs,
-        heartbeatTimeoutMs,
+        heartbeatIntervalMs: limits.beatMs,
+        heartbeatTimeoutMs: limits.silenceMs,
+        detectWithinMs: limits.detectWithinMs,
       };
     }),
     attend: bidi((requests, context) => attend(run, requests, context)),
@@ -63,12 +76,16 @@ export function coordinatorService(run: Run): CoordinatorServiceServer {
     reportCheckpointPart: counted('ReportCheckpointPart', (request) =>
       run.reportCheckpointPart(request),
     ),
+    reportDamagedCheckpoint: counted('ReportDamagedCheckpoint', (request) =>
+      run.reportDamagedCheckpoint(request),
+    ),
     reportResult: counted('ReportResult', (request) => run.reportResult(request)),
     getStatus: unary(() => ({ status: run.status() })),
     watchStatus: serverStream(async function* (_, { signal }) {
       for await (const status of run.watchStatus(signal)) yield { status };
     }),
-    stopRun: unary(() => {
+    stopRun: unary((_, context) => {
+      demandRole(context, 'operator');
       run.stop();
       return {};
     }),
@@ -79,13 +96,14 @@ export function coordinatorService(run: Run): CoordinatorServiceServer {
 async function* attend(
   run: Run,
   requests: AsyncIterable<AttendRequest>,
-  { signal }: CallContext,
+  context: CallContext,
 ): AsyncGenerator<AttendResponse, void, undefined> {
   const beats = requests[Symbol.asyncIterator]();
   const first = await beats.next();
   if (first.done === true) return;
+  demandWorker(context, workerIdOf(first.value.session));
   const rest = { [Symbol.asyncIterator]: () => beats };
-  for await (const generation of run.attend(first.value.session, rest, signal))
+  for await (const generation of run.attend(first.value.session, rest, context.signal))
     yield { generation };
 }
 
@@ -94,6 +112,13 @@ function otherRun(ours: string, theirs: string): RpcError {
     status.FAILED_PRECONDITION,
     'OTHER_RUN',
     `this coordinator leads run ${ours}, not ${theirs}: give the worker the address of the coordinator of its run.`,
+  );
+}
+
+function tooLong(text: string): UsageError {
+  return new UsageError(
+    'TEXT_TOO_LONG',
+    `"${text.slice(0, 40)}…" has ${text.length} characters: hosts, engines and addresses have ${MAX_DESCRIPTION} at most.`,
   );
 }
 

@@ -34,20 +34,6 @@ export class RateWindow {
   }
 }
 
-/** The sum of two ledgers, field by field. */
-export function addLedgers(a: TimeLedger, b: TimeLedger): TimeLedger {
-  return {
-    decodeSeconds: a.decodeSeconds + b.decodeSeconds,
-    waitSeconds: a.waitSeconds + b.waitSeconds,
-    computeSeconds: a.computeSeconds + b.computeSeconds,
-    reduceSeconds: a.reduceSeconds + b.reduceSeconds,
-    checkpointSeconds: a.checkpointSeconds + b.checkpointSeconds,
-    evaluateSeconds: a.evaluateSeconds + b.evaluateSeconds,
-    setupSeconds: a.setupSeconds + b.setupSeconds,
-    wallSeconds: a.wallSeconds + b.wallSeconds,
-  };
-}
-
 /** The status of a run as its watchers see it. */
 export function statusOf(
   state: RunState,

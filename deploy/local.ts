@@ -8,6 +8,8 @@ import { CoordinatorServiceService as Rpc } from '../proto/gen/videoloom/v1/coor
 import { RunPhase, type RunStatus } from '../proto/gen/videoloom/v1/run.ts';
 import { call, callStream, dial, type Channel } from '../proto/grpc.ts';
 import { EXIT_RESUMABLE } from '../proto/parent-process.ts';
+import { openSecurity } from '../proto/security-folder.ts';
+import { checkReach } from '../proto/security.ts';
 import { exitOf, firstJsonLine, ProcessFailed, start } from './processes.ts';
 import { openRunView, summary, type Outcome, type RunView } from './view.ts';
 
@@ -16,11 +18,17 @@ export interface LocalOptions {
   readonly prepareArgs: readonly string[];
   readonly metricsAddress: string;
   readonly listenAddress: string;
+  /** Flags and environment of {@link openSecurity}, which the children get too. */
+  readonly tls?: string | undefined;
+  readonly insecure?: boolean | undefined;
+  readonly env: NodeJS.ProcessEnv;
 }
 
 /** What the prepare step prints. */
 interface Prepared {
   readonly folder: string;
+  /** Stages of the recipe; each is a run. */
+  readonly stages: readonly string[];
   readonly existed: boolean;
   readonly workers: number;
   readonly engine: string;
@@ -37,8 +45,26 @@ const MAX_RESTARTS = 3;
 /** How long a run folder that is locked is waited for: a coordinator whose launcher was killed ends within it. */
 const LOCK_PATIENCE_MS = 10_000;
 
-/** Trains on this machine: prepares the run folder, then a coordinator and workers as processes of their own. */
+/** Trains on this machine, stage after stage where the recipe has several. Started again it goes on where it was. */
 export async function trainLocally(options: LocalOptions): Promise<number> {
+  const { code, stages } = await trainStage(options);
+  if (code !== 0) return code;
+  for (const stage of stages.slice(1)) {
+    const prepareArgs = [...options.prepareArgs, '--stage', stage];
+    const own = await trainStage({ ...options, prepareArgs });
+    if (own.code !== 0) return own.code;
+  }
+  return 0;
+}
+
+/** What a stage ended with, and the stages that its recipe has. */
+interface StageEnd {
+  readonly code: number;
+  readonly stages: readonly string[];
+}
+
+/** Prepares the run folder of a stage, then a coordinator and workers as processes of their own. */
+async function trainStage(options: LocalOptions): Promise<StageEnd> {
   // --- The run folder.
   const preparing = start(
     'worker',
@@ -50,11 +76,11 @@ export async function trainLocally(options: LocalOptions): Promise<number> {
     prepared = await firstJsonLine<Prepared>(preparing, 'the preparation');
   } catch (error) {
     // It has said itself what went wrong.
-    if (error instanceof ProcessFailed) return error.exit.code ?? 1;
+    if (error instanceof ProcessFailed) return { code: error.exit.code ?? 1, stages: [] };
     throw error;
   }
   await exitOf(preparing);
-  const { folder } = prepared;
+  const { folder, stages } = prepared;
   const shown = relative(process.cwd(), folder) || folder;
 
   const finished = await readSummary(folder);
@@ -63,10 +89,15 @@ export async function trainLocally(options: LocalOptions): Promise<number> {
       `${pc.green('✓')} ${shown} is complete: ${finished.step} steps.\n\n${summary(finished, { folder: shown })}`,
     );
     say(nextSteps(shown));
-    return 0;
+    return { code: 0, stages };
   }
 
   // --- Coordinator and workers.
+  const security = await openSecurity({
+    as: { role: 'operator' },
+    ...{ tls: options.tls, insecure: options.insecure, env: options.env, runFolder: folder },
+  });
+  checkReach(security, options.listenAddress, 'the coordinator would listen on');
   const cluster = await startCluster(prepared, options);
   // The workers' own clocks run from here to the result that they report.
   const startMs = performance.now();
@@ -74,7 +105,7 @@ export async function trainLocally(options: LocalOptions): Promise<number> {
   say(
     `coordinator ${cluster.addresses.address}   metrics http://${cluster.addresses.metricsAddress}/metrics   logs ${shown}/logs`,
   );
-  const channel = dial(cluster.addresses.address);
+  const channel = dial(cluster.addresses.address, { security, peer: { role: 'coordinator' } });
   const view = openRunView();
   const stopOnSignal = stopper(channel, view, cluster);
   process.on('SIGINT', stopOnSignal);
@@ -84,7 +115,7 @@ export async function trainLocally(options: LocalOptions): Promise<number> {
     const wallSeconds = (performance.now() - startMs) / 1000;
     await cluster.end();
     view.end();
-    return conclude(last, shown, wallSeconds);
+    return { code: conclude(last, shown, wallSeconds), stages };
   } finally {
     process.off('SIGINT', stopOnSignal);
     process.off('SIGTERM', stopOnSignal);
@@ -170,9 +201,13 @@ async function startCluster(prepared: Prepared, options: LocalOptions): Promise<
     }
   };
 
+  const securityArgs = [
+    ...(options.tls === undefined ? [] : ['--tls', options.tls]),
+    ...(options.insecure === true ? ['--insecure'] : []),
+  ];
   const coordinatorArgs = (listen: string, metrics: string): string[] => [
     ...['--run', folder, '--listen', listen, '--metrics', metrics],
-    ...['--log-file', join(folder, 'logs', 'coordinator.jsonl')],
+    ...['--log-file', join(folder, 'logs', 'coordinator.jsonl'), ...securityArgs],
   ];
   const startMs = performance.now();
   let coordinator: ChildProcess;
@@ -210,7 +245,7 @@ async function startCluster(prepared: Prepared, options: LocalOptions): Promise<
     const worker = (): ChildProcess =>
       launch('worker', [
         ...['train', '--run', folder, '--coordinator', addresses.address, '--id', id],
-        ...['--engine', engine, '--plugin', pluginPath, '--follow-coordinator'],
+        ...['--engine', engine, '--plugin', pluginPath, '--follow-coordinator', ...securityArgs],
       ]);
     void keep(id, worker(), worker);
   }

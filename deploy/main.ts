@@ -1,6 +1,7 @@
 import { Command } from 'commander';
 import { reportFatal } from '../proto/errors.ts';
 import { runThrough } from './processes.ts';
+import type { StatusOptions } from './status.ts';
 
 /** The `videoloom` command: picks the verb and starts that folder's main. */
 const program = new Command('videoloom')
@@ -9,6 +10,10 @@ const program = new Command('videoloom')
   )
   .version('0.1.0')
   .showHelpAfterError('(add --help for examples)');
+
+const TLS_HELP =
+  'certificates and token of `videoloom init --tls`; also VIDEOLOOM_TLS_DIR, or RUN/tls';
+const INSECURE_HELP = 'plain text, off the loopback too: whoever sees the traffic can join';
 
 type RecipeOptions = Record<'preset' | 'data' | 'steps' | 'workers' | 'out', string | undefined>;
 
@@ -47,6 +52,8 @@ recipeVerb('train', 'train a recipe on this machine; run it again to resume')
   .option('--out <dir>', 'run folder (default: runs/<recipe>)')
   .option('--listen <address>', 'address of the coordinator', '127.0.0.1:0')
   .option('--metrics <address>', "address of the coordinator's /metrics", '127.0.0.1:0')
+  .option('--tls <dir>', TLS_HELP)
+  .option('--insecure', INSECURE_HELP)
   .addHelpText(
     'after',
     `
@@ -63,13 +70,15 @@ All fields: worker/recipes/config.schema.json. Stop with Ctrl-C; the same comman
     async (
       recipe: string,
       overrides: string[],
-      options: RecipeOptions & Record<'listen' | 'metrics', string>,
+      options: RecipeOptions &
+        Record<'listen' | 'metrics', string> & { tls?: string; insecure?: boolean },
     ) => {
       const { trainLocally } = await import('./local.ts');
       process.exitCode = await trainLocally({
         prepareArgs: prepareArgs(recipe, overrides, options),
         listenAddress: options.listen,
         metricsAddress: options.metrics,
+        ...{ tls: options.tls, insecure: options.insecure, env: process.env },
       });
     },
   );
@@ -141,11 +150,33 @@ passOn(
 );
 
 program
+  .command('init')
+  .description('make what a run over several machines needs: certificates and a join token')
+  .requiredOption('--tls <dir>', 'folder to make them in, or a run folder, which gets tls/')
+  .option('--workers <n>', 'certificates for worker-0 to worker-<n - 1>', '16')
+  .option('--worker <id...>', 'certificates for workers of these names')
+  .option('--days <n>', 'how long certificates are valid', '90')
+  .addHelpText(
+    'after',
+    `
+Examples:
+  videoloom init --tls runs/videobert                    every program finds runs/videobert/tls by itself
+  videoloom init --tls ~/cluster --worker gpu-a gpu-b    and then each program with --tls ~/cluster
+  videoloom init --tls ~/cluster                         again: same authority and token, certificates renewed`,
+  )
+  .action(async (options: Record<'tls' | 'workers' | 'days', string> & { worker?: string[] }) => {
+    const { initTls } = await import('./init-tls.ts');
+    await initTls(options);
+  });
+
+program
   .command('status')
   .description('the state of a run')
   .argument('<run>', 'run folder or host:port of its coordinator')
   .option('--json', 'the whole status as JSON on stdout')
   .option('--watch', 'go on until the run ends')
+  .option('--tls <dir>', TLS_HELP)
+  .option('--insecure', INSECURE_HELP)
   .addHelpText(
     'after',
     `
@@ -154,9 +185,9 @@ Examples:
   videoloom status 127.0.0.1:7077 --json
   videoloom status runs/videobert --watch`,
   )
-  .action(async (run: string, options: { json?: boolean; watch?: boolean }) => {
+  .action(async (run: string, options: Omit<StatusOptions, 'env'>) => {
     const { showStatus } = await import('./status.ts');
-    await showStatus(run, options);
+    await showStatus(run, { ...options, env: process.env });
   });
 
 program

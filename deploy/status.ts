@@ -4,7 +4,16 @@ import { UsageError } from '../proto/errors.ts';
 import { CoordinatorServiceService as Rpc } from '../proto/gen/videoloom/v1/coordinator.ts';
 import { RunPhase, type RunStatus } from '../proto/gen/videoloom/v1/run.ts';
 import { call, callStream, dial } from '../proto/grpc.ts';
+import { openSecurity } from '../proto/security-folder.ts';
 import { openRunView, summary, type Outcome } from './view.ts';
+
+export interface StatusOptions {
+  readonly json?: boolean;
+  readonly watch?: boolean;
+  readonly tls?: string;
+  readonly insecure?: boolean;
+  readonly env: NodeJS.ProcessEnv;
+}
 
 /**
  * Prints the status of a run: of its coordinator while that lives, else what it left behind.
@@ -13,7 +22,7 @@ import { openRunView, summary, type Outcome } from './view.ts';
  */
 export async function showStatus(
   run: string,
-  options: { json?: boolean; watch?: boolean },
+  options: StatusOptions,
 ): Promise<void> {
   const isAddress = /^[^/]+:\d+$/.test(run);
   const left = isAddress
@@ -33,7 +42,12 @@ export async function showStatus(
       `${run} is neither the folder of a started run nor the address (host:port) of a coordinator`,
     );
   }
-  const channel = dial(address);
+  const security = await openSecurity({
+    as: { role: 'operator' },
+    ...{ tls: options.tls, insecure: options.insecure, env: options.env },
+    runFolder: isAddress ? undefined : run,
+  });
+  const channel = dial(address, { security, peer: { role: 'coordinator' } });
   try {
     if (options.watch !== true) {
       const { status } = await call(channel, Rpc.getStatus, {}, { timeoutMs: 5000 });

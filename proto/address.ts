@@ -1,3 +1,5 @@
+import { BlockList, isIP } from 'node:net';
+
 import { messageOf, UsageError, VideoloomError } from './errors.ts';
 
 /** Splits `host:port` or `[v6]:port`. @throws UsageError BAD_ADDRESS */
@@ -11,6 +13,17 @@ export function parseAddress(address: string): { host: string; port: number } {
     );
   }
   return { host: (match[1] ?? match[2])!, port };
+}
+
+const LOOPBACK = new BlockList();
+LOOPBACK.addSubnet('127.0.0.0', 8, 'ipv4');
+LOOPBACK.addAddress('::1', 'ipv6');
+
+/** Whether a host is this machine's loopback: its addresses (IPv4-mapped ones too) and `localhost`, no other name. */
+export function isLoopback(host: string): boolean {
+  const family = isIP(host);
+  if (family === 0) return host === 'localhost';
+  return LOOPBACK.check(host, family === 4 ? 'ipv4' : 'ipv6');
 }
 
 /** What went wrong when `what` could not listen on `address`, as an error that says how to choose another. */

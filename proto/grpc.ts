@@ -5,14 +5,17 @@
  */
 
 import { once } from 'node:events';
+import type { AddressInfo } from 'node:net';
 
 import {
   ChannelCredentials,
   Client,
+  InterceptingCall,
   logVerbosity,
   Metadata,
   Server,
   ServerCredentials,
+  ServerInterceptingCall,
   setLogVerbosity,
   status as Status,
 } from '@grpc/grpc-js';
@@ -21,15 +24,22 @@ import type {
   handleBidiStreamingCall,
   handleServerStreamingCall,
   handleUnaryCall,
+  Interceptor,
   MethodDefinition,
   ServiceDefinition,
   ServiceError,
+  ServerInterceptor,
   StatusObject,
   UntypedServiceImplementation,
 } from '@grpc/grpc-js';
 
 import { parseAddress, portError } from './address.ts';
 import { messageOf, UsageError, VideoloomError } from './errors.ts';
+import { createRpcListener } from './grpc-listener.ts';
+import { identityOf, nameOfIdentity, type PeerIdentity, type Role } from './identity.ts';
+import { isSameToken, TOKEN_REFUSED } from './join-token.ts';
+import { secureContextOf, SERVER_NAME, serverIdentityCheck } from './secure-socket.ts';
+import { checkReach, LOOPBACK_ONLY, type Security } from './security.ts';
 
 /** Most bytes of one message, either way: longer things travel in chunks. */
 export const MAX_MESSAGE_BYTES = 4 * 2 ** 20;
@@ -44,6 +54,11 @@ const OPTIONS: ChannelOptions = {
   // The default of 64 KiB costs a round trip every 64 KiB.
   'grpc-node.flow_control_window': 16 * 2 ** 20,
 };
+
+/** How long the reader of a stream may take nothing before the stream is cut. */
+const SLOW_READER_MS = 30_000;
+/** Most memory of one connection, MiB: beyond it new streams are refused. */
+const MAX_SESSION_MEBIBYTES = 64;
 
 const CODE_KEY = 'videoloom-code';
 const RETRYABLE_KEY = 'videoloom-retryable';
@@ -67,6 +82,39 @@ export class RpcError extends VideoloomError {
 export interface CallContext {
   /** Aborts when the caller has gone, cancelled, or let its deadline pass. */
   readonly signal: AbortSignal;
+  /** Whom the caller's certificate names; undefined in plain text, where callers are not told apart. */
+  readonly caller: PeerIdentity | undefined;
+}
+
+/** @throws RpcError PERMISSION_DENIED when the caller is known and has none of `roles` */
+export function demandRole({ caller }: CallContext, ...roles: readonly Role[]): void {
+  if (caller === undefined || roles.includes(caller.role)) return;
+  throw notAllowed(caller, `this is for ${roles.join(' and ')} certificates`);
+}
+
+/** @throws RpcError PERMISSION_DENIED when the caller is known and is not this worker */
+export function demandWorker({ caller }: CallContext, workerId: string): void {
+  if (caller === undefined) return;
+  if (caller.role === 'worker' && caller.workerId === workerId) return;
+  throw notAllowed(caller, `it may not speak for worker ${JSON.stringify(workerId)}`);
+}
+
+function notAllowed(caller: PeerIdentity, what: string): RpcError {
+  return new RpcError(
+    Status.PERMISSION_DENIED,
+    'PERMISSION_DENIED',
+    `the certificate is of ${nameOfIdentity(caller)}: ${what}. ` +
+      'Start each process under the id that its certificate bears.',
+  );
+}
+
+interface Authenticated {
+  getAuthContext(): { sslPeerCertificate?: Parameters<typeof identityOf>[0] };
+}
+
+function callerOf(call: Authenticated): PeerIdentity | undefined {
+  const certificate = call.getAuthContext().sslPeerCertificate;
+  return certificate === undefined ? undefined : identityOf(certificate);
 }
 
 /** A unary handler from an async function. */
@@ -79,7 +127,7 @@ export function unary<Request, Response>(
       controller.abort(callerGone());
     });
     const answer = async (): Promise<Response> =>
-      handler(call.request, { signal: controller.signal });
+      handler(call.request, { signal: controller.signal, caller: callerOf(call) });
     answer().then(
       (response) => {
         callback(null, response);
@@ -91,9 +139,13 @@ export function unary<Request, Response>(
   };
 }
 
-/** A server-streaming handler from an async generator; it is resumed as fast as the caller reads. */
+/**
+ * A server-streaming handler from an async generator; it is resumed as fast as the caller reads.
+ * @param slowReaderMs how long a caller may take nothing before the stream is cut
+ */
 export function serverStream<Request, Response>(
   handler: (request: Request, context: CallContext) => AsyncIterable<Response>,
+  slowReaderMs = SLOW_READER_MS,
 ): handleServerStreamingCall<Request, Response> {
   return (call) => {
     const controller = new AbortController();
@@ -101,7 +153,8 @@ export function serverStream<Request, Response>(
       controller.abort(callerGone());
     });
     const { signal } = controller;
-    void respond(call, signal, () => handler(call.request, { signal }));
+    const context = { signal, caller: callerOf(call) };
+    void respond(call, { signal, slowReaderMs }, () => handler(call.request, context));
   };
 }
 
@@ -120,7 +173,8 @@ export function bidi<Request, Response>(
       [Symbol.asyncIterator]: () =>
         call.iterator({ destroyOnReturn: false }) as AsyncIterableIterator<Request>,
     };
-    void respond(call, signal, () => handler(requests, { signal }));
+    const context = { signal, caller: callerOf(call) };
+    void respond(call, { signal, slowReaderMs: SLOW_READER_MS }, () => handler(requests, context));
   };
 }
 
@@ -135,18 +189,43 @@ interface ResponseWriter<Response> {
 /** Writes what `responses` yields, waiting for `drain`; ends the generator as soon as the caller has gone. */
 async function respond<Response>(
   call: ResponseWriter<Response> & NodeJS.EventEmitter,
-  signal: AbortSignal,
+  { signal, slowReaderMs }: { readonly signal: AbortSignal; readonly slowReaderMs: number },
   responses: () => AsyncIterable<Response>,
 ): Promise<void> {
   try {
     for await (const response of responses()) {
       if (signal.aborted) return;
-      if (!call.write(response)) await once(call, 'drain', { signal });
+      if (!call.write(response)) await drained(call, signal, slowReaderMs);
     }
     if (!signal.aborted) call.end();
   } catch (error) {
     // grpc-js sends an emitted error as the call's status.
     if (!signal.aborted) call.emit('error', toStatus(error));
+  }
+}
+
+/** @throws RpcError SLOW_READER; whatever `signal` says */
+async function drained(
+  call: NodeJS.EventEmitter,
+  signal: AbortSignal,
+  slowReaderMs: number,
+): Promise<void> {
+  const late = new AbortController();
+  const timer = setTimeout(() => {
+    late.abort();
+  }, slowReaderMs);
+  try {
+    await once(call, 'drain', { signal: AbortSignal.any([signal, late.signal]) });
+  } catch (error) {
+    if (signal.aborted || !late.signal.aborted) throw error;
+    throw new RpcError(
+      Status.RESOURCE_EXHAUSTED,
+      'SLOW_READER',
+      `the caller has read nothing of the stream for ${slowReaderMs} ms: call again and read faster`,
+      { retryable: true },
+    );
+  } finally {
+    clearTimeout(timer);
   }
 }
 
@@ -177,6 +256,9 @@ function toStatus(error: unknown): StatusObject & Error {
   return Object.assign(new Error(messageOf(error)), { code, details: messageOf(error), metadata });
 }
 
+/** What OpenSSL and Node say when the two sides do not trust each other or one of them speaks plain text. */
+const TLS_PROBLEM = /certificate|wrong version number|ssl routines|tlsv1/i;
+
 function fromStatus(error: ServiceError, what: string, peer: string): RpcError {
   const code = error.metadata.get(CODE_KEY)[0]?.toString();
   if (code !== undefined) {
@@ -186,6 +268,15 @@ function fromStatus(error: ServiceError, what: string, peer: string): RpcError {
   // A peer that ends in the middle of a call shows as a reset stream, too.
   if (error.code === Status.INTERNAL && error.details.includes('RST_STREAM'))
     error.code = Status.UNAVAILABLE;
+  if (TLS_PROBLEM.test(error.details)) {
+    return new RpcError(
+      Status.UNAUTHENTICATED,
+      'TLS_REFUSED',
+      `${what} at ${peer} failed: ${error.details}. Give both sides --tls folders of one \`videoloom init --tls\`; ` +
+        'running that again renews certificates.',
+      { cause: error },
+    );
+  }
   const retryable = error.code === Status.UNAVAILABLE || error.code === Status.DEADLINE_EXCEEDED;
   return new RpcError(
     error.code,
@@ -205,17 +296,76 @@ export interface CallOptions {
 /** A connection to one server; it connects at the first call and again after a loss. `close()` ends it. */
 export type Channel = Client;
 
-/** Opens a connection to host:port; nothing is sent before the first call. @throws UsageError BAD_ADDRESS */
-export function dial(address: string): Channel {
-  parseAddress(address);
-  return new Client(address, ChannelCredentials.createInsecure(), {
+/** Whom a channel goes to and what protects it. */
+export interface DialOptions {
+  readonly security: Security;
+  /** Whose certificate has to be there. */
+  readonly peer: PeerIdentity;
+}
+
+/**
+ * Opens a connection to host:port, in plain text on the loopback when left out how; nothing is sent before the first call.
+ * @throws UsageError BAD_ADDRESS, PLAIN_TEXT_OFF_LOOPBACK
+ */
+export function dial(
+  address: string,
+  { security, peer }: DialOptions = { security: LOOPBACK_ONLY, peer: { role: 'coordinator' } },
+): Channel {
+  checkReach(security, address, 'this process would connect to');
+  const { tls, token } = security;
+  const credentials =
+    tls === undefined
+      ? ChannelCredentials.createInsecure()
+      : ChannelCredentials.createFromSecureContext(secureContextOf(tls), {
+          checkServerIdentity: serverIdentityCheck(peer),
+        });
+  return new Client(address, credentials, {
     ...OPTIONS,
+    ...(token === undefined ? {} : { interceptors: [presentToken(token)] }),
+    // An address as the name of a server is not allowed in TLS, and names are not what is checked.
+    ...(tls === undefined ? {} : { 'grpc.ssl_target_name_override': SERVER_NAME }),
     // A proxy of the environment is for the world outside, not for the cluster.
     'grpc.enable_http_proxy': 0,
     'grpc.use_local_subchannel_pool': 1,
     'grpc.initial_reconnect_backoff_ms': 200,
     'grpc.max_reconnect_backoff_ms': 2000,
   });
+}
+
+const TOKEN_KEY = 'authorization';
+
+/** Sends the join token with each call. */
+function presentToken(token: string): Interceptor {
+  return (options, nextCall) =>
+    new InterceptingCall(nextCall(options), {
+      start(metadata, listener, next) {
+        metadata.set(TOKEN_KEY, `Bearer ${token}`);
+        next(metadata, listener);
+      },
+    });
+}
+
+/** Lets calls through that bear the join token, before their handler sees them. */
+function demandToken(token: string): ServerInterceptor {
+  const refusal = new Metadata();
+  refusal.set(CODE_KEY, 'TOKEN_REFUSED');
+  return (_, call) =>
+    new ServerInterceptingCall(call, {
+      start(next) {
+        next({
+          onReceiveMetadata(metadata, proceed) {
+            const bearer = metadata.get(TOKEN_KEY)[0]?.toString();
+            if (isSameToken(`Bearer ${token}`, bearer)) proceed(metadata);
+            else
+              call.sendStatus({
+                code: Status.UNAUTHENTICATED,
+                details: TOKEN_REFUSED,
+                metadata: refusal,
+              });
+          },
+        });
+      },
+    });
 }
 
 /** Calls a unary method: `call(channel, CoordinatorServiceService.join, request, { timeoutMs })`. @throws RpcError */
@@ -376,30 +526,45 @@ export interface RpcServer {
 }
 
 /**
- * Serves on host:port; port 0 takes a free one.
- * @throws VideoloomError PORT_IN_USE, CANNOT_LISTEN, BAD_ADDRESS
+ * Serves on host:port, in plain text on the loopback when left out how; port 0 takes a free one.
+ * @throws VideoloomError PORT_IN_USE, CANNOT_LISTEN, BAD_ADDRESS, PLAIN_TEXT_OFF_LOOPBACK
  */
 export async function serve(
   services: readonly ServedService[],
   address: string,
+  security: Security = LOOPBACK_ONLY,
 ): Promise<RpcServer> {
-  const { host } = parseAddress(address);
+  checkReach(security, address, 'the gRPC server would listen on');
+  const { host, port: wanted } = parseAddress(address);
   // grpc-js would print what is thrown here a second time, without a word on how to mend it.
   setLogVerbosity(logVerbosity.NONE);
-  const server = new Server({ ...OPTIONS, 'grpc.max_concurrent_streams': 1000 });
-  for (const { definition, handlers } of services) server.addService(definition, handlers);
-  const port = await new Promise<number>((resolve, reject) => {
-    server.bindAsync(address, ServerCredentials.createInsecure(), (error, bound) => {
-      if (error === null) resolve(bound);
-      else reject(portError(error, address, 'the gRPC server'));
-    });
+  const server = new Server({
+    ...OPTIONS,
+    'grpc.max_concurrent_streams': 1000,
+    'grpc-node.max_session_memory': MAX_SESSION_MEBIBYTES,
+    interceptors: security.token === undefined ? [] : [demandToken(security.token)],
   });
+  for (const { definition, handlers } of services) server.addService(definition, handlers);
+  // TLS is done before gRPC sees a connection, so that it can be bounded in number and time.
+  const injector = server.createConnectionInjector(ServerCredentials.createInsecure());
+  const listener = createRpcListener(security, (socket) => {
+    injector.injectConnection(socket);
+  });
+  listener.server.listen(wanted, host);
+  try {
+    await once(listener.server, 'listening');
+  } catch (error) {
+    throw portError(error, address, 'the gRPC server');
+  }
+  const { port } = listener.server.address() as AddressInfo;
   let closing: Promise<void> | undefined;
   return {
     address: `${host.includes(':') ? `[${host}]` : host}:${port}`,
     port,
     close(graceMs = 0) {
       closing ??= new Promise((resolve) => {
+        listener.server.close();
+        listener.endStrangers();
         const cut = setTimeout(() => {
           server.forceShutdown();
         }, graceMs);

@@ -15,18 +15,29 @@ export type Log = Logger;
 /** Where lines go and from which level on. */
 export interface LogOptions {
   /** File to append to; stderr when left out. Missing folders are made. */
-  readonly file?: string;
+  readonly file?: string | undefined;
+  /** Texts that no line may bear, wherever they stand in it. */
+  readonly secrets?: readonly string[];
   /** Lowest level that is written; `info` when left out. */
   readonly level?: 'trace' | 'debug' | 'info' | 'warn' | 'error' | 'fatal' | 'silent';
 }
+
+const CENSOR = '[secret]';
+/** Fields that are secrets whatever they hold, on a line itself or one level below. */
+const SECRET_FIELDS = ['token', 'authorization', 'session', 'privateKey', 'password', 'secret'];
 
 /**
  * Opens a log of JSON lines that bear `fields`. Lines are written before the call returns: the last ones before a
  * crash are those that count.
  */
 export function openLog(fields: LogFields, options: LogOptions = {}): Log {
+  const { secrets = [] } = options;
   return pino(
     {
+      redact: { paths: [...SECRET_FIELDS, ...SECRET_FIELDS.map((name) => `*.${name}`)], censor: CENSOR },
+      hooks: {
+        streamWrite: (line) => secrets.reduce((text, secret) => text.replaceAll(secret, CENSOR), line),
+      },
       level: options.level ?? 'info',
       base: { ...fields, pid: process.pid },
       timestamp: pino.stdTimeFunctions.isoTime,

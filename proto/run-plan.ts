@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { z } from 'zod';
 
 import { messageOf, UsageError } from './errors.ts';
+import { timeConflict } from './time-limits.ts';
 
 /** Name of the plan inside a run folder. */
 export const RUN_PLAN_FILE = 'run.json';
@@ -32,12 +33,14 @@ export const RunPlan = z.strictObject({
   costsDigest: digest.optional(),
   checkpointEverySteps: count,
   keepCheckpoints: count.default(3),
+  /** Older checkpoints go, save the newest; without it none goes for its age. */
+  keepCheckpointHours: z.number().positive().optional(),
   /** Workers to wait for before the first step; one is enough to go on after a loss. */
   minWorkers: count.default(1),
-  heartbeatIntervalMs: count.max(MAX_DELAY_MS).default(2000),
-  heartbeatTimeoutMs: count.max(MAX_DELAY_MS).default(10_000),
-  /** How long a vote waits for the votes of the other workers before those are given up. */
-  stepTimeoutMs: count.max(MAX_DELAY_MS).default(180_000),
+  /** How soon a process that stands still has to be found: all limits on time follow from it. */
+  detectWithinMs: count.max(MAX_DELAY_MS).default(2000),
+  /** How long one clip may take to decode; less than what `detectWithinMs` gives a worker. */
+  decodeTimeoutMs: count.max(MAX_DELAY_MS).default(30_000),
   /** Steps ahead of the last committed one whose samples are handed out. */
   prefetchSteps: count.max(1024).default(8),
   /** Substitutes handed out with each sample. */
@@ -73,7 +76,11 @@ export function parseRunPlan(text: string, where: string): RunPlan {
     throw new UsageError('RUN_PLAN_INVALID', `${where} is not JSON: ${messageOf(error)}`);
   }
   const parsed = RunPlan.safeParse(value);
-  if (parsed.success) return parsed.data;
+  if (parsed.success) {
+    const conflict = timeConflict(parsed.data);
+    if (conflict === undefined) return parsed.data;
+    throw new UsageError('RUN_PLAN_INVALID', `${where}: ${conflict}.`);
+  }
   const issues = parsed.error.issues.map(
     ({ path, message }) => `${path.length > 0 ? path.join('.') : '(whole file)'}: ${message}`,
   );

@@ -1,5 +1,5 @@
 import type { TimeLedger } from '../proto/gen/videoloom/v1/run.ts';
-import { NO_TIME } from '../proto/time-ledger.ts';
+import { NO_TIME, subtractLedgers } from '../proto/time-ledger.ts';
 
 export type Phase = 'setup' | 'decode' | 'wait' | 'compute' | 'reduce' | 'checkpoint' | 'evaluate';
 
@@ -10,6 +10,10 @@ export type Phase = 'setup' | 'decode' | 'wait' | 'compute' | 'reduce' | 'checkp
  */
 export interface Ledger {
   readonly phase: Phase;
+  /** How far the running phase is, for the beats. */
+  pulse(): Pulse;
+  /** A sign of progress in the running phase: a clip, a microbatch, a chunk. */
+  progress(): void;
   /** Ends the running phase and begins another. */
   enter(phase: Phase): void;
   /** Runs `work` in a phase and returns to the one before. */
@@ -22,11 +26,27 @@ export interface Ledger {
   markReported(): void;
 }
 
+/** What the beats tell of a worker: that it moves, or since when it stands still. */
+export interface Pulse {
+  readonly phase: Phase;
+  /** Signs of progress since the start. */
+  readonly progress: number;
+  /** Since the last of them, or since the phase began. */
+  readonly stillMs: number;
+  readonly phaseMs: number;
+}
+
 export function openLedger({ now = () => performance.now(), startMs = 0 } = {}): Ledger {
   const spentMs = new Map<Phase, number>();
   let [phase, phaseStartMs]: [Phase, number] = ['setup', startMs];
+  let [signs, signMs, sinceMs] = [0, startMs, startMs];
+  const progress = (): void => {
+    signs++;
+    signMs = now();
+  };
   const enter = (next: Phase): void => {
     const time = now();
+    if (next !== phase) [signMs, sinceMs] = [time, time];
     // In this order it never shrinks: a rounded difference of rising times is not negative.
     spentMs.set(phase, (spentMs.get(phase) ?? 0) + (time - phaseStartMs));
     [phase, phaseStartMs] = [next, time];
@@ -35,6 +55,7 @@ export function openLedger({ now = () => performance.now(), startMs = 0 } = {}):
     enter(phase);
     const seconds = (of: Phase): number => (spentMs.get(of) ?? 0) / 1000;
     return {
+      ...NO_TIME,
       decodeSeconds: seconds('decode'),
       waitSeconds: seconds('wait'),
       computeSeconds: seconds('compute'),
@@ -51,6 +72,16 @@ export function openLedger({ now = () => performance.now(), startMs = 0 } = {}):
     get phase() {
       return phase;
     },
+    pulse() {
+      const time = now();
+      return {
+        phase,
+        progress: signs,
+        stillMs: Math.round(time - signMs),
+        phaseMs: Math.round(time - sinceMs),
+      };
+    },
+    progress,
     enter,
     async within(inner, work) {
       const outer = phase;
@@ -64,9 +95,7 @@ export function openLedger({ now = () => performance.now(), startMs = 0 } = {}):
     total,
     unreported() {
       offered = total();
-      const keys = Object.keys(offered) as (keyof TimeLedger)[];
-      const entries = keys.map((key): [string, number] => [key, offered[key] - reported[key]]);
-      return Object.fromEntries(entries) as unknown as TimeLedger;
+      return subtractLedgers(offered, reported);
     },
     markReported() {
       reported = offered;

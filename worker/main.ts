@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { reportFatal, UsageError, VideoloomError } from '../proto/errors.ts';
 import { EXIT_RESUMABLE, onLauncherGone } from '../proto/parent-process.ts';
 import type { PrepareOptions } from './prepare.ts';
+import { openSecurity } from '../proto/security-folder.ts';
 import { userCacheDir } from '../proto/user-cache.ts';
 
 /**
@@ -82,6 +83,7 @@ function prepareOptions(argv: string[]): PrepareOptions {
     allowPositionals: true,
     options: {
       preset: { type: 'string' },
+      stage: { type: 'string' },
       out: { type: 'string' },
       set: { type: 'string', multiple: true },
     },
@@ -93,6 +95,7 @@ function prepareOptions(argv: string[]): PrepareOptions {
   return {
     recipe: positionals[0] ?? 'videobert',
     preset: values.preset,
+    stage: values.stage,
     overrides,
     out: values.out,
     cacheDir: userCacheDir(process.env),
@@ -112,9 +115,11 @@ async function runTrain(argv: string[]): Promise<void> {
       engine: { type: 'string', default: 'xla' },
       listen: { type: 'string', default: '127.0.0.1' },
       metrics: { type: 'string', default: '127.0.0.1:0' },
+      tls: { type: 'string' },
+      insecure: { type: 'boolean', default: false },
     },
   });
-  const { run: folder, coordinator, id } = values;
+  const { run: folder, coordinator, id, tls, insecure } = values;
   if (folder === undefined || coordinator === undefined || id === undefined) {
     throw new UsageError(
       'USAGE',
@@ -125,7 +130,7 @@ async function runTrain(argv: string[]): Promise<void> {
     process.on('SIGINT', () => undefined);
     onLauncherGone(() => setTimeout(leave, LEAVE_MS));
   }
-  const { ENGINE_NAMES } = await import('./config.ts');
+  const { ENGINE_NAMES } = await import('./config-fields.ts');
   const engine = ENGINE_NAMES.find((name) => name === values.engine);
   if (engine === undefined) {
     throw new UsageError(
@@ -144,6 +149,10 @@ async function runTrain(argv: string[]): Promise<void> {
     metricsAddress: values.metrics,
     cacheDir: userCacheDir(process.env),
     logFile: join(folder, 'logs', `${id}.jsonl`),
+    security: await openSecurity({
+      as: { role: 'worker', workerId: id },
+      ...{ tls, insecure, runFolder: folder, env: process.env },
+    }),
   });
 }
 

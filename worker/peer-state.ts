@@ -8,7 +8,8 @@ import {
   type FetchStateResponse,
   type GetWorkerStatusResponse,
 } from '../proto/gen/videoloom/v1/worker.ts';
-import { callStream, dial, serverStream, unary } from '../proto/grpc.ts';
+import { callStream, demandRole, dial, serverStream, unary } from '../proto/grpc.ts';
+import type { Security } from '../proto/security.ts';
 import { readSafetensorsStream, safetensorsStream } from './checkpoint/stream.ts';
 import { readState, type HostState, type TrainingState } from './state.ts';
 
@@ -24,9 +25,10 @@ export interface PublishedState {
 /** The worker's RPCs over what `published` gives at the time of the call. */
 export function workerService(published: () => PublishedState): UntypedServiceImplementation {
   return {
-    fetchState: serverStream(({ generation, step }: FetchStateRequest) =>
-      sendState(published(), generation, step),
-    ),
+    fetchState: serverStream(({ generation, step }: FetchStateRequest, context) => {
+      demandRole(context, 'worker');
+      return sendState(published(), generation, step);
+    }),
     getWorkerStatus: unary((): GetWorkerStatusResponse => {
       const { workerId, generation, state, phase, time } = published();
       return { workerId, generation, step: state?.step ?? 0, phase, time };
@@ -64,14 +66,14 @@ async function* sendState(
 export async function fetchState(
   peers: readonly Member[],
   wanted: { readonly generation: number; readonly step: number },
-  signal: AbortSignal,
+  { signal, security }: { readonly signal: AbortSignal; readonly security: Security },
 ): Promise<HostState> {
   const endMs = performance.now() + PEER_STATE_TIMEOUT_MS;
   for (let waitMs = 50; ; waitMs = Math.min(2000, 2 * waitMs)) {
     const reasons: string[] = [];
     for (const peer of peers) {
       try {
-        return await fetchFrom(peer, wanted, signal);
+        return await fetchFrom(peer, wanted, { signal, security });
       } catch (error) {
         signal.throwIfAborted();
         reasons.push(`${peer.workerId}: ${messageOf(error)}`);
@@ -91,11 +93,11 @@ export async function fetchState(
 const PEER_STATE_TIMEOUT_MS = 60_000;
 
 async function fetchFrom(
-  { serviceAddress }: Member,
+  { serviceAddress, workerId }: Member,
   wanted: { readonly generation: number; readonly step: number },
-  signal: AbortSignal,
+  { signal, security }: { readonly signal: AbortSignal; readonly security: Security },
 ): Promise<HostState> {
-  const channel = dial(serviceAddress);
+  const channel = dial(serviceAddress, { security, peer: { role: 'worker', workerId } });
   try {
     return await readSafetensorsStream(
       chunksOf(callStream(channel, Rpc.fetchState, wanted, { timeoutMs: 600_000, signal })),

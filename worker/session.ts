@@ -8,14 +8,18 @@ import {
   type CommitStepResponse,
   type JoinRequest,
   type ReportCheckpointPartRequest,
+  type ReportDamagedCheckpointRequest,
   type ReportResultRequest,
   type StepLease,
 } from '../proto/gen/videoloom/v1/coordinator.ts';
 import type { Generation } from '../proto/gen/videoloom/v1/run.ts';
 import { call, callBidi, dial } from '../proto/grpc.ts';
 import type { Log } from '../proto/log.ts';
+import { LOOPBACK_ONLY, type Security } from '../proto/security.ts';
 
 const CALL_TIMEOUT_MS = 20_000;
+/** In which the coordinator reads a checkpoint whole. */
+const VERIFY_TIMEOUT_MS = 600_000;
 
 /** A worker's membership in a run: joined, attending, and joined again when the coordinator comes back. */
 export interface Session {
@@ -35,6 +39,11 @@ export interface Session {
     signal: AbortSignal,
   ): Promise<CommitStepResponse>;
   reportCheckpointPart(part: Omit<ReportCheckpointPartRequest, 'session'>): Promise<boolean>;
+  /** Gives whether the coordinator finds the checkpoint whole; where it does not, another generation follows. */
+  reportDamagedCheckpoint(
+    damage: Omit<ReportDamagedCheckpointRequest, 'session'>,
+    signal: AbortSignal,
+  ): Promise<boolean>;
   reportResult(result: Omit<ReportResultRequest, 'session'>, signal: AbortSignal): Promise<void>;
   /** Leaves and joins again, which opens another generation: for when the workers cannot reach each other. */
   renew(): void;
@@ -43,10 +52,12 @@ export interface Session {
 
 export interface SessionOptions {
   readonly coordinatorAddress: string;
+  /** What protects the connection to it; plain text on the loopback when left out. */
+  readonly security?: Security;
   /** What the worker says of itself at each joining. */
   readonly describe: () => Omit<JoinRequest, 'session'>;
   /** What it is doing, for the beats. */
-  readonly activity: () => { phase: string; step: number };
+  readonly activity: () => Omit<AttendRequest, 'session'>;
   /** How long a lost coordinator is waited for. */
   readonly reconnectTimeoutMs: number;
   readonly log: Log;
@@ -59,7 +70,8 @@ export interface SessionOptions {
  */
 export async function openSession(options: SessionOptions): Promise<Session> {
   const { coordinatorAddress, describe, activity, reconnectTimeoutMs, log } = options;
-  const channel = dial(coordinatorAddress);
+  const { security = LOOPBACK_ONLY } = options;
+  const channel = dial(coordinatorAddress, { security, peer: { role: 'coordinator' } });
   const closing = new AbortController();
   let sessionId = '';
   let latest: Generation | undefined;
@@ -212,6 +224,14 @@ export async function openSession(options: SessionOptions): Promise<Session> {
         signal: closing.signal,
       });
       return complete;
+    },
+    async reportDamagedCheckpoint(damage, signal) {
+      const request = { ...damage, session: sessionId };
+      const { isWhole } = await call(channel, Rpc.reportDamagedCheckpoint, request, {
+        timeoutMs: VERIFY_TIMEOUT_MS,
+        signal,
+      });
+      return isWhole;
     },
     async reportResult(result, signal) {
       const request = { ...result, session: sessionId };

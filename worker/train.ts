@@ -4,9 +4,13 @@ import { checkpointFolderName, CHECKPOINTS_FOLDER } from '../proto/checkpoint-ma
 import { messageOf, VideoloomError } from '../proto/errors.ts';
 import type { Figure, Generation, ObjectiveSum } from '../proto/gen/videoloom/v1/run.ts';
 import { PROTOCOL_VERSION } from '../proto/protocol.ts';
+import type { Security } from '../proto/security.ts';
+import { timeLimits } from '../proto/time-limits.ts';
 import { openBatchSource, uploadBatch, type BatchSource, type StepBatches } from './batches.ts';
+import { compareGlobalBatch, type ComparedRows } from './contrast.ts';
 import { openCheckpointWriter } from './checkpoint-writer.ts';
 import { loadCheckpoint } from './checkpoint/load.ts';
+import { prepareSnapshots } from './checkpoint/snapshot.ts';
 import { weightsSha256 } from './checkpoint/hash.ts';
 import type { Engine } from './backend/engine.ts';
 import { evaluateHeldOut } from './eval/held-out.ts';
@@ -33,6 +37,7 @@ import {
   parameterNames,
   readState,
   stateFromHost,
+  type HostState,
   type TrainingState,
 } from './state.ts';
 import { disposeTree, leavesOf, numElements, type TensorTree } from './tree.ts';
@@ -42,6 +47,8 @@ export interface TrainOptions {
   readonly engine: Engine;
   readonly collectives: Collectives;
   readonly coordinatorAddress: string;
+  /** What connections to coordinator and peers need. */
+  readonly security: Security;
   readonly workerId: string;
   readonly serviceAddress: string;
   /** Where peers and operators see the state that this worker holds. */
@@ -84,6 +91,7 @@ export async function train(options: TrainOptions): Promise<void> {
 
   const session = await openSession({
     coordinatorAddress: options.coordinatorAddress,
+    security: options.security,
     describe: () => ({
       protocolVersion: PROTOCOL_VERSION,
       runId: run.plan.runId,
@@ -94,28 +102,38 @@ export async function train(options: TrainOptions): Promise<void> {
       engine: `${engine.name}/${engine.platform}`,
       stateStep: state.step,
     }),
-    activity: () => ({ phase: ledger.phase, step: state.step }),
+    activity: () => ({ ...ledger.pulse(), step: state.step, cpuMs: processorMs() }),
     reconnectTimeoutMs: RECONNECT_TIMEOUT_MS,
     log,
   });
   const checkpoints = openCheckpointWriter({
+    engine,
     runFolder: run.folder,
     session,
     log,
     metrics: options.metrics,
   });
 
+  let canSnapshot = false;
   /** Parameters and moments after `step`, by the reduced gradient that every worker holds. */
   const update = async (step: number, gradient: Float32Array, norm: number): Promise<void> => {
     const learningRate = learningRateAt(config.optimizer, step, run.plan.totalSteps);
     const gradientScale = norm > config.optimizer.clipNorm ? config.optimizer.clipNorm / norm : 1;
     const scalars = adamWScalars(config.optimizer, { step, learningRate, gradientScale });
-    const next = await programs.update(
+    const given = [
       state.params,
       state.optimizer,
       programs.uploadGradient(gradient, state.params),
       engine.upload(scalars, [scalars.length]),
-    );
+    ] as const;
+    if (!canSnapshot) {
+      canSnapshot = true;
+      const params = leavesOf(state.params).map(([, tensor]) => tensor);
+      prepareSnapshots(params, () => programs.update.lower(...given)).catch((error: unknown) => {
+        log.warn(`the update after a checkpoint is not compiled yet: ${messageOf(error)}`);
+      });
+    }
+    const next = await programs.update(...given);
     state = { step, params: next.params, optimizer: next.state };
     voted = undefined;
   };
@@ -140,7 +158,7 @@ export async function train(options: TrainOptions): Promise<void> {
         // the workers have lost each other, this one joins anew.
         const renewal = setTimeout(() => {
           session.renew();
-        }, run.plan.heartbeatTimeoutMs);
+        }, timeLimits(run.plan).renewMs);
         try {
           const limit = AbortSignal.timeout(RECONNECT_TIMEOUT_MS);
           generation = await session.generationAfter(generation.number, limit);
@@ -195,7 +213,11 @@ export async function train(options: TrainOptions): Promise<void> {
     let last = state.step >= run.plan.totalSteps;
     while (!last) {
       const step = state.step + 1;
-      const { batch, sums, gradient, norm } = await reduceStep(step, self, batches);
+      const { batch, sums, gradient, norm } = await reduceStep(
+        step,
+        { range: self, members },
+        batches,
+      );
       scope.throwIfAborted();
 
       ledger.enter('wait');
@@ -272,26 +294,46 @@ export async function train(options: TrainOptions): Promise<void> {
     if (committedStep === 0) {
       state = initState(system, config.train.seed);
     } else if (restoreStep === committedStep) {
-      const folder = join(run.folder, CHECKPOINTS_FOLDER, checkpointFolderName(restoreStep));
       log.info({ step: restoreStep }, 'restoring from the checkpoint');
-      state = stateFromHost(engine, state, committedStep, await loadCheckpoint(folder));
+      state = stateFromHost(engine, state, committedStep, await readCheckpoint(generation, scope));
     } else {
       log.info({ step: committedStep }, 'taking the state from a peer');
       const peers = generation.members.filter(({ workerId }) => workerId !== options.workerId);
       const host = await fetchState(
         peers,
         { generation: generation.number, step: committedStep },
-        scope,
+        { signal: scope, security: options.security },
       );
       state = stateFromHost(engine, state, committedStep, host);
     }
     disposeState(old);
   }
 
+  /**
+   * The checkpoint that a generation goes on from. The coordinator is told of one that cannot be read: it opens another
+   * generation where it finds the same; where it does not, one more reading decides.
+   */
+  async function readCheckpoint(generation: Generation, scope: AbortSignal): Promise<HostState> {
+    const { number, restoreStep: step } = generation;
+    const folder = join(run.folder, CHECKPOINTS_FOLDER, checkpointFolderName(step));
+    try {
+      return await loadCheckpoint(folder);
+    } catch (error) {
+      if (!(error instanceof VideoloomError)) throw error;
+      log.error({ step, code: error.code }, error.message);
+      const damage = { generation: number, step, message: error.message };
+      if (await session.reportDamagedCheckpoint(damage, scope)) return await loadCheckpoint(folder);
+      throw new VideoloomError('GENERATION_CHANGED', error.message, {
+        cause: error,
+        retryable: true,
+      });
+    }
+  }
+
   /** Sums and gradient of the global batch of a step. */
   async function reduceStep(
     step: number,
-    range: MicrobatchRange,
+    { range, members }: { range: MicrobatchRange; members: readonly MicrobatchRange[] },
     batches: BatchSource,
   ): Promise<{ batch: StepBatches; sums: ObjectiveSum[]; gradient: Float32Array; norm: number }> {
     ledger.enter('decode');
@@ -309,18 +351,23 @@ export async function train(options: TrainOptions): Promise<void> {
 
     ledger.enter('compute');
     accumulator.begin(range);
+    const contrast = await compareRows(step, members, batch, scales);
     const ownSums = new Float64Array(2 * objectives.length * config.train.microbatches);
     for (const { index, batch: microbatch } of batch.microbatches) {
       const inputs = uploadBatch(engine, microbatch);
       const scaling = engine.upload(scales, [scales.length]);
-      const result = await programs.gradient(state.params, frozen, inputs, scaling);
+      const cotangents = contrast?.cotangentsOf(index) ?? {};
+      const result = await programs.gradient(state.params, frozen, inputs, scaling, cotangents);
       const [gradient, sums] = await Promise.all([
         programs.readGradient(result.gradient),
         result.sums.data(),
       ]);
+      // Everybody has computed these: they count once.
+      if (index === 0) contrast?.addTo(gradient, sums);
       accumulator.push(gradient);
       ownSums.set(sums, 2 * objectives.length * index);
-      disposeTree([inputs, scaling, result]);
+      ledger.progress();
+      disposeTree([inputs, scaling, cotangents, result]);
     }
 
     ledger.enter('wait');
@@ -342,6 +389,20 @@ export async function train(options: TrainOptions): Promise<void> {
     });
     if (!Number.isFinite(norm)) throw notFinite(step, norm, sums);
     return { batch, sums, gradient, norm };
+  }
+
+  /** The comparison of all rows of the global batch, where the system has one. */
+  function compareRows(
+    step: number,
+    members: readonly MicrobatchRange[],
+    { microbatches }: StepBatches,
+    scales: Float32Array,
+  ): Promise<ComparedRows> | undefined {
+    if (programs.contrast === undefined) return undefined;
+    const { params } = state;
+    const names = system.contrast!.objectives.map((name) => objectives.indexOf(name));
+    const place = { engine, collectives, members, step, objectives: names, scales };
+    return compareGlobalBatch(programs.contrast, { params, frozen, microbatches }, place);
   }
 
   function evaluate(rank: number, worldSize: number, signal: AbortSignal): Promise<Figure[]> {
@@ -380,6 +441,12 @@ function isMembershipChange(error: unknown, scope: AbortSignal): boolean {
     scope.aborted &&
     (error === scope.reason || (error instanceof Error && error.name === 'AbortError'))
   );
+}
+
+/** Processor time of this process since its start. */
+function processorMs(): number {
+  const { user, system } = process.cpuUsage();
+  return Math.round((user + system) / 1000);
 }
 
 /** Element-wise sum of equally long vectors, in order of rank. */

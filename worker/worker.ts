@@ -3,6 +3,8 @@ import { messageOf, VideoloomError } from '../proto/errors.ts';
 import { serve } from '../proto/grpc.ts';
 import { openLog } from '../proto/log.ts';
 import { serveMetrics } from '../proto/metrics.ts';
+import { checkReach, warnWhileInsecure, type Security } from '../proto/security.ts';
+import { timeLimits } from '../proto/time-limits.ts';
 import type { EngineName } from './backend/engine.ts';
 import { openLedger } from './ledger.ts';
 import { openWorkerMetrics } from './metrics.ts';
@@ -22,14 +24,19 @@ export interface WorkerOptions {
   readonly metricsAddress: string;
   readonly cacheDir: string;
   readonly logFile: string;
+  readonly security: Security;
 }
 
 /** One worker process from start to end: opens what training needs, trains, closes it in reverse order. */
 export async function runWorker(options: WorkerOptions): Promise<void> {
-  const { folder, workerId, listenHost } = options;
+  const { folder, workerId, listenHost, security } = options;
+  checkReach(security, `${listenHost}:0`, `worker ${workerId} would listen on`);
+  checkReach(security, options.coordinatorAddress, `worker ${workerId} would join the run at`);
   const ledger = openLedger();
   const closing: (() => Promise<void> | void)[] = [];
-  let log = openLog({ worker_id: workerId }, { file: options.logFile });
+  const secrets = security.token === undefined ? [] : [security.token];
+  let log = openLog({ worker_id: workerId }, { file: options.logFile, secrets });
+  closing.push(warnWhileInsecure(security, log));
   try {
     const run = await openRun(folder);
     closing.push(() => run.close());
@@ -45,7 +52,8 @@ export async function runWorker(options: WorkerOptions): Promise<void> {
       listenAddress: `${listenHost}:0`,
       runId: run.plan.runId,
       workerId,
-      timeoutMs: run.plan.stepTimeoutMs,
+      timeoutMs: timeLimits(run.plan).barrierMs,
+      security,
     });
     closing.push(() => collectives.close());
 
@@ -62,6 +70,7 @@ export async function runWorker(options: WorkerOptions): Promise<void> {
     const server = await serve(
       [{ definition: WorkerServiceService, handlers: service }],
       `${listenHost}:0`,
+      security,
     );
     closing.push(() => server.close());
     log.info(
@@ -74,6 +83,7 @@ export async function runWorker(options: WorkerOptions): Promise<void> {
       engine,
       collectives,
       coordinatorAddress: options.coordinatorAddress,
+      security,
       workerId,
       serviceAddress: server.address,
       publish: (state, generation) => {

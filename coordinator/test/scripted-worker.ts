@@ -30,9 +30,8 @@ export function testPlan(overrides: Partial<RunPlan> = {}): RunPlan {
     datasetDigest: 'd'.repeat(64),
     configDigest: 'c'.repeat(64),
     checkpointEverySteps: 3,
-    heartbeatIntervalMs: 50,
-    heartbeatTimeoutMs: 20_000,
-    stepTimeoutMs: 20_000,
+    detectWithinMs: 20_000,
+    decodeTimeoutMs: 1000,
     ...overrides,
   });
 }
@@ -71,17 +70,28 @@ export class ScriptedWorker {
   readonly #leave = new AbortController();
   readonly #waiting = new Set<() => void>();
 
-  private constructor(workerId: string, session: string, channel: Channel, beatMs: number) {
+  private constructor(
+    workerId: string,
+    session: string,
+    channel: Channel,
+    { beatMs, phase }: { readonly beatMs: number; readonly phase: string },
+  ) {
     this.workerId = workerId;
     this.session = session;
     this.channel = channel;
-    this.ended = this.#attend(beatMs);
+    this.ended = this.#attend(beatMs, phase);
   }
 
   static async join(
     address: string,
     workerId: string,
-    { stateStep = 0, protocolVersion = PROTOCOL_VERSION, runId = 'run-a', beatMs = 50 } = {},
+    {
+      stateStep = 0,
+      protocolVersion = PROTOCOL_VERSION,
+      runId = 'run-a',
+      beatMs = 50,
+      phase = 'compute',
+    } = {},
   ): Promise<ScriptedWorker> {
     const channel = dial(address);
     try {
@@ -100,7 +110,7 @@ export class ScriptedWorker {
         },
         LIMIT,
       );
-      return new ScriptedWorker(workerId, session, channel, beatMs);
+      return new ScriptedWorker(workerId, session, channel, { beatMs, phase });
     } catch (error) {
       channel.close();
       throw error;
@@ -160,12 +170,14 @@ export class ScriptedWorker {
     this.channel.close();
   }
 
-  async #attend(beatMs: number): Promise<unknown> {
+  async #attend(beatMs: number, phase: string): Promise<unknown> {
     const { session } = this;
     const { signal } = this.#leave;
+    const startMs = performance.now();
     async function* beats(): AsyncGenerator<AttendRequest> {
       for (;;) {
-        yield { session, phase: 'compute', step: 0 };
+        const phaseMs = Math.round(performance.now() - startMs);
+        yield { session, phase, step: 0, progress: 0, stillMs: phaseMs, phaseMs, cpuMs: 0 };
         await sleep(beatMs, undefined, { signal });
       }
     }

@@ -23,6 +23,7 @@ const FIELDS = [
   ...['data.folder="films"', 'data.clipSeconds=10', 'data.cacheMebibytes=0'],
   // A slow machine must not give up the film that holds a run.
   ...['data.frameDiskGibibytes=0', 'data.decodeTimeoutSeconds=600'],
+  'cluster.detectWithin=5',
   ...[`train.steps=${STEPS}`, 'train.microbatches=1', 'train.microbatchSize=2'],
   ...[`checkpoint.everySteps=${CHECKPOINT}`, 'cluster.workers=1'],
 ];

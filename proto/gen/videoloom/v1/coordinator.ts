@@ -47,14 +47,24 @@ export interface JoinResponse {
   session: string;
   heartbeatIntervalMs: number;
   heartbeatTimeoutMs: number;
+  /** The setting that the limits on time follow from; a worker that was told another one leaves. */
+  detectWithinMs: number;
 }
 
 export interface AttendRequest {
   session: string;
-  /** What the worker is doing, for status and stall messages. */
+  /** What the worker is doing: a phase of its time ledger. */
   phase: string;
   /** The committed step whose state the worker holds in memory; 0 = none. */
   step: number;
+  /** Grows with every sign of progress in the phase: frames, clips, bytes, microbatches. */
+  progress: number;
+  /** Time since the phase began or progress was seen last. */
+  stillMs: number;
+  /** Time since the phase began. */
+  phaseMs: number;
+  /** Processor time of the worker's process since its start. */
+  cpuMs: number;
 }
 
 export interface AttendResponse {
@@ -156,6 +166,19 @@ export interface CheckpointFile {
 export interface ReportCheckpointPartResponse {
   /** The manifest is written: the checkpoint exists. */
   complete: boolean;
+}
+
+export interface ReportDamagedCheckpointRequest {
+  session: string;
+  generation: number;
+  step: number;
+  /** What is wrong with it. */
+  message: string;
+}
+
+export interface ReportDamagedCheckpointResponse {
+  /** The coordinator has found every file to be as it was written. */
+  isWhole: boolean;
 }
 
 export interface ReportResultRequest {
@@ -322,7 +345,7 @@ export const JoinRequest: MessageFns<JoinRequest> = {
 };
 
 function createBaseJoinResponse(): JoinResponse {
-  return { protocolVersion: 0, session: "", heartbeatIntervalMs: 0, heartbeatTimeoutMs: 0 };
+  return { protocolVersion: 0, session: "", heartbeatIntervalMs: 0, heartbeatTimeoutMs: 0, detectWithinMs: 0 };
 }
 
 export const JoinResponse: MessageFns<JoinResponse> = {
@@ -338,6 +361,9 @@ export const JoinResponse: MessageFns<JoinResponse> = {
     }
     if (message.heartbeatTimeoutMs !== 0) {
       writer.uint32(32).uint32(message.heartbeatTimeoutMs);
+    }
+    if (message.detectWithinMs !== 0) {
+      writer.uint32(40).uint32(message.detectWithinMs);
     }
     return writer;
   },
@@ -387,6 +413,14 @@ export const JoinResponse: MessageFns<JoinResponse> = {
             message.heartbeatTimeoutMs = reader.uint32();
             continue;
           }
+          case 5: {
+            if (tag !== 40) {
+              break;
+            }
+
+            message.detectWithinMs = reader.uint32();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -401,7 +435,7 @@ export const JoinResponse: MessageFns<JoinResponse> = {
 };
 
 function createBaseAttendRequest(): AttendRequest {
-  return { session: "", phase: "", step: 0 };
+  return { session: "", phase: "", step: 0, progress: 0, stillMs: 0, phaseMs: 0, cpuMs: 0 };
 }
 
 export const AttendRequest: MessageFns<AttendRequest> = {
@@ -414,6 +448,18 @@ export const AttendRequest: MessageFns<AttendRequest> = {
     }
     if (message.step !== 0) {
       writer.uint32(24).uint64(message.step);
+    }
+    if (message.progress !== 0) {
+      writer.uint32(32).uint64(message.progress);
+    }
+    if (message.stillMs !== 0) {
+      writer.uint32(40).uint32(message.stillMs);
+    }
+    if (message.phaseMs !== 0) {
+      writer.uint32(48).uint32(message.phaseMs);
+    }
+    if (message.cpuMs !== 0) {
+      writer.uint32(56).uint64(message.cpuMs);
     }
     return writer;
   },
@@ -453,6 +499,38 @@ export const AttendRequest: MessageFns<AttendRequest> = {
             }
 
             message.step = longToNumber(reader.uint64());
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.progress = longToNumber(reader.uint64());
+            continue;
+          }
+          case 5: {
+            if (tag !== 40) {
+              break;
+            }
+
+            message.stillMs = reader.uint32();
+            continue;
+          }
+          case 6: {
+            if (tag !== 48) {
+              break;
+            }
+
+            message.phaseMs = reader.uint32();
+            continue;
+          }
+          case 7: {
+            if (tag !== 56) {
+              break;
+            }
+
+            message.cpuMs = longToNumber(reader.uint64());
             continue;
           }
         }
@@ -1364,6 +1442,131 @@ export const ReportCheckpointPartResponse: MessageFns<ReportCheckpointPartRespon
   },
 };
 
+function createBaseReportDamagedCheckpointRequest(): ReportDamagedCheckpointRequest {
+  return { session: "", generation: 0, step: 0, message: "" };
+}
+
+export const ReportDamagedCheckpointRequest: MessageFns<ReportDamagedCheckpointRequest> = {
+  encode(message: ReportDamagedCheckpointRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.session !== "") {
+      writer.uint32(10).string(message.session);
+    }
+    if (message.generation !== 0) {
+      writer.uint32(16).uint32(message.generation);
+    }
+    if (message.step !== 0) {
+      writer.uint32(24).uint64(message.step);
+    }
+    if (message.message !== "") {
+      writer.uint32(34).string(message.message);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ReportDamagedCheckpointRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseReportDamagedCheckpointRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.session = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.generation = reader.uint32();
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.step = longToNumber(reader.uint64());
+            continue;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.message = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+};
+
+function createBaseReportDamagedCheckpointResponse(): ReportDamagedCheckpointResponse {
+  return { isWhole: false };
+}
+
+export const ReportDamagedCheckpointResponse: MessageFns<ReportDamagedCheckpointResponse> = {
+  encode(message: ReportDamagedCheckpointResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.isWhole !== false) {
+      writer.uint32(8).bool(message.isWhole);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ReportDamagedCheckpointResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseReportDamagedCheckpointResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.isWhole = reader.bool();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+};
+
 function createBaseReportResultRequest(): ReportResultRequest {
   return { session: "", generation: 0, figures: [], weightsSha256: "", time: undefined };
 }
@@ -1739,7 +1942,8 @@ export const CoordinatorServiceService = {
   },
   /**
    * A worker's session: it sends a beat every `heartbeat_interval_ms` and receives every generation.
-   * When the stream ends or `heartbeat_timeout_ms` pass without a beat, the worker is no member any more.
+   * When the stream ends, or `heartbeat_timeout_ms` pass without a beat, or the beats tell for too long of the same
+   * phase without progress, the worker is no member any more.
    */
   attend: {
     path: "/videoloom.v1.CoordinatorService/Attend" as const,
@@ -1789,6 +1993,22 @@ export const CoordinatorServiceService = {
     responseSerialize: (value: ReportCheckpointPartResponse): Buffer =>
       Buffer.from(ReportCheckpointPartResponse.encode(value).finish()),
     responseDeserialize: (value: Buffer): ReportCheckpointPartResponse => ReportCheckpointPartResponse.decode(value),
+  },
+  /**
+   * Tells that the caller cannot read the checkpoint that its generation goes on from. The coordinator looks at
+   * it itself; where it is damaged, a generation is opened that goes on from something else.
+   */
+  reportDamagedCheckpoint: {
+    path: "/videoloom.v1.CoordinatorService/ReportDamagedCheckpoint" as const,
+    requestStream: false as const,
+    responseStream: false as const,
+    requestSerialize: (value: ReportDamagedCheckpointRequest): Buffer =>
+      Buffer.from(ReportDamagedCheckpointRequest.encode(value).finish()),
+    requestDeserialize: (value: Buffer): ReportDamagedCheckpointRequest => ReportDamagedCheckpointRequest.decode(value),
+    responseSerialize: (value: ReportDamagedCheckpointResponse): Buffer =>
+      Buffer.from(ReportDamagedCheckpointResponse.encode(value).finish()),
+    responseDeserialize: (value: Buffer): ReportDamagedCheckpointResponse =>
+      ReportDamagedCheckpointResponse.decode(value),
   },
   /**
    * Ends the caller's part in a run: held-out figures (equal on all workers) and the hash of its weights.
@@ -1843,7 +2063,8 @@ export interface CoordinatorServiceServer extends UntypedServiceImplementation {
   join: handleUnaryCall<JoinRequest, JoinResponse>;
   /**
    * A worker's session: it sends a beat every `heartbeat_interval_ms` and receives every generation.
-   * When the stream ends or `heartbeat_timeout_ms` pass without a beat, the worker is no member any more.
+   * When the stream ends, or `heartbeat_timeout_ms` pass without a beat, or the beats tell for too long of the same
+   * phase without progress, the worker is no member any more.
    */
   attend: handleBidiStreamingCall<AttendRequest, AttendResponse>;
   /**
@@ -1858,6 +2079,11 @@ export interface CoordinatorServiceServer extends UntypedServiceImplementation {
   commitStep: handleUnaryCall<CommitStepRequest, CommitStepResponse>;
   /** Tells that the caller's share of a checkpoint is on disk. The last share completes the checkpoint. */
   reportCheckpointPart: handleUnaryCall<ReportCheckpointPartRequest, ReportCheckpointPartResponse>;
+  /**
+   * Tells that the caller cannot read the checkpoint that its generation goes on from. The coordinator looks at
+   * it itself; where it is damaged, a generation is opened that goes on from something else.
+   */
+  reportDamagedCheckpoint: handleUnaryCall<ReportDamagedCheckpointRequest, ReportDamagedCheckpointResponse>;
   /**
    * Ends the caller's part in a run: held-out figures (equal on all workers) and the hash of its weights.
    * Answers when every member has reported; at once when the run is being stopped before its last step.
@@ -1889,7 +2115,8 @@ export interface CoordinatorServiceClient extends Client {
   ): ClientUnaryCall;
   /**
    * A worker's session: it sends a beat every `heartbeat_interval_ms` and receives every generation.
-   * When the stream ends or `heartbeat_timeout_ms` pass without a beat, the worker is no member any more.
+   * When the stream ends, or `heartbeat_timeout_ms` pass without a beat, or the beats tell for too long of the same
+   * phase without progress, the worker is no member any more.
    */
   attend(): ClientDuplexStream<AttendRequest, AttendResponse>;
   attend(options: Partial<CallOptions>): ClientDuplexStream<AttendRequest, AttendResponse>;
@@ -1947,6 +2174,25 @@ export interface CoordinatorServiceClient extends Client {
     metadata: Metadata,
     options: Partial<CallOptions>,
     callback: (error: ServiceError | null, response: ReportCheckpointPartResponse) => void,
+  ): ClientUnaryCall;
+  /**
+   * Tells that the caller cannot read the checkpoint that its generation goes on from. The coordinator looks at
+   * it itself; where it is damaged, a generation is opened that goes on from something else.
+   */
+  reportDamagedCheckpoint(
+    request: ReportDamagedCheckpointRequest,
+    callback: (error: ServiceError | null, response: ReportDamagedCheckpointResponse) => void,
+  ): ClientUnaryCall;
+  reportDamagedCheckpoint(
+    request: ReportDamagedCheckpointRequest,
+    metadata: Metadata,
+    callback: (error: ServiceError | null, response: ReportDamagedCheckpointResponse) => void,
+  ): ClientUnaryCall;
+  reportDamagedCheckpoint(
+    request: ReportDamagedCheckpointRequest,
+    metadata: Metadata,
+    options: Partial<CallOptions>,
+    callback: (error: ServiceError | null, response: ReportDamagedCheckpointResponse) => void,
   ): ClientUnaryCall;
   /**
    * Ends the caller's part in a run: held-out figures (equal on all workers) and the hash of its weights.

@@ -71,7 +71,7 @@ export interface ObjectiveSum {
 
 /** Where a worker's wall clock went since the last report, seconds; the fields add up to `wall_seconds`. */
 export interface TimeLedger {
-  /** Training stood still for frames that were not decoded yet. */
+  /** Training stood still for frames that were not decoded yet, their bytes being here. */
   decodeSeconds: number;
   /** Waiting for other workers or for the coordinator. */
   waitSeconds: number;
@@ -84,6 +84,14 @@ export interface TimeLedger {
   /** Start of engine, compilation, joining, restoring. */
   setupSeconds: number;
   wallSeconds: number;
+  /** Training stood still for bytes of the data that were still on their way from elsewhere. */
+  fetchSeconds: number;
+  /** Steps that did not count: given up with their generation, or computed again after the run went back. */
+  redoSeconds: number;
+  /** No step to work at: a spare, or before a generation is opened. */
+  idleSeconds: number;
+  /** The part of `wait_seconds` that the worker of each rank kept the others waiting; the rest was the coordinator. */
+  waitByRankSeconds: number[];
 }
 
 /** A named figure of an evaluation, beside what guessing reaches. */
@@ -394,6 +402,10 @@ function createBaseTimeLedger(): TimeLedger {
     evaluateSeconds: 0,
     setupSeconds: 0,
     wallSeconds: 0,
+    fetchSeconds: 0,
+    redoSeconds: 0,
+    idleSeconds: 0,
+    waitByRankSeconds: [],
   };
 }
 
@@ -422,6 +434,22 @@ export const TimeLedger: MessageFns<TimeLedger> = {
     }
     if (message.wallSeconds !== 0) {
       writer.uint32(65).double(message.wallSeconds);
+    }
+    if (message.fetchSeconds !== 0) {
+      writer.uint32(73).double(message.fetchSeconds);
+    }
+    if (message.redoSeconds !== 0) {
+      writer.uint32(81).double(message.redoSeconds);
+    }
+    if (message.idleSeconds !== 0) {
+      writer.uint32(89).double(message.idleSeconds);
+    }
+    if (message.waitByRankSeconds.length !== 0) {
+      writer.uint32(98).fork();
+      for (const v of message.waitByRankSeconds) {
+        writer.double(v);
+      }
+      writer.join();
     }
     return writer;
   },
@@ -502,6 +530,48 @@ export const TimeLedger: MessageFns<TimeLedger> = {
 
             message.wallSeconds = reader.double();
             continue;
+          }
+          case 9: {
+            if (tag !== 73) {
+              break;
+            }
+
+            message.fetchSeconds = reader.double();
+            continue;
+          }
+          case 10: {
+            if (tag !== 81) {
+              break;
+            }
+
+            message.redoSeconds = reader.double();
+            continue;
+          }
+          case 11: {
+            if (tag !== 89) {
+              break;
+            }
+
+            message.idleSeconds = reader.double();
+            continue;
+          }
+          case 12: {
+            if (tag === 97) {
+              message.waitByRankSeconds.push(reader.double());
+
+              continue;
+            }
+
+            if (tag === 98) {
+              const end2 = reader.uint32() + reader.pos;
+              while (reader.pos < end2) {
+                message.waitByRankSeconds.push(reader.double());
+              }
+
+              continue;
+            }
+
+            break;
           }
         }
         if ((tag & 7) === 4 || tag === 0) {

@@ -1,0 +1,142 @@
+/**
+ * The folder that `videoloom init --tls` makes and every process of a run reads its credentials from. A host needs the
+ * authority's certificate, the token, and certificate and key of the processes that run on it, never the authority's key.
+ */
+import { X509Certificate } from 'node:crypto';
+import { access, readFile, stat } from 'node:fs/promises';
+import { join } from 'node:path';
+import { messageOf, UsageError } from './errors.ts';
+import { nameOfIdentity, type PeerIdentity } from './identity.ts';
+import { isJoinToken } from './join-token.ts';
+import type { Security } from './security.ts';
+
+/** Where the folder is looked for when nobody names one. */
+export const TLS_DIR_VARIABLE = 'VIDEOLOOM_TLS_DIR';
+/** The folder's name inside a run folder. */
+export const TLS_FOLDER = 'tls';
+
+export const CA_CERTIFICATE = 'ca.pem';
+export const CA_KEY = 'ca-key.pem';
+export const TOKEN_FILE = 'token';
+/** Of the certificates of workers, one pair of files each. */
+export const WORKERS_FOLDER = 'workers';
+
+/** Where certificate and key of a process are, relative to the folder. */
+export function identityFiles(identity: PeerIdentity): { cert: string; key: string } {
+  const name = identity.role === 'worker' ? join(WORKERS_FOLDER, identity.workerId) : identity.role;
+  return { cert: `${name}.pem`, key: `${name}-key.pem` };
+}
+
+export interface SecurityOptions {
+  /** Whose credentials are read. */
+  readonly as: PeerIdentity;
+  /** `--tls`: the folder, or the run folder it is in. */
+  readonly tls?: string | undefined;
+  /** `--insecure` */
+  readonly insecure?: boolean | undefined;
+  /** Where the folder is named or found when `tls` is not given: in the environment, then in the run folder. */
+  readonly env: NodeJS.ProcessEnv;
+  readonly runFolder?: string | undefined;
+}
+
+/**
+ * The security of a process as its flags, its environment and its run folder have it.
+ * @throws UsageError TLS_FOLDER_INVALID, SECRET_EXPOSED, CERTIFICATE_EXPIRED, each with the mend
+ */
+export async function openSecurity(options: SecurityOptions): Promise<Security> {
+  const { as, insecure = false } = options;
+  const folder = await findFolder(options);
+  if (folder === undefined) return { tls: undefined, token: undefined, insecure };
+  const token = (await readSecret(join(folder, TOKEN_FILE), folder)).trim();
+  if (!isJoinToken(token)) {
+    throw invalid(folder, `${TOKEN_FILE} holds no join token of 43 letters and digits`);
+  }
+  if (insecure) return { tls: undefined, token, insecure };
+  const files = identityFiles(as);
+  const cert = await readText(join(folder, files.cert), folder, as);
+  const key = await readSecret(join(folder, files.key), folder, as);
+  const ca = await readText(join(folder, CA_CERTIFICATE), folder);
+  checkCertificate(cert, ca, { folder, as });
+  return { tls: { ca, cert, key }, token, insecure };
+}
+
+async function findFolder({ tls, env, runFolder }: SecurityOptions): Promise<string | undefined> {
+  const variable = env[TLS_DIR_VARIABLE];
+  const named = tls ?? (variable === '' ? undefined : variable);
+  if (named === undefined) {
+    const own = runFolder === undefined ? undefined : join(runFolder, TLS_FOLDER);
+    return own !== undefined && (await exists(join(own, TOKEN_FILE))) ? own : undefined;
+  }
+  for (const folder of [named, join(named, TLS_FOLDER)])
+    if (await exists(join(folder, TOKEN_FILE))) return folder;
+  throw invalid(named, `it has no ${TOKEN_FILE}`);
+}
+
+async function exists(path: string): Promise<boolean> {
+  return access(path).then(
+    () => true,
+    () => false,
+  );
+}
+
+function checkCertificate(
+  cert: string,
+  ca: string,
+  { folder, as }: { folder: string; as: PeerIdentity },
+): void {
+  let certificate: X509Certificate;
+  let isOfAuthority: boolean;
+  try {
+    certificate = new X509Certificate(cert);
+    isOfAuthority = certificate.checkIssued(new X509Certificate(ca));
+  } catch (error) {
+    throw invalid(folder, `a certificate cannot be read (${messageOf(error)})`);
+  }
+  if (!isOfAuthority)
+    throw invalid(
+      folder,
+      `the certificate of ${nameOfIdentity(as)} is not from its ${CA_CERTIFICATE}`,
+    );
+  if (Date.parse(certificate.validTo) <= Date.now()) {
+    throw new UsageError(
+      'CERTIFICATE_EXPIRED',
+      `the certificate of ${nameOfIdentity(as)} in ${folder} was valid until ${certificate.validTo}: ` +
+        `renew all with \`videoloom init --tls ${folder}\` where ${CA_KEY} is, and start the processes again.`,
+    );
+  }
+}
+
+async function readText(path: string, folder: string, as?: PeerIdentity): Promise<string> {
+  try {
+    return await readFile(path, 'utf8');
+  } catch (error) {
+    const make =
+      as?.role === 'worker'
+        ? ` Make them with \`videoloom init --tls ${folder} --worker ${as.workerId}\`.`
+        : '';
+    throw invalid(folder, `${messageOf(error)}.${make}`);
+  }
+}
+
+/** As Postgres has it: the owner's alone, or root's and readable by one group, as mounted secrets are. */
+async function readSecret(path: string, folder: string, as?: PeerIdentity): Promise<string> {
+  const text = await readText(path, folder, as);
+  const { mode, uid } = await stat(path);
+  const forbidden = uid === 0 && process.getuid?.() !== 0 ? 0o037 : 0o077;
+  if ((mode & forbidden) !== 0) {
+    throw new UsageError(
+      'SECRET_EXPOSED',
+      `${path} can be read or written by others (mode ${(mode & 0o777).toString(8)}): run \`chmod 600 ${path}\`, ` +
+        'and make a new one if others may have seen it.',
+    );
+  }
+  return text;
+}
+
+function invalid(folder: string, what: string): UsageError {
+  return new UsageError(
+    'TLS_FOLDER_INVALID',
+    `${folder} is no complete folder of certificates: ${what} ` +
+      'Folders are made by `videoloom init --tls DIR`, and copied with their modes (cp -p, scp -p).',
+  );
+}
