@@ -122,6 +122,7 @@ export function clipLoaderOptions(
     frameSize: data.frameSize,
     numWindows: data.windows,
     framesPerWindow: data.framesPerWindow,
+    audio: data.audio ?? undefined,
     view: {
       sampling: data.sampling,
       fit: data.fit,

@@ -6,8 +6,8 @@ import { powerSpectrum } from './power-spectrum.ts';
 
 /** What {@link whisperLogMel} is to give. */
 export interface WhisperOptions {
-  /** 80; 128 for large-v3. */
-  readonly numMels: 80 | 128;
+  /** Whisper's encoders take 80, that of large-v3 128. */
+  readonly numMels: number;
   /** Samples beyond are cut off, missing ones are silence; all there are by default. Whisper's encoder takes 480,000. */
   readonly numSamples?: number;
 }

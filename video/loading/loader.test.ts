@@ -15,11 +15,12 @@ import {
 } from './loader.ts';
 import { makeIndex } from '../index/make-index.ts';
 import type { SampleIndex } from '../index/sample-index.ts';
-import { makeFilm, scratchFolder, WITHOUT_FFMPEG } from '../test/films.ts';
+import { ffmpeg, makeFilm, scratchFolder, WITHOUT_FFMPEG } from '../test/films.ts';
 
 const NUM_CLIPS = 8;
 const SHAPE = { frameSize: 16, numWindows: 2, framesPerWindow: 2 };
-const CLIP_BYTES = 2 * 2 * 16 * 16 * 3;
+const FRAME_BYTES = 2 * 2 * 16 * 16 * 3;
+const CLIP_BYTES = FRAME_BYTES + 2 * 2 * 8; // and a time for each frame
 
 describe('a clip loader', { skip: WITHOUT_FFMPEG }, () => {
   let scratch: Awaited<ReturnType<typeof scratchFolder>>;
@@ -61,7 +62,7 @@ describe('a clip loader', { skip: WITHOUT_FFMPEG }, () => {
       clips.map(({ sample }) => sample),
       order,
     );
-    for (const { sample, frames, skipped } of clips) {
+    for (const { sample, frames, timesSeconds, audio, skipped } of clips) {
       const { file, startSeconds, endSeconds } = index.train[sample]!.media[0]!;
       const direct = await pool.decode({
         path: join(index.root, index.files[file]!.path),
@@ -70,6 +71,8 @@ describe('a clip loader', { skip: WITHOUT_FFMPEG }, () => {
         height: 16,
       });
       assert.deepEqual(frames, direct.frames);
+      assert.deepEqual(timesSeconds, [...direct.ptsSeconds]);
+      assert.equal(audio, undefined);
       assert.equal(skipped, undefined);
     }
     assert.notDeepEqual(clips[0]!.frames, clips[1]!.frames);
@@ -109,7 +112,7 @@ describe('a clip loader', { skip: WITHOUT_FFMPEG }, () => {
     const [clip] = await loader.load([{ ...lease(1), recorded }]);
     assert.equal(pool.stats.numRequests - before, 1);
     const [expected] = await open().load([lease(4)]);
-    assert.deepEqual(clip, { sample: 4, frames: expected!.frames, skipped: recorded });
+    assert.deepEqual(clip, { ...expected, skipped: recorded });
     // Nor is there another way out when the substitute fails now.
     const bad = { ...recorded, substitute: 5 };
     await assert.rejects(loader.load([{ ...lease(1), recorded: bad }]), {
@@ -215,7 +218,8 @@ describe('a clip loader', { skip: WITHOUT_FFMPEG }, () => {
     const requestsOf = async (options: Partial<ClipLoaderOptions>) => {
       const before = pool.stats.numRequests;
       const [clip] = await open({ frames, ...options }).load([lease(0)]);
-      return { numRequests: pool.stats.numRequests - before, frames: clip!.frames };
+      const { frames: shown, timesSeconds } = clip!;
+      return { numRequests: pool.stats.numRequests - before, frames: shown, timesSeconds };
     };
     const first = await requestsOf({});
     assert.equal(first.numRequests, 1);
@@ -223,13 +227,65 @@ describe('a clip loader', { skip: WITHOUT_FFMPEG }, () => {
     const kept = async (): Promise<string[]> => readdir(content).catch(() => []);
     for (let i = 0; i < 100 && (await readdir(join(folder, 'names'))).length === 0; i++)
       await delay(20);
-    assert.deepEqual(await requestsOf({}), { numRequests: 0, frames: Buffer.from(first.frames) });
+    const stored = { ...first, numRequests: 0, frames: Buffer.from(first.frames) };
+    assert.deepEqual(await requestsOf({}), stored);
     assert.equal((await requestsOf({ frameSize: 8 })).numRequests, 1);
     for (const name of await kept()) await writeFile(join(content, name), Buffer.alloc(CLIP_BYTES));
     const again = await requestsOf({});
     assert.equal(again.numRequests, 1);
     assert.deepEqual(again.frames, first.frames);
     await frames.close();
+  });
+
+  test('the sound of a clip comes with it, from the decoder, from memory and from disk; without any it is silent', async () => {
+    const root = join(scratch.folder, 'sounding');
+    await mkdir(root);
+    const silentFilm = await makeFilm(join(scratch.folder, 'silent.mp4'), {
+      seconds: 2,
+      size: '64x48',
+      rate: 10,
+    });
+    const tone = ['-f', 'lavfi', '-i', 'sine=frequency=880:duration=2'];
+    await ffmpeg('-i', silentFilm, ...tone, '-c:v', 'copy', '-c:a', 'aac', join(root, 'tone.mp4'));
+    await makeFilm(join(root, 'mute.mp4'), { seconds: 2, size: '64x48', rate: 10, args: ['-an'] });
+    const own = await openDataAccess({ root, decoders: 1, cacheDir: scratch.folder });
+    const openDisk = () =>
+      openFrameDisk({ folder: join(scratch.folder, 'sounds'), maxBytes: 2 ** 22 });
+    const [disk, diskLater] = [openDisk(), openDisk()];
+    try {
+      const films = await makeIndex({ ...own, clipSeconds: 10, heldOutFraction: 0 });
+      const audio = { numMels: 8, numFrames: 5 };
+      const listen = async (loader: ClipLoader) =>
+        Promise.all([0, 1].map(async (sample) => (await loader.load([lease(sample)]))[0]!));
+      const openOwn = (frames: typeof disk) =>
+        open({ ...own, index: films, audio, frames, cacheBytes: 2 ** 20 });
+      const loader = openOwn(disk);
+      const first = await listen(loader);
+      const rowOf = (name: string) =>
+        films.train.findIndex(({ media }) => films.files[media[0]!.file]!.path === name);
+      const [heard, silent] = ['tone.mp4', 'mute.mp4'].map((name) => first[rowOf(name)]!.audio!);
+      assert.deepEqual([...silent!], new Array<number>(40).fill(-1.5));
+      const loudest = Array.from({ length: 5 }, (_, t) =>
+        Math.max(...Array.from({ length: 8 }, (_mel, mel) => heard![mel * 5 + t]!)),
+      );
+      for (const [t, value] of loudest.entries()) {
+        // Of eight bands the third one's centre, 1,004 Hz, is nearest to 880 Hz.
+        assert.equal(heard![2 * 5 + t], value);
+        assert.ok(value > 0, `${value} at ${t}`);
+      }
+      const requests = own.pool.stats.numRequests;
+      assert.equal((await listen(loader))[0]!.audio, first[0]!.audio);
+      await disk.close();
+      const later = await listen(openOwn(diskLater));
+      assert.equal(own.pool.stats.numRequests, requests);
+      assert.deepEqual(
+        later.map(({ audio: sound, timesSeconds }) => ({ sound, timesSeconds })),
+        first.map(({ audio: sound, timesSeconds }) => ({ sound, timesSeconds })),
+      );
+    } finally {
+      await own.close();
+      await Promise.all([disk.close(), diskLater.close()]);
+    }
   });
 
   test('every policy gives as many frames, those that it names', async () => {
@@ -267,7 +323,7 @@ describe('a clip loader', { skip: WITHOUT_FFMPEG }, () => {
     const loading = loader.load([lease(0), lease(1)], controller.signal);
     controller.abort(new Error('enough'));
     await assert.rejects(loading, /enough/);
-    assert.equal((await loader.load([lease(0)]))[0]!.frames.length, CLIP_BYTES);
+    assert.equal((await loader.load([lease(0)]))[0]!.frames.length, FRAME_BYTES);
   });
 
   test('a pool that is closed is no fault of the files', async () => {

@@ -5,7 +5,15 @@
 import { createHash } from 'node:crypto';
 import { VideoloomError } from '../../proto/errors.ts';
 import type { DecoderPool } from '../decode/decoder.ts';
-import { isFixedView, viewFraming, viewTimes, type ViewOptions } from '../sampling/clip-view.ts';
+import { CLIP_SOUND_RATE, clipLogMel, type ClipSound } from '../audio/clip-sound.ts';
+import {
+  isFixedView,
+  viewFraming,
+  viewSpan,
+  viewTimes,
+  type ViewedClip,
+  type ViewOptions,
+} from '../sampling/clip-view.ts';
 import { isFileFault } from './file-fault.ts';
 import type { FrameDisk } from './frame-disk.ts';
 import { fixedRateTimes } from '../sampling/frame-sampler.ts';
@@ -14,6 +22,7 @@ import { sceneCuts } from '../sampling/scene-cuts.ts';
 import type { SampleIndex } from '../index/sample-index.ts';
 import type { MediaFile, Sample } from '../index/sample.ts';
 import type { MediaCache } from '../storage/media-cache.ts';
+import { packClip, sizeOfClip, unpackClip, type ShownClip } from './shown-clip.ts';
 
 /** One place of a batch: a row of the split, and the rows to take in its stead, in this order. */
 export interface ClipRequest {
@@ -35,11 +44,9 @@ export interface SubstitutedClip {
   readonly message: string;
 }
 
-export interface Clip {
+export interface Clip extends ShownClip {
   /** The row whose frames these are: the one asked for, or its substitute. */
   readonly sample: number;
-  /** RGB, [windows, frames a window, H, W, 3]; shared with the cache, not to be written to. */
-  readonly frames: Uint8Array;
   readonly skipped?: SubstitutedClip;
 }
 
@@ -55,6 +62,8 @@ export interface ClipLoaderOptions {
   readonly framesPerWindow: number;
   /** How clips are looked at; frames spread evenly and stretched, without changes, by default. */
   readonly view?: Partial<Omit<ViewOptions, 'numFrames' | 'isTraining'>>;
+  /** The sound that comes with the frames; none by default. What has no sound is silent. */
+  readonly audio?: ClipSound | undefined;
   /** Where decoded frames are kept beyond memory; only of clips that every epoch sees alike. */
   readonly frames?: FrameDisk | undefined;
   /** Bound of the decoded frames kept in memory, in bytes; 0 keeps none. */
@@ -120,13 +129,13 @@ class PoolClipLoader implements ClipLoader {
   };
   readonly #options: ClipLoaderOptions;
   readonly #samples: readonly Sample[];
-  readonly #cache: FrameCache;
+  readonly #cache: ClipCache;
   readonly #view: ViewOptions;
   /** Bad clips and what is wrong with them: not tried again, still reported. */
   readonly #failures = new Map<string, VideoloomError>();
   readonly #quarantined = new Set<number>();
   /** Clips being decoded: two places that want the same one wait for one decode. */
-  readonly #underWay = new Map<string, Promise<Uint8Array>>();
+  readonly #underWay = new Map<string, Promise<ShownClip>>();
   /** Where scenes begin, by file; for the policy that asks. */
   readonly #cuts = new Map<number, Promise<number[]>>();
   readonly #slots: Slots;
@@ -142,7 +151,7 @@ class PoolClipLoader implements ClipLoader {
       isTraining: (options.split ?? 'train') === 'train',
     };
     // What is looked at in another way each time is not asked for again.
-    this.#cache = new FrameCache(isFixedView(this.#view) ? options.cacheBytes : 0);
+    this.#cache = new ClipCache(isFixedView(this.#view) ? options.cacheBytes : 0);
     this.#slots = new Slots(options.maxConcurrent ?? 2 * Math.max(1, options.pool.pids.length));
   }
 
@@ -161,23 +170,23 @@ class PoolClipLoader implements ClipLoader {
   async #loadOne(request: ClipRequest, signal?: AbortSignal): Promise<Clip> {
     const { sample, epoch, substitutes, recorded } = request;
     if (recorded !== undefined) {
-      const frames = await this.#framesOf(recorded.substitute, epoch, signal);
+      const shown = await this.#shownOf(recorded.substitute, epoch, signal);
       this.stats.numClips++;
       this.stats.numSubstituted++;
-      return { sample: recorded.substitute, frames, skipped: recorded };
+      return { ...shown, sample: recorded.substitute, skipped: recorded };
     }
     const failures: VideoloomError[] = [];
     for (const candidate of [sample, ...substitutes]) {
       signal?.throwIfAborted();
       try {
-        const frames = await this.#framesOf(candidate, epoch, signal);
+        const shown = await this.#shownOf(candidate, epoch, signal);
         this.stats.numClips++;
-        if (candidate === sample) return { sample, frames };
+        if (candidate === sample) return { ...shown, sample };
         this.stats.numSubstituted++;
         const { code: reason, message } = failures[0]!;
         return {
+          ...shown,
           sample: candidate,
-          frames,
           skipped: { sample, substitute: candidate, reason, message },
         };
       } catch (error) {
@@ -189,7 +198,7 @@ class PoolClipLoader implements ClipLoader {
     throw new ClipsExhaustedError(failures);
   }
 
-  async #framesOf(row: number, epoch: number, signal?: AbortSignal): Promise<Uint8Array> {
+  async #shownOf(row: number, epoch: number, signal?: AbortSignal): Promise<ShownClip> {
     // A file may be bad in one part alone: another view of it is another clip.
     const key = isFixedView(this.#view) ? String(row) : `${row}/${epoch}`;
     const known = this.#failures.get(key);
@@ -199,7 +208,7 @@ class PoolClipLoader implements ClipLoader {
       this.stats.numCacheHits++;
       return cached;
     }
-    // Not tied to one caller's signal: another may be waiting for the same frames.
+    // Not tied to one caller's signal: another may be waiting for the same clip.
     let decoding = this.#underWay.get(key);
     if (!decoding) {
       decoding = this.#slots
@@ -211,15 +220,15 @@ class PoolClipLoader implements ClipLoader {
     return signal ? await untilAborted(decoding, signal) : await decoding;
   }
 
-  async #decode(key: string, row: number, epoch: number): Promise<Uint8Array> {
-    const { index, media, pool, frameSize } = this.#options;
+  async #decode(key: string, row: number, epoch: number): Promise<ShownClip> {
+    const { index, media } = this.#options;
     const sample = this.#samples[row]!;
     const { file: fileRow } = sample.media[0]!;
     const file = index.files[fileRow]!;
     const started = performance.now();
     try {
       const disk = this.#diskPlace(sample, file);
-      const stored = await disk?.frames.get(disk.key);
+      const stored = await this.#stored(disk);
       if (stored !== undefined) {
         this.stats.numDiskHits++;
         this.#cache.set(key, stored);
@@ -233,17 +242,14 @@ class PoolClipLoader implements ClipLoader {
           ...{ sample, file, row, epoch },
           ...(needsCuts ? { cuts: await this.#cutsOf(fileRow, place) } : {}),
         };
-        const framing = viewFraming(this.#view, clip);
-        const request = { ...place, ...framing, width: frameSize, height: frameSize };
-        const isVideo = file.kind === 'video';
-        const decoded = isVideo
-          ? await pool.decode({ ...request, timesSeconds: viewTimes(this.#view, clip) })
-          : await pool.decodeImage(request);
-        const made = isVideo ? decoded.frames : repeated(decoded.frames, this.#view.numFrames);
-        this.stats.numFramesDecoded += decoded.numDecoded;
+        const [pictures, audio] = await Promise.all([
+          this.#pictures(place, clip),
+          this.#sound(place, clip),
+        ]);
+        const made = { ...pictures, ...(audio === undefined ? {} : { audio }) };
         this.#cache.set(key, made);
         // Beside the caller: what is not kept this time is kept another time.
-        void disk?.frames.put(disk.key, made);
+        void disk?.frames.put(disk.key, packClip(made));
         return made;
       } finally {
         local.release();
@@ -260,19 +266,63 @@ class PoolClipLoader implements ClipLoader {
     }
   }
 
+  async #pictures(place: MediaPlace, clip: ViewedClip): Promise<ShownClip> {
+    const { pool, frameSize } = this.#options;
+    const framing = viewFraming(this.#view, clip);
+    const request = { ...place, ...framing, width: frameSize, height: frameSize };
+    const { numFrames } = this.#view;
+    if (clip.file.kind === 'image') {
+      const { frames, numDecoded } = await pool.decodeImage(request);
+      this.stats.numFramesDecoded += numDecoded;
+      return {
+        frames: repeated(frames, numFrames),
+        timesSeconds: new Array<number>(numFrames).fill(0),
+      };
+    }
+    const timesSeconds = viewTimes(this.#view, clip);
+    const { frames, ptsSeconds, numDecoded } = await pool.decode({ ...request, timesSeconds });
+    this.stats.numFramesDecoded += numDecoded;
+    return { frames, timesSeconds: [...ptsSeconds] };
+  }
+
+  async #sound(place: MediaPlace, clip: ViewedClip): Promise<Float32Array | undefined> {
+    const { pool, audio } = this.#options;
+    if (audio === undefined) return undefined;
+    if (!clip.file.hasAudio) return clipLogMel(new Float32Array(0), audio);
+    const { startSeconds, endSeconds } = viewSpan(this.#view, clip);
+    const samples = await pool.decodeAudio({
+      ...{ ...place, startSeconds, endSeconds },
+      ...{ sampleRate: CLIP_SOUND_RATE, channels: 1 },
+    });
+    return clipLogMel(samples, audio);
+  }
+
+  async #stored(
+    disk: { readonly frames: FrameDisk; readonly key: string } | undefined,
+  ): Promise<ShownClip | undefined> {
+    const packed = await disk?.frames.get(disk.key);
+    if (packed === undefined) return undefined;
+    const { frameSize, audio } = this.#options;
+    return unpackClip(packed, {
+      frameBytes: frameSize * frameSize * 3,
+      numFrames: this.#view.numFrames,
+      audioValues: audio === undefined ? 0 : audio.numMels * audio.numFrames,
+    });
+  }
+
   /** Where frames that every epoch sees alike are kept on disk, under all that they are a function of. */
   #diskPlace(
     { media: [span], cues }: Sample,
     { sha256 }: MediaFile,
   ): { readonly frames: FrameDisk; readonly key: string } | undefined {
-    const { frames, frameSize, pool } = this.#options;
+    const { frames, frameSize, pool, audio } = this.#options;
     if (frames === undefined || !isFixedView(this.#view)) return undefined;
     const { numFrames, sampling, fit, isTraining } = this.#view;
     const { startSeconds, endSeconds } = span!;
     const clip = [sha256, startSeconds, endSeconds, sampling.policy === 'cues' ? cues : []];
-    const view = [numFrames, frameSize, sampling, fit, isTraining, pool.backend];
+    const view = [numFrames, frameSize, sampling, fit, isTraining, pool.backend, audio ?? null];
     const key = createHash('sha256')
-      .update(JSON.stringify([clip, view]))
+      .update(JSON.stringify([PACKING, clip, view]))
       .digest('hex');
     return { frames, key };
   }
@@ -292,6 +342,9 @@ class PoolClipLoader implements ClipLoader {
     return cuts;
   }
 }
+
+/** Goes up when clips are packed in another way. */
+const PACKING = 2;
 
 const CUT_FRAMES = { perSecond: 4, width: 48, height: 27 };
 
@@ -341,32 +394,33 @@ class Slots {
   }
 }
 
-/** Frames by clip, the least recently used dropped first. */
-class FrameCache {
+/** Clips as they were shown, the least recently used dropped first. */
+class ClipCache {
   sizeBytes = 0;
   readonly #maxBytes: number;
-  readonly #entries = new Map<string, Uint8Array>(); // in order of last use
+  readonly #entries = new Map<string, ShownClip>(); // in order of last use
 
   constructor(maxBytes: number) {
     this.#maxBytes = maxBytes;
   }
 
-  get(key: string): Uint8Array | undefined {
-    const frames = this.#entries.get(key);
-    if (!frames) return undefined;
+  get(key: string): ShownClip | undefined {
+    const clip = this.#entries.get(key);
+    if (!clip) return undefined;
     this.#entries.delete(key);
-    this.#entries.set(key, frames);
-    return frames;
+    this.#entries.set(key, clip);
+    return clip;
   }
 
-  set(key: string, frames: Uint8Array): void {
-    if (frames.byteLength > this.#maxBytes || this.#entries.has(key)) return;
-    this.#entries.set(key, frames);
-    this.sizeBytes += frames.byteLength;
+  set(key: string, clip: ShownClip): void {
+    const size = sizeOfClip(clip);
+    if (size > this.#maxBytes || this.#entries.has(key)) return;
+    this.#entries.set(key, clip);
+    this.sizeBytes += size;
     for (const [oldest, dropped] of this.#entries) {
       if (this.sizeBytes <= this.#maxBytes) return;
       this.#entries.delete(oldest);
-      this.sizeBytes -= dropped.byteLength;
+      this.sizeBytes -= sizeOfClip(dropped);
     }
   }
 }

@@ -45,23 +45,31 @@ export function isFixedView({ sampling, augment, isTraining }: ViewOptions): boo
   return !isTraining || (sampling.policy !== 'random-clip' && !augment.crop && !augment.flip);
 }
 
+/** The part of the clip's file that is looked at, and listened to. */
+export function viewSpan(
+  { sampling, seed, isTraining }: ViewOptions,
+  { sample, row, epoch }: ViewedClip,
+): Span {
+  const span = sample.media[0]!;
+  if (sampling.policy !== 'random-clip') return span;
+  const rng = isTraining ? openRng(seed, 'random-clip', epoch, row) : MIDDLE;
+  return randomClip(span, sampling.seconds, rng);
+}
+
 /** Times of the frames, ascending, [numFrames]. */
 export function viewTimes(options: ViewOptions, clip: ViewedClip): number[] {
-  const { sampling, numFrames, seed, isTraining } = options;
-  const { sample, file, row, epoch } = clip;
-  const span = sample.media[0]!;
+  const { sampling, numFrames } = options;
+  const { sample, file } = clip;
+  const span = viewSpan(options, clip);
   const { startSeconds, endSeconds } = span;
-  const even = (of: Span = span): number[] => evenTimes(of.startSeconds, of.endSeconds, numFrames);
+  const even = (): number[] => evenTimes(startSeconds, endSeconds, numFrames);
   switch (sampling.policy) {
     case 'even':
+    case 'random-clip':
       return even();
     case 'fps': {
       const { framesPerSecond } = sampling;
       return filled(fixedRateTimes(span, { framesPerSecond, maxFrames: numFrames }), numFrames);
-    }
-    case 'random-clip': {
-      const rng = isTraining ? openRng(seed, 'random-clip', epoch, row) : MIDDLE;
-      return even(randomClip(span, sampling.seconds, rng));
     }
     case 'key-frames':
       return file.keyFrameSeconds.length === 0
