@@ -153,7 +153,10 @@ program
   .command('init')
   .description('make what a run over several machines needs: certificates and a join token')
   .requiredOption('--tls <dir>', 'folder to make them in, or a run folder, which gets tls/')
-  .option('--workers <n>', 'certificates for worker-0 to worker-<n - 1>', '16')
+  .option(
+    '--workers <n>',
+    'certificates for worker-0 to worker-<n - 1> (default: 16, or those named)',
+  )
   .option('--worker <id...>', 'certificates for workers of these names')
   .option('--days <n>', 'how long certificates are valid', '90')
   .addHelpText(
@@ -164,7 +167,7 @@ Examples:
   videoloom init --tls ~/cluster --worker gpu-a gpu-b    and then each program with --tls ~/cluster
   videoloom init --tls ~/cluster                         again: same authority and token, certificates renewed`,
   )
-  .action(async (options: Record<'tls' | 'workers' | 'days', string> & { worker?: string[] }) => {
+  .action(async (options: { tls: string; workers?: string; worker?: string[]; days: string }) => {
     const { initTls } = await import('./init-tls.ts');
     await initTls(options);
   });

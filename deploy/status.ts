@@ -20,10 +20,7 @@ export interface StatusOptions {
  *
  * @throws UsageError `RUN_NOT_FOUND` when the folder has no run.
  */
-export async function showStatus(
-  run: string,
-  options: StatusOptions,
-): Promise<void> {
+export async function showStatus(run: string, options: StatusOptions): Promise<void> {
   const isAddress = /^[^/]+:\d+$/.test(run);
   const left = isAddress
     ? undefined

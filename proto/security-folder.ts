@@ -16,7 +16,7 @@ export const TLS_DIR_VARIABLE = 'VIDEOLOOM_TLS_DIR';
 export const TLS_FOLDER = 'tls';
 
 export const CA_CERTIFICATE = 'ca.pem';
-export const CA_KEY = 'ca-key.pem';
+export const CA_KEY = 'ca.key';
 export const TOKEN_FILE = 'token';
 /** Of the certificates of workers, one pair of files each. */
 export const WORKERS_FOLDER = 'workers';
@@ -24,7 +24,7 @@ export const WORKERS_FOLDER = 'workers';
 /** Where certificate and key of a process are, relative to the folder. */
 export function identityFiles(identity: PeerIdentity): { cert: string; key: string } {
   const name = identity.role === 'worker' ? join(WORKERS_FOLDER, identity.workerId) : identity.role;
-  return { cert: `${name}.pem`, key: `${name}-key.pem` };
+  return { cert: `${name}.pem`, key: `${name}.key` };
 }
 
 export interface SecurityOptions {
@@ -88,7 +88,8 @@ function checkCertificate(
   let isOfAuthority: boolean;
   try {
     certificate = new X509Certificate(cert);
-    isOfAuthority = certificate.checkIssued(new X509Certificate(ca));
+    const authority = new X509Certificate(ca);
+    isOfAuthority = certificate.checkIssued(authority) && certificate.verify(authority.publicKey);
   } catch (error) {
     throw invalid(folder, `a certificate cannot be read (${messageOf(error)})`);
   }
