@@ -204,6 +204,26 @@ program
     await showQuarantine(run, options);
   });
 
+program
+  .command('audit')
+  .description('prove from journal, plan and checkpoints what a run did with each sample')
+  .argument('<run>', 'run folder')
+  .option('--json', 'all of it as JSON on stdout')
+  .addHelpText(
+    'after',
+    `
+Exits with 1 when a sample was lost or used twice, a record or a checkpoint is damaged, or the result is not what the
+last checkpoint holds; each is named.
+
+Examples:
+  videoloom audit runs/videobert
+  videoloom audit runs/videobert --json | jq .samples.substitutes`,
+  )
+  .action(async (run: string, options: { json?: boolean }) => {
+    const { showAudit } = await import('./reports/audit.ts');
+    process.exitCode = await showAudit(run, options);
+  });
+
 program.parseAsync(process.argv).catch((error: unknown) => {
   process.exitCode = reportFatal(error);
 });

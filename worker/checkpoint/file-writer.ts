@@ -78,7 +78,7 @@ export function openFileWriter(): FileWriter {
     thread.ref();
     const answer = await new Promise<FileAnswer>((resolve, reject) => {
       waiting.set(id, { resolve, reject });
-      thread.postMessage({ id, ...body } as FileCommand);
+      thread.postMessage({ id, ...body } satisfies FileCommand);
     });
     if (answer.failure === undefined) return answer;
     const { code, message } = answer.failure;

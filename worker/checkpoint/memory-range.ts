@@ -8,10 +8,10 @@ export interface MemoryRange {
 
 /** Where an array's bytes lie. The array must be referred to for as long as the range is used. */
 export function rangeOf(bytes: Uint8Array): MemoryRange {
-  const sizeBytes = bytes.byteLength;
   // Short arrays lie on V8's moving heap until their buffer is asked for.
-  void bytes.buffer;
-  return { address: sizeBytes === 0 ? 0n : koffi.address(bytes), sizeBytes };
+  const { buffer, byteOffset, byteLength: sizeBytes } = bytes;
+  if (sizeBytes === 0) return { address: 0n, sizeBytes };
+  return { address: koffi.address(new Uint8Array(buffer, byteOffset, sizeBytes)), sizeBytes };
 }
 
 /** The bytes of a range, not copied. Whoever owns the memory must keep it for as long as they are used. */

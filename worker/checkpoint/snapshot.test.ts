@@ -91,7 +91,9 @@ test('a snapshot holds what the state was, is written while training goes on, an
   const numTensors = tf.memory().numTensors;
   const snapshot = await takeSnapshot(engine, state, shareOf(sizes, 0, 1));
   const old = await Promise.all(
-    [...snapshot.tensors.values()].map(({ data }) => !(data instanceof Uint8Array) && data.load()),
+    [...snapshot.tensors.values()].map(async ({ data }) =>
+      data instanceof Uint8Array ? false : data.load(),
+    ),
   );
   assert.ok(
     old.every((piece) => piece !== false && 'address' in piece),
