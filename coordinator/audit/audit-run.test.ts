@@ -283,7 +283,7 @@ describe('an audit', () => {
     assert.deepEqual(codes(await audit(folder)), ['COMMIT_REDONE_DIFFERENTLY']);
   });
 
-  it('takes half a record at the end for what it is, and a journal cut anywhere for a loss', async (t) => {
+  it('takes half a record at the end for what it is, and a journal without its end for a loss', async (t) => {
     const folder = await copy(t);
     await appendFile(journalOf(folder), '{"seq":99,"ty');
     const torn = await audit(folder);
@@ -293,7 +293,8 @@ describe('an audit', () => {
     await changeLines(folder, (lines) => lines.slice(0, -12));
     const cut = await audit(folder);
     assert.ok(cut.committedStep < 30);
-    assert.deepEqual(codes(cut), ['COMMIT_MISSING', 'RESULT_DIFFERS']);
+    // Of the checkpoint that was pruned in the end it does not know that any more either.
+    assert.deepEqual(codes(cut), ['CHECKPOINT_MISSING', 'COMMIT_MISSING', 'RESULT_DIFFERS']);
     await rm(journalOf(folder));
     assert.ok(codes(await audit(folder)).includes('JOURNAL_MISSING'));
   });
