@@ -4,7 +4,6 @@
  */
 import {
   createHash,
-  createPublicKey,
   generateKeyPairSync,
   randomBytes,
   sign,
@@ -84,11 +83,6 @@ export function issueCertificate(
     ],
   });
   return { cert, key: pemOf(privateKey) };
-}
-
-/** Whether a private key is the one of a certificate. */
-export function isKeyOf(key: KeyObject, cert: X509Certificate): boolean {
-  return createPublicKey(key).equals(cert.publicKey);
 }
 
 interface CertificateParts {

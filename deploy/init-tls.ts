@@ -14,7 +14,7 @@ import {
   TOKEN_FILE,
   WORKERS_FOLDER,
 } from '../proto/security-folder.ts';
-import { createAuthority, isKeyOf, issueCertificate, type Validity } from './certificates.ts';
+import { createAuthority, issueCertificate, type Validity } from './certificates.ts';
 
 export interface InitTlsOptions {
   /** The folder to make, or a run folder, in which it is `tls`. */
@@ -25,6 +25,7 @@ export interface InitTlsOptions {
   readonly worker?: readonly string[] | undefined;
   /** How long the certificates of processes hold. */
   readonly days: string;
+  readonly say: (text: string) => void;
 }
 
 const DEFAULT_WORKERS = 16;
@@ -72,7 +73,7 @@ export async function initTls(options: InitTlsOptions): Promise<void> {
     await writeFileDurably(join(folder, files.key), key, SECRET_MODE);
     await writeFileDurably(join(folder, files.cert), cert, SECRET_MODE);
   }
-  process.stdout.write(
+  options.say(
     `${folder}: authority, join token and certificates of the coordinator, an operator and ${workers.size} workers, ` +
       `valid until ${notAfter.toISOString().slice(0, 10)}\n` +
       `Copy it with its modes (cp -p, scp -p) to each host of the run, without ${CA_KEY}: who has that can make workers.\n`,
@@ -111,7 +112,7 @@ async function openAuthority(folder: string, validity: Validity): Promise<Author
       { cause: error },
     );
   }
-  if (!isKeyOf(authority.key, authority.cert)) {
+  if (!authority.cert.checkPrivateKey(authority.key)) {
     throw new UsageError(
       'TLS_FOLDER_INVALID',
       `${CA_KEY} in ${folder} is not the key of ${CA_CERTIFICATE}. Name a new folder.`,

@@ -169,7 +169,7 @@ Examples:
   )
   .action(async (options: { tls: string; workers?: string; worker?: string[]; days: string }) => {
     const { initTls } = await import('./init-tls.ts');
-    await initTls(options);
+    await initTls({ ...options, say: (text) => process.stdout.write(text) });
   });
 
 program

@@ -2,13 +2,13 @@
  * The folder that `videoloom init --tls` makes and every process of a run reads its credentials from. A host needs the
  * authority's certificate, the token, and certificate and key of the processes that run on it, never the authority's key.
  */
-import { X509Certificate } from 'node:crypto';
+import { createPrivateKey, X509Certificate } from 'node:crypto';
 import { access, readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { messageOf, UsageError } from './errors.ts';
 import { nameOfIdentity, type PeerIdentity } from './identity.ts';
 import { isJoinToken } from './join-token.ts';
-import type { Security } from './security.ts';
+import type { Security, TlsCredentials } from './security.ts';
 
 /** Where the folder is looked for when nobody names one. */
 export const TLS_DIR_VARIABLE = 'VIDEOLOOM_TLS_DIR';
@@ -49,14 +49,14 @@ export async function openSecurity(options: SecurityOptions): Promise<Security> 
   if (folder === undefined) return { tls: undefined, token: undefined, insecure };
   const token = (await readSecret(join(folder, TOKEN_FILE), folder)).trim();
   if (!isJoinToken(token)) {
-    throw invalid(folder, `${TOKEN_FILE} holds no join token of 43 letters and digits`);
+    throw invalid(folder, `${TOKEN_FILE} holds no join token of 43 letters and digits.`);
   }
   if (insecure) return { tls: undefined, token, insecure };
   const files = identityFiles(as);
   const cert = await readText(join(folder, files.cert), folder, as);
   const key = await readSecret(join(folder, files.key), folder, as);
   const ca = await readText(join(folder, CA_CERTIFICATE), folder);
-  checkCertificate(cert, ca, { folder, as });
+  checkCertificate({ ca, cert, key }, folder, as);
   return { tls: { ca, cert, key }, token, insecure };
 }
 
@@ -69,7 +69,7 @@ async function findFolder({ tls, env, runFolder }: SecurityOptions): Promise<str
   }
   for (const folder of [named, join(named, TLS_FOLDER)])
     if (await exists(join(folder, TOKEN_FILE))) return folder;
-  throw invalid(named, `it has no ${TOKEN_FILE}`);
+  throw invalid(named, `it has no ${TOKEN_FILE}.`);
 }
 
 async function exists(path: string): Promise<boolean> {
@@ -79,25 +79,26 @@ async function exists(path: string): Promise<boolean> {
   );
 }
 
-function checkCertificate(
-  cert: string,
-  ca: string,
-  { folder, as }: { folder: string; as: PeerIdentity },
-): void {
+function checkCertificate(tls: TlsCredentials, folder: string, as: PeerIdentity): void {
   let certificate: X509Certificate;
-  let isOfAuthority: boolean;
+  let [isOfAuthority, hasItsKey] = [false, false];
   try {
-    certificate = new X509Certificate(cert);
-    const authority = new X509Certificate(ca);
+    certificate = new X509Certificate(tls.cert);
+    const authority = new X509Certificate(tls.ca);
     isOfAuthority = certificate.checkIssued(authority) && certificate.verify(authority.publicKey);
+    hasItsKey = certificate.checkPrivateKey(createPrivateKey(tls.key));
   } catch (error) {
-    throw invalid(folder, `a certificate cannot be read (${messageOf(error)})`);
+    throw invalid(folder, `a certificate or key cannot be read (${messageOf(error)}).`);
   }
   if (!isOfAuthority)
     throw invalid(
       folder,
-      `the certificate of ${nameOfIdentity(as)} is not from its ${CA_CERTIFICATE}`,
+      `the certificate of ${nameOfIdentity(as)} is not from its ${CA_CERTIFICATE}.`,
     );
+  if (!hasItsKey) {
+    const { cert, key } = identityFiles(as);
+    throw invalid(folder, `${key} is not the key of ${cert}.`);
+  }
   if (Date.parse(certificate.validTo) <= Date.now()) {
     throw new UsageError(
       'CERTIFICATE_EXPIRED',

@@ -1,0 +1,45 @@
+/** Certificates for tests, right ones and wrong ones, made as `videoloom init --tls` makes them. */
+import { createPrivateKey, X509Certificate } from 'node:crypto';
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import type { PeerIdentity } from '../../proto/identity.ts';
+import { identityFiles, openSecurity } from '../../proto/security-folder.ts';
+import type { Security } from '../../proto/security.ts';
+import { issueCertificate, type Validity } from '../certificates.ts';
+import { initTls } from '../init-tls.ts';
+
+/** A folder of `videoloom init --tls` in a temporary place. */
+export interface TlsFolder {
+  readonly folder: string;
+  readonly token: string;
+  /** What a process of the run has. */
+  as(identity: PeerIdentity): Promise<Security>;
+  /** A certificate of the folder's authority that holds at another time, in the place of the one there. */
+  reissue(identity: PeerIdentity, validity: Validity): Promise<void>;
+  remove(): Promise<void>;
+}
+
+export async function makeTlsFolder(workers = 2): Promise<TlsFolder> {
+  const folder = await mkdtemp(join(tmpdir(), 'videoloom-tls-'));
+  await initTls({ tls: folder, workers: String(workers), days: '2', say: () => undefined });
+  const read = (name: string): Promise<string> => readFile(join(folder, name), 'utf8');
+  return {
+    folder,
+    token: (await read('token')).trim(),
+    as(identity) {
+      return openSecurity({ as: identity, tls: folder, env: {} });
+    },
+    async reissue(identity, validity) {
+      const authority = {
+        cert: new X509Certificate(await read('ca.pem')),
+        key: createPrivateKey(await read('ca.key')),
+      };
+      const { cert, key } = issueCertificate(identity, authority, validity);
+      const files = identityFiles(identity);
+      await writeFile(join(folder, files.cert), cert);
+      await writeFile(join(folder, files.key), key);
+    },
+    remove: () => rm(folder, { recursive: true, force: true }),
+  };
+}
