@@ -18,7 +18,7 @@ import type { MetricsServer } from '../proto/metrics.ts';
 import { EXIT_RESUMABLE, onLauncherGone } from '../proto/parent-process.ts';
 import { readRunPlan } from '../proto/run-plan.ts';
 import { openSecurity } from '../proto/security-folder.ts';
-import { checkReach, warnWhileInsecure } from '../proto/security.ts';
+import { checkReach, refusalLog, warnWhileInsecure } from '../proto/security.ts';
 import { KeyValues, rendezvousService } from './key-values.ts';
 import { openRun } from './run.ts';
 import type { Run } from './run.ts';
@@ -64,7 +64,8 @@ async function main(argv: readonly string[]): Promise<number> {
       definition: RendezvousServiceService,
       handlers: rendezvousService(values),
     };
-    server = await serve([service, rendezvous], flags.listen, security);
+    const refused = refusalLog(log, 'a connection to the coordinator');
+    server = await serve([service, rendezvous], flags.listen, security, refused);
     metrics = await serveMetrics(registry, flags.metrics);
     const reachable = {
       address: server.address,

@@ -105,12 +105,10 @@ test('nobody else may read what is made', async (t) => {
   const folder = await folderOf(t);
   await init(folder, { workers: '1' });
   assert.equal((await stat(folder)).mode & 0o777, 0o700);
-  const files = await readdir(folder, { recursive: true, withFileTypes: true });
-  const modes = await Promise.all(
-    files
-      .filter((entry) => entry.isFile())
-      .map(async ({ path, name }) => (await stat(join(path, name))).mode & 0o777),
+  const stats = await Promise.all(
+    (await readdir(folder, { recursive: true })).map((name) => stat(join(folder, name))),
   );
+  const modes = stats.filter((entry) => entry.isFile()).map(({ mode }) => mode & 0o777);
   assert.deepEqual(modes, Array<number>(9).fill(0o600), 'authority, three pairs, token');
 });
 

@@ -5,7 +5,7 @@
  */
 
 import { once } from 'node:events';
-import type { AddressInfo } from 'node:net';
+import type { AddressInfo, Socket } from 'node:net';
 
 import {
   ChannelCredentials,
@@ -34,6 +34,7 @@ import type {
 } from '@grpc/grpc-js';
 
 import { parseAddress, portError } from './address.ts';
+import { whyRefused } from './connection-probe.ts';
 import { messageOf, UsageError, VideoloomError } from './errors.ts';
 import { createRpcListener } from './grpc-listener.ts';
 import { identityOf, nameOfIdentity, type PeerIdentity, type Role } from './identity.ts';
@@ -256,10 +257,24 @@ function toStatus(error: unknown): StatusObject & Error {
   return Object.assign(new Error(messageOf(error)), { code, details: messageOf(error), metadata });
 }
 
-/** What OpenSSL and Node say when the two sides do not trust each other or one of them speaks plain text. */
-const TLS_PROBLEM = /certificate|wrong version number|ssl routines|tlsv1/i;
+/** What grpc-js says when it has no connection, and keeps the reason to itself. */
+const NOT_CONNECTED = /^No connection established/;
 
-function fromStatus(error: ServiceError, what: string, peer: string): RpcError {
+async function whatFailed(error: ServiceError, what: string, channel: Channel): Promise<RpcError> {
+  if (!NOT_CONNECTED.test(error.details)) return fromStatus(error, what, channel.address);
+  const { address, dialled } = channel;
+  const why = await whyRefused(address, dialled.security, dialled.peer);
+  if (why === undefined) return fromStatus(error, what, address);
+  return new RpcError(
+    Status.UNAUTHENTICATED,
+    'CONNECTION_REFUSED',
+    `${what}: ${address} is there, but no connection comes about: ${why}. Both sides need --tls folders of one ` +
+      '`videoloom init --tls`, or neither; running that again renews certificates',
+    { cause: error },
+  );
+}
+
+function fromStatus(error: ServiceError, what: string, address: string): RpcError {
   const code = error.metadata.get(CODE_KEY)[0]?.toString();
   if (code !== undefined) {
     const retryable = error.metadata.get(RETRYABLE_KEY).length > 0;
@@ -268,20 +283,11 @@ function fromStatus(error: ServiceError, what: string, peer: string): RpcError {
   // A peer that ends in the middle of a call shows as a reset stream, too.
   if (error.code === Status.INTERNAL && error.details.includes('RST_STREAM'))
     error.code = Status.UNAVAILABLE;
-  if (TLS_PROBLEM.test(error.details)) {
-    return new RpcError(
-      Status.UNAUTHENTICATED,
-      'TLS_REFUSED',
-      `${what} at ${peer} failed: ${error.details}. Give both sides --tls folders of one \`videoloom init --tls\`; ` +
-        'running that again renews certificates.',
-      { cause: error },
-    );
-  }
   const retryable = error.code === Status.UNAVAILABLE || error.code === Status.DEADLINE_EXCEEDED;
   return new RpcError(
     error.code,
     Status[error.code],
-    `${what} at ${peer} failed: ${error.details || error.message}`,
+    `${what} at ${address} failed: ${error.details || error.message}`,
     { cause: error, retryable },
   );
 }
@@ -294,7 +300,20 @@ export interface CallOptions {
 }
 
 /** A connection to one server; it connects at the first call and again after a loss. `close()` ends it. */
-export type Channel = Client;
+export class Channel extends Client {
+  readonly address: string;
+  readonly dialled: DialOptions;
+
+  constructor(
+    address: string,
+    dialled: DialOptions,
+    ...[credentials, options]: [ChannelCredentials, ChannelOptions]
+  ) {
+    super(address, credentials, options);
+    this.address = address;
+    this.dialled = dialled;
+  }
+}
 
 /** Whom a channel goes to and what protects it. */
 export interface DialOptions {
@@ -309,8 +328,9 @@ export interface DialOptions {
  */
 export function dial(
   address: string,
-  { security, peer }: DialOptions = { security: LOOPBACK_ONLY, peer: { role: 'coordinator' } },
+  dialled: DialOptions = { security: LOOPBACK_ONLY, peer: { role: 'coordinator' } },
 ): Channel {
+  const { security, peer } = dialled;
   checkReach(security, address, 'this process would connect to');
   const { tls, token } = security;
   const credentials =
@@ -319,7 +339,7 @@ export function dial(
       : ChannelCredentials.createFromSecureContext(secureContextOf(tls), {
           checkServerIdentity: serverIdentityCheck(peer),
         });
-  return new Client(address, credentials, {
+  return new Channel(address, dialled, credentials, {
     ...OPTIONS,
     ...(token === undefined ? {} : { interceptors: [presentToken(token)] }),
     // An address as the name of a server is not allowed in TLS, and names are not what is checked.
@@ -387,12 +407,8 @@ export function call<Request, Response>(
       (error, response) => {
         signal?.removeEventListener('abort', cancel);
         if (error === null) resolve(response!);
-        else
-          reject(
-            signal?.aborted
-              ? asError(signal.reason)
-              : fromStatus(error, method.path, peerOf(channel)),
-          );
+        else if (signal?.aborted) reject(asError(signal.reason));
+        else whatFailed(error, method.path, channel).then(reject, reject);
       },
     );
     const cancel = (): void => {
@@ -418,7 +434,7 @@ export async function* callStream<Request, Response>(
     new Metadata(),
     { deadline: deadlineAfter(timeoutMs) },
   );
-  yield* received<Response>(stream, method.path, peerOf(channel), signal);
+  yield* received<Response>(stream, method.path, channel, signal);
 }
 
 /**
@@ -455,7 +471,7 @@ export async function* callBidi<Request, Response>(
     stream.cancel();
   });
   try {
-    yield* received<Response>(stream, method.path, peerOf(channel), signal);
+    yield* received<Response>(stream, method.path, channel, signal);
   } catch (error) {
     throw failure ?? error;
   } finally {
@@ -474,7 +490,7 @@ interface ResponseReader {
 async function* received<Response>(
   stream: ResponseReader,
   what: string,
-  peer: string,
+  channel: Channel,
   signal: AbortSignal | undefined,
 ): AsyncGenerator<Response, void, undefined> {
   // grpc-js may emit the status after the reader has left; without a listener that would end the process.
@@ -487,7 +503,7 @@ async function* received<Response>(
     for await (const response of stream as AsyncIterable<Response>) yield response;
   } catch (error) {
     if (signal?.aborted) throw asError(signal.reason);
-    throw isServiceError(error) ? fromStatus(error, what, peer) : error;
+    throw isServiceError(error) ? await whatFailed(error, what, channel) : error;
   } finally {
     signal?.removeEventListener('abort', cancel);
     stream.cancel();
@@ -504,10 +520,6 @@ function asError(reason: unknown): Error {
 
 function deadlineAfter(timeoutMs: number): number {
   return timeoutMs === Infinity ? Infinity : Date.now() + timeoutMs;
-}
-
-function peerOf(channel: Channel): string {
-  return channel.getChannel().getTarget().replace(/^dns:/, '');
 }
 
 /** A service and the handlers of its methods. */
@@ -527,12 +539,14 @@ export interface RpcServer {
 
 /**
  * Serves on host:port, in plain text on the loopback when left out how; port 0 takes a free one.
+ * @param refused is told why a connection got no further
  * @throws VideoloomError PORT_IN_USE, CANNOT_LISTEN, BAD_ADDRESS, PLAIN_TEXT_OFF_LOOPBACK
  */
 export async function serve(
   services: readonly ServedService[],
   address: string,
   security: Security = LOOPBACK_ONLY,
+  refused?: (reason: string) => void,
 ): Promise<RpcServer> {
   checkReach(security, address, 'the gRPC server would listen on');
   const { host, port: wanted } = parseAddress(address);
@@ -547,9 +561,10 @@ export async function serve(
   for (const { definition, handlers } of services) server.addService(definition, handlers);
   // TLS is done before gRPC sees a connection, so that it can be bounded in number and time.
   const injector = server.createConnectionInjector(ServerCredentials.createInsecure());
-  const listener = createRpcListener(security, (socket) => {
+  const inject = (socket: Socket): void => {
     injector.injectConnection(socket);
-  });
+  };
+  const listener = createRpcListener(security, inject, refused);
   listener.server.listen(wanted, host);
   try {
     await once(listener.server, 'listening');

@@ -34,9 +34,13 @@ export function openLog(fields: LogFields, options: LogOptions = {}): Log {
   const { secrets = [] } = options;
   return pino(
     {
-      redact: { paths: [...SECRET_FIELDS, ...SECRET_FIELDS.map((name) => `*.${name}`)], censor: CENSOR },
+      redact: {
+        paths: [...SECRET_FIELDS, ...SECRET_FIELDS.map((name) => `*.${name}`)],
+        censor: CENSOR,
+      },
       hooks: {
-        streamWrite: (line) => secrets.reduce((text, secret) => text.replaceAll(secret, CENSOR), line),
+        streamWrite: (line) =>
+          secrets.reduce((text, secret) => text.replaceAll(secret, CENSOR), line),
       },
       level: options.level ?? 'info',
       base: { ...fields, pid: process.pid },

@@ -9,12 +9,14 @@ import {
   type SecureContext,
   type SecureContextOptions,
 } from 'node:tls';
-import { VideoloomError } from './errors.ts';
+import { messageOf, VideoloomError } from './errors.ts';
 import { identityOf, isSameIdentity, nameOfIdentity, type PeerIdentity } from './identity.ts';
 import type { Security, TlsCredentials } from './security.ts';
 
 /** How long an accepted connection may take over its handshake. */
 export const HANDSHAKE_TIMEOUT_MS = 5000;
+
+const FAREWELL_MS = 1000;
 
 // AES-128 first: on gradients it costs a quarter less than AES-256, and P-256 certificates are worth 128 bits anyway.
 const CIPHERS = 'TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256';
@@ -34,8 +36,11 @@ export interface AcceptOptions {
   readonly alpnProtocol?: string;
   /** A caller, whose identity the certificate proves; undefined in plain text. */
   readonly accept: (socket: Socket, caller: PeerIdentity | undefined) => void;
-  /** A connection that did not get so far. */
-  readonly refused?: (error: Error) => void;
+  /**
+   * A connection that did not get so far, and why; `farewell` sends a last word to whoever can read one, which is all
+   * that a caller with a wrong certificate learns: TLS 1.3 lets it believe that all is well.
+   */
+  readonly refused?: (reason: string, farewell: (text: Buffer) => void) => void;
 }
 
 /** A server, not listening yet, that hands over connections once they are what `security` asks for. */
@@ -55,24 +60,39 @@ export function createSocketServer(options: AcceptOptions): Server {
     ...sockets,
     ...(alpnProtocol === undefined ? {} : { ALPNProtocols: [alpnProtocol] }),
     requestCert: true,
-    rejectUnauthorized: true,
+    // Looked at below instead: Node would end the connection without a word to either side.
+    rejectUnauthorized: false,
     handshakeTimeout: HANDSHAKE_TIMEOUT_MS,
   });
   server.maxConnections = options.maxConnections;
   server.on('tlsClientError', (error, socket) => {
-    refused(error);
+    refused(messageOf(error), () => undefined);
     socket.destroy();
   });
   server.on('secureConnection', (socket) => {
-    const caller = identityOf(socket.getPeerCertificate());
-    if (caller === undefined) {
-      refused(new Error('the certificate bears no identity of a run'));
-      socket.destroy();
+    const caller = socket.authorized ? identityOf(socket.getPeerCertificate()) : undefined;
+    if (caller !== undefined) {
+      accept(socket, caller);
       return;
     }
-    accept(socket, caller);
+    socket.on('error', () => undefined);
+    refused(whyUnauthorized(socket), (text) => socket.write(text));
+    // What the caller has sent is taken and thrown away: closing before would reset the connection and the last word.
+    socket.resume().end();
+    setTimeout(() => socket.destroy(), FAREWELL_MS).unref();
   });
   return server;
+}
+
+/** What is wrong with a caller's certificate. */
+function whyUnauthorized(socket: TLSSocket): string {
+  const certificate = socket.getPeerCertificate() as Partial<PeerCertificate>;
+  if (certificate.subject === undefined) return 'there is no certificate';
+  if (socket.authorized) return 'the certificate bears no identity of a run';
+  const reason = String(socket.authorizationError);
+  if (reason === 'CERT_HAS_EXPIRED')
+    return `the certificate has expired: it was valid until ${certificate.valid_to ?? '?'}`;
+  return `the certificate is not from this run's authority (${reason})`;
 }
 
 /** `net.connect`, over TLS when there are credentials; wait for {@link connectedEvent}. */

@@ -69,3 +69,17 @@ export function warnWhileInsecure({ tls, insecure, token }: Security, log: Log):
     clearInterval(timer);
   };
 }
+
+const REFUSALS_LOGGED_EVERY_MS = 10_000;
+
+/** Tells the log of connections that were refused: the first, and then at most one line every ten seconds. */
+export function refusalLog(log: Log, what: string): (reason: string) => void {
+  let [nextMs, untold] = [0, 0];
+  return (reason) => {
+    untold++;
+    if (performance.now() < nextMs) return;
+    nextMs = performance.now() + REFUSALS_LOGGED_EVERY_MS;
+    log.warn({ code: 'CONNECTION_REFUSED', connections: untold }, `${what} was refused: ${reason}`);
+    untold = 0;
+  };
+}

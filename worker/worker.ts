@@ -3,7 +3,7 @@ import { messageOf, VideoloomError } from '../proto/errors.ts';
 import { serve } from '../proto/grpc.ts';
 import { openLog } from '../proto/log.ts';
 import { serveMetrics } from '../proto/metrics.ts';
-import { checkReach, warnWhileInsecure, type Security } from '../proto/security.ts';
+import { checkReach, refusalLog, warnWhileInsecure, type Security } from '../proto/security.ts';
 import { timeLimits } from '../proto/time-limits.ts';
 import type { EngineName } from './backend/engine.ts';
 import { openLedger } from './ledger.ts';
@@ -71,6 +71,7 @@ export async function runWorker(options: WorkerOptions): Promise<void> {
       [{ definition: WorkerServiceService, handlers: service }],
       `${listenHost}:0`,
       security,
+      refusalLog(log, 'a connection to the worker'),
     );
     closing.push(() => server.close());
     log.info(
