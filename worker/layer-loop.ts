@@ -1,4 +1,5 @@
 import * as tf from '@tensorflow/tfjs-core';
+import { applyPasses, type TracedPasses } from './traced-passes.ts';
 import { leavesOf, withLeaves, type Stacked, type TensorTree } from './tree.ts';
 
 /** Equal layers, one after another: what a backend needs to make one loop of them. */
@@ -15,13 +16,6 @@ export interface LayerStack {
   readonly remat: boolean;
 }
 
-/** Layers within the program that is being traced. */
-export interface TracedLayers {
-  forward(): { readonly output: tf.Tensor; readonly residuals: readonly tf.Tensor[] };
-  /** Gradients of [carried, ...shared, ...own]. */
-  backward(cotangent: tf.Tensor, residuals: readonly tf.Tensor[]): tf.Tensor[];
-}
-
 /** Equal layers of which each makes something beside what it hands on; without gradients. */
 export interface LayerScan {
   readonly name: string;
@@ -36,7 +30,7 @@ export interface LayerScan {
 /** What a tfjs backend has beside its kernels if it compiles whole programs. */
 interface LayerTracingBackend {
   /** Undefined while nothing is being traced. */
-  traceLayers?(stack: LayerStack): TracedLayers | undefined;
+  traceLayers?(stack: LayerStack): TracedPasses | undefined; // gradients of [carried, ...shared, ...own]
   /** The last carried, and what the layers made, [layers, ...]. Undefined while nothing is being traced. */
   scanLayers?(scan: LayerScan): tf.Tensor[] | undefined;
 }
@@ -136,15 +130,5 @@ export function rematerialized(
 function differentiated(stack: LayerStack): tf.Tensor | undefined {
   const traced = (tf.backend() as LayerTracingBackend).traceLayers?.(stack);
   if (traced === undefined) return undefined;
-  const inputs = [stack.carried, ...stack.shared, ...stack.own];
-  const run = tf.customGrad((...given) => {
-    const save = given.at(-1) as tf.GradSaveFunc;
-    const { output, residuals } = traced.forward();
-    save([...residuals]);
-    return {
-      value: output,
-      gradFunc: (cotangent: tf.Tensor, kept: tf.Tensor[]) => traced.backward(cotangent, kept),
-    };
-  });
-  return run(...inputs);
+  return applyPasses(traced, [stack.carried, ...stack.shared, ...stack.own]);
 }

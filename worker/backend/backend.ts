@@ -14,12 +14,15 @@ import { dtypeOf, hostValues, numericDtype, pjrtTypeOf } from './dtypes.ts';
 import type { HostValues, TensorSpec } from './dtypes.ts';
 import type { EagerPrograms } from './eager-programs.ts';
 import { EngineError } from './errors.ts';
-import type { LayerScan, LayerStack, TracedLayers } from '../layer-loop.ts';
+import type { LayerScan, LayerStack } from '../layer-loop.ts';
+import type { TracedPasses } from '../traced-passes.ts';
+import { canFuseAttention, type AttentionOperands } from './fused-attention.ts';
 import { scanLayers, traceLayers } from './layer-loop.ts';
 import { mapNested, runOnHost } from './host.ts';
 import type { HostTensor } from './host.ts';
 import { Trace } from './jit.ts';
 import { spreadFromHost } from './spread.ts';
+import { traceAttention } from './traced-attention.ts';
 
 /** The name under which tfjs knows this backend and its kernels. */
 export const BACKEND_NAME = 'xla';
@@ -77,8 +80,22 @@ export class XlaBackend extends tf.KernelBackend {
   }
 
   /** Layers as one loop of the program being traced; undefined while none is. */
-  traceLayers(stack: LayerStack): TracedLayers | undefined {
+  traceLayers(stack: LayerStack): TracedPasses | undefined {
     return this.#trace && traceLayers(this, this.#trace, stack);
+  }
+
+  /**
+   * Attention as one kernel of the device's library; undefined where there is none for these shapes, this device or
+   * this precision, or while nothing is being traced. A mesh of several devices has none either: the compiler cannot
+   * cut a call of a library.
+   */
+  traceAttention(operands: AttentionOperands<tf.Tensor>): TracedPasses | undefined {
+    const trace = this.#trace;
+    const isCuda = this.client.platformName === 'cuda';
+    const isOneDevice = Object.values(this.mesh).every((size) => size === 1);
+    const isNarrow = trace?.hlo.productType === 'bf16';
+    if (!isCuda || !isOneDevice || !isNarrow || !canFuseAttention(operands)) return undefined;
+    return traceAttention(this, trace, operands);
   }
 
   /** Layers of which each makes something, as one loop of the program being traced; undefined while none is. */

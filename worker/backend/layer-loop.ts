@@ -8,7 +8,8 @@ import { cutPasses } from '../stablehlo/residuals.ts';
 import type { DifferentiatedOperations, Passes } from '../stablehlo/residuals.ts';
 import { printType, sameType } from '../stablehlo/types.ts';
 import type { Value } from '../stablehlo/types.ts';
-import type { LayerScan, LayerStack, TracedLayers } from '../layer-loop.ts';
+import type { LayerScan, LayerStack } from '../layer-loop.ts';
+import type { TracedPasses } from '../traced-passes.ts';
 import type { XlaBackend } from './backend.ts';
 import type { TensorData } from './data.ts';
 import { dtypeOf, numericDtype } from './dtypes.ts';
@@ -19,7 +20,7 @@ import type { Trace } from './jit.ts';
  * built in place; of several, each pass is one loop over stacked tensors, so that the program has the size of one
  * layer whatever their number. Source of the form: `lax.scan` and `jax.checkpoint` of JAX.
  */
-export function traceLayers(backend: XlaBackend, trace: Trace, stack: LayerStack): TracedLayers {
+export function traceLayers(backend: XlaBackend, trace: Trace, stack: LayerStack): TracedPasses {
   const { hlo } = trace;
   const { carried, shared, own } = stack;
   const count = own[0]?.shape[0] ?? 1;

@@ -1,5 +1,6 @@
 import * as tf from '@tensorflow/tfjs-core';
 import { dense, type DenseParams } from './dense.ts';
+import { dotProductAttention } from './dot-product-attention.ts';
 
 export type AttentionParams = {
   /** Query, key and value in one kernel, [D, 3 D]: one large product instead of three. */
@@ -39,9 +40,7 @@ export function selfAttentionAndKeys(
     tf.Tensor,
     tf.Tensor,
   ]; // each [B, A, L, D/A]
-  const scores = tf.matMul(tf.mul(query, 1 / Math.sqrt(headWidth)), key, false, true); // [B, A, L, L]
-  const weights = tf.softmax(bias === undefined ? scores : tf.add(scores, bias));
-  const mixed = tf.transpose(tf.matMul(weights, value), [0, 2, 1, 3]); // [B, L, A, D/A]
+  const mixed = tf.transpose(dotProductAttention({ query, key, value, bias }), [0, 2, 1, 3]);
   const output = dense(params.output, tf.reshape(mixed, [batch, length, width]));
   return { output, keys: key };
 }
@@ -57,12 +56,8 @@ export function attend(
   { numHeads, bias }: { readonly numHeads: number; readonly bias?: tf.Tensor },
 ): tf.Tensor {
   const [batch, length, width] = query.shape as [number, number, number];
-  const headWidth = width / numHeads;
   const heads = (x: tf.Tensor): tf.Tensor =>
-    tf.transpose(tf.reshape(x, [batch, -1, numHeads, headWidth]), [0, 2, 1, 3]); // [B, A, L, D/A]
-  const scaled = tf.mul(heads(query), 1 / Math.sqrt(headWidth));
-  const scores = tf.matMul(scaled, heads(key), false, true); // [B, A, Lq, Lk]
-  const weights = tf.softmax(bias === undefined ? scores : tf.add(scores, bias));
-  const mixed = tf.transpose(tf.matMul(weights, heads(value)), [0, 2, 1, 3]);
-  return tf.reshape(mixed, [batch, length, width]);
+    tf.transpose(tf.reshape(x, [batch, -1, numHeads, width / numHeads]), [0, 2, 1, 3]); // [B, A, L, D/A]
+  const given = { query: heads(query), key: heads(key), value: heads(value), bias };
+  return tf.reshape(tf.transpose(dotProductAttention(given), [0, 2, 1, 3]), [batch, length, width]);
 }

@@ -1,6 +1,7 @@
 /** What the blocks of decoder-only language models share: attention to what came before, with grouped heads. */
 import * as tf from '@tensorflow/tfjs-core';
 import { dense, type DenseParams } from './dense.ts';
+import { dotProductAttention } from './dot-product-attention.ts';
 import type { KeyValues } from './kv-cache.ts';
 import { applyRope, type RopeAngles } from './rope.ts';
 
@@ -53,27 +54,7 @@ export function decoderAttention(
   const allValues = past === undefined ? value : tf.concat([past.value, value], 2);
 
   const width = query.shape[3]!;
-  const groupSize = numHeads / numKeyValueHeads;
-  // The query heads of a group are rows of one product with their common keys.
-  const grouped = tf.reshape(tf.mul(query, 1 / Math.sqrt(width)), [
-    batch,
-    numKeyValueHeads,
-    groupSize * length,
-    width,
-  ]);
-  const scores = tf.reshape(tf.matMul(grouped, allKeys, false, true), [
-    batch,
-    numHeads,
-    length,
-    -1,
-  ]);
-  const weights = tf.reshape(tf.softmax(tf.add(scores, bias)), [
-    batch,
-    numKeyValueHeads,
-    groupSize * length,
-    -1,
-  ]);
-  const mixed = tf.reshape(tf.matMul(weights, allValues), [batch, numHeads, length, width]);
+  const mixed = dotProductAttention({ query, key: allKeys, value: allValues, bias });
   const joined = tf.reshape(tf.transpose(mixed, [0, 2, 1, 3]), [batch, length, numHeads * width]);
   return { output: dense(params.output, joined), made: { key, value } };
 }

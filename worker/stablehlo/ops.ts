@@ -60,20 +60,21 @@ export interface ConvolutionOptions {
  */
 export class HloBuilder {
   readonly #counter: { next: number };
-  readonly #productType: ElementType;
+  /** Of operands and results of products. */
+  readonly productType: ElementType;
   readonly #parameters: Value[] = [];
   readonly #operations: Operation[] = [];
   readonly #known = new Map<string, readonly Value[]>();
 
   /** Products of f32 matrices and convolutions are of `productType` operands and results; the rest stays f32. */
   constructor(productType: ElementType = 'f32', counter = { next: 0 }) {
-    this.#productType = productType;
+    this.productType = productType;
     this.#counter = counter;
   }
 
   /** An empty builder whose operations can be `inline`d here, any number of times. */
   fork(): HloBuilder {
-    return new HloBuilder(this.#productType, this.#counter);
+    return new HloBuilder(this.productType, this.#counter);
   }
 
   /** Adds a parameter of the function or region being built. */
@@ -686,6 +687,31 @@ export class HloBuilder {
     return this.#ops('while', operands, operands, '', { regions: [condition, body], flops });
   }
 
+  /**
+   * A call of code that the plugin has under a name. Operands and results lie in row-major order. Source:
+   * openxla.org/stablehlo/spec#custom_call, API version 2.
+   */
+  customCall(
+    callTargetName: string,
+    operands: readonly Value[],
+    results: readonly TensorType[],
+    { backendConfig, flops }: { readonly backendConfig: string; readonly flops: number },
+  ): readonly Value[] {
+    return this.#ops(
+      'custom_call',
+      operands,
+      results,
+      [
+        'api_version = 2 : i32',
+        `backend_config = ${quoted(backendConfig)}`,
+        `call_target_name = ${quoted(callTargetName)}`,
+        `operand_layouts = ${rowMajor(operands)}`,
+        `result_layouts = ${rowMajor(results)}`,
+      ].join(', '),
+      { flops },
+    );
+  }
+
   /** Keeps the compiler from moving operations across. */
   optimizationBarrier(operands: readonly Value[]): readonly Value[] {
     return this.#ops('optimization_barrier', operands, operands);
@@ -732,7 +758,7 @@ export class HloBuilder {
     flops: number,
   ): Value {
     const { elementType } = operands[0]!;
-    const inner = elementType === 'f32' ? this.#productType : elementType;
+    const inner = elementType === 'f32' ? this.productType : elementType;
     const narrow = operands.map((operand) => this.convert(operand, inner));
     const product = this.#op(name, narrow, { shape, elementType: inner }, attributes, { flops });
     return this.convert(product, elementType);
@@ -862,6 +888,21 @@ function windowedSize(
   const padded = padding[0] + (size === 0 ? 0 : (size - 1) * base + 1) + padding[1];
   const reach = (window - 1) * dilation + 1;
   return padded < reach ? 0 : Math.floor((padded - reach) / stride) + 1;
+}
+
+/** An MLIR string. Source: mlir.llvm.org/docs/LangRef/#string-attribute */
+function quoted(text: string): string {
+  const escaped = text.replace(/["\\]/g, (letter) => `\\${hex(letter.charCodeAt(0), 2)}`);
+  return `"${escaped}"`;
+}
+
+function rowMajor(types: readonly TensorType[]): string {
+  const layouts = types.map(({ shape: { length: rank } }) => {
+    const axes = Array.from({ length: rank }, (_, i) => rank - 1 - i);
+    const text = rank === 1 ? '0' : `[${axes.join(', ')}]`;
+    return `dense<${text}> : tensor<${rank}xindex>`;
+  });
+  return `[${layouts.join(', ')}]`;
 }
 
 function i64s(values: readonly number[]): string {
