@@ -10,7 +10,7 @@ import type { Mesh, Sharding } from '../stablehlo/sharding.ts';
 import type { Value } from '../stablehlo/types.ts';
 import { releaseContent, SharedBuffer } from './data.ts';
 import type { Content, TensorData } from './data.ts';
-import { dtypeOf, hostValues, numericDtype, pjrtTypeOf } from './dtypes.ts';
+import { heldDtypeOf, hostValues, numericDtype, pjrtTypeOf } from './dtypes.ts';
 import type { HostValues, TensorSpec } from './dtypes.ts';
 import type { EagerPrograms } from './eager-programs.ts';
 import { EngineError } from './errors.ts';
@@ -461,7 +461,7 @@ function asArray(values: Value | readonly Value[]): readonly Value[] {
 }
 
 function specOf({ shape, elementType }: Value): TensorSpec {
-  return { shape, dtype: dtypeOf(elementType) };
+  return { shape, dtype: heldDtypeOf(elementType) };
 }
 
 function numericSpec({ shape, dtype }: Pick<TensorData, 'shape' | 'dtype'>): TensorSpec {

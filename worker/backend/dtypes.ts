@@ -51,6 +51,11 @@ export function dtypeOf(elementType: ElementType): NumericDtype {
   }
 }
 
+/** As what tfjs keeps a value that goes from one pass of a function to the other, and to no kernel. */
+export function heldDtypeOf(elementType: ElementType): NumericDtype {
+  return elementType === 'bf16' ? 'float32' : dtypeOf(elementType);
+}
+
 export function pjrtTypeOf(dtype: NumericDtype): PjrtElementType {
   return ({ float32: 'f32', int32: 's32', bool: 'pred', complex64: 'c64' } as const)[dtype];
 }

@@ -350,16 +350,11 @@ class JittedFunction<A extends readonly TensorTree[], R extends TensorTree> {
     leaves: readonly (readonly [string, tf.Tensor])[],
     donated: readonly number[],
   ): readonly number[] {
-    const isHeld = (index: number): boolean =>
-      this.#backend.refCount(leaves[index]![1].dataId) > 1;
+    const isHeld = (index: number): boolean => this.#backend.refCount(leaves[index]![1].dataId) > 1;
     return donated.some(isHeld) ? [] : donated;
   }
 
-  #program(
-    args: A,
-    leaves: readonly (readonly [string, tf.Tensor])[],
-    aliased: readonly number[],
-  ) {
+  #program(args: A, leaves: readonly (readonly [string, tf.Tensor])[], aliased: readonly number[]) {
     const signature = `${aliased.length > 0 ? 'in place ' : ''}${signatureOf(leaves)}`;
     const entry =
       this.#programs.get(signature) ?? this.#traceProgram(args, leaves, aliased, signature);

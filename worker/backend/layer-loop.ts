@@ -12,7 +12,7 @@ import type { LayerScan, LayerStack } from '../layer-loop.ts';
 import type { TracedPasses } from '../traced-passes.ts';
 import type { XlaBackend } from './backend.ts';
 import type { TensorData } from './data.ts';
-import { dtypeOf, numericDtype } from './dtypes.ts';
+import { dtypeOf, heldDtypeOf, numericDtype } from './dtypes.ts';
 import type { Trace } from './jit.ts';
 
 /**
@@ -46,7 +46,7 @@ export function traceLayers(backend: XlaBackend, trace: Trace, stack: LayerStack
     ...traced.captures.map((data) => trace.valueOf(data)),
   ];
   const tensorOf = (value: Value): tf.Tensor => {
-    const spec = { shape: value.shape, dtype: dtypeOf(value.elementType) };
+    const spec = { shape: value.shape, dtype: heldDtypeOf(value.elementType) };
     const content = { kind: 'traced', trace, value, op: 'a layer' } as const;
     return tf.engine().makeTensorFromTensorInfo(backend.hold(spec, content), backend);
   };

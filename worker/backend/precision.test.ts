@@ -5,6 +5,7 @@ import { test } from 'node:test';
 import * as tf from '@tensorflow/tfjs-core';
 
 import { openRng } from '../../proto/random.ts';
+import { LEAST_LOOPED_LAYERS, repeatLayers } from '../layer-loop.ts';
 import { pluginCacheDir } from '../pjrt/plugin.ts';
 import { cpuPlugin } from '../pjrt/test/client.ts';
 import { openEngine } from './engine.ts';
@@ -64,6 +65,44 @@ test('under bfloat16 products round their operands; sums inside them and all els
     assert.ok(Math.abs(near - first) <= 2 * ULP * (Math.abs(b[0]!) + Math.abs(b[1]!)));
     const { mlir } = (await run.lower(...inputs))!;
     assert.match(mlir, /dot_general.*tensor<3x257xbf16>, tensor<257x2xbf16>\) -> tensor<3x2xbf16>/);
+  } finally {
+    engine.close();
+  }
+});
+
+test('layers in a loop have under bfloat16 the gradients of layers one by one', async () => {
+  const pluginPath = await cpuPlugin();
+  const cacheDir = path.dirname(pluginCacheDir(process.env));
+  const options = { engine: 'xla', pluginPath, cacheDir, precision: 'bfloat16' } as const;
+  const engine = await openEngine(options);
+  try {
+    const [layers, width, rows] = [LEAST_LOOPED_LAYERS, 4, 2];
+    const rng = openRng(4, 'precision');
+    const draw = (length: number): Float32Array =>
+      Float32Array.from({ length }, () => rng.normal());
+    const layer = (kernel: tf.Tensor, x: tf.Tensor): tf.Tensor =>
+      tf.tanh(tf.matMul(x as tf.Tensor2D, kernel as tf.Tensor2D));
+    const gradientOf = (forward: (kernels: tf.Tensor, x: tf.Tensor) => tf.Tensor) =>
+      engine.compile(
+        (kernels: tf.Tensor, x: tf.Tensor) =>
+          tf.grad((given: tf.Tensor) => tf.sum(forward(given, x)))(kernels),
+        { name: 'layers' },
+      );
+    const looped = gradientOf((kernels, x) =>
+      repeatLayers({ '*': { kernels } }, x, (own, state) => layer(own.kernels, state)),
+    );
+    const apart = gradientOf((kernels, x) =>
+      tf.unstack(kernels).reduce((state, kernel) => layer(kernel, state), x),
+    );
+    const inputs = [
+      engine.upload(draw(layers * width * width), [layers, width, width]),
+      engine.upload(draw(rows * width), [rows, width]),
+    ] as const;
+    const [found, expected] = [await looped(...inputs), await apart(...inputs)];
+    const [values, wanted] = [await found.data(), await expected.data()];
+    const largest = Math.max(...Array.from(wanted, Math.abs));
+    for (const [i, value] of values.entries())
+      assert.ok(Math.abs(value - wanted[i]!) <= 4 * ULP * largest, `${value} for ${wanted[i]!}`);
   } finally {
     engine.close();
   }
