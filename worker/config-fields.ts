@@ -246,6 +246,23 @@ export const runFields = z.strictObject({
         'Seconds within which a process that stands still is found; all other limits on time follow from it. One that ' +
           'was killed is seen at once',
       ),
+    allReduce: z
+      .enum(['tree', 'ring'])
+      .describe(
+        'How workers sum gradients: tree, the same bits for every number of workers, or ring, over one connection a ' +
+          'worker, the same bits for one number of workers alone',
+      ),
+    gradientPrecision: z
+      .enum(['float32', 'bfloat16'])
+      .describe(
+        'What gradients are summed and sent in. With bfloat16 every gradient and every sum of two is rounded to it, which ' +
+          'halves what is sent; with tree the bits are still the same for every number of workers',
+      ),
+    sharedMemory: z
+      .boolean()
+      .describe(
+        'Whether workers that are all on one host sum, with tree, in memory that they share (Linux); the bits are the same',
+      ),
   }),
 });
 

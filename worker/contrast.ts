@@ -7,9 +7,6 @@ import type { MicrobatchRange } from './parallel/tree-sum.ts';
 import type { ContrastPrograms } from './programs.ts';
 import { disposeTree, leavesOf, type TensorTree } from './tree.ts';
 
-/** Values that one exchange takes. */
-const MAX_GATHERED = 2 ** 17;
-
 /** What the comparison gives to the backward passes. */
 export interface ComparedRows {
   /** Gradients by the embeddings of a microbatch, on the device. */
@@ -46,7 +43,7 @@ export async function compareGlobalBatch(
     scales,
   }: {
     readonly engine: Engine;
-    readonly collectives: Pick<Collectives, 'allGather'>;
+    readonly collectives: Pick<Collectives, 'allGather' | 'allGatherInto'>;
     readonly members: readonly MicrobatchRange[];
     readonly step: number;
     /** Places of the contrast's objectives among all. */
@@ -68,26 +65,20 @@ export async function compareGlobalBatch(
   }
 
   // --- Those of all microbatches, in their order. A worker without any learns their form from the others.
-  const numSlots = Math.max(...members.map(({ numMicrobatches }) => numMicrobatches));
   const form = await formOf(own[0], { collectives, step });
   const names = Object.keys(form);
   const numMicrobatches = members.reduce((sum, member) => sum + member.numMicrobatches, 0);
-  const all = Object.fromEntries(
-    names.map((name) => [name, new Float32Array(numMicrobatches * sizeOf(form[name]!))]),
-  );
-  for (let slot = 0; slot < numSlots; slot++) {
-    for (const name of names) {
-      const size = sizeOf(form[name]!);
-      for (let start = 0; start < size; start += MAX_GATHERED) {
-        const end = Math.min(size, start + MAX_GATHERED);
-        const part = Float64Array.from(own[slot]?.[name]?.values.subarray(start, end) ?? []);
-        const label = `embeddings/${name}/${slot}/${start}`;
-        for (const [rank, values] of (await collectives.allGather(step, label, part)).entries()) {
-          const index = members[rank]!.firstMicrobatch + slot;
-          if (values.length > 0) all[name]!.set(values, index * size + start);
-        }
-      }
+  const all: Record<string, Float32Array> = {};
+  for (const name of names) {
+    const size = sizeOf(form[name]!);
+    const rows = (all[name] = new Float32Array(numMicrobatches * size));
+    for (const [slot, { index }] of microbatches.entries()) {
+      rows.set(own[slot]![name]!.values, index * size);
     }
+    const parts = members.map(({ firstMicrobatch: first, numMicrobatches: count }) => ({
+      ...{ start: first * size, end: (first + count) * size },
+    }));
+    await collectives.allGatherInto(step, `embeddings/${name}`, rows, parts);
   }
 
   // --- The comparison.

@@ -303,15 +303,17 @@ function adjustable({ checkpoint, cluster, data }: Config): Partial<RunPlan> {
 
 /** The fields that the result depends on. */
 function essence(config: Config): object {
-  const { model, data, train, init, optimizer, evaluate, engine, parallel } = config;
+  const { model, data, train, init, optimizer, evaluate, engine, parallel, cluster } = config;
   const aside = new Set([
     ...['decoders', 'decodeTimeoutSeconds', 'cacheMebibytes', 'prefetchSteps'],
     ...['allowPrivateHosts', 'mediaCacheGibibytes', 'frameDiskGibibytes', 'prefetchMebibytes'],
   ]);
   const what = Object.fromEntries(Object.entries(data).filter(([key]) => !aside.has(key)));
   const { threads, devices, precision } = engine;
+  const { allReduce, gradientPrecision } = cluster;
   const how = { threads, devices, precision };
-  return { model, data: what, train, init, optimizer, evaluate, engine: how, parallel };
+  const sums = { allReduce, gradientPrecision };
+  return { model, data: what, train, init, optimizer, evaluate, engine: how, parallel, sums };
 }
 
 function digestOf(config: Config): string {

@@ -18,15 +18,9 @@ import type { Ledger } from './ledger.ts';
 import type { WorkerMetrics } from './metrics.ts';
 import { adamWScalars } from './optim/adamw.ts';
 import { learningRateAt } from './optim/schedule.ts';
-import { reduceBytes } from './parallel/all-reduce.ts';
 import type { Collectives } from './parallel/collectives.ts';
 import { parameterShardings, rowSharding } from './parallel/sharding.ts';
-import {
-  accumulatorBytes,
-  GradientAccumulator,
-  type MicrobatchRange,
-} from './parallel/tree-sum.ts';
-import { VectorMemory } from './parallel/vector-memory.ts';
+import { GradientAccumulator, type MicrobatchRange } from './parallel/tree-sum.ts';
 import { compilePrograms } from './programs.ts';
 import { fetchState } from './peer-state.ts';
 import type { Run } from './run.ts';
@@ -81,10 +75,9 @@ export async function train(options: TrainOptions): Promise<void> {
     numTokens: 0,
   });
   const numParameters = numElements(state.params);
-  const memory = new VectorMemory(
-    accumulatorBytes(numParameters, config.train.microbatches) + reduceBytes(numParameters),
-  );
-  const accumulator = new GradientAccumulator(numParameters, memory);
+  const memory = collectives.memoryFor(numParameters, config.train.microbatches);
+  const { gradientPrecision } = config.cluster;
+  const accumulator = new GradientAccumulator(numParameters, memory, gradientPrecision);
   /** The reduced gradient of the step after the state's, once voted for: the vote may win while its answer is lost. */
   let voted:
     { readonly step: number; readonly gradient: Float32Array; readonly norm: number } | undefined;
@@ -373,7 +366,7 @@ export async function train(options: TrainOptions): Promise<void> {
     ledger.enter('wait');
     await collectives.barrier(step, 'reduce');
     ledger.enter('reduce');
-    const gradient = await collectives.allReduce(step, accumulator.blocks());
+    const gradient = await collectives.allReduce(step, accumulator.blocks(), numParameters);
     // Every microbatch has its own place and zero elsewhere, so the order of addition is that of the microbatches.
     const microbatchSums = addUp(await collectives.allGather(step, 'sums', ownSums));
     const norm = l2Norm(gradient);

@@ -8,7 +8,7 @@ import { timeLimits } from '../proto/time-limits.ts';
 import type { EngineName } from './backend/engine.ts';
 import { openLedger } from './ledger.ts';
 import { openWorkerMetrics } from './metrics.ts';
-import { openTreeCollectives } from './parallel/tree-collectives.ts';
+import { openCollectives } from './parallel/mesh-collectives.ts';
 import { workerService, type PublishedState } from './peer-state.ts';
 import { openRunEngine } from './run-engine.ts';
 import { openRun } from './run.ts';
@@ -48,12 +48,18 @@ export async function runWorker(options: WorkerOptions): Promise<void> {
     const metrics = openWorkerMetrics(ledger, () => run.counters());
     const metricsServer = await serveMetrics(metrics.registry, options.metricsAddress);
     closing.push(() => metricsServer.close());
-    const collectives = await openTreeCollectives({
+    const collectives = await openCollectives({
       listenAddress: `${listenHost}:0`,
       runId: run.plan.runId,
       workerId,
       timeoutMs: timeLimits(run.plan).barrierMs,
       security,
+      allReduce: run.config.cluster.allReduce,
+      precision: run.config.cluster.gradientPrecision,
+      sharedMemory: run.config.cluster.sharedMemory,
+      onProgress: () => {
+        ledger.progress();
+      },
     });
     closing.push(() => collectives.close());
 

@@ -11,9 +11,15 @@ const READ_AND_WRITE = 3;
 const SHARED = 1;
 const FAILED = 0xffff_ffff_ffff_ffffn;
 
-/** Its descriptor; undefined where there is no such memory, or not as much. */
-export function createSharedMemory(sizeBytes: number): number | undefined {
-  const descriptor = callsOf()?.create('videoloom-frames', CLOSE_ON_EXEC) ?? -1;
+/**
+ * Its descriptor; undefined where there is no such memory, or not as much.
+ * @param name for whoever looks at a process's mappings; several may bear it
+ */
+export function createSharedMemory(
+  sizeBytes: number,
+  name = 'videoloom-frames',
+): number | undefined {
+  const descriptor = callsOf()?.create(name, CLOSE_ON_EXEC) ?? -1;
   if (descriptor < 0) return undefined;
   try {
     ftruncateSync(descriptor, sizeBytes); // limits on the size of files hold for it too

@@ -15,8 +15,8 @@ import path from 'node:path';
 import { createInterface } from 'node:readline';
 import { parseArgs } from 'node:util';
 import type { MeshGeneration } from '../parallel/collectives.ts';
-import { reduceBytes } from '../parallel/all-reduce.ts';
-import { openTreeCollectives } from '../parallel/tree-collectives.ts';
+import { reduceBytes } from '../parallel/tree-reduce.ts';
+import { openCollectives } from '../parallel/mesh-collectives.ts';
 import { microbatchRange } from '../parallel/tree-sum.ts';
 import { VectorMemory } from '../parallel/vector-memory.ts';
 import { median, report } from './report.ts';
@@ -118,7 +118,7 @@ async function openGloo(worldSize: number, cacheDir: string): Promise<Group> {
 
 /** One of our processes: tells its address, takes the generation, then reduces as the lines on stdin say. */
 async function work(rank: number): Promise<void> {
-  const collectives = await openTreeCollectives({
+  const collectives = await openCollectives({
     ...{ listenAddress: '127.0.0.1:0', runId: 'bench', workerId: `w${rank}`, timeoutMs: 60_000 },
     localSockets: !flags.tcp,
   });

@@ -1,4 +1,5 @@
 import type { GradientBlock, MicrobatchRange } from './tree-sum.ts';
+import type { VectorMemory } from './vector-memory.ts';
 
 /** A member of a generation, as the coordinator tells it. */
 export interface MeshMember extends MicrobatchRange {
@@ -23,14 +24,22 @@ export interface Collectives {
   readonly address: string;
 
   /**
+   * Memory for the gradients of a model: vectors in it are summed fastest, and where the workers of a host share memory
+   * they are not sent at all. To be asked for once, before the first `configure`, which fills it with zeros each time.
+   * @param numMicrobatches the most that an accumulator in it takes in a step
+   */
+  memoryFor(numElements: number, numMicrobatches: number): VectorMemory;
+
+  /**
    * Joins a generation: ends what is pending of the one before (GENERATION_CHANGED) and connects to all members.
    * @throws {MeshError} PEER_LOST, PEER_REFUSED, PEER_TIMEOUT or GENERATION_CHANGED
    */
   configure(generation: MeshGeneration): Promise<void>;
 
   /**
-   * Sum of the gradients of all microbatches, the same bits for every number of workers, [numElements].
-   * Valid until the next call; with one worker it is the block's own memory.
+   * Sum of the gradients of all microbatches, with `tree` the same bits for every number of workers, [numElements].
+   * Valid until the next call or `configure`; with one worker it is the block's own memory. When it fails, the others may
+   * still read the blocks: they must stay as they are until `configure`.
    */
   allReduce(
     step: number,
@@ -41,6 +50,18 @@ export interface Collectives {
 
   /** Every worker's values, by rank. `name` says what they are; workers may differ in length. At most 128 Ki values. */
   allGather(step: number, name: string, values: Float64Array): Promise<Float64Array[]>;
+
+  /**
+   * Every worker's part of one vector, put where it belongs: received in place, in chunks, whatever its size.
+   * @param vector where the own part lies already, and all parts on return
+   * @param parts by rank, elements of the vector; the same on all workers
+   */
+  allGatherInto(
+    step: number,
+    name: string,
+    vector: Float32Array,
+    parts: readonly { readonly start: number; readonly end: number }[],
+  ): Promise<void>;
 
   /** Returns when every worker has called it. */
   barrier(step: number, name: string): Promise<void>;

@@ -3,7 +3,7 @@
  * WebAssembly, which sees one buffer only, adds what other processes wrote. It has no name, only descriptors, and ends
  * with the last process that maps it, however that process ended. Linux alone. Source: memfd_create(2), mmap(2).
  */
-import { closeSync, fstatSync, openSync, readSync } from 'node:fs';
+import { closeSync, fstatSync, openSync, readFileSync, readlinkSync, readSync } from 'node:fs';
 import { koffi } from '../../proto/koffi.ts';
 import { createSharedMemory } from '../../video/decode/shared-memory.ts';
 
@@ -22,7 +22,7 @@ export interface SharedMemoryName {
   readonly processId: number;
   readonly descriptor: number;
   readonly sizeBytes: number;
-  /** Four random u32, which the memory holds at `tokenOffset`. */
+  /** Random u32, which the memory holds at `tokenOffset`. */
   readonly token: Uint32Array;
 }
 
@@ -36,8 +36,11 @@ export function openSharedMemory(
   { tokenOffset, writable = false }: { tokenOffset: number; writable?: boolean },
 ): number | undefined {
   let opened: number | undefined;
+  const path = `/proc/${processId}/fd/${descriptor}`;
   try {
-    opened = openSync(`/proc/${processId}/fd/${descriptor}`, writable ? 'r+' : 'r');
+    // Opening what is no memory could have effects of its own.
+    if (!readlinkSync(path).startsWith('/memfd:')) return undefined;
+    opened = openSync(path, writable ? 'r+' : 'r');
     const found = new Uint32Array(token.length);
     const stats = fstatSync(opened);
     if (stats.isFile() && stats.size === sizeBytes) {
@@ -49,6 +52,16 @@ export function openSharedMemory(
   }
   if (opened !== undefined) closeSync(opened);
   return undefined;
+}
+
+/** Tells the running systems of hosts apart, as a number; 0 where that cannot be told. */
+export function systemId(): number {
+  try {
+    const id = readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').replaceAll('-', '');
+    return Number.parseInt(id.slice(0, 13), 16); // 52 bits
+  } catch {
+    return 0;
+  }
 }
 
 /** Puts shared memory in the place of `target`'s pages, and has the kernel find all of them now. Answers whether it did. */

@@ -7,7 +7,8 @@ export type MeshErrorCode =
   | 'PEER_REFUSED' // the peer does not accept this worker
   | 'PEER_TIMEOUT' // the peer is there and silent
   | 'FRAME_CORRUPT'
-  | 'COLLECTIVE_MISMATCH'; // workers run different operations
+  | 'COLLECTIVE_MISMATCH' // workers run different operations
+  | 'NO_SHARED_MEMORY'; // what was agreed on cannot be mapped
 
 /** An operation between workers that could not be finished. */
 export class MeshError extends VideoloomError {

@@ -31,7 +31,7 @@ import { isSameHost, localSocketOf, prepareLocalSockets } from './local-socket.t
 import { MeshError, PeerLost } from './mesh-errors.ts';
 
 /** Frames handed to a connection and not yet taken by the kernel: one on its way, one ready behind it. */
-const MAX_FRAMES_IN_FLIGHT = 2;
+export const MAX_FRAMES_IN_FLIGHT = 2;
 const MAX_CONNECTIONS = 4096;
 const REDIAL_MS = { first: 20, most: 500 } as const;
 
@@ -40,6 +40,14 @@ export interface Exchange {
   /** For messages, and compared between workers. */
   readonly name: string;
   readonly step: number;
+  /** Whether the loss of any peer ends it at once, also of one from which nothing is awaited. */
+  readonly needsEveryone?: boolean;
+  /**
+   * The exchange begins.
+   * @param advance to be called when `next` may have more for somebody by other means than a frame; answers whether the
+   *     exchange still goes on
+   */
+  start?(advance: () => boolean): void;
   numOutgoing(rank: number): number;
   numIncoming(rank: number): number;
   /** The next frame for a peer; undefined when it has to wait for something that is still to be received. */
@@ -71,6 +79,8 @@ export interface MeshOptions {
   readonly security?: Security;
   /** Whether workers of one machine may use Unix sockets instead of TCP; true when left out. */
   readonly localSockets?: boolean;
+  /** Called for every frame that was sent or received, and every piece that was added, in a running exchange. */
+  readonly onProgress?: () => void;
 }
 
 /** Counts since the start of the process. */
@@ -319,9 +329,21 @@ export class Mesh {
           this.#fail(this.#late());
         }),
       };
+      const running = this.#running;
+      exchange.start?.(() => {
+        if (this.#running !== running) return false;
+        this.#progress(running);
+        this.#advance();
+        return true;
+      });
       this.#checkPeers();
       this.#advance();
     });
+  }
+
+  #progress(running: Running): void {
+    running.watch.progress();
+    this.#options.onProgress?.();
   }
 
   /** After anything that may let something else go on. */
@@ -363,7 +385,7 @@ export class Mesh {
       this.stats.sentBytes += header.length + payload.length;
       if (this.#running !== running) return;
       running.toSend[link.member.rank]!--;
-      running.watch.progress();
+      this.#progress(running);
       this.#send(link);
       this.#finishIfDone();
     };
@@ -419,7 +441,7 @@ export class Mesh {
     const { rank } = link.member;
     running.toReceive[rank]!--;
     running.lastHeard[rank] = performance.now();
-    running.watch.progress();
+    this.#progress(running);
     running.exchange.received(rank, header, payload);
     this.#advance();
   }
@@ -464,7 +486,8 @@ export class Mesh {
     if (running === undefined) return;
     for (const link of this.#peers()) {
       const { rank } = link.member;
-      if (running.toReceive[rank]! > 0 && link.readerEnd !== undefined) {
+      const isNeeded = running.exchange.needsEveryone === true || running.toReceive[rank]! > 0;
+      if (isNeeded && link.readerEnd !== undefined) {
         this.#fail(link.readerEnd);
         return;
       }

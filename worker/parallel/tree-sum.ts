@@ -4,7 +4,7 @@
  * microbatches is a few whole nodes of that tree, so workers exchange node sums and never change the order.
  */
 import assert from 'node:assert/strict';
-import type { VectorMemory } from './vector-memory.ts';
+import type { SumPrecision, VectorMemory } from './vector-memory.ts';
 
 /** A node of the tree: microbatches [start, start + size), size a power of two that divides start. */
 export interface TreeNode {
@@ -48,27 +48,35 @@ export function blocksOf({ firstMicrobatch, numMicrobatches }: MicrobatchRange):
   return blocks;
 }
 
-/** Bytes of a {@link GradientAccumulator}'s vectors for ranges of at most `numMicrobatches`. */
+/** Vectors of a {@link GradientAccumulator} for ranges of at most `numMicrobatches`. */
+export function accumulatorVectors(numMicrobatches: number): number {
+  // One for each power of two up to the range, one more since a range need not be aligned, one to fill next.
+  return 2 * Math.ceil(Math.log2(Math.max(2, numMicrobatches))) + 1;
+}
+
+/** Bytes of {@link accumulatorVectors}, padded. */
 export function accumulatorBytes(numElements: number, numMicrobatches: number): number {
-  // One for each power of two up to the range, one more since a range need not be aligned, one to fill next; padded.
-  const numBuffers = 2 * Math.ceil(Math.log2(Math.max(2, numMicrobatches))) + 1;
-  return numBuffers * (4 * numElements + 64);
+  return accumulatorVectors(numMicrobatches) * (4 * numElements + 64);
 }
 
 /**
  * Sums the gradients of a range of microbatches as they come, in index order, and keeps only the open nodes' sums:
- * O(log range) vectors, reused by every step.
+ * O(log range) vectors, reused by every step. In bfloat16 every gradient and the sum of every node is rounded to it, to
+ * nearest, ties to even, so that what workers exchange has been rounded alike whoever computed it: each of the
+ * 1 + log2(microbatches) roundings changes a value by 2^-9 of it at most.
  */
 export class GradientAccumulator {
   readonly #memory: VectorMemory;
   readonly #numElements: number;
+  readonly #precision: SumPrecision;
   readonly #free: Float32Array[] = [];
   #blocks: GradientBlock[] = [];
   #range: MicrobatchRange = { firstMicrobatch: 0, numMicrobatches: 0 };
   #next = 0;
 
-  constructor(numElements: number, memory: VectorMemory) {
+  constructor(numElements: number, memory: VectorMemory, precision: SumPrecision = 'float32') {
     this.#memory = memory;
+    this.#precision = precision;
     this.#numElements = numElements;
   }
 
@@ -98,14 +106,15 @@ export class GradientAccumulator {
       left?.size === node.size && left.start % (2 * node.size) === 0;
       left = this.#blocks.at(-1)
     ) {
-      memory.add(left.sum, left.sum, node.sum);
+      memory.sum(this.#precision, left.sum, left.sum, node.sum); // rounds the gradient as well
       if (node.size > 1) this.#free.push(node.sum);
       node = { start: left.start, size: 2 * node.size, sum: left.sum, memory };
       this.#blocks.pop();
     }
     if (node.sum === gradient) {
       const own = this.slot();
-      if (own !== gradient) own.set(gradient);
+      if (this.#precision === 'bfloat16') memory.round(own, gradient);
+      else if (own !== gradient) own.set(gradient);
       this.#free.pop();
       node = { ...node, sum: own };
     }

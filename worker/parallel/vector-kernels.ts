@@ -37,6 +37,8 @@ declare const WebAssembly: {
 
 const WASM_PAGE_BYTES = 65_536;
 const WASM_MAX_PAGES = 65_536;
+/** The most that one memory holds. */
+export const MAX_KERNEL_BYTES = WASM_PAGE_BYTES * WASM_MAX_PAGES;
 
 /** Memory of zeros for kernels, rounded up to pages of 64 KiB and at most 4 GiB. Untouched pages take none. */
 export function allocateKernelMemory(sizeBytes: number): KernelMemory {

@@ -1,9 +1,17 @@
+import { randomFillSync } from 'node:crypto';
 import { closeSync } from 'node:fs';
-import { createSharedMemory, mapOver, PAGE_BYTES, unmapFrom } from './host-memory.ts';
+import {
+  createSharedMemory,
+  mapOver,
+  PAGE_BYTES,
+  unmapFrom,
+  type SharedMemoryName,
+} from './host-memory.ts';
 import {
   allocateKernelMemory,
   instantiateKernels,
   KERNEL_ELEMENTS,
+  MAX_KERNEL_BYTES,
   type KernelMemory,
   type VectorKernels,
 } from './vector-kernels.ts';
@@ -15,41 +23,48 @@ const SCRATCH_ELEMENTS = 16_384;
 /** What sums are rounded to: the numbers stay f32, of which the lower half is zero after rounding to bfloat16. */
 export type SumPrecision = 'float32' | 'bfloat16';
 
-/** Where other processes of the host find a memory's vectors. */
-export interface SharedVectors {
-  readonly descriptor: number;
-  readonly sizeBytes: number;
-}
+/** Where a shared memory holds its token, bytes. */
+export const TOKEN_OFFSET = 0;
+const TOKEN_WORDS = 4;
 
 /**
  * A fixed amount of memory for f32 vectors that are summed often: gradients, their partial sums, receive buffers. It can
- * be shared with the other workers of the host, and then has as much address space again for windows onto theirs.
+ * be shared with the other workers of the host, and then has address space for windows onto theirs.
  */
 export class VectorMemory {
-  /** Undefined where it was not wanted or there is none. */
-  readonly shared: SharedVectors | undefined;
+  #shared: SharedMemoryName | undefined;
   readonly #memory: KernelMemory;
   readonly #kernels: VectorKernels;
   readonly #scratch: readonly [Float32Array, Float32Array];
   readonly #vectorBytes: number;
+  readonly #canShare: boolean;
+  readonly #token: Uint32Array;
   #usedBytes = 0;
-  /** Windows lie above the vectors; they are given back in reverse. */
+  /** Windows lie above the vectors. */
   #windowEnd: number;
   #closed = false;
 
   /**
    * @param sizeBytes What the calls of `allocate` take in sum; what lies over 4 GiB is allocated outside, and adds slower
-   * @param options.shared Whether the other workers of the host may read the vectors; close it in the end then
+   * @param options.windowBytes Address space for windows onto other processes' memory; with it, `renew` shares this one
    */
-  constructor(sizeBytes: number, { shared = false }: { shared?: boolean } = {}) {
-    const scratchBytes = 2 * (4 * SCRATCH_ELEMENTS + ALIGNMENT_BYTES);
-    const vectorBytes = Math.ceil((sizeBytes + scratchBytes) / PAGE_BYTES) * PAGE_BYTES;
-    this.#memory = allocateKernelMemory(shared ? 2 * vectorBytes : vectorBytes);
+  constructor(sizeBytes: number, { windowBytes = 0 }: { windowBytes?: number } = {}) {
+    const ownBytes = 2 * (4 * SCRATCH_ELEMENTS + ALIGNMENT_BYTES) + ALIGNMENT_BYTES;
+    const vectorBytes = wholePages(sizeBytes + ownBytes);
+    const windows = wholePages(windowBytes);
+    this.#canShare = windows > 0 && vectorBytes + windows <= MAX_KERNEL_BYTES;
+    this.#memory = allocateKernelMemory(this.#canShare ? vectorBytes + windows : vectorBytes);
     this.#vectorBytes = Math.min(vectorBytes, this.#memory.buffer.byteLength);
     this.#windowEnd = this.#vectorBytes;
-    this.shared = shared ? this.#share() : undefined;
     this.#kernels = instantiateKernels(this.#memory);
+    this.#token = new Uint32Array(this.#memory.buffer, TOKEN_OFFSET, TOKEN_WORDS);
+    this.#usedBytes = TOKEN_OFFSET + this.#token.byteLength;
     this.#scratch = [this.allocate(SCRATCH_ELEMENTS), this.allocate(SCRATCH_ELEMENTS)];
+  }
+
+  /** How other processes of the host find the vectors; undefined while they are not shared. */
+  get shared(): SharedMemoryName | undefined {
+    return this.#shared;
   }
 
   /** A vector of zeros that lives as long as this memory. */
@@ -66,16 +81,50 @@ export class VectorMemory {
     return this.#usedBytes + sizeBytes <= this.#vectorBytes;
   }
 
+  /**
+   * Puts fresh memory of zeros behind all vectors and shares it, where that is possible. Whoever had mapped what was
+   * there before keeps that, so what it writes from now on reaches nobody here. Windows are let go.
+   */
+  renew(): void {
+    this.releaseWindows();
+    if (!this.#canShare || this.#closed) return;
+    const descriptor = createSharedMemory(this.#vectorBytes, 'videoloom-gradients');
+    if (descriptor === undefined) {
+      this.#unshare();
+      return;
+    }
+    const place = { descriptor, offset: 0, writable: true };
+    if (!mapOver(this.#vectors(), place)) {
+      closeSync(descriptor);
+      this.#unshare();
+      return;
+    }
+    if (this.#shared !== undefined) closeSync(this.#shared.descriptor);
+    const token = randomFillSync(this.#token).slice();
+    const { pid: processId } = process;
+    this.#shared = { processId, descriptor, sizeBytes: this.#vectorBytes, token };
+  }
+
   /** Where a vector lies in the shared memory, bytes; undefined for one that others cannot see. */
   offsetOf(vector: Float32Array): number | undefined {
     const isSeen =
-      this.shared !== undefined &&
+      this.#shared !== undefined &&
       this.#isInside(vector) &&
       vector.byteOffset + vector.byteLength <= this.#vectorBytes;
     return isSeen ? vector.byteOffset : undefined;
   }
 
   // --- Sums
+
+  /** `add` or `addRounded`. */
+  sum(
+    precision: SumPrecision,
+    target: Float32Array,
+    left: Float32Array,
+    right: Float32Array,
+  ): void {
+    this.#combine(precision === 'float32' ? 'add' : 'addRounded', target, left, right);
+  }
 
   /** target = left + right, element by element, each sum rounded once to f32. `target` may be an operand. */
   add(target: Float32Array, left: Float32Array, right: Float32Array): void {
@@ -126,36 +175,31 @@ export class VectorMemory {
 
   // --- Windows onto other processes' memory
 
-  /** Bytes of windows that can still be mapped. */
-  get windowRoom(): number {
-    return this.#memory.buffer.byteLength - this.#windowEnd;
-  }
-
-  /** Address space taken by windows so far: what {@link releaseWindows} can go back to. */
-  get windowMark(): number {
-    return this.#windowEnd;
-  }
-
   /**
-   * Maps a part of shared memory; it begins and ends at multiples of PAGE_BYTES.
-   * @returns its bytes here; undefined where there is no room
+   * Maps elements of a vector that lies in another process's memory.
+   * @returns them; undefined where there is no room
    */
   mapWindow(
     descriptor: number,
-    { offset, sizeBytes, writable }: { offset: number; sizeBytes: number; writable: boolean },
-  ): Uint8Array | undefined {
-    if (this.#closed || sizeBytes > this.windowRoom) return undefined;
+    { offset, numElements, writable }: { offset: number; numElements: number; writable: boolean },
+  ): Float32Array | undefined {
+    const start = offset - (offset % PAGE_BYTES);
+    const sizeBytes = wholePages(offset + 4 * numElements - start);
+    const end = this.#windowEnd + sizeBytes;
+    if (this.#closed || end > this.#memory.buffer.byteLength) return undefined;
     const window = new Uint8Array(this.#memory.buffer, this.#windowEnd, sizeBytes);
-    if (!mapOver(window, { descriptor, offset, writable })) return undefined;
-    this.#windowEnd += sizeBytes;
-    return window;
+    if (!mapOver(window, { descriptor, offset: start, writable })) return undefined;
+    const at = this.#windowEnd + offset - start;
+    this.#windowEnd = end;
+    return new Float32Array(this.#memory.buffer, at, numElements);
   }
 
-  /** Lets go all windows that were mapped since `mark` was read. They hold zeros then. */
-  releaseWindows(mark = this.#vectorBytes): void {
-    if (mark >= this.#windowEnd) return;
-    unmapFrom(new Uint8Array(this.#memory.buffer, mark, this.#windowEnd - mark));
-    this.#windowEnd = mark;
+  /** Lets go all windows. They hold zeros then. */
+  releaseWindows(): void {
+    if (this.#windowEnd === this.#vectorBytes) return;
+    const sizeBytes = this.#windowEnd - this.#vectorBytes;
+    unmapFrom(new Uint8Array(this.#memory.buffer, this.#vectorBytes, sizeBytes));
+    this.#windowEnd = this.#vectorBytes;
   }
 
   /** Ends the sharing: what the others have mapped stays theirs. Vectors can be used as before. Idempotent. */
@@ -163,17 +207,20 @@ export class VectorMemory {
     if (this.#closed) return;
     this.#closed = true;
     this.releaseWindows();
-    if (this.shared !== undefined) closeSync(this.shared.descriptor);
+    if (this.#shared !== undefined) closeSync(this.#shared.descriptor);
+    this.#shared = undefined;
   }
 
-  #share(): SharedVectors | undefined {
-    const sizeBytes = this.#vectorBytes;
-    const descriptor = createSharedMemory(sizeBytes);
-    if (descriptor === undefined) return undefined;
-    const whole = new Uint8Array(this.#memory.buffer, 0, sizeBytes);
-    if (mapOver(whole, { descriptor, offset: 0, writable: true })) return { descriptor, sizeBytes };
-    closeSync(descriptor);
-    return undefined;
+  #vectors(): Uint8Array {
+    return new Uint8Array(this.#memory.buffer, 0, this.#vectorBytes);
+  }
+
+  /** Private memory again, so that those who have mapped the old one reach nobody here. */
+  #unshare(): void {
+    if (this.#shared === undefined) return;
+    unmapFrom(this.#vectors());
+    closeSync(this.#shared.descriptor);
+    this.#shared = undefined;
   }
 
   #isInside({ buffer }: { readonly buffer: ArrayBufferLike }): boolean {
@@ -220,9 +267,25 @@ export class VectorMemory {
     }
     for (let i = turns * KERNEL_ELEMENTS; i < target.length; i++) {
       target[i] =
-        kernel === 'add' ? left[i]! + right[i]! : roundedToBfloat16(left[i]! + roundedToBfloat16(right[i]!));
+        kernel === 'add'
+          ? left[i]! + right[i]!
+          : roundedToBfloat16(left[i]! + roundedToBfloat16(right[i]!));
     }
   }
+}
+
+/**
+ * Address space that a worker needs for its slices of `numVectors` vectors of each of the others, and for one whole vector:
+ * with more workers the slices are thinner, and pages at their ends count more.
+ */
+export function windowBytes(numElements: number, numVectors: number, numWorkers: number): number {
+  return (
+    (numVectors + 1) * wholePages(4 * numElements) + (numVectors * numWorkers + 1) * 2 * PAGE_BYTES
+  );
+}
+
+function wholePages(sizeBytes: number): number {
+  return Math.ceil(sizeBytes / PAGE_BYTES) * PAGE_BYTES;
 }
 
 const value = new Float32Array(1);

@@ -8,7 +8,7 @@ import { evaluateHeldOut } from '../eval/held-out.ts';
 import { adamWScalars } from '../optim/adamw.ts';
 import { learningRateAt } from '../optim/schedule.ts';
 import { parameterShardings, rowSharding } from '../parallel/sharding.ts';
-import { openTreeCollectives } from '../parallel/tree-collectives.ts';
+import { openCollectives } from '../parallel/mesh-collectives.ts';
 import { compilePrograms } from '../programs.ts';
 import type { Run } from '../run.ts';
 import { disposeState, initState, type TrainingState } from '../state.ts';
@@ -57,7 +57,10 @@ export async function trainInProcess(
               ...{ engine, step, scales },
               members: [{ firstMicrobatch: 0, numMicrobatches: 1 }],
               objectives: system.contrast!.objectives.map((name) => objectives.indexOf(name)),
-              collectives: { allGather: (_step, _name, own) => Promise.resolve([own]) },
+              collectives: {
+                allGather: (_step, _name, own) => Promise.resolve([own]),
+                allGatherInto: () => Promise.resolve(),
+              },
             },
           );
     const cotangents = compared?.cotangentsOf(0) ?? {};
@@ -90,7 +93,7 @@ export async function trainInProcess(
     );
     disposeTree([inputs, scaling, cotangents, gradient, sums]);
   }
-  const collectives = await openTreeCollectives({
+  const collectives = await openCollectives({
     listenAddress: '127.0.0.1:0',
     runId: run.plan.runId,
     workerId: 'alone',

@@ -2,12 +2,24 @@ import assert from 'node:assert/strict';
 import { fork, type ChildProcess } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { once } from 'node:events';
+import { readdirSync } from 'node:fs';
+import { platform } from 'node:os';
 import { fileURLToPath } from 'node:url';
 import { test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { MeshGeneration } from '../collectives.ts';
 import { microbatchRange } from '../tree-sum.ts';
 import { gradientOf, treeSum } from './gradients.ts';
-import type { PeerReport, PeerTask } from './peer.ts';
+import type { PeerReport, PeerSetting, PeerTask } from './peer.ts';
+
+const MOST_ELEMENTS = 1_000_000;
+const SETTING: PeerSetting = { timeoutMs: 4000, numElements: MOST_ELEMENTS };
+const canShare = platform() === 'linux';
+const TRANSPORTS: Record<string, Partial<PeerSetting>> = {
+  ...(canShare ? { 'shared memory': {} } : {}),
+  tree: { sharedMemory: false },
+  ring: { allReduce: 'ring' },
+};
 
 interface Peer {
   readonly child: ChildProcess;
@@ -20,9 +32,14 @@ async function nextReport(child: ChildProcess): Promise<PeerReport> {
   return report;
 }
 
-async function withPeers(count: number, body: (peers: Peer[]) => Promise<void>): Promise<void> {
+async function withPeers(
+  count: number,
+  setting: Partial<PeerSetting>,
+  body: (peers: Peer[]) => Promise<void>,
+): Promise<void> {
+  const argument = JSON.stringify({ ...SETTING, ...setting });
   const children = Array.from({ length: count }, (_, index) =>
-    fork(fileURLToPath(import.meta.resolve('./peer.ts')), [`w${index}`], {
+    fork(fileURLToPath(import.meta.resolve('./peer.ts')), [`w${index}`, argument], {
       execArgv: ['--import', 'tsx'],
     }),
   );
@@ -65,48 +82,72 @@ async function reduceOn(
   );
 }
 
-test('one, two and three processes get the bits of the scalar tree', async () => {
-  const [numElements, numMicrobatches] = [100_003, 8];
+function hashOfSum(numMicrobatches: number, numElements: number): string {
   const gradients = Array.from({ length: numMicrobatches }, (_, m) =>
     gradientOf(1, m, numElements),
   );
-  const expected = createHash('sha256')
+  return createHash('sha256')
     .update(new Uint8Array(treeSum(gradients).buffer))
     .digest('hex');
-  await withPeers(3, async (peers) => {
-    for (const [index, worldSize] of [3, 1, 2].entries()) {
-      const members = peers.slice(0, worldSize);
-      const generation = generationOf(index + 1, members, numMicrobatches);
-      for (const report of await reduceOn(members, { generation, numElements, numSteps: 1 })) {
-        assert.deepEqual(report, { hashes: [expected] });
-      }
-    }
-  });
-});
+}
 
-test('when a process is killed in the middle, the others say which, and go on in the next generation', async () => {
-  const numElements = 4_000_000; // 16 MB each: seconds of steps, always in the middle of one
-  await withPeers(3, async (peers) => {
-    const victim = peers[2]!;
-    const all = reduceOn(peers, {
-      generation: generationOf(1, peers, 4),
-      numElements,
-      numSteps: 1000,
+/** Starts exchanges without end, and gives the next report of each once all are in them. */
+async function inExchanges(
+  peers: readonly Peer[],
+  generation: MeshGeneration,
+): Promise<Promise<PeerReport>[]> {
+  const endless = { numElements: MOST_ELEMENTS, numSteps: 1e9, isOneGradient: true };
+  const started = await reduceOn(peers, { generation, ...endless, reportsStart: true });
+  for (const report of started) assert.deepEqual(report, { started: true });
+  return peers.map(({ child }) => nextReport(child));
+}
+
+for (const [name, setting] of Object.entries(TRANSPORTS)) {
+  test(`${name}: processes are killed and stopped in the middle of a sum; the others say which, and go on`, async () => {
+    const files = canShare ? readdirSync('/dev/shm') : [];
+    await withPeers(4, setting, async (peers) => {
+      let number = 0;
+      const check = async (members: readonly Peer[], numMicrobatches: number): Promise<void> => {
+        const generation = generationOf(++number, members, numMicrobatches);
+        const task = { generation, numElements: 50_003, numSteps: 2 };
+        const reports = await reduceOn(members, task);
+        for (const report of reports) {
+          assert.ok('hashes' in report, JSON.stringify(report));
+          assert.deepEqual(report, reports[0]);
+          const isTree = name !== 'ring' || members.length === 1;
+          if (isTree) assert.equal(report.hashes[0], hashOfSum(numMicrobatches, 50_003));
+        }
+      };
+      for (const worldSize of [4, 1, 2, 3]) await check(peers.slice(0, worldSize), 8);
+
+      let left = peers;
+      for (const delayMs of [5, 18]) {
+        const rank = left.length - 1;
+        const reports = await inExchanges(left, generationOf(++number, left, 4));
+        await sleep(delayMs);
+        left[rank]!.child.kill('SIGKILL');
+        left = left.slice(0, rank);
+        for (const report of await Promise.all(reports.slice(0, rank))) {
+          assert.ok('code' in report, JSON.stringify(report));
+          assert.equal(report.code, 'PEER_LOST');
+          // Who sees it leaves, which another may see before.
+          assert.match(report.message, /rank \d \(worker w\d at 127\.0\.0\.1:\d+\)/);
+        }
+        await check(left, 4);
+      }
+
+      const [survivor, stopped] = left as [Peer, Peer];
+      const [report, late] = await inExchanges(left, generationOf(++number, left, 4));
+      stopped.child.kill('SIGSTOP');
+      const found = await report!;
+      assert.ok('code' in found, JSON.stringify(found));
+      assert.deepEqual([found.code, found.rank], ['PEER_TIMEOUT', 1], found.message);
+      const redone = check([survivor], 4);
+      stopped.child.kill('SIGCONT');
+      await redone;
+      assert.ok('code' in (await late!));
+      await check(left, 4);
     });
-    all.catch(() => undefined);
-    const survivors = peers.slice(0, 2);
-    const reports = survivors.map(({ child }) => nextReport(child));
-    await new Promise((resolve) => setTimeout(resolve, 1500));
-    victim.child.kill('SIGKILL');
-    for (const report of await Promise.all(reports)) {
-      assert.ok('code' in report, JSON.stringify(report));
-      assert.equal(report.code, 'PEER_LOST');
-      assert.equal(report.rank, 2, report.message);
-      assert.match(report.message, /rank 2 \(worker w2 at 127\.0\.0\.1:\d+\)/);
-    }
-    const again = { generation: generationOf(2, survivors, 4), numElements: 1000, numSteps: 1 };
-    const [left, right] = await reduceOn(survivors, again);
-    assert.ok('hashes' in left!);
-    assert.deepEqual(left, right);
+    if (canShare) assert.deepEqual(readdirSync('/dev/shm'), files);
   });
-});
+}

@@ -1,5 +1,5 @@
 /**
- * The gradient sum between workers: reduce-scatter and all-gather in one pass, in the order of the tree.
+ * The gradient sum between workers, over sockets: reduce-scatter and all-gather in one pass, in the order of the tree.
  *
  * The vector is cut into one slice a worker. The owner of a slice receives the blocks of all others for it, adds them along
  * the tree and sends the finished slice to everybody: 2 S (W - 1) / W bytes out and in for each worker when each has one
@@ -12,7 +12,8 @@ import { FRAME_KIND, type FrameHeader } from './frame.ts';
 import { MeshError } from './mesh-errors.ts';
 import type { Exchange, OutgoingFrame } from './mesh.ts';
 import { blocksOf, type GradientBlock, type TreeNode } from './tree-sum.ts';
-import { VectorMemory } from './vector-memory.ts';
+import { type SumPrecision, VectorMemory } from './vector-memory.ts';
+import { Wire } from './wire.ts';
 
 /** 1 MiB of f32, the most that a frame carries: fewer system calls, and less of each is overhead. */
 const MAX_CHUNK_ELEMENTS = 262_144;
@@ -21,6 +22,8 @@ const MIN_CHUNK_ELEMENTS = 16_384;
 const MIN_CHUNKS = 2;
 /** Elements received and not yet added, of all peers together. */
 const STAGING_ELEMENTS = 2 * 1024 * 1024;
+/** Chunks in bfloat16 that lie in the reduction's memory; those of more peers lie outside, and are rounded slower. */
+const MAX_ROUNDED_CHUNKS = 12;
 /** Slices begin at a multiple of this many elements: a cache line. */
 const SLICE_ALIGNMENT = 16;
 
@@ -32,15 +35,19 @@ export interface ReduceBuffers {
   readonly staging: Float32Array;
 }
 
-/** Bytes of {@link ReduceBuffers}. */
-export function reduceBytes(numElements: number): number {
-  return 4 * (numElements + STAGING_ELEMENTS) + 256;
+/** Bytes of {@link ReduceBuffers}, and of what is rounded before it is sent. */
+export function reduceBytes(numElements: number, precision: SumPrecision = 'float32'): number {
+  const numRounded = precision === 'float32' ? 0 : MAX_ROUNDED_CHUNKS * (MAX_CHUNK_ELEMENTS / 2);
+  return 4 * (numElements + STAGING_ELEMENTS + numRounded) + 256;
 }
 
-/** @param memory where the blocks lie and {@link reduceBytes} are left; else the sums pass through a copy */
+/** @param options.memory where the blocks lie and {@link reduceBytes} are left; else the sums pass through a copy */
 export function allocateReduceBuffers(
   numElements: number,
-  memory = new VectorMemory(reduceBytes(numElements)),
+  {
+    precision,
+    memory = new VectorMemory(reduceBytes(numElements, precision)),
+  }: { precision: SumPrecision; memory?: VectorMemory | undefined },
 ): ReduceBuffers {
   const staging = memory.allocate(STAGING_ELEMENTS);
   return { memory, staging, result: memory.allocate(numElements) };
@@ -143,6 +150,23 @@ function roundDown(elements: number): number {
   return Math.max(SLICE_ALIGNMENT, Math.floor(elements / SLICE_ALIGNMENT) * SLICE_ALIGNMENT);
 }
 
+/** What the exchanges of a generation use one after the other. */
+export interface ReduceMeans {
+  readonly buffers: ReduceBuffers;
+  readonly wire: Wire;
+  /** With bfloat16, blocks are rounded already. */
+  readonly precision: SumPrecision;
+}
+
+export function reduceMeans(
+  plan: ReducePlan,
+  buffers: ReduceBuffers,
+  precision: SumPrecision,
+): ReduceMeans {
+  const wire = new Wire(buffers.memory, precision, plan.chunkElements);
+  return { buffers, precision, wire };
+}
+
 /** The exchange of one step. The sum is in `buffers.result` once it has run. */
 export class ReduceExchange implements Exchange {
   /** Has the size in it, so that workers with models of different size see it by the first frame. */
@@ -150,6 +174,8 @@ export class ReduceExchange implements Exchange {
   readonly step: number;
   readonly #plan: ReducePlan;
   readonly #buffers: ReduceBuffers;
+  readonly #wire: Wire;
+  readonly #precision: SumPrecision;
   readonly #blocks: readonly GradientBlock[];
   /** Chunks of the own slice that are finished in the result. */
   #reduced = 0;
@@ -166,13 +192,15 @@ export class ReduceExchange implements Exchange {
   constructor(
     step: number,
     plan: ReducePlan,
-    buffers: ReduceBuffers,
+    { buffers, wire, precision }: ReduceMeans,
     blocks: readonly GradientBlock[],
   ) {
-    this.name = `gradient[${buffers.result.length}]`;
+    this.name = `${precision} gradient[${buffers.result.length}]`;
     this.step = step;
     this.#plan = plan;
     this.#buffers = buffers;
+    this.#wire = wire;
+    this.#precision = precision;
     this.#blocks = blocks;
     this.#numOwnChunks = this.#numChunks(plan.rank);
     this.#missing = new Int32Array(plan.window).fill(plan.numStaged);
@@ -205,26 +233,34 @@ export class ReduceExchange implements Exchange {
     if (sums < this.#reduced && (parts === numParts || sums * ownBlocks <= parts)) {
       this.#sums[rank] = sums + 1;
       const chunk = this.#bounds(this.#plan.rank, sums);
-      return { kind: FRAME_KIND.sum, chunk: sums, payload: bytesOf(this.#buffers.result, chunk) };
+      const payload = this.#wire.payloadOf(rank, partOf(this.#buffers.result, chunk));
+      return { kind: FRAME_KIND.sum, chunk: sums, payload };
     }
     if (parts === numParts) return undefined;
     this.#parts[rank] = parts + 1;
     const chunk = this.#bounds(rank, Math.floor(parts / ownBlocks));
     const { sum } = this.#blocks[parts % ownBlocks]!;
-    return { kind: FRAME_KIND.part, chunk: parts, payload: bytesOf(sum, chunk) };
+    const payload = this.#wire.payloadOf(rank, partOf(sum, chunk));
+    return { kind: FRAME_KIND.part, chunk: parts, payload };
   }
 
   place(rank: number, { kind, chunk, length }: FrameHeader): Uint8Array | undefined {
-    const target =
+    const values =
       kind === FRAME_KIND.sum ? this.#placeSum(rank, chunk) : this.#placePart(rank, chunk);
-    if (target !== undefined && target.length !== length) throw this.#differs(rank);
-    return target;
+    const place = values && this.#wire.placeOf(values);
+    if (place !== undefined && place.length !== length) throw this.#differs(rank);
+    return place;
   }
 
   received(rank: number, { kind, chunk }: FrameHeader): void {
-    if (kind !== FRAME_KIND.part) return;
-    const numBlocks = this.#plan.leaves[rank]!.length;
-    this.#missing[Math.floor(chunk / numBlocks) % this.#plan.window]!--;
+    if (kind !== FRAME_KIND.part) {
+      this.#wire.arrived(partOf(this.#buffers.result, this.#bounds(rank, chunk)));
+      return;
+    }
+    const blocks = this.#plan.leaves[rank]!;
+    const ownChunk = Math.floor(chunk / blocks.length);
+    this.#wire.arrived(this.#staged(blocks[chunk % blocks.length]!.staged!, ownChunk));
+    this.#missing[ownChunk % this.#plan.window]!--;
     while (
       this.#reduced < this.#numOwnChunks &&
       this.#missing[this.#reduced % this.#plan.window] === 0
@@ -234,14 +270,14 @@ export class ReduceExchange implements Exchange {
     }
   }
 
-  #placeSum(rank: number, chunk: number): Uint8Array {
+  #placeSum(rank: number, chunk: number): Float32Array {
     if (chunk !== this.#placedSums[rank] || chunk >= this.#numChunks(rank))
       throw this.#differs(rank);
     this.#placedSums[rank] = chunk + 1;
-    return bytesOf(this.#buffers.result, this.#bounds(rank, chunk));
+    return partOf(this.#buffers.result, this.#bounds(rank, chunk));
   }
 
-  #placePart(rank: number, part: number): Uint8Array | undefined {
+  #placePart(rank: number, part: number): Float32Array | undefined {
     const blocks = this.#plan.leaves[rank]!;
     if (part !== this.#placedParts[rank] || part >= this.#numParts(rank, this.#plan.rank)) {
       throw this.#differs(rank);
@@ -249,7 +285,7 @@ export class ReduceExchange implements Exchange {
     const chunk = Math.floor(part / blocks.length);
     if (chunk >= this.#reduced + this.#plan.window) return undefined;
     this.#placedParts[rank] = part + 1;
-    return bytesOf(...this.#staged(blocks[part % blocks.length]!.staged!, chunk));
+    return this.#staged(blocks[part % blocks.length]!.staged!, chunk);
   }
 
   /** Adds the next chunk of the own slice: all blocks for it are here. */
@@ -259,24 +295,24 @@ export class ReduceExchange implements Exchange {
     const chunk = this.#reduced++;
     const bounds = this.#bounds(this.#plan.rank, chunk);
     const viewOf = (operand: Operand): Float32Array => {
-      if ('own' in operand)
-        return this.#blocks[operand.own]!.sum.subarray(bounds.start, bounds.end);
-      const [staging, place] = this.#staged(operand.staged, chunk);
-      return staging.subarray(place.start, place.end);
+      return 'own' in operand
+        ? partOf(this.#blocks[operand.own]!.sum, bounds)
+        : this.#staged(operand.staged, chunk);
     };
-    const finished = result.subarray(bounds.start, bounds.end);
+    const finished = partOf(result, bounds);
     if (only !== undefined) finished.set(viewOf(only));
     for (const { left, right, target } of additions) {
-      memory.add(target === 'result' ? finished : viewOf(target), viewOf(left), viewOf(right));
+      const sum = target === 'result' ? finished : viewOf(target);
+      memory.sum(this.#precision, sum, viewOf(left), viewOf(right));
     }
   }
 
   /** Where a staged block's part of a chunk of the own slice lies. */
-  #staged(block: number, chunk: number): [Float32Array, { start: number; end: number }] {
+  #staged(block: number, chunk: number): Float32Array {
     const { chunkElements, numStaged, window, rank } = this.#plan;
     const { start, end } = this.#bounds(rank, chunk);
     const at = ((chunk % window) * numStaged + block) * chunkElements;
-    return [this.#buffers.staging, { start: at, end: at + end - start }];
+    return this.#buffers.staging.subarray(at, at + end - start);
   }
 
   #numChunks(rank: number): number {
@@ -305,6 +341,9 @@ export class ReduceExchange implements Exchange {
   }
 }
 
-function bytesOf(vector: Float32Array, { start, end }: { start: number; end: number }): Uint8Array {
-  return new Uint8Array(vector.buffer, vector.byteOffset + 4 * start, 4 * (end - start));
+function partOf(
+  vector: Float32Array,
+  { start, end }: { start: number; end: number },
+): Float32Array {
+  return vector.subarray(start, end);
 }

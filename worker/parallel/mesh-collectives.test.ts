@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import type { MeshGeneration } from './collectives.ts';
 import { gradientOf, treeSum } from './test/gradients.ts';
-import { openTreeCollectives, type TreeCollectives } from './tree-collectives.ts';
+import { openCollectives, type MeshCollectives } from './mesh-collectives.ts';
 import { GradientAccumulator, microbatchRange } from './tree-sum.ts';
 import { VectorMemory } from './vector-memory.ts';
 
@@ -12,14 +12,14 @@ const TIMEOUT_MS = 20_000;
 async function withWorkers(
   worldSize: number,
   body: (
-    workers: TreeCollectives[],
+    workers: MeshCollectives[],
     generationOf: (number: number, numMicrobatches: number) => MeshGeneration,
   ) => Promise<void>,
   options: { checksums?: 'always'; timeoutMs?: number } = {},
 ): Promise<void> {
   const workers = await Promise.all(
     Array.from({ length: worldSize }, (_, rank) =>
-      openTreeCollectives({
+      openCollectives({
         ...{ listenAddress: '127.0.0.1:0', runId: 'run', workerId: `w${rank}` },
         ...{ timeoutMs: TIMEOUT_MS, ...options },
       }),
@@ -226,7 +226,7 @@ test('a process that was itself busy for longer than the limit does not blame it
 
 test('another generation ends what is pending, and the next works at once', async () => {
   await withWorkers(2, async (workers, generationOf) => {
-    const [first, second] = workers as [TreeCollectives, TreeCollectives];
+    const [first, second] = workers as [MeshCollectives, MeshCollectives];
     await Promise.all(workers.map((worker) => worker.configure(generationOf(1, 2))));
     const pending = first.allReduce(1, [{ start: 0, size: 1, sum: new Float32Array(1000) }]);
     const queued = first.barrier(1, 'after');
