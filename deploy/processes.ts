@@ -21,12 +21,13 @@ export function start(
   program: Program,
   args: readonly string[],
   stdio: readonly [Stream, Stream, Stream],
+  env: NodeJS.ProcessEnv = process.env,
 ): ChildProcess {
   const main = fileURLToPath(new URL(join('..', program, 'main.ts'), import.meta.url));
   const trains = program === 'worker' && args[0] === 'train';
   const child = spawn(process.execPath, ['--import', TSX, main, ...args], {
     stdio: [...stdio, 'ipc'],
-    env: trains ? withTrainingMemory(process.env) : process.env,
+    env: trains ? withTrainingMemory(env) : env,
   });
   // Only its end says something: it keeps nobody alive.
   child.channel?.unref();
