@@ -1,6 +1,7 @@
 import { Command } from 'commander';
 import { reportFatal } from '../proto/errors.ts';
 import { runThrough } from './processes.ts';
+import type { DrillFlags } from './drill/command.ts';
 import type { StatusOptions } from './status.ts';
 
 /** The `videoloom` command: picks the verb and starts that folder's main. */
@@ -96,6 +97,42 @@ Examples:
       'plan',
       ...prepareArgs(recipe, overrides, options),
     ]);
+  });
+
+recipeVerb('drill', 'train a recipe while its processes are killed, and prove that nothing is lost')
+  .option('--out <dir>', 'folder of the drill', 'runs/drill')
+  .option(
+    '--against <run>',
+    'a finished run of the same config, instead of training one to compare',
+  )
+  .option('--kill-worker', 'kill -9 of a worker')
+  .option('--pause-worker', 'a worker stands still (SIGSTOP)')
+  .option('--kill-coordinator', 'kill -9 of the coordinator')
+  .option('--join', 'one more worker while it trains')
+  .option('--preempt [grace]', 'a worker gets SIGTERM, and SIGKILL after the grace (default: 30s)')
+  .option('--corrupt [share]', 'so many of the media files are damaged in a copy (default: 1%)')
+  .option('--full-disk', 'workers cannot write any more, for a while')
+  .option('--drop-network', 'between a worker and the coordinator nothing arrives, for a while')
+  .option('--seed <n>', 'draws the moments and who is hit', '1')
+  .option('--json', 'the report as JSON on stdout')
+  .addHelpText(
+    'after',
+    `
+Without a fault among the options, all that can be done on this machine are done. Exits with 1 when a promise broke: the
+final weights differ from the undisturbed run's, a sample was lost or used twice, a process or temporary file is left.
+
+Examples:
+  videoloom drill videobert --preset tiny
+  videoloom drill my-recipe.yaml --data ~/films --steps 200 --kill-worker --kill-coordinator
+  videoloom drill videobert --preset tiny --preempt 10s --corrupt 5% --json`,
+  )
+  .action(async (recipe: string, overrides: string[], options: RecipeOptions & DrillFlags) => {
+    const { drillCommand } = await import('./drill/command.ts');
+    const own = { ...options, out: undefined };
+    process.exitCode = await drillCommand(prepareArgs(recipe, overrides, own), {
+      ...{ ...options, out: options.out ?? 'runs/drill', env: process.env },
+      hasSteps: options.steps !== undefined || overrides.some((o) => o.startsWith('train.steps=')),
+    });
   });
 
 /** A verb whose arguments go to another program as they are. */

@@ -22,6 +22,8 @@ export interface FaultReport {
 
 export interface ObserveOptions {
   readonly limitMs: number;
+  /** How long the others may take to go on before the fault is healed. */
+  readonly patienceMs: number;
   /** Time between detection (or the limit) and the healing, milliseconds. */
   readonly healAfterMs: number;
   readonly signal: AbortSignal;
@@ -31,7 +33,7 @@ export interface ObserveOptions {
 export async function observe(
   injected: Injected,
   running: Running,
-  { limitMs, healAfterMs, signal }: ObserveOptions,
+  { limitMs, patienceMs, healAfterMs, signal }: ObserveOptions,
 ): Promise<FaultReport> {
   const { journal } = running;
   const { from, atMs, generation, isDetection, isWhole } = injected;
@@ -47,12 +49,14 @@ export async function observe(
     if (detected !== undefined) detectedMs = detected.atMs - atMs;
   }
   const isOther = injected.kind === 'full-disk';
-  const resumed = await journal.next(
-    ({ type, generation: number = 0 }) => type === 'commit' && (isOther || number > generation),
-    { from: after(detected), ...wait },
-  );
+  const isResumption = ({ type, generation: number = 0 }: JournalEvent): boolean =>
+    type === 'commit' && (isOther || number > generation);
+  const patience = { ...wait, limitMs: Math.min(limitMs, patienceMs) };
+  let resumed = await journal.next(isResumption, { from: after(detected), ...patience });
   await delay(healAfterMs, undefined, { signal }).catch(() => undefined);
   await injected.heal();
+  // Where all workers were hit there was nobody to go on.
+  resumed ??= await journal.next(isResumption, { from: after(detected), ...wait });
   const begin = isOther ? journal.events.length : after(detected);
   const whole =
     isWhole === undefined ? undefined : await journal.next(isWhole, { from: begin, ...wait });
@@ -74,7 +78,9 @@ async function exitSeen(
   { limitMs, signal }: { limitMs: number; signal: AbortSignal },
 ): Promise<number | undefined> {
   if (kind === 'kill-all') return 0;
-  for (const endMs = performance.now() + limitMs; performance.now() < endMs; await delay(5)) {
+  const endMs = performance.now() + limitMs;
+  while (performance.now() < endMs) {
+    await delay(5);
     const seen = exits.get(COORDINATOR);
     if (seen !== undefined && seen.atMs >= atMs) return seen.atMs - atMs;
     if (signal.aborted) break;

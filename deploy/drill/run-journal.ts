@@ -89,10 +89,11 @@ export function followJournal(folder: string): RunJournal {
     isOver,
     async next(fits, { from, limitMs, signal }) {
       const endMs = performance.now() + limitMs;
-      for (let index = from; ; await delay(POLL_MS)) {
+      for (let index = from; ;) {
         poll();
         for (; index < events.length; index++) if (fits(events[index]!)) return events[index]!;
         if (isOver() || signal?.aborted === true || performance.now() > endMs) return undefined;
+        await delay(POLL_MS);
       }
     },
     committedStep: () =>

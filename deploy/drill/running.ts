@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { messageOf } from '../../proto/errors.ts';
 import { exitOf, type Exit } from '../processes.ts';
 import { COORDINATOR, startCluster, type Cluster, type Prepared } from '../local-cluster.ts';
-import { checkLedger, type LedgerCheck } from './ledger.ts';
+import { auditFolder } from '../reports/audit.ts';
 import { findLeftovers, makeTemporaryFolder, MARK, type Leftovers } from './leftovers.ts';
 import { followJournal, type RunJournal } from './run-journal.ts';
 import { openSilentProxy, type SilentProxy } from './silent-proxy.ts';
@@ -24,12 +24,25 @@ export interface Running {
   readonly stopped: Set<number>;
 }
 
+/** What became of the samples. */
+export interface LedgerOutcome {
+  readonly isFaultless: boolean;
+  readonly numSamples: number;
+  readonly numLost: number;
+  readonly numDoubled: number;
+  readonly numSubstituted: number;
+  /** Committed steps that were done again. */
+  readonly numRedone: number;
+  readonly problems: readonly string[];
+}
+
 /** How a run of a drill ended. */
 export interface RunOutcome {
   /** Why it failed; undefined for a run that finished. */
   readonly failure: string | undefined;
   readonly weightsSha256: string;
-  readonly ledger: LedgerCheck;
+  /** What `videoloom audit` says of it. */
+  readonly ledger: LedgerOutcome;
   readonly leftovers: Leftovers;
   /** From the start of the processes to the end of the run. */
   readonly seconds: number;
@@ -117,10 +130,24 @@ export async function runDisturbed(prepared: Prepared, options: RunOptions): Pro
   return {
     failure,
     weightsSha256: journal.events.findLast(isEnd)?.weightsSha256 ?? '',
-    ledger: checkLedger(journal.events),
+    ledger: await ledgerOf(prepared.folder),
     leftovers,
     seconds: (performance.now() - startMs) / 1000,
     trainingSeconds: ((commits.at(-1)?.atMs ?? 0) - (commits[0]?.atMs ?? 0)) / 1000,
+  };
+}
+
+async function ledgerOf(folder: string): Promise<LedgerOutcome> {
+  const { audit } = await auditFolder(folder);
+  const { samples } = audit;
+  return {
+    isFaultless: audit.isFaultless,
+    numSamples: samples.numPlaces,
+    numLost: samples.lost.length,
+    numDoubled: samples.doubled.length,
+    numSubstituted: samples.substitutes.length,
+    numRedone: audit.numRedone,
+    problems: audit.problems.map(({ code, message }) => `${code}: ${message}`),
   };
 }
 

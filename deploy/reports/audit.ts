@@ -16,6 +16,17 @@ const MAX_LINES = 20;
  * @throws UsageError RUN_PLAN_MISSING, RUN_PLAN_INVALID; VideoloomError COSTS_MISSING, COSTS_CHANGED; DataError
  */
 export async function showAudit(run: string, { json }: { json?: boolean }): Promise<number> {
+  const { audit, index } = await auditFolder(run);
+  process.stdout.write(
+    json === true ? `${JSON.stringify(audit, undefined, 2)}\n` : auditText(audit, index),
+  );
+  return audit.isFaultless ? 0 : 1;
+}
+
+/** The audit of a run folder, and the index in it. @throws as {@link showAudit} */
+export async function auditFolder(
+  run: string,
+): Promise<{ readonly audit: RunAudit; readonly index: SampleIndex | undefined }> {
   const indexFile = join(run, INDEX_FILE);
   const index = await access(indexFile).then(
     () => readIndex(indexFile),
@@ -27,10 +38,7 @@ export async function showAudit(run: string, { json }: { json?: boolean }): Prom
       ? {}
       : { dataset: { digest: index.digest, numTrainSamples: index.train.length } }),
   });
-  process.stdout.write(
-    json === true ? `${JSON.stringify(audit, undefined, 2)}\n` : auditText(audit, index),
-  );
-  return audit.isFaultless ? 0 : 1;
+  return { audit, index };
 }
 
 /** An audit as people read it; files of samples are named where there is an index. */
