@@ -136,6 +136,11 @@ export async function train(options: TrainOptions): Promise<void> {
     let generation = await session.generationAfter(0);
     for (;;) {
       const scope = session.scopeOf(generation);
+      // A peer that stands still closes nothing: that the run goes on without it is learned from the coordinator alone.
+      const drop = (): void => {
+        collectives.abort('the generation is over');
+      };
+      scope.addEventListener('abort', drop, { once: true });
       try {
         await trainGeneration(generation, scope);
         return;
@@ -187,6 +192,7 @@ export async function train(options: TrainOptions): Promise<void> {
     ledger.enter('setup');
     await reachState(generation, scope);
     options.publish(state, number);
+    scope.throwIfAborted();
     await collectives.configure(generation);
 
     // --- Steps.
