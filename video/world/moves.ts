@@ -49,13 +49,14 @@ export function looksOf(split: Split): Look[] {
 const RADIUS = [0.15, 0.25] as const;
 /** How much of its way an object goes in a clip. */
 const TRAVEL = [0.6, 0.9] as const;
-const TEMPLATES = ['{a} moves {motion}', 'here {a} moves {motion}', 'now {a} moves {motion}'];
+/** One caption for one thing to be seen: what retrieval and exact captions are measured by. */
+const CAPTION = '{a} moves {motion}';
 /** The subtitle. */
 const SPOKEN = 'the word is {word}';
 
 /** Every word of captions and subtitles, sorted. */
 export function movesVocabulary(): string[] {
-  const texts = [...TEMPLATES, SPOKEN, ...COLOUR_NAMES, ...SHAPES, ...MOVES, ...SPOKEN_WORDS];
+  const texts = [CAPTION, SPOKEN, ...COLOUR_NAMES, ...SHAPES, ...MOVES, ...SPOKEN_WORDS];
   const words = texts.flatMap((text) => text.replaceAll(/\{\w+\}/g, ' ').split(/\s+/));
   return [...new Set([...words, 'a', 'an'].filter((word) => word !== ''))].sort();
 }
@@ -88,7 +89,7 @@ export function planMoves(place: ControlledPlace): Omit<MovesTruth, 'id'> {
     ],
     objects: [trackedObject({ shot: 0, firstFrame: 0, ...look }, places)],
     tones: [toneOf(place, rng.fork('tone'))],
-    caption: { text: captionOf(look, motion, rng.fork('caption')) },
+    caption: { text: captionOf(look, motion) },
     subtitles: [subtitleOf(word, seconds, rng.fork('subtitle'))],
   };
 }
@@ -164,10 +165,9 @@ function toneOf(place: ControlledPlace, rng: Rng): ToneSpan {
   };
 }
 
-function captionOf({ colour, shape }: Look, motion: Move, rng: Rng): string {
+function captionOf({ colour, shape }: Look, motion: Move): string {
   const noun = `${/^[aeiou]/.test(colour) ? 'an' : 'a'} ${colour} ${shape}`;
-  const template = TEMPLATES[rng.integer(TEMPLATES.length)]!;
-  return template.replace('{a}', noun).replace('{motion}', motion);
+  return CAPTION.replace('{a}', noun).replace('{motion}', motion);
 }
 
 function subtitleOf(word: string, seconds: number, rng: Rng) {
