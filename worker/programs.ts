@@ -158,7 +158,9 @@ export function compilePrograms<P extends TensorTree>(
     sums: engine.compile(
       (params: P, frozen: TensorTree, batch: TensorTree) => {
         const own = system.sums(params, frozen, batch);
-        if (contrast === undefined) return stack(own);
+        // A held-out question may bring what it compares with.
+        const isAnswered = contrast?.objectives.every((name) => own[name] !== undefined) ?? true;
+        if (contrast === undefined || isAnswered) return stack(own);
         const embeddings = contrast.embed(params, frozen, batch);
         return stack({ ...own, ...contrast.sums(params, embeddings, frozen) });
       },
@@ -249,6 +251,6 @@ function gradientsOf(
 ): (tf.Tensor | undefined)[] {
   return tf.tidy(() => {
     const { grads } = tf.engine().gradients(() => total(...inputs), [...inputs], undefined, true);
-    return grads as (tf.Tensor | undefined)[];
+    return grads;
   });
 }

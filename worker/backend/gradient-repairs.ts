@@ -10,7 +10,8 @@ type GradFunc = (
 /**
  * Replaces the gradients of tfjs 4.22 that fail: those that forget to sum over broadcast axes (maximum, minimum,
  * squaredDifference, batched matMul), that permute axes wrongly (cumsum), that call chained ops, which tfjs-core alone
- * does not have (prod, gather with batch axes), or that take the only gradient of an unstack or split for a list.
+ * does not have (prod, gather with batch axes), that take the only gradient of an unstack or split for a list, or that are as
+ * many slices as there are copies, and of four axes at most (tile).
  */
 export function repairGradients(): void {
   replace(tf.Maximum, extremeGradient(tf.greaterEqual, tf.less), ['a', 'b']);
@@ -20,6 +21,7 @@ export function repairGradients(): void {
   replace(tf.Cumsum, cumsumGradient, ['x']);
   replace(tf.Prod, prodGradient, ['x']);
   replace(tf.GatherV2, gatherGradient, ['x', 'indices']);
+  replace(tf.Tile, tileGradient, ['x']);
   tf.registerGradient({
     kernelName: tf.Unpack,
     gradFunc: (dys, _saved, attrs) => ({
@@ -100,6 +102,25 @@ const prodGradient: GradFunc = (dy, [x], attrs) => {
       const others = tf.mul(tf.cumprod(flat, 1, true, false), tf.cumprod(flat, 1, true, true));
       const gradient = tf.mul(tf.reshape(dy, [-1, 1]), others);
       return tf.transpose(tf.reshape(gradient, permuted.shape), inverse(order));
+    },
+  };
+};
+
+/** The sum over all copies. */
+const tileGradient: GradFunc = (dy, [x], attrs) => {
+  const { reps } = attrs as unknown as tf.TileAttrs;
+  return {
+    x: () => {
+      let sums = dy;
+      for (const [axis, count] of reps.entries()) {
+        if (count === 1) continue;
+        const size = x!.shape[axis]!;
+        const shape = [...x!.shape.slice(0, axis), ...sums.shape.slice(axis)];
+        const outer = shape.slice(0, axis).reduce((a, b) => a * b, 1);
+        sums = tf.sum(tf.reshape(sums, [outer, count, size, -1]), 1);
+        sums = tf.reshape(sums, shape.with(axis, size));
+      }
+      return tf.reshape(sums, x!.shape);
     },
   };
 };

@@ -51,6 +51,7 @@ describe('tfjs gradients', () => {
       fn: (a, b) => tf.squaredDifference(a, b),
     },
     'cumsum of a middle axis': { shapes: [[2, 3, 2]], fn: (x) => tf.cumsum(x, 1, true, true) },
+    'tile of three axes': { shapes: [[2, 1, 3]], fn: (x) => tf.tile(x, [2, 3, 2]) },
     'prod of two axes': { shapes: [[2, 3, 2]], fn: (x) => tf.prod(x, [0, 2]) },
     'gather with a batch axis': {
       shapes: [[3, 4, 2]],

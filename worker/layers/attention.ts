@@ -26,6 +26,29 @@ export function selfAttention(
   return selfAttentionAndKeys(params, x, options).output;
 }
 
+/** How much each position looks at each, [B, A, L, L]: the weights of {@link selfAttention}. */
+export function attentionWeights(
+  { qkv: { kernel, bias } }: AttentionParams,
+  x: tf.Tensor,
+  options: AttentionOptions,
+): tf.Tensor {
+  const [batch, length, width] = x.shape as [number, number, number];
+  const heads = (at: number): tf.Tensor => {
+    const own = tf.slice(kernel, [0, at * width], [-1, width]);
+    const params = bias === undefined ? {} : { bias: tf.slice(bias, [at * width], [width]) };
+    const packed = tf.reshape(dense({ kernel: own, ...params }, x), [
+      batch,
+      length,
+      options.numHeads,
+      -1,
+    ]);
+    return tf.transpose(packed, [0, 2, 1, 3]); // [B, A, L, D/A]
+  };
+  const scale = 1 / Math.sqrt(width / options.numHeads);
+  const scores = tf.matMul(tf.mul(heads(0), scale), heads(1), false, true);
+  return tf.softmax(options.bias === undefined ? scores : tf.add(scores, options.bias));
+}
+
 /** {@link selfAttention}, and its keys, [B, A, L, D/A]. */
 export function selfAttentionAndKeys(
   params: AttentionParams,

@@ -92,7 +92,7 @@ export function clipTexts(params: ClipParams, input: TextInput, sizes: ClipSizes
 
 /** The logit of each pair of embeddings [I, E] and [T, E]: [I, T]. */
 export function clipLogits(params: ClipParams, images: tf.Tensor, texts: tf.Tensor): tf.Tensor {
-  const similarity = tf.matMul(images as tf.Tensor2D, texts as tf.Tensor2D, false, true);
+  const similarity = tf.matMul(images, texts, false, true);
   return tf.mul(similarity, tf.exp(params.logitScale));
 }
 

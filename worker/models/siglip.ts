@@ -73,6 +73,6 @@ export function siglipTexts(
 
 /** The logit of each pair of embeddings [I, D] and [T, D]: [I, T]. */
 export function siglipLogits(params: SiglipParams, images: tf.Tensor, texts: tf.Tensor): tf.Tensor {
-  const similarity = tf.matMul(images as tf.Tensor2D, texts as tf.Tensor2D, false, true);
+  const similarity = tf.matMul(images, texts, false, true);
   return tf.add(tf.mul(similarity, tf.exp(params.logitScale)), params.logitBias);
 }

@@ -12,6 +12,8 @@ export interface VitSizes extends EncoderSizes {
   readonly imageSize: number;
   readonly patchSize: number;
   readonly channels: number;
+  /** Pictures one below the other that make one sequence, as the moments of a clip do; 1 unless given. */
+  readonly moments?: number;
 }
 
 /** Which of the parts that differ between vision transformers one has. */
@@ -39,10 +41,10 @@ export function initVit(
   init: Initializer,
   { parts = VIT, path = '' }: { readonly parts?: VitParts; readonly path?: string } = {},
 ): VitParams {
-  const { width, imageSize, patchSize, channels } = sizes;
+  const { width, imageSize, patchSize, channels, moments = 1 } = sizes;
   const { hasClassToken, hasPatchBias, hasInputNorm } = parts;
   const { kernel, bias } = initDense(init, `${path}patches`, patchSize ** 2 * channels, width);
-  const length = (imageSize / patchSize) ** 2 + (hasClassToken ? 1 : 0);
+  const length = moments * (imageSize / patchSize) ** 2 + (hasClassToken ? 1 : 0);
   return {
     patches: hasPatchBias ? { kernel, bias: bias! } : { kernel },
     ...(hasClassToken && { classToken: init.normal(`${path}classToken`, [width], 0.02) }),

@@ -107,7 +107,10 @@ export interface VideoLanguageSystem<P extends TensorTree = TensorTree> {
     rows: readonly Row[],
     question: string,
   ): Promise<readonly string[]>;
-  /** Sums over a microbatch by objective, but for those of {@link contrast}. */
+  /**
+   * Sums over a microbatch by objective, but for those of {@link contrast}, save where a held-out question's batch
+   * holds all that is compared: what is given of them then counts.
+   */
   sums(params: P, frozen: TensorTree, batch: TensorTree): Record<string, ObjectiveSums>;
   readonly contrast?: Contrast<P>;
 }
@@ -160,4 +163,9 @@ export function defineSystem<M extends ModelConfig, P extends TensorTree>(
 /** The usual choice of {@link SystemDefinition.takes}. */
 export function isClipOfOneVideo({ media }: Sample, files: readonly MediaFile[]): boolean {
   return media.length === 1 && files[media[0]!.file]!.kind === 'video';
+}
+
+/** One picture, or a clip of one video. */
+export function isOneMedium({ media }: Sample): boolean {
+  return media.length === 1;
 }

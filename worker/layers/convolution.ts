@@ -1,0 +1,59 @@
+import * as tf from '@tensorflow/tfjs-core';
+import type { Initializer } from '../initializer.ts';
+
+export type NormedConvolutionParams = {
+  readonly kernel: tf.Tensor; // [size, size, in, out]
+  readonly scale: tf.Tensor; // [out]
+  readonly offset: tf.Tensor; // [out]
+};
+
+/** Channels that one norm is over come in so many groups. Source: Wu & He 2018, arXiv:1803.08494, sec. 3.1. */
+const NUM_GROUPS = 32;
+const EPSILON = 1e-5;
+
+export function initNormedConvolution(
+  init: Initializer,
+  path: string,
+  {
+    size,
+    numIn,
+    numOut,
+  }: { readonly size: number; readonly numIn: number; readonly numOut: number },
+): NormedConvolutionParams {
+  const std = Math.sqrt(2 / (size * size * numIn));
+  return {
+    kernel: init.normal(`${path}/kernel`, [size, size, numIn, numOut], std),
+    scale: init.fill(`${path}/scale`, [numOut], 1),
+    offset: init.fill(`${path}/offset`, [numOut], 0),
+  };
+}
+
+/**
+ * Images [B, H, W, C] through a convolution with standardised weights and a norm over groups of channels: no picture
+ * learns anything of the others of its batch, as it would by a batch norm. H and W are divided by `stride`.
+ * Source: Qiao et al. 2019, arXiv:1903.10520, sec. 2.
+ */
+export function normedConvolution(
+  { kernel, scale, offset }: NormedConvolutionParams,
+  x: tf.Tensor,
+  stride = 1,
+): tf.Tensor {
+  const mean = tf.mean(kernel, [0, 1, 2], true);
+  const centred = tf.sub(kernel, mean);
+  const variance = tf.mean(tf.square(centred), [0, 1, 2], true);
+  const standard = tf.mul(centred, tf.rsqrt(tf.add(variance, EPSILON)));
+  const fanIn = kernel.size / kernel.shape[3]!;
+  const unit = tf.mul(standard, 1 / Math.sqrt(fanIn));
+  const made = tf.conv2d(x as tf.Tensor4D, unit as tf.Tensor4D, stride, 'same');
+  return tf.add(tf.mul(groupNormal(made), scale), offset);
+}
+
+/** Mean 0 and deviation 1 within each group of channels of each picture. */
+function groupNormal(x: tf.Tensor4D): tf.Tensor {
+  const [batch, height, width, channels] = x.shape;
+  const groups = Math.min(NUM_GROUPS, channels);
+  const cut = tf.reshape(x, [batch, height * width, groups, channels / groups]);
+  const centred = tf.sub(cut, tf.mean(cut, [1, 3], true));
+  const variance = tf.mean(tf.square(centred), [1, 3], true);
+  return tf.reshape(tf.mul(centred, tf.rsqrt(tf.add(variance, EPSILON))), x.shape);
+}

@@ -1,0 +1,87 @@
+/** CLIP: two towers and InfoNCE over the global batch. Source: Radford et al. 2021, arXiv:2103.00020. */
+import * as tf from '@tensorflow/tfjs-core';
+import { z } from 'zod';
+import { count } from '../config-fields.ts';
+import { infoNceSums } from '../losses/contrastive.ts';
+import {
+  clipImages,
+  clipTexts,
+  initClip,
+  type ClipParams,
+  type ClipSizes,
+} from '../models/clip.ts';
+import { channelsOf, momentsOf, retrievalSystem } from './retrieval.ts';
+import { defineSystem, isOneMedium } from './system.ts';
+import { fitTokenizer, readTokenizer } from './text-assets.ts';
+import {
+  checkBlocks,
+  checkVision,
+  textFields,
+  textSizes,
+  visionFields,
+  visionSizes,
+} from './tower-fields.ts';
+import type { RunConfig } from '../config-fields.ts';
+
+const fields = z.strictObject({
+  name: z.literal('clip').describe('Radford et al. 2021, arXiv:2103.00020'),
+  vision: visionFields.describe('The tower that sees'),
+  text: textFields.describe('The tower that reads; each word sees those before it'),
+  embedding: count('Width of the space that clips and texts share'),
+  frames: z
+    .enum(['tubelets', 'bag'])
+    .describe(
+      'tubelets: all frames in one sequence, those of a window in one token; bag: each frame by itself and the mean of ' +
+        'them, which cannot tell their order',
+    ),
+  contrastChunk: count('Rows of the global batch that are compared at a time').nullable(),
+});
+
+type ClipConfig = z.infer<typeof fields>;
+
+/** Similarities are multiplied by no more than this. Source: Radford et al. 2021, sec. 2.5. */
+const MAX_SCALE = 100;
+
+export const clip = defineSystem<ClipConfig, ClipParams>({
+  schema: fields,
+  sampleKind: 'a picture, or a clip of one video',
+  takes: isOneMedium,
+  check: ({ model: { vision, text }, data }) =>
+    checkVision('model.vision', vision, data.frameSize) ?? checkBlocks('model.text', text),
+  async fit(context) {
+    const { vocabularySize } = await fitTokenizer(context, context.config.model.text.vocabulary);
+    return `${vocabularySize} word pieces`;
+  },
+  async open({ config: { model, data }, folder, index }) {
+    const tokenizer = await readTokenizer(folder);
+    const sizes = clipSizes(model, data, tokenizer.special.sep);
+    return retrievalSystem({
+      ...{ name: 'clip', data, tokenizer, splits: index, frames: model.frames, hasStart: true },
+      maxTokens: model.text.maxTokens,
+      tokensOfClip: data.windows * (data.frameSize / model.vision.patchSize) ** 2 + 1,
+      parameters: ['logitScale'],
+      init: (initializer) => initClip(sizes, initializer),
+      images: (params, images) => clipImages(params, images, sizes),
+      texts: (params, ids) => clipTexts(params, { ids }, sizes),
+      sums: ({ logitScale }, pairs) => {
+        const scale = tf.exp(tf.minimum(logitScale, Math.log(MAX_SCALE)));
+        return infoNceSums(pairs, scale, model.contrastChunk ?? undefined);
+      },
+    });
+  },
+});
+
+export function clipSizes(
+  { vision, text, embedding, frames }: ClipConfig,
+  data: RunConfig['data'],
+  endId: number,
+): ClipSizes {
+  const kind = { activation: 'quick-gelu', epsilon: 1e-5 } as const;
+  const [channels, moments] = [channelsOf(frames, data), momentsOf(frames, data)];
+  return {
+    vision: visionSizes(vision, { imageSize: data.frameSize, channels, moments }, kind),
+    text: textSizes(text, kind),
+    embedding,
+    endId,
+  };
+}

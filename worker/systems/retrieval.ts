@@ -1,0 +1,179 @@
+/** What CLIP and SigLIP share: clips and texts of one space, compared over the global batch, found by one another. */
+import * as tf from '@tensorflow/tfjs-core';
+import type { Sample } from '../../video/index/sample.ts';
+import type { Tokenizer } from '../../video/text/tokenizer.ts';
+import type { RunConfig } from '../config-fields.ts';
+import type { Initializer } from '../initializer.ts';
+import { crossEntropySums, type ObjectiveSums } from '../losses/cross-entropy.ts';
+import type { Pairs } from '../losses/contrastive.ts';
+import { l2Normalize } from '../layers/normalize.ts';
+import { CLIP_PIXELS, normalizePixels } from '../tokens/pixels.ts';
+import type { TensorTree } from '../tree.ts';
+import { countedOf, floatArray, intArray, packedFrames } from './host-arrays.ts';
+import { textNumber } from './text-number.ts';
+import type { HeldOutTask, HostBatch, Row, VideoLanguageSystem } from './system.ts';
+
+/** How the frames of a clip are seen. */
+export type FrameUse = 'tubelets' | 'bag';
+
+/** Most captions that a held-out clip is to be told by. */
+const MAX_CANDIDATES = 1024;
+
+type RetrievalBatch = {
+  readonly pixels: tf.Tensor; // [B, bytes / 4] int32
+  readonly ids: tf.Tensor; // [B, L] int32
+  readonly captions: tf.Tensor; // [B] float32, equal for equal captions
+  /** In a held-out question alone: captions to choose from, one after another, [B, K, L] int32. */
+  readonly candidates?: tf.Tensor;
+  readonly labels?: tf.Tensor; // [B] int32
+  readonly answerWeights?: tf.Tensor; // [B]
+};
+
+/** What is to be said of a system of two towers. */
+export interface RetrievalOptions<P extends TensorTree> {
+  readonly name: string;
+  readonly data: RunConfig['data'];
+  readonly frames: FrameUse;
+  readonly tokenizer: Tokenizer;
+  readonly maxTokens: number;
+  /** Whether texts begin with `[CLS]`; all end with `[SEP]`. */
+  readonly hasStart: boolean;
+  readonly tokensOfClip: number;
+  readonly splits: { readonly heldOut: readonly Sample[] };
+  /** Those that the comparison uses itself. */
+  readonly parameters: readonly string[];
+  readonly init: (initializer: Initializer) => P;
+  /** [B, H, W, C] to unit vectors [B, E]. */
+  readonly images: (params: P, images: tf.Tensor) => tf.Tensor;
+  /** [B, L] int32 to unit vectors [B, E]. */
+  readonly texts: (params: P, ids: tf.Tensor) => tf.Tensor;
+  /** Of the global batch. */
+  readonly sums: (params: P, pairs: Pairs) => ObjectiveSums;
+}
+
+/** Colour channels of what a tower gets: those of all frames of a window in one, or of one frame. */
+export function channelsOf(frames: FrameUse, { framesPerWindow }: RunConfig['data']): number {
+  return frames === 'tubelets' ? 3 * framesPerWindow : 3;
+}
+
+/** Moments of a clip within one sequence. */
+export function momentsOf(frames: FrameUse, { windows }: RunConfig['data']): number {
+  return frames === 'tubelets' ? windows : 1;
+}
+
+export function retrievalSystem<P extends TensorTree>(
+  options: RetrievalOptions<P>,
+): VideoLanguageSystem<P> {
+  const { name, tokenizer, maxTokens, splits } = options;
+  const { sep, cls, pad } = tokenizer.special;
+  const idsOf = (text: string): number[] => {
+    const start = options.hasStart ? [cls] : [];
+    const words = tokenizer.encode(text).slice(0, maxTokens - 1 - start.length);
+    return [...start, ...words, sep];
+  };
+  const textArray = (texts: readonly string[], ...shape: number[]) => {
+    const ids = intArray(...shape, maxTokens);
+    ids.data.fill(pad);
+    for (const [i, text] of texts.entries()) ids.data.set(idsOf(text), i * maxTokens);
+    return ids;
+  };
+  const assemble = (rows: readonly Row[]): HostBatch => {
+    const captions = floatArray(rows.length);
+    for (const [i, { sample }] of rows.entries()) {
+      captions.data[i] = textNumber(sample.text);
+    }
+    const ids = textArray(
+      rows.map(({ sample }) => sample.text),
+      rows.length,
+    );
+    const numWords = ids.data.reduce((sum, id) => sum + (id === pad ? 0 : 1), 0);
+    return {
+      arrays: { pixels: packedFrames(rows), ids, captions },
+      counts: { contrastive: rows.length },
+      numTokens: rows.length * options.tokensOfClip + numWords,
+    };
+  };
+
+  const candidates = [...new Set(splits.heldOut.map(({ text }) => text))].slice(0, MAX_CANDIDATES);
+  const classOf = new Map(candidates.map((text, i) => [text, i]));
+  const recall: HeldOutTask = {
+    name: 'recall-at-1',
+    objective: 'contrastive',
+    numClasses: candidates.length,
+    assemble(rows) {
+      const batch = assemble(rows);
+      // Each row carries a part of the captions, so that rows can be cut among devices; all rows see them all.
+      const perRow = Math.ceil(candidates.length / rows.length);
+      const whole = Array.from(
+        { length: perRow * rows.length },
+        (_, i) => candidates[i] ?? candidates[0]!,
+      );
+      const [labels, answerWeights] = [intArray(rows.length), floatArray(rows.length)];
+      for (const [i, { sample }] of rows.entries()) {
+        const label = classOf.get(sample.text);
+        labels.data[i] = label ?? 0;
+        answerWeights.data[i] = label === undefined ? 0 : 1;
+      }
+      const asked = { candidates: textArray(whole, rows.length, perRow), labels, answerWeights };
+      return { ...batch, arrays: { ...batch.arrays, ...asked } };
+    },
+    labels: ({ arrays }) => countedOf(arrays['labels']!, arrays['answerWeights']!),
+  };
+
+  const clips = (params: P, batch: RetrievalBatch): tf.Tensor =>
+    clipEmbeddings(params, batch, options);
+  return {
+    name,
+    objectives: { contrastive: 1 },
+    heldOutTasks: [recall],
+    init: (initializer) => options.init(initializer),
+    frozen: {},
+    // Of stacked layers `shape` is that of one; a table of words or positions is no map between spaces.
+    decays: (path, shape) => shape.length > 1 && !/(^|\/)(words|position)$/.test(path),
+    assemble,
+    sums(params, _frozen, batch): Record<string, ObjectiveSums> {
+      const asked = batch as RetrievalBatch;
+      if (asked.candidates === undefined) return {};
+      const texts = options.texts(params, tf.reshape(asked.candidates, [-1, maxTokens]));
+      const scores = tf.matMul(clips(params, asked), texts, false, true); // [B, candidates]
+      return { contrastive: crossEntropySums(scores, asked.labels!, asked.answerWeights!) };
+    },
+    contrast: {
+      objectives: ['contrastive'],
+      parameters: options.parameters,
+      embed(params, _frozen, batch) {
+        const given = batch as RetrievalBatch;
+        return {
+          clips: clips(params, given),
+          texts: options.texts(params, given.ids),
+          captionIds: given.captions,
+        };
+      },
+      sums: (params, { clips: left, texts: right, captionIds: groupIds }) => ({
+        contrastive: options.sums(params, { left: left!, right: right!, groupIds: groupIds! }),
+      }),
+    },
+  };
+}
+
+/** Unit vectors of the clips of a batch, [B, E]. */
+function clipEmbeddings<P extends TensorTree>(
+  params: P,
+  { pixels }: RetrievalBatch,
+  { frames, data, images }: RetrievalOptions<P>,
+): tf.Tensor {
+  const { windows, framesPerWindow, frameSize } = data;
+  const batch = pixels.shape[0];
+  const count = windows * framesPerWindow;
+  const shown = normalizePixels(pixels, [batch * count, frameSize, frameSize, 3], CLIP_PIXELS);
+  if (frames === 'bag') {
+    const each = tf.reshape(images(params, shown), [batch, count, -1]);
+    return l2Normalize(tf.mean(each, 1));
+  }
+  if (count === 1) return images(params, shown);
+  // A patch of a window is a tubelet: the same place in all of its frames. Source: arXiv:2103.15691 (ViViT), sec. 3.2.
+  const cut = tf.reshape(shown, [batch * windows, framesPerWindow, frameSize * frameSize, 3]);
+  const tubelets = tf.transpose(cut, [0, 2, 1, 3]); // [B W, H W, T, 3]
+  const size = [batch, windows * frameSize, frameSize, 3 * framesPerWindow] as const;
+  return images(params, tf.reshape(tubelets, [...size]));
+}

@@ -1,0 +1,77 @@
+/** SigLIP: two towers and a sigmoid for every pair of the global batch. Source: Zhai et al. 2023, arXiv:2303.15343. */
+import * as tf from '@tensorflow/tfjs-core';
+import { z } from 'zod';
+import { count, type RunConfig } from '../config-fields.ts';
+import { sigmoidSums } from '../losses/contrastive.ts';
+import {
+  initSiglip,
+  siglipImages,
+  siglipTexts,
+  type SiglipParams,
+  type SiglipSizes,
+} from '../models/siglip.ts';
+import { channelsOf, momentsOf, retrievalSystem } from './retrieval.ts';
+import { defineSystem, isOneMedium } from './system.ts';
+import { fitTokenizer, readTokenizer } from './text-assets.ts';
+import {
+  checkBlocks,
+  checkVision,
+  textFields,
+  textSizes,
+  visionFields,
+  visionSizes,
+} from './tower-fields.ts';
+
+const fields = z.strictObject({
+  name: z.literal('siglip').describe('Zhai et al. 2023, arXiv:2303.15343'),
+  vision: visionFields.describe('The tower that sees; a learned query reads its tokens'),
+  text: textFields.describe('The tower that reads; its last position speaks for the text'),
+  frames: z
+    .enum(['tubelets', 'bag'])
+    .describe(
+      'tubelets: all frames in one sequence, those of a window in one token; bag: each frame by itself and the mean of ' +
+        'them, which cannot tell their order',
+    ),
+  contrastChunk: count('Rows of the global batch that are compared at a time').nullable(),
+});
+
+type SiglipConfig = z.infer<typeof fields>;
+
+export const siglip = defineSystem<SiglipConfig, SiglipParams>({
+  schema: fields,
+  sampleKind: 'a picture, or a clip of one video',
+  takes: isOneMedium,
+  check: ({ model: { vision, text }, data }) =>
+    checkVision('model.vision', vision, data.frameSize) ?? checkBlocks('model.text', text),
+  async fit(context) {
+    const { vocabularySize } = await fitTokenizer(context, context.config.model.text.vocabulary);
+    return `${vocabularySize} word pieces`;
+  },
+  async open({ config: { model, data }, folder, index }) {
+    const tokenizer = await readTokenizer(folder);
+    const sizes = siglipSizes(model, data);
+    return retrievalSystem({
+      ...{ name: 'siglip', data, tokenizer, splits: index, frames: model.frames, hasStart: false },
+      maxTokens: model.text.maxTokens,
+      tokensOfClip: data.windows * (data.frameSize / model.vision.patchSize) ** 2,
+      parameters: ['logitScale', 'logitBias'],
+      init: (initializer) => initSiglip(sizes, initializer),
+      images: (params, images) => siglipImages(params, images, sizes),
+      texts: (params, ids) => siglipTexts(params, { ids }, sizes),
+      sums: ({ logitScale, logitBias }, pairs) =>
+        sigmoidSums(pairs, tf.exp(logitScale), logitBias, model.contrastChunk ?? undefined),
+    });
+  },
+});
+
+export function siglipSizes(
+  { vision, text, frames }: Pick<SiglipConfig, 'vision' | 'text' | 'frames'>,
+  data: RunConfig['data'],
+): SiglipSizes {
+  const kind = { activation: 'gelu-tanh', epsilon: 1e-6 } as const;
+  const [channels, moments] = [channelsOf(frames, data), momentsOf(frames, data)];
+  return {
+    vision: visionSizes(vision, { imageSize: data.frameSize, channels, moments }, kind),
+    text: textSizes(text, kind),
+  };
+}
