@@ -47,6 +47,23 @@ export function openLog(fields: LogFields, options: LogOptions = {}): Log {
       timestamp: pino.stdTimeFunctions.isoTime,
       formatters: { level: (label) => ({ level: label }) },
     },
-    pino.destination({ dest: options.file ?? 2, sync: true, mkdir: true, append: true }),
+    destinationOf(options.file),
   );
+}
+
+/** Lines that could not be written wait for room up to this size; then they are dropped. */
+const MAX_WAITING_BYTES = 1 << 20;
+
+function destinationOf(file: string | undefined): ReturnType<typeof pino.destination> {
+  const destination = pino.destination({
+    ...{ dest: file ?? 2, sync: true, mkdir: true, append: true, maxLength: MAX_WAITING_BYTES },
+  });
+  let isTold = false;
+  // A full disk costs lines of the log, not the process that wanted to write them.
+  destination.on('error', (error: Error) => {
+    if (!isTold && file !== undefined)
+      process.stderr.write(`LOG_WRITE_FAILED: ${file}: ${error.message}\n`);
+    isTold = true;
+  });
+  return destination;
 }

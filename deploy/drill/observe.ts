@@ -4,6 +4,13 @@ import type { Injected } from './faults.ts';
 import type { JournalEvent } from './run-journal.ts';
 import type { Running } from './running.ts';
 
+/** When a run noticed a fault and when it trained again, milliseconds after it; undefined for what was not seen. */
+export interface FaultTimes {
+  readonly kind: string;
+  readonly detectedMs: number | undefined;
+  readonly resumedMs: number | undefined;
+}
+
 /** What a fault did to a run. */
 export interface FaultReport {
   readonly kind: string;
@@ -70,6 +77,23 @@ export async function observe(
     stepsRedone: redoneSteps(journal.events, injected),
     reason: detected?.reason ?? '',
   };
+}
+
+/** The times of a fault, from what a journal tells afterwards. */
+export function timesOf(injected: Injected, { journal, exits }: Running): FaultTimes {
+  const { kind, from, atMs, generation, isDetection } = injected;
+  const later = journal.events.slice(from);
+  const detected = isDetection === undefined ? undefined : later.findIndex(isDetection);
+  const seen = detected === undefined ? exits.get(COORDINATOR)?.atMs : later[detected]?.atMs;
+  const resumed =
+    detected === -1
+      ? undefined
+      : later
+          .slice(detected ?? 0)
+          .find(({ type, generation: number = 0 }) => type === 'commit' && number > generation);
+  const since = (ms: number | undefined): number | undefined =>
+    ms === undefined || ms < atMs ? undefined : ms - atMs;
+  return { kind, detectedMs: since(seen), resumedMs: since(resumed?.atMs) };
 }
 
 async function exitSeen(

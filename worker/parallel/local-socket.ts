@@ -45,14 +45,23 @@ export async function prepareLocalSockets(path: string): Promise<boolean> {
     const stat = await lstat(folder);
     const isOurs = stat.isDirectory() && stat.uid === process.getuid!();
     if (!isOurs || (stat.mode & 0o077) !== 0) return false;
-    const sockets = (await readdir(folder)).filter((name) => name.endsWith('.sock'));
-    for (const name of sockets.slice(0, MAX_SWEPT)) {
-      const socket = join(folder, name);
-      if (await isAbandoned(socket)) await rm(socket, { force: true });
-    }
+    await removeAbandoned(folder);
     return true;
   } catch {
     return false; // TCP does it, too
+  }
+}
+
+/** Removes the sockets of killed processes beside `path`, for whoever leaves last. */
+export async function sweepLocalSockets(path: string): Promise<void> {
+  await removeAbandoned(dirname(path)).catch(() => undefined);
+}
+
+async function removeAbandoned(folder: string): Promise<void> {
+  const sockets = (await readdir(folder)).filter((name) => name.endsWith('.sock'));
+  for (const name of sockets.slice(0, MAX_SWEPT)) {
+    const socket = join(folder, name);
+    if (await isAbandoned(socket)) await rm(socket, { force: true });
   }
 }
 

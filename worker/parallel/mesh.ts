@@ -5,6 +5,7 @@
  * connection belongs to one generation and closes with it, so nothing that is left of an older one can reach a newer.
  */
 import assert from 'node:assert/strict';
+import { rmSync } from 'node:fs';
 import { createServer, type AddressInfo, type Server, type Socket } from 'node:net';
 import { crc32c } from '@node-rs/crc32';
 import { isLoopback, parseAddress, portError } from '../../proto/address.ts';
@@ -27,7 +28,12 @@ import {
   sendWelcome,
   type Hello,
 } from './handshake.ts';
-import { isSameHost, localSocketOf, prepareLocalSockets } from './local-socket.ts';
+import {
+  isSameHost,
+  localSocketOf,
+  prepareLocalSockets,
+  sweepLocalSockets,
+} from './local-socket.ts';
 import { MeshError, PeerLost } from './mesh-errors.ts';
 
 /** Frames handed to a connection and not yet taken by the kernel: one on its way, one ready behind it. */
@@ -163,6 +169,11 @@ export class Mesh {
   readonly #server: Server;
   /** Accepts from this machine. */
   #localServer: Server | undefined;
+  #localPath = '';
+  /** For a process that exits without closing anything. */
+  readonly #unlink = (): void => {
+    rmSync(this.#localPath, { force: true });
+  };
   /** Accepted connections that no link has: greeting, or of a generation that is not here yet. */
   readonly #strangers = new Set<Socket>();
   readonly #parked = new Map<Socket, Hello>();
@@ -207,6 +218,8 @@ export class Mesh {
       });
       server.listen(path, () => {
         this.#localServer = server;
+        this.#localPath = path;
+        process.once('exit', this.#unlink);
         resolve();
       });
     });
@@ -301,7 +314,11 @@ export class Mesh {
     this.#closed = true;
     this.#leave(new MeshError('GENERATION_CHANGED', 'this worker has left'));
     for (const socket of this.#strangers) socket.destroy();
-    this.#localServer?.close();
+    if (this.#localServer !== undefined) {
+      this.#localServer.close();
+      process.off('exit', this.#unlink);
+      await sweepLocalSockets(this.#localPath);
+    }
     await new Promise<void>((resolve) => {
       this.#server.close(() => {
         resolve();
