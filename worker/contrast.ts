@@ -23,14 +23,14 @@ export interface ComparedRows {
  * the same comparison of the same rows, so nothing depends on who holds which.
  * Source: Gao et al. 2021, arXiv:2101.06983, sec. 3.2, steps 1 and 2.
  */
-export async function compareGlobalBatch(
-  programs: ContrastPrograms<TensorTree>,
+export async function compareGlobalBatch<P extends TensorTree>(
+  programs: ContrastPrograms<P>,
   {
     params,
     frozen,
     microbatches,
   }: {
-    readonly params: TensorTree;
+    readonly params: P;
     readonly frozen: TensorTree;
     readonly microbatches: StepBatches['microbatches'];
   },

@@ -183,6 +183,8 @@ class SocketCollectives implements MeshCollectives {
         exchange: (of, blocks) => new RingReduceExchange(of, plan, blocks),
       };
     }
+    this.#group?.close();
+    this.#group = undefined;
     const plan = planReduce(generation, rank, numElements);
     // Also where this worker may not: the others have to be told.
     const gather = (name: string, values: Float64Array) => this.allGather(step, name, values);

@@ -35,6 +35,7 @@ import {
   sweepLocalSockets,
 } from './local-socket.ts';
 import { MeshError, PeerLost } from './mesh-errors.ts';
+import { unpaceLoopback } from './socket-options.ts';
 
 /** Frames handed to a connection and not yet taken by the kernel: one on its way, one ready behind it. */
 export const MAX_FRAMES_IN_FLIGHT = 2;
@@ -616,6 +617,7 @@ export class Mesh {
     );
     link.reader = reader;
     reader.socket.once(connectedEvent(reader.socket), () => {
+      unpaceLoopback(reader.socket);
       sendHello(reader.socket, {
         token: security.token,
         protocolVersion: PROTOCOL_VERSION,
@@ -674,6 +676,7 @@ export class Mesh {
       return;
     }
     this.#strangers.delete(socket);
+    unpaceLoopback(socket);
     link.writer?.destroy();
     link.writer = socket;
     link.checksums = this.#options.checksums === 'always' || leavesMachine(socket);

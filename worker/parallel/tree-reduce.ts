@@ -12,7 +12,7 @@ import { FRAME_KIND, type FrameHeader } from './frame.ts';
 import { MeshError } from './mesh-errors.ts';
 import type { Exchange, OutgoingFrame } from './mesh.ts';
 import { blocksOf, type GradientBlock, type TreeNode } from './tree-sum.ts';
-import { type SumPrecision, VectorMemory } from './vector-memory.ts';
+import { type SumPrecision, VECTOR_PADDING_BYTES, VectorMemory } from './vector-memory.ts';
 import { Wire } from './wire.ts';
 
 /** 1 MiB of f32, the most that a frame carries: fewer system calls, and less of each is overhead. */
@@ -38,7 +38,8 @@ export interface ReduceBuffers {
 /** Bytes of {@link ReduceBuffers}, and of what is rounded before it is sent. */
 export function reduceBytes(numElements: number, precision: SumPrecision = 'float32'): number {
   const numRounded = precision === 'float32' ? 0 : MAX_ROUNDED_CHUNKS * (MAX_CHUNK_ELEMENTS / 2);
-  return 4 * (numElements + STAGING_ELEMENTS + numRounded) + 256;
+  const padding = (2 + MAX_ROUNDED_CHUNKS) * VECTOR_PADDING_BYTES;
+  return 4 * (numElements + STAGING_ELEMENTS + numRounded) + padding;
 }
 
 /** @param options.memory where the blocks lie and {@link reduceBytes} are left; else the sums pass through a copy */

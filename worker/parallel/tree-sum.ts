@@ -4,7 +4,7 @@
  * microbatches is a few whole nodes of that tree, so workers exchange node sums and never change the order.
  */
 import assert from 'node:assert/strict';
-import type { SumPrecision, VectorMemory } from './vector-memory.ts';
+import { VECTOR_PADDING_BYTES, type SumPrecision, type VectorMemory } from './vector-memory.ts';
 
 /** A node of the tree: microbatches [start, start + size), size a power of two that divides start. */
 export interface TreeNode {
@@ -56,7 +56,7 @@ export function accumulatorVectors(numMicrobatches: number): number {
 
 /** Bytes of {@link accumulatorVectors}, padded. */
 export function accumulatorBytes(numElements: number, numMicrobatches: number): number {
-  return accumulatorVectors(numMicrobatches) * (4 * numElements + 64);
+  return accumulatorVectors(numMicrobatches) * (4 * numElements + VECTOR_PADDING_BYTES);
 }
 
 /**

@@ -1,5 +1,6 @@
 """The peer of all-reduce.ts: torch.distributed's Gloo, float32 sum on loopback. One process a rank; each reads "reduce ELEMENTS REPS"
-line by line on stdin, and rank 0 answers with a JSON line: the seconds of each repetition, of the slower rank. End of input ends it."""
+line by line on stdin, and rank 0 answers with a JSON line: the seconds of each repetition, of the slower rank, and the processor
+seconds of all ranks together. End of input ends it."""
 import argparse, json, os, sys, time
 import torch, torch.distributed as dist
 
@@ -13,14 +14,17 @@ dist.init_process_group("gloo", rank=args.rank, world_size=args.world_size)
 for line in sys.stdin:
     _, elements, reps = line.split()
     x = torch.full((int(elements),), float(args.rank))
-    seconds = []
+    seconds, processor = [], 0.0
     for _ in range(int(reps)):
         dist.barrier()
-        start = time.perf_counter()
+        start, used = time.perf_counter(), time.process_time()
         dist.all_reduce(x)
         elapsed = torch.tensor(time.perf_counter() - start, dtype=torch.float64)
+        processor += time.process_time() - used
         dist.all_reduce(elapsed, op=dist.ReduceOp.MAX)
         seconds.append(elapsed.item())
+    processor = torch.tensor(processor, dtype=torch.float64)
+    dist.all_reduce(processor)
     if args.rank == 0:
-        print(json.dumps(seconds), flush=True)
+        print(json.dumps({"seconds": seconds, "processorSeconds": processor.item()}), flush=True)
 dist.destroy_process_group()

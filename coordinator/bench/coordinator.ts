@@ -1,0 +1,119 @@
+/**
+ * How many workers one coordinator process serves: simulated workers, each with a connection of its own, join, beat, lease
+ * the samples of their microbatches and vote for steps, against a real coordinator with its journal on disk. Prints a JSON
+ * line a figure. `cores` is the coordinator's processor time by the wall clock; rates hold for this machine with the
+ * simulated workers on it too, processor time per call hardly depends on them.
+ *
+ *     npm run bench:coordinator -- [--workers 1000] [--steps 10] [--beat-seconds 5] [--detect-within 2]
+ */
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { parseArgs } from 'node:util';
+import { RUN_PLAN_FILE } from '../../proto/run-plan.ts';
+import { timeLimits } from '../../proto/time-limits.ts';
+import { startCoordinator } from '../test/coordinator-process.ts';
+import { ScriptedWorker, testPlan } from '../test/scripted-worker.ts';
+
+/** Joins under way at a time. */
+const CONCURRENCY = 64;
+/** `sysconf(_SC_CLK_TCK)`, 100 on every Linux of today. */
+const TICKS_PER_SECOND = 100;
+
+/** Processor time of a process so far. Source: proc_pid_stat(5), fields 14 and 15 */
+async function processorSeconds(pid: number): Promise<number> {
+  const text = await readFile(`/proc/${pid}/stat`, 'utf8');
+  const fields = text.slice(text.lastIndexOf(')') + 2).split(' ');
+  return (Number(fields[11]) + Number(fields[12])) / TICKS_PER_SECOND;
+}
+
+function report(metric: string, value: number, unit: string): void {
+  const name = `coordinator with ${flags.workers} workers`;
+  const rounded = Number(value.toPrecision(4));
+  process.stdout.write(`${JSON.stringify({ name, metric, value: rounded, unit })}\n`);
+}
+
+const { values: flags } = parseArgs({
+  options: {
+    workers: { type: 'string', default: '1000' },
+    steps: { type: 'string', default: '10' },
+    'beat-seconds': { type: 'string', default: '5' },
+    'detect-within': { type: 'string', default: '2' },
+  },
+});
+const numWorkers = Number(flags.workers);
+const numSteps = Number(flags.steps);
+const plan = testPlan({
+  detectWithinMs: 1000 * Number(flags['detect-within']),
+  microbatches: 2 ** Math.ceil(Math.log2(numWorkers)),
+  minWorkers: numWorkers,
+  numTrainSamples: 1_000_000,
+  totalSteps: numSteps + 1,
+  checkpointEverySteps: numSteps + 1,
+});
+const { beatMs } = timeLimits(plan);
+const folder = await mkdtemp(join(tmpdir(), 'videoloom-bench-'));
+await writeFile(join(folder, RUN_PLAN_FILE), JSON.stringify(plan));
+const coordinator = await startCoordinator(folder);
+const pid = coordinator.child.pid!;
+const workers: ScriptedWorker[] = [];
+
+/** Runs `work`, tells rate and cost of its calls. */
+async function measure(
+  what: string,
+  numCalls: number,
+  work: () => Promise<unknown>,
+): Promise<void> {
+  const [start, used] = [performance.now(), await processorSeconds(pid)];
+  await work();
+  const seconds = (performance.now() - start) / 1000;
+  const processor = (await processorSeconds(pid)) - used;
+  report(`${what} rate`, numCalls / seconds, '1/s');
+  report(`${what}, processor time each`, (1000 * processor) / numCalls, 'ms');
+  report(`${what}, cores`, processor / seconds, 'cores');
+}
+
+try {
+  await measure('join', numWorkers, async () => {
+    let next = 0;
+    const joinSome = async (): Promise<void> => {
+      while (next < numWorkers) {
+        const workerId = `w${next++}`;
+        workers.push(await ScriptedWorker.join(coordinator.address, workerId, { beatMs }));
+      }
+    };
+    await Promise.all(Array.from({ length: CONCURRENCY }, joinSome));
+  });
+
+  const start = performance.now();
+  const generations = await Promise.all(workers.map((worker) => worker.generation()));
+  report('last join to the generation at every worker', performance.now() - start, 'ms');
+  const { number } = generations[0]!;
+
+  const beatSeconds = Number(flags['beat-seconds']);
+  const beats = (numWorkers * beatSeconds * 1000) / beatMs;
+  await measure('heartbeat', beats, () => sleep(1000 * beatSeconds));
+
+  for (let step = 1; step <= 2; step++) await leaseAndVote(step); // V8 has seen it
+  await measure('lease', numWorkers * (numSteps - 2), async () => {
+    for (let step = 3; step <= numSteps; step++) {
+      await Promise.all(workers.map((worker) => worker.lease(number, step)));
+    }
+  });
+  await measure('vote', numWorkers * (numSteps - 2), async () => {
+    for (let step = 3; step <= numSteps; step++) {
+      await Promise.all(workers.map((worker) => worker.vote(number, step)));
+    }
+  });
+
+  async function leaseAndVote(step: number): Promise<void> {
+    await Promise.all(workers.map((worker) => worker.lease(number, step)));
+    await Promise.all(workers.map((worker) => worker.vote(number, step)));
+  }
+} finally {
+  coordinator.child.kill('SIGKILL');
+  await coordinator.exited;
+  await Promise.allSettled(workers.map((worker) => worker.leave()));
+  await rm(folder, { recursive: true, force: true });
+}
