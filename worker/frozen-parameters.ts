@@ -42,7 +42,7 @@ export function freezeParameters(
       paths.map((path) => own.get(path) ?? fixed[PREFIX + path]!),
     );
   };
-  const { contrast, look, answer } = system;
+  const { contrast, look, answers } = system;
   return {
     ...system,
     frozen,
@@ -73,11 +73,23 @@ export function freezeParameters(
             guess: (params, arrays, batch) => look.guess(join(params, arrays), arrays, batch),
           },
         }),
-    ...(answer === undefined
+    ...(answers === undefined
       ? {}
       : {
-          answer: (params, arrays, rows, question) =>
-            answer(join(params, arrays), arrays, rows, question),
+          answers: {
+            ...answers,
+            model: {
+              ...answers.model,
+              prefill: ({ params, frozen: arrays }, prompt, numSteps) =>
+                answers.model.prefill(
+                  { params: join(params, arrays), frozen: arrays },
+                  prompt,
+                  numSteps,
+                ),
+              step: ({ params, frozen: arrays }, state, tokens) =>
+                answers.model.step({ params: join(params, arrays), frozen: arrays }, state, tokens),
+            },
+          },
         }),
   };
 }

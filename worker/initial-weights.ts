@@ -17,6 +17,7 @@ import { readSafetensorsStream, safetensorsStream } from './checkpoint/stream.ts
 import type { RunConfig } from './config-fields.ts';
 import { freezeParameters, frozenPaths } from './frozen-parameters.ts';
 import { openInitializer, shapesOnly } from './initializer.ts';
+import { pathMatcher } from './parameter-paths.ts';
 import { isOptimizerTensor } from './state.ts';
 import type { VideoLanguageSystem } from './systems/system.ts';
 import { leavesOf, partsOf, withLeaves, type TensorTree } from './tree.ts';
@@ -49,12 +50,11 @@ export async function writeInitialWeights(
   for (const [k, { take, as, skip }] of init.entries()) {
     const where = `init[${k}] (${runs[k]!})`;
     const taken = below(await weightsOfRun(runs[k]!), take);
-    for (const name of skip) {
-      const dropped = [...below(taken, name).keys()];
-      if (dropped.length === 0 && !taken.has(name))
-        throw invalid(`${where}: skip names ${name}, which it does not have`);
-      for (const rest of dropped) taken.delete(`${name}/${rest}`);
-      taken.delete(name);
+    for (const pattern of skip) {
+      const dropped = [...taken.keys()].filter(pathMatcher(pattern));
+      if (dropped.length === 0)
+        throw invalid(`${where}: skip names ${pattern}, which it does not have`);
+      for (const name of dropped) taken.delete(name);
     }
     if (taken.size === 0)
       throw invalid(`${where}: it has no weights below ${take === '' ? 'its root' : take}`);

@@ -50,3 +50,12 @@ function initializerOf(seed: number, numLayers?: number): Initializer {
     layers: (count) => initializerOf(seed, count),
   };
 }
+
+/** An initializer for a part of a model, whose paths begin with `prefix` there. */
+export function under(prefix: string, init: Initializer): Initializer {
+  return {
+    normal: (path, shape, std) => init.normal(`${prefix}/${path}`, shape, std),
+    fill: (path, shape, value) => init.fill(`${prefix}/${path}`, shape, value),
+    layers: (count) => under(prefix, init.layers(count)),
+  };
+}

@@ -1,4 +1,4 @@
-/** Questions about clips of the world `moves`, with answers of one word, as LLaVA and Video-ChatGPT keep them. Pure. */
+/** Questions about clips of the world `moves`, with answers of one word but for the caption, as LLaVA and Video-ChatGPT keep them. Pure. */
 import { balanced } from './controlled.ts';
 import { MOVES, type MovesTruth } from './controlled-truth.ts';
 import { openRng } from '../../proto/random.ts';
@@ -18,6 +18,7 @@ export interface QuestionRecord {
 
 /** What is asked of every clip. Where a question names a motion or a colour, yes and no are equally often true. */
 export const QUESTION_KINDS = [
+  'caption',
   'colour',
   'shape',
   'motion',
@@ -36,6 +37,7 @@ export function questionsOf(truth: MovesTruth): QuestionRecord[] {
   const isMotion = yesOrNo('is-motion', motion, MOVES, truth);
   const isColour = yesOrNo('is-colour', colour, COLOUR_NAMES, truth);
   const asked: Readonly<Record<QuestionKind, readonly [question: string, answer: string]>> = {
+    caption: ['what happens ?', truth.caption.text],
     colour: ['what colour is it ?', colour],
     shape: ['what shape is it ?', shape],
     motion: ['which way does it move ?', motion],

@@ -46,16 +46,20 @@ async function figuresOf(
   const { run, collectives, microbatchSize, rank, worldSize } = options;
   const { system } = run;
   const { draws, microbatches } = run.config.evaluate;
-  const numSamples = run.index.heldOut.length;
-  if (numSamples === 0) return [];
-  const perDraw = Math.min(microbatches, Math.ceil(numSamples / microbatchSize));
   const figures: Figure[] = [];
   for (const task of system.heldOutTasks) {
+    const asked = [...run.index.heldOut.keys()].filter(
+      (number) => task.asks?.(run.index.heldOut[number]!) ?? true,
+    );
+    if (asked.length === 0) continue;
+    const perDraw = Math.min(microbatches, Math.ceil(asked.length / microbatchSize));
     const objective = Object.keys(system.objectives).indexOf(task.objective);
     // Right answers of the trained and the untrained model, then how often each class was asked for.
     const tally = new Float64Array(2 + task.numClasses);
     for (let number = rank; number < draws * perDraw; number += worldSize) {
-      const rows = await heldOutRows(options, number % perDraw, Math.floor(number / perDraw));
+      const rows = await heldOutRows(options, {
+        ...{ asked, index: number % perDraw, draw: Math.floor(number / perDraw) },
+      });
       const batch = task.assemble(rows);
       const { arrays } = maskPadding(batch, microbatchSize - rows.numFresh);
       for (const label of task.labels({ ...batch, arrays })) tally[2 + label]! += 1;
@@ -83,23 +87,28 @@ async function figuresOf(
   return figures;
 }
 
-/** One microbatch of held-out clips; the last one is filled up with the first clips, which then do not count. */
+/** One microbatch of the clips that are asked; the last one is filled up with the first clips, which then do not count. */
 async function heldOutRows(
   { run, microbatchSize, signal }: HeldOutOptions,
-  index: number,
-  draw: number,
+  {
+    asked,
+    index,
+    draw,
+  }: { readonly asked: readonly number[]; readonly index: number; readonly draw: number },
 ): Promise<Row[] & { numFresh: number }> {
-  const samples = run.index.heldOut;
-  const numbers = Array.from({ length: microbatchSize }, (_, i) => index * microbatchSize + i);
-  const leases = numbers.map((number) => ({
-    sample: number % samples.length,
+  const places = Array.from({ length: microbatchSize }, (_, i) => index * microbatchSize + i);
+  const leases = places.map((place) => ({
+    sample: asked[place % asked.length]!,
     epoch: 0,
-    substitutes: [1, 2, 3, 4].map((offset) => (number + offset) % samples.length),
+    substitutes: [1, 2, 3, 4].map((offset) => asked[(place + offset) % asked.length]!),
   }));
   const clips = await run.heldOutLoader.load(leases, signal);
-  const places = numbers.map(() => ({ epoch: draw }));
-  const rows = rowsOf(samples, places, clips);
-  const numFresh = numbers.filter((number) => number < samples.length).length;
+  const rows = rowsOf(
+    run.index.heldOut,
+    places.map(() => ({ epoch: draw })),
+    clips,
+  );
+  const numFresh = places.filter((place) => place < asked.length).length;
   return Object.assign(rows, { numFresh });
 }
 

@@ -1,11 +1,30 @@
+import { bind } from './bind.ts';
+import { blip2 } from './blip2.ts';
+import { blip2Generation } from './blip2-generation.ts';
 import { clip } from './clip.ts';
+import { languageModel } from './language-model.ts';
 import { merlot } from './merlot.ts';
+import { miniGpt4Video } from './minigpt4-video.ts';
 import { siglip } from './siglip.ts';
 import type { SystemDefinition } from './system.ts';
+import { videoLlama } from './video-llama.ts';
+import { videoLlava } from './video-llava.ts';
 import { videobert } from './videobert.ts';
 
 /** Every system there is. A new one is a file beside this, a line here and a recipe. */
-export const systems: readonly SystemDefinition[] = [videobert, clip, siglip, merlot];
+export const systems: readonly SystemDefinition[] = [
+  bind,
+  blip2,
+  blip2Generation,
+  clip,
+  languageModel,
+  merlot,
+  miniGpt4Video,
+  siglip,
+  videobert,
+  videoLlama,
+  videoLlava,
+];
 
 /** @throws RangeError where the name is none that a checked config has */
 export function systemNamed(name: string): SystemDefinition {

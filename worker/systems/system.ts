@@ -7,6 +7,7 @@ import type { ClipLoader } from '../../video/loading/loader.ts';
 import type { RunConfig } from '../config-fields.ts';
 import type { Initializer } from '../initializer.ts';
 import type { ObjectiveSums } from '../losses/cross-entropy.ts';
+import type { LanguageModel } from '../models/language-model.ts';
 import type { TensorTree } from '../tree.ts';
 
 /** One host array of a batch, a row a clip. Those whose name ends in `Weights` say what counts. */
@@ -44,6 +45,8 @@ export interface HeldOutTask {
   /** The objective whose predictions are counted. */
   readonly objective: string;
   readonly numClasses: number;
+  /** Whether a held-out sample is asked; all are unless given. */
+  asks?(sample: Sample): boolean;
   assemble(rows: readonly Row[]): HostBatch;
   /** The right answers that a batch asks for. */
   labels(batch: HostBatch): number[];
@@ -80,6 +83,26 @@ export interface Contrast<P extends TensorTree = TensorTree> {
   ): Record<string, ObjectiveSums>;
 }
 
+/** How a system answers questions about clips in words; see `openAnswering`. */
+export interface Answers<P extends TensorTree = TensorTree> {
+  /** Each row's clip with the question, as {@link model} is given them. A system that only captions reads no question. */
+  assemble(rows: readonly Row[], question: string): HostBatch;
+  /** Writes an answer: it is given the parameters and what {@link assemble} made. */
+  readonly model: LanguageModel<AnsweringParams<P>>;
+  /** An answer ends with any of these. */
+  readonly eosIds: readonly number[];
+  /** Longer answers are cut. */
+  readonly maxNewTokens: number;
+  /** Ids of an answer, without its end, in words. */
+  decode(ids: readonly number[]): string;
+}
+
+export type AnsweringParams<P extends TensorTree = TensorTree> = {
+  readonly params: P;
+  /** The system's frozen arrays. */
+  readonly frozen: TensorTree;
+};
+
 /** A video-language model with its losses: what the training loop knows of it. */
 export interface VideoLanguageSystem<P extends TensorTree = TensorTree> {
   readonly name: string;
@@ -100,13 +123,7 @@ export interface VideoLanguageSystem<P extends TensorTree = TensorTree> {
     guess(params: P, frozen: TensorTree, batch: TensorTree): Record<string, tf.Tensor>;
     explain(batch: HostBatch, guesses: Readonly<Record<string, ArrayLike<number>>>): Explained[];
   };
-  /** Answers a question about clips in words, row by row. */
-  answer?(
-    params: P,
-    frozen: TensorTree,
-    rows: readonly Row[],
-    question: string,
-  ): Promise<readonly string[]>;
+  readonly answers?: Answers<P>;
   /**
    * Sums over a microbatch by objective, but for those of {@link contrast}, save where a held-out question's batch
    * holds all that is compared: what is given of them then counts.

@@ -1,0 +1,215 @@
+/**
+ * Frozen encoders that other systems see and hear with, where no pretrained ones can be had: towers for pictures, films
+ * and sounds, bound to words by contrast over the global batch.
+ */
+import { z } from 'zod';
+import * as tf from '@tensorflow/tfjs-core';
+import { count } from '../config-fields.ts';
+import { infoNceSums } from '../losses/contrastive.ts';
+import {
+  bindEmbeddings,
+  initBind,
+  SENSES,
+  textName,
+  type BindBatch,
+  type BindParams,
+  type BindSizes,
+  type Sense,
+} from '../models/bind.ts';
+import type { Tokenizer } from '../../video/text/tokenizer.ts';
+import type { Sample } from '../../video/index/sample.ts';
+import { audioFields, audioFault, audioSizes, spectrograms } from './audio-part.ts';
+import { clipOf, factsByClip, longestOf, type Facts } from './clip-facts.ts';
+import { decaysMatrices } from './dialogue-system.ts';
+import { assembleDialogues } from './dialogue.ts';
+import {
+  defineSystem,
+  isClipOfOneVideo,
+  type HeldOutTask,
+  type HostBatch,
+  type Row,
+  type VideoLanguageSystem,
+} from './system.ts';
+import { fitTokenizer, readTokenizer } from './text-assets.ts';
+import {
+  allFrames,
+  anyFrame,
+  packedFrames,
+  partsOfVision,
+  unpackedFrames,
+  visionFault,
+  visionFields,
+  visionSizes,
+} from './vision-part.ts';
+
+const fields = z.strictObject({
+  name: z
+    .literal('bind')
+    .describe('LanguageBind (Zhu et al. 2023, arXiv:2310.01852), ImageBind (arXiv:2305.05665)'),
+  senses: z.array(z.enum(SENSES)).min(1).describe('What is bound to words'),
+  shared: z
+    .boolean()
+    .describe('One space for all senses; false: each has a text tower of its own, for comparison'),
+  vision: visionFields,
+  audio: audioFields.nullable(),
+  textLayers: count('Blocks of the tower for words, which is as wide as the one for pictures'),
+  textLength: count('Tokens of a text; longer ones are cut', 4),
+  textVocabulary: count(
+    'Most word pieces that a tokenizer is trained to, special tokens included',
+    32,
+  ),
+  embedding: count('Width of the space'),
+});
+
+type BindConfig = z.infer<typeof fields>;
+
+export const bind = defineSystem<BindConfig, BindParams>({
+  schema: fields,
+  sampleKind: 'a clip of one video',
+  takes: isClipOfOneVideo,
+  check: ({ model, data }) =>
+    visionFault(model.vision, data.frameSize) ??
+    (model.senses.includes('audio') ? audioFault(model.audio, data.audio) : undefined),
+  async fit(context) {
+    const { vocabularySize } = await fitTokenizer(context, context.config.model.textVocabulary);
+    return `${vocabularySize} word pieces`;
+  },
+  async open({ config: { model, data, train }, folder, index }) {
+    const tokenizer = await readTokenizer(folder);
+    return bindSystem(model, { ...data, seed: train.seed }, tokenizer, [
+      ...index.train,
+      ...index.heldOut,
+    ]);
+  },
+});
+
+function bindSystem(
+  config: BindConfig,
+  data: {
+    readonly windows: number;
+    readonly framesPerWindow: number;
+    readonly frameSize: number;
+    readonly seed: number;
+    readonly audio: { readonly numMels: number; readonly numFrames: number } | null;
+  },
+  tokenizer: Tokenizer,
+  samples: readonly Sample[],
+): VideoLanguageSystem<BindParams> {
+  const { frameSize, seed } = data;
+  const { senses, shared: isShared } = config;
+  const vision = visionSizes(config.vision, frameSize);
+  const sizes: BindSizes = {
+    vision,
+    visionParts: partsOfVision(config.vision),
+    numFrames: data.windows * data.framesPerWindow,
+    audio:
+      config.audio === null || data.audio === null
+        ? undefined
+        : audioSizes(config.audio, data.audio),
+    text: {
+      ...vision,
+      numLayers: config.textLayers,
+      vocabulary: tokenizer.vocabularySize,
+      length: config.textLength,
+    },
+    embedding: config.embedding,
+    senses,
+    isShared,
+  };
+  const facts = factsByClip(samples, '');
+  const assemble = (rows: readonly Row[], purpose: 'train' | 'held-out'): HostBatch => {
+    const texts = rows.map(({ sample }) => textOf(sample, facts));
+    const { ids, present } = assembleDialogues(
+      { tokenizer, length: config.textLength },
+      texts.map((text) => [{ words: `[CLS] ${text} [SEP]` }]),
+    );
+    return {
+      arrays: {
+        ids,
+        present,
+        textIds: { data: Float32Array.from(texts, hashOf), shape: [rows.length] },
+        ...(senses.includes('image') && {
+          image: packedFrames(rows, frameSize, anyFrame(seed, purpose)),
+        }),
+        ...(senses.includes('video') && { video: packedFrames(rows, frameSize, allFrames) }),
+        ...(senses.includes('audio') && { audio: spectrograms(rows) }),
+        rowWeights: { data: new Float32Array(rows.length).fill(1), shape: [rows.length] },
+      },
+      counts: Object.fromEntries(senses.map((sense) => [sense, rows.length])),
+      numTokens: [...present.data].reduce((a, b) => a + b, 0),
+    };
+  };
+  const unpacked = (batch: TensorBatch): BindBatch => ({
+    ids: batch['ids']!,
+    present: batch['present']!,
+    ...(batch['image'] && { image: unpackedFrames(batch['image'], frameSize) }),
+    ...(batch['video'] && { video: unpackedFrames(batch['video'], frameSize) }),
+    ...(batch['audio'] && { audio: batch['audio'] }),
+  });
+  return {
+    name: 'bind',
+    objectives: Object.fromEntries(senses.map((sense) => [sense, 1])),
+    heldOutTasks: senses.map((sense): HeldOutTask => ({
+      name: `${sense} to its words`,
+      objective: sense,
+      // Which of the rows of its microbatch: chance is one in so many.
+      numClasses: 1 << 16,
+      assemble: (rows) => assemble(rows, 'held-out'),
+      labels: ({ arrays }) =>
+        [...arrays['textIds']!.data].flatMap((id, at, all) =>
+          arrays['rowWeights']!.data[at] === 0 ? [] : [all.indexOf(id)],
+        ),
+    })),
+    init: (initializer) => initBind(sizes, initializer),
+    frozen: {},
+    decays: decaysMatrices,
+    assemble: (rows) => assemble(rows, 'train'),
+    sums: () => ({}),
+    contrast: {
+      objectives: senses,
+      parameters: ['logitScale'],
+      embed: (params, _frozen, batch) => {
+        const own = batch as TensorBatch;
+        return {
+          ...bindEmbeddings(params, unpacked(own), sizes),
+          textIds: tf.clone(own['textIds']!),
+          rowWeightIds: tf.clone(own['rowWeights']!),
+        };
+      },
+      sums: (params, embeddings) =>
+        Object.fromEntries(
+          senses.map((sense: Sense) => [
+            sense,
+            infoNceSums(
+              {
+                left: embeddings[sense]!,
+                right: embeddings[textName(sense, isShared)]!,
+                groupIds: embeddings['textIds']!,
+                counted: embeddings['rowWeightIds']!,
+              },
+              // Radford et al. 2021, sec. 2.5: not above 100.
+              tf.minimum(tf.exp(params.logitScale), 100),
+            ),
+          ]),
+        ),
+    },
+  };
+}
+
+type TensorBatch = Readonly<Record<string, tf.Tensor | undefined>>;
+
+/** All answers about the clip but the longest, where there are several; else what the sample says. */
+function textOf(sample: Sample, facts: Facts): string {
+  const own = facts.get(clipOf(sample)) ?? [];
+  if (own.length < 2) return own[0]?.answer ?? sample.text;
+  const caption = longestOf(own);
+  return own.flatMap(({ answer }) => (answer === caption ? [] : [answer])).join(' ');
+}
+
+/** A whole number that float32 holds; equal texts have equal ones. */
+export function hashOf(text: string): number {
+  let hash = 0x811c9dc5;
+  for (let i = 0; i < text.length; i++)
+    hash = Math.imul(hash ^ text.charCodeAt(i), 0x01000193) >>> 0;
+  return (hash ^ (hash >>> 24)) & 0xffffff;
+}

@@ -1,0 +1,93 @@
+/**
+ * BLIP-2, second stage: what the Q-Former's queries have read becomes a soft prompt of a frozen language model.
+ * Source: Li et al. 2023, arXiv:2301.12597, sec. 3.3, for decoder-only language models.
+ */
+import * as tf from '@tensorflow/tfjs-core';
+import { z } from 'zod';
+import { under } from '../initializer.ts';
+import { dense, initDense, type DenseParams } from '../layers/dense.ts';
+import { imageQueries, initQueries, type ImageQueryParams } from '../models/image-queries.ts';
+import type { TensorTree } from '../tree.ts';
+import { filledTemplate } from './dialogue.ts';
+import { dialogueFields, dialogueSystem } from './dialogue-system.ts';
+import { languageFault, languageFields, languageOf } from './language-part.ts';
+import { qFormerFault, qFormerFields, qFormerSizes } from './q-former-part.ts';
+import { defineSystem, isClipOfOneVideo } from './system.ts';
+import { fitTokenizer, readTokenizer } from './text-assets.ts';
+import {
+  anyFrame,
+  initVision,
+  packedFrames,
+  unpackedFrames,
+  visionFault,
+  visionFields,
+  visionSizes,
+} from './vision-part.ts';
+
+const fields = z.strictObject({
+  name: z
+    .literal('blip2-generation')
+    .describe('Li et al. 2023, arXiv:2301.12597, the second stage'),
+  vision: visionFields,
+  qFormer: qFormerFields,
+  language: languageFields,
+  template: z.string().describe('A conversation up to the answer, with {seen} and {question}'),
+  ...dialogueFields,
+});
+
+type Blip2GenerationConfig = z.infer<typeof fields>;
+
+type Blip2GenerationParams = ImageQueryParams & {
+  readonly projection: DenseParams;
+  readonly language: TensorTree;
+};
+
+export const blip2Generation = defineSystem<Blip2GenerationConfig, Blip2GenerationParams>({
+  schema: fields,
+  sampleKind: 'a clip of one video',
+  takes: isClipOfOneVideo,
+  check: ({ model, data }) =>
+    visionFault(model.vision, data.frameSize) ??
+    qFormerFault(model.qFormer) ??
+    languageFault(model.language),
+  async fit(context) {
+    const { vocabularySize } = await fitTokenizer(context, context.config.model.textVocabulary);
+    return `${vocabularySize} word pieces`;
+  },
+  async open({ config: { model, data, train }, folder }) {
+    const tokenizer = await readTokenizer(folder);
+    const language = languageOf(model.language, tokenizer.vocabularySize);
+    const { frameSize } = data;
+    const vision = visionSizes(model.vision, frameSize);
+    const qFormer = qFormerSizes(model.qFormer, {
+      contextWidth: model.vision.width,
+      hasText: false,
+    });
+    return dialogueSystem<Blip2GenerationParams>({
+      name: 'blip2-generation',
+      config: model,
+      ...{ frameSize, seed: train.seed, tokenizer, language },
+      views: ['picture'],
+      init: (init) => ({
+        vision: initVision(model.vision, frameSize, { init, path: 'vision' }),
+        ...initQueries(qFormer, model.qFormer.queries, init),
+        projection: initDense(init, 'projection', model.qFormer.width, model.language.width),
+        language: language.init(under('language', init)),
+      }),
+      languageOf: ({ language: own }) => own,
+      see(params, batch) {
+        const { pictures } = batch as Readonly<Record<string, tf.Tensor>>;
+        const images = unpackedFrames(pictures!, frameSize);
+        return dense(params.projection, imageQueries(params, images, { vision, qFormer }));
+      },
+      arrays: (rows) => ({
+        pictures: packedFrames(rows, frameSize, anyFrame(train.seed, 'picture')),
+      }),
+      prompt: (_row, question) =>
+        filledTemplate(model.template, {
+          seen: [{ numSoft: model.qFormer.queries }],
+          question: [{ words: question }],
+        }),
+    });
+  },
+});

@@ -1,0 +1,300 @@
+/**
+ * BLIP-2, first stage: a Q-Former reads a frozen vision tower and learns to tell pictures and texts apart, whether they
+ * match, and to write. Source: Li et al. 2023, arXiv:2301.12597, sec. 3.2; salesforce/LAVIS, blip2_qformer.py.
+ */
+import * as tf from '@tensorflow/tfjs-core';
+import { z } from 'zod';
+import { openRng, type Rng } from '../../proto/random.ts';
+import type { Tokenizer } from '../../video/text/tokenizer.ts';
+import { count } from '../config-fields.ts';
+import { NO_LABEL } from '../losses/next-token.ts';
+import { queryContrastSums } from '../losses/query-contrast.ts';
+import type { Blip2Sizes } from '../models/blip2.ts';
+import {
+  blip2Embeddings,
+  blip2PairSums,
+  blip2Sums,
+  initBlip2Training,
+  writeSums,
+  type Blip2Batch,
+  type Blip2TrainingParams,
+} from '../models/blip2-training.ts';
+import { vit } from '../models/vit.ts';
+import { hashOf } from './bind.ts';
+import { decaysMatrices } from './dialogue-system.ts';
+import { assembleDialogues } from './dialogue.ts';
+import { qFormerFault, qFormerFields, qFormerSizes } from './q-former-part.ts';
+import {
+  defineSystem,
+  isClipOfOneVideo,
+  type HeldOutTask,
+  type HostArray,
+  type HostBatch,
+  type Row,
+  type VideoLanguageSystem,
+} from './system.ts';
+import { fitTokenizer, readTokenizer } from './text-assets.ts';
+import {
+  anyFrame,
+  packedFrames,
+  unpackedFrames,
+  visionFault,
+  visionFields,
+  visionSizes,
+} from './vision-part.ts';
+
+const fields = z.strictObject({
+  name: z.literal('blip2').describe('Li et al. 2023, arXiv:2301.12597, the first stage'),
+  vision: visionFields.describe('`layers` are those whose output is taken: all but the last'),
+  qFormer: qFormerFields,
+  embedding: count('Width of what is contrasted'),
+  textLength: count('Tokens of a text; longer ones are cut', 4),
+  textVocabulary: count(
+    'Most word pieces that a tokenizer is trained to, special tokens included',
+    32,
+  ),
+  hardNegatives: z
+    .boolean()
+    .describe(
+      'Pairs that do not match are drawn by their similarity; false: evenly, for comparison',
+    ),
+  pictureWords: z
+    .array(z.array(z.string().min(1)).min(2))
+    .describe(
+      'Lists of words of which a picture tells the right one. Texts belong together where they have the same of these; ' +
+        'held-out pictures are asked about texts in which one is exchanged. Empty: texts belong together if equal',
+    ),
+});
+
+type Blip2Config = z.infer<typeof fields>;
+
+export const blip2 = defineSystem<Blip2Config, Blip2TrainingParams>({
+  schema: fields,
+  sampleKind: 'a clip of one video',
+  takes: isClipOfOneVideo,
+  check: ({ model, data }) =>
+    visionFault(model.vision, data.frameSize) ?? qFormerFault(model.qFormer),
+  async fit(context) {
+    const { vocabularySize } = await fitTokenizer(context, context.config.model.textVocabulary);
+    return `${vocabularySize} word pieces`;
+  },
+  async open({ config: { model, data, train }, folder }) {
+    const tokenizer = await readTokenizer(folder);
+    return blip2System(model, { frameSize: data.frameSize, seed: train.seed }, tokenizer);
+  },
+});
+
+/** Of one microbatch; `ask` of held-out clips. */
+type Purpose = 'train' | 'contrast' | 'match' | 'write';
+
+export function blip2System(
+  config: Blip2Config,
+  { frameSize, seed }: { readonly frameSize: number; readonly seed: number },
+  tokenizer: Tokenizer,
+): VideoLanguageSystem<Blip2TrainingParams> {
+  const { textLength, pictureWords, hardNegatives: isHard } = config;
+  const sizes: Blip2Sizes = {
+    vision: visionSizes(config.vision, frameSize),
+    qFormer: qFormerSizes(config.qFormer, { contextWidth: config.vision.width, hasText: true }),
+    numQueries: config.qFormer.queries,
+    vocabulary: tokenizer.vocabularySize,
+    length: textLength,
+    embedding: config.embedding,
+  };
+  const told = new Set(pictureWords.flat());
+  const toldIds = new Set([...told].flatMap((word) => tokenizer.encode(word)));
+  const groupOf = (text: string): number => {
+    const own = text.split(/\s+/).filter((word) => told.has(word));
+    return hashOf(own.length === 0 ? text : own.join(' '));
+  };
+  const tokens = (texts: readonly string[], begin: string) =>
+    assembleDialogues(
+      { tokenizer, length: textLength },
+      texts.map((words) => [{ words: begin }, { words, isAnswer: true }]),
+    );
+
+  const assemble = (rows: readonly Row[], purpose: Purpose): HostBatch => {
+    const rngOf = (row: Row, what: string): Rng =>
+      openRng(seed, `blip2/${what}`, row.epoch, row.number);
+    const own = rows.map(({ sample }) => sample.text);
+    const labels = rows.map(({ epoch, number }) =>
+      purpose === 'match' ? (epoch + number) % 2 : 1,
+    );
+    const asked = rows.map((row, i) =>
+      labels[i] === 1 ? own[i]! : exchanged(own[i]!, pictureWords, rngOf(row, 'exchange')),
+    );
+    const isAsked = asked.map(
+      (text, i) => text !== undefined && (labels[i] === 1 || text !== own[i]),
+    );
+    const texts = asked.map((text, i) => text ?? own[i]!);
+    const { ids, present } = tokens(texts, '[CLS]');
+    const write = tokens(texts, '[>]');
+    const groups = Float32Array.from(own, groupOf);
+    const hasOther = groups.some((group) => group !== groups[0]);
+    const [count, length] = [rows.length, textLength];
+    const noise = (what: string): HostArray => ({
+      data: Float32Array.from(rows.flatMap((row) => gumbel(rngOf(row, what), count))),
+      shape: [count, count],
+    });
+    const common = {
+      images: packedFrames(rows, frameSize, anyFrame(seed, purpose)),
+      ids,
+      present,
+    };
+    const numTokens = [...present.data].reduce((a, b) => a + b, 0);
+    const ones = (): HostArray => ({ data: new Float32Array(count).fill(1), shape: [count] });
+    const textIds = { data: groups, shape: [count] };
+    const isCounted = (label: number): boolean =>
+      label !== NO_LABEL && (purpose === 'train' || toldIds.size === 0 || toldIds.has(label));
+    const writing = {
+      writeIds: write.ids,
+      writeLabels: write.labels,
+      writeWeights: {
+        data: Float32Array.from(write.labels.data, (label) => (isCounted(label) ? 1 : 0)),
+        shape: [count, length],
+      },
+    };
+    const counts = {
+      contrast: count,
+      match: count * (hasOther ? 3 : 1),
+      write: writing.writeWeights.data.reduce((a, b) => a + b, 0),
+    };
+    switch (purpose) {
+      case 'train': {
+        const matchWeights = new Float32Array(3 * count).fill(hasOther ? 1 : 0);
+        matchWeights.fill(1, 0, count);
+        const negatives = { textNoise: noise('text'), imageNoise: noise('image') };
+        return {
+          arrays: {
+            ...{ ...common, ...writing, ...negatives, textIds, rowWeights: ones() },
+            matchWeights: { data: matchWeights, shape: [3, count] },
+          },
+          ...{ counts, numTokens },
+        };
+      }
+      case 'contrast':
+        return { arrays: { ...common, textIds, rowWeights: ones() }, counts, numTokens };
+      case 'match':
+        return {
+          arrays: {
+            ...common,
+            pairLabels: { data: Int32Array.from(labels), shape: [count] },
+            pairWeights: { data: Float32Array.from(isAsked, Number), shape: [count] },
+          },
+          ...{ counts, numTokens },
+        };
+      case 'write':
+        return { arrays: { ...common, ...writing }, counts, numTokens };
+    }
+  };
+  const unpacked = (batch: TensorBatch): Pick<Blip2Batch, 'images' | 'ids' | 'present'> => ({
+    images: unpackedFrames(batch['images']!, frameSize),
+    ids: batch['ids']!,
+    present: batch['present']!,
+  });
+  const task = (
+    objective: Exclude<Purpose, 'train'>,
+    numClasses: number,
+    labels: (arrays: HostBatch['arrays']) => number[],
+  ): HeldOutTask => ({
+    ...{ name: objective, objective, numClasses },
+    assemble: (rows) => assemble(rows, objective),
+    labels: ({ arrays }) => labels(arrays),
+  });
+  const counted = (labels: HostArray, weights: HostArray): number[] =>
+    [...labels.data].filter((_, i) => weights.data[i] !== 0);
+  return {
+    name: 'blip2',
+    objectives: { contrast: 1, match: 1, write: 1 },
+    heldOutTasks: [
+      // Which row of its microbatch.
+      task('contrast', 1 << 16, ({ textIds, rowWeights }) =>
+        [...textIds!.data].flatMap((id, at, all) =>
+          rowWeights!.data[at] === 0 ? [] : [all.indexOf(id)],
+        ),
+      ),
+      ...(pictureWords.length === 0
+        ? []
+        : [task('match', 2, ({ pairLabels, pairWeights }) => counted(pairLabels!, pairWeights!))]),
+      task('write', tokenizer.vocabularySize, ({ writeLabels, writeWeights }) =>
+        counted(writeLabels!, writeWeights!),
+      ),
+    ],
+    init: (initializer) => initBlip2Training(sizes, initializer),
+    frozen: {},
+    decays: decaysMatrices,
+    assemble: (rows) => assemble(rows, 'train'),
+    sums(params, _frozen, batch) {
+      const own = batch as TensorBatch;
+      const { pairLabels, pairWeights, writeIds, textNoise } = own;
+      const seen = unpacked(own);
+      if (pairLabels !== undefined && pairWeights !== undefined)
+        return { match: blip2PairSums(params, { ...seen, pairLabels, pairWeights }, sizes) };
+      if (writeIds === undefined) return {};
+      const writing = {
+        writeIds,
+        writeLabels: tf.where(
+          tf.greater(own['writeWeights']!, 0),
+          own['writeLabels']!,
+          tf.fill(writeIds.shape, NO_LABEL, 'int32'),
+        ),
+      };
+      if (textNoise === undefined) {
+        const states = vit(params.vision, seen.images, sizes.vision);
+        return { write: writeSums(params, states, { ...writing, present: seen.present }, sizes) };
+      }
+      return blip2Sums(
+        params,
+        {
+          ...{ ...seen, ...writing, textNoise, imageNoise: own['imageNoise']! },
+          textIds: own['textIds']!,
+          matchWeights: tf.reshape(own['matchWeights']!, [-1]),
+        },
+        sizes,
+        { isHard },
+      );
+    },
+    contrast: {
+      objectives: ['contrast'],
+      parameters: ['logitScale'],
+      embed(params, _frozen, batch) {
+        const own = batch as TensorBatch;
+        const count = own['ids']!.shape[0];
+        return {
+          ...blip2Embeddings(params, unpacked(own), sizes),
+          textIds: own['textIds'] === undefined ? tf.zeros([count]) : tf.clone(own['textIds']),
+          rowIds: own['rowWeights'] === undefined ? tf.ones([count]) : tf.clone(own['rowWeights']),
+        };
+      },
+      sums: (params, { images, texts, textIds, rowIds }) => ({
+        contrast: queryContrastSums(
+          { images: images!, texts: texts!, groupIds: textIds!, counted: rowIds! },
+          tf.exp(params.logitScale),
+        ),
+      }),
+    },
+  };
+}
+
+type TensorBatch = Readonly<Record<string, tf.Tensor | undefined>>;
+
+/** Draws of Gumbel's distribution. Source: Gumbel-max trick, arXiv:1611.01144, eq. 1. */
+function gumbel(rng: Rng, count: number): number[] {
+  return Array.from({ length: count }, () => -Math.log(-Math.log(Math.max(rng.uniform(), 1e-12))));
+}
+
+/** A text with one of its words exchanged for another of the same list; undefined where it has none. */
+export function exchanged(
+  text: string,
+  lists: readonly (readonly string[])[],
+  rng: Rng,
+): string | undefined {
+  const words = text.split(/\s+/);
+  const places = words.flatMap((word, at) => {
+    const list = lists.find((own) => own.includes(word));
+    return list === undefined ? [] : [{ at, others: list.filter((other) => other !== word) }];
+  });
+  if (places.length === 0) return undefined;
+  const { at, others } = places[rng.integer(places.length)]!;
+  return words.with(at, others[rng.integer(others.length)]!).join(' ');
+}

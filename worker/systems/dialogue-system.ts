@@ -1,0 +1,215 @@
+/** What systems share that put what they see and hear as soft tokens into a decoder-only language model. */
+import type * as tf from '@tensorflow/tfjs-core';
+import { z } from 'zod';
+import { openRng } from '../../proto/random.ts';
+import type { Sample } from '../../video/index/sample.ts';
+import type { Tokenizer } from '../../video/text/tokenizer.ts';
+import { count } from '../config-fields.ts';
+import type { Initializer } from '../initializer.ts';
+import { dialogueSums, seeingModel, type DialogueBatch } from '../models/soft-prompt.ts';
+import type { TensorTree } from '../tree.ts';
+import { assembleDialogues, turnsOf, type Piece, type Turn } from './dialogue.ts';
+import { changedRow, FRAME_CHANGES, type FrameChange } from './frame-changes.ts';
+import type { Language } from './language-part.ts';
+import type {
+  AnsweringParams,
+  HeldOutTask,
+  HostArray,
+  HostBatch,
+  Row,
+  VideoLanguageSystem,
+} from './system.ts';
+
+/** Fields that every such system has. */
+export const dialogueFields = {
+  length: count('Tokens of a conversation, with what is seen and heard; longer words are cut', 8),
+  textVocabulary: count(
+    'Most word pieces that a tokenizer is trained to, special tokens included',
+    32,
+  ),
+  describe: z
+    .string()
+    .describe('The question that is put where the data have a caption and no question'),
+  maxAnswerTokens: count('Longest answer that is written'),
+  heldOut: z
+    .strictObject({
+      questions: z
+        .array(z.string().min(1))
+        .describe('The first token of the answer to each of these is a figure'),
+      words: z
+        .array(z.array(z.string().min(1)))
+        .describe(
+          'Where an answer has one of these words, each given those before it: a figure a list',
+        ),
+      changes: z
+        .array(z.enum(FRAME_CHANGES))
+        .describe('The figures again for clips with something taken away'),
+    })
+    .describe('What is found out about held-out clips beside the next token'),
+};
+
+export type DialogueConfig = z.infer<z.ZodObject<typeof dialogueFields>>;
+
+/** How a clip is shown: all its frames, or one of them alone. */
+export type View = 'film' | 'picture';
+
+/** What makes one such system. */
+export interface DialogueParts<P extends TensorTree> {
+  readonly name: string;
+  readonly config: DialogueConfig;
+  readonly frameSize: number;
+  readonly seed: number;
+  readonly tokenizer: Tokenizer;
+  readonly language: Language;
+  init(initializer: Initializer): P;
+  /** The decoder's parameters out of all. */
+  languageOf(params: P): TensorTree;
+  /** What is seen and heard as soft tokens, [B, N, W]; undefined where there is nothing but words. */
+  see(params: P, batch: TensorTree): tf.Tensor | undefined;
+  /**
+   * How clips are shown, `film` unless given. Of a training microbatch with both the first half is pictures; what is
+   * found out about held-out clips is so for each.
+   */
+  readonly views?: readonly View[];
+  /** What {@link see} needs of the clips; pictures come before films. */
+  arrays(rows: readonly Row[], views: readonly View[]): Readonly<Record<string, HostArray>>;
+  /** The conversation up to the answer. */
+  prompt(row: Row, question: string, view: View): readonly Piece[];
+}
+
+const OBJECTIVE = 'next-token';
+
+/** What is counted of the answers to some questions. */
+interface HeldOutFigure {
+  readonly name: string;
+  readonly asks?: (turn: Turn) => boolean;
+  /** @param isFirst whether nothing of the answer stands before it */
+  readonly isCounted: (label: number, isFirst: boolean) => boolean;
+}
+
+export function dialogueSystem<P extends TensorTree>(
+  parts: DialogueParts<P>,
+): VideoLanguageSystem<P> {
+  const { name, config, tokenizer, language, seed, frameSize } = parts;
+  const shape = { tokenizer, length: config.length };
+  const allViews = parts.views ?? ['film'];
+  const alike = (rows: readonly Row[], view: View): View[] => rows.map(() => view);
+  const assemble = (
+    rows: readonly Row[],
+    turns: readonly Turn[],
+    views: readonly View[],
+  ): HostBatch => {
+    const dialogues = assembleDialogues(
+      shape,
+      rows.map((row, i): Piece[] => [
+        ...parts.prompt(row, turns[i]!.question, views[i]!),
+        { words: turns[i]!.answer, isAnswer: true },
+      ]),
+    );
+    return counted({ ...dialogues, ...parts.arrays(rows, views) });
+  };
+  const firstTurn = (sample: Sample): Turn => turnsOf(sample, config.describe)[0]!;
+  const task = (
+    { name: figure, asks, isCounted }: HeldOutFigure,
+    { view, change }: { readonly view: View; readonly change?: FrameChange },
+  ): HeldOutTask => ({
+    name: [
+      figure,
+      ...(allViews.length > 1 ? [`of a ${view}`] : []),
+      ...(change === undefined ? [] : [change]),
+    ].join(', '),
+    objective: OBJECTIVE,
+    numClasses: tokenizer.vocabularySize,
+    ...(asks === undefined ? {} : { asks: (sample) => asks(firstTurn(sample)) }),
+    assemble(rows) {
+      const shown =
+        change === undefined
+          ? rows
+          : rows.map((row) => changedRow(row, change, { frameSize, seed }));
+      const turns = rows.map(({ sample }) => firstTurn(sample));
+      const { arrays } = assemble(shown, turns, alike(rows, view));
+      const [labels, weights] = [arrays['labels']!.data, arrays['labelWeights']!];
+      const data = Float32Array.from(weights.data, (weight, at) =>
+        weight !== 0 && isCounted(labels[at]!, weights.data[at - 1] === 0) ? 1 : 0,
+      );
+      return counted({ ...arrays, labelWeights: { ...weights, data } });
+    },
+    labels: ({ arrays }) =>
+      [...arrays['labels']!.data].filter((_, at) => arrays['labelWeights']!.data[at] !== 0),
+  });
+  const asked = config.heldOut.questions.map((question): HeldOutFigure => ({
+    name: question,
+    asks: (turn) => turn.question === question,
+    isCounted: (_label, isFirst) => isFirst,
+  }));
+  const spoken = config.heldOut.words.map((words): HeldOutFigure => {
+    const ids = new Set(words.flatMap((word) => tokenizer.encode(word)));
+    return {
+      name: `${words[0]!} or another`,
+      asks: ({ answer }) => tokenizer.encode(answer).some((id) => ids.has(id)),
+      isCounted: (label) => ids.has(label),
+    };
+  });
+  const overall: HeldOutFigure = { name: OBJECTIVE, isCounted: () => true };
+  const figures = [...asked, ...spoken];
+  return {
+    name,
+    objectives: { [OBJECTIVE]: 1 },
+    heldOutTasks: [
+      ...allViews.flatMap((view) => [overall, ...figures].map((figure) => task(figure, { view }))),
+      ...config.heldOut.changes.flatMap((change) =>
+        figures.map((figure) => task(figure, { view: 'film', change })),
+      ),
+    ],
+    init: (initializer) => parts.init(initializer),
+    frozen: {},
+    decays: decaysMatrices,
+    assemble: (rows) =>
+      assemble(
+        rows,
+        rows.map(({ sample, epoch, number }) => {
+          const turns = turnsOf(sample, config.describe);
+          return turns[openRng(seed, 'turn', epoch, number).integer(turns.length)]!;
+        }),
+        allViews.length === 1
+          ? alike(rows, allViews[0]!)
+          : rows.map((_, at): View => (at < rows.length >> 1 ? 'picture' : 'film')),
+      ),
+    answers: {
+      assemble: (rows, question) => {
+        const view = allViews.at(-1)!;
+        const dialogues = assembleDialogues(
+          shape,
+          rows.map((row) => parts.prompt(row, question === '' ? config.describe : question, view)),
+        );
+        return counted({ ...dialogues, ...parts.arrays(rows, alike(rows, view)) });
+      },
+      model: seeingModel<AnsweringParams<P>>(
+        language.decoder,
+        ({ params }) => parts.languageOf(params),
+        ({ params }, prompt) => parts.see(params, prompt),
+      ),
+      eosIds: [tokenizer.special.sep],
+      maxNewTokens: config.maxAnswerTokens,
+      decode: (ids) => tokenizer.decode(ids),
+    },
+    sums: (params, _frozen, batch) => ({
+      [OBJECTIVE]: dialogueSums(
+        language.decoder,
+        parts.languageOf(params),
+        batch as DialogueBatch,
+        parts.see(params, batch),
+      ),
+    }),
+  };
+}
+
+/** Weight decay as transformers' trainer has it for models of this kind: matrices, but no tables of embeddings. */
+export function decaysMatrices(path: string, shape: readonly number[]): boolean {
+  return shape.length > 1 && path.split('/').at(-1) === 'kernel';
+}
+
+function counted(arrays: HostBatch['arrays']): HostBatch {
+  const sum = (name: string): number => [...arrays[name]!.data].reduce((a, b) => a + b, 0);
+  return { arrays, counts: { [OBJECTIVE]: sum('labelWeights') }, numTokens: sum('present') };
+}

@@ -1,0 +1,105 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { openTokenizer, trainTokenizer } from '../../video/text/tokenizer.ts';
+import { NO_LABEL } from '../losses/next-token.ts';
+import { assembleDialogues, filledTemplate, turnsOf } from './dialogue.ts';
+import { spokenDuring } from './subtitles.ts';
+
+const tokenizer = openTokenizer(
+  trainTokenizer(['what is it ?', 'a red cat', 'one two three four five six'], {
+    vocabularySize: 200,
+  }),
+);
+const { pad, cls, sep } = tokenizer.special;
+const idOf = (word: string): number => tokenizer.encode(word)[0]!;
+
+test('a template gives words and the places of soft tokens in its order', () => {
+  const pieces = filledTemplate('[CLS] {seen} {question} [>]', {
+    seen: [{ numSoft: 2 }],
+    question: [{ words: 'what is it ?' }],
+  });
+  assert.deepEqual(pieces, [
+    { words: '[CLS] ' },
+    { numSoft: 2 },
+    { words: 'what is it ?' },
+    { words: ' [>]' },
+  ]);
+});
+
+test('a template that names what there is not, or leaves out what there is, is refused', () => {
+  const values = { seen: [{ numSoft: 1 }] };
+  assert.throws(() => filledTemplate('{seen} {sene}', values), { code: 'TEMPLATE_INVALID' });
+  assert.throws(() => filledTemplate('nothing', values), { code: 'TEMPLATE_INVALID' });
+});
+
+test('labels are the answer and its end alone; soft tokens are numbered, padding is nobody', () => {
+  const { ids, present, softRows, labels, labelWeights } = assembleDialogues(
+    { tokenizer, length: 10 },
+    [
+      [
+        { words: '[CLS] ' },
+        { numSoft: 2 },
+        { words: 'it' },
+        { numSoft: 1 },
+        { words: 'red cat', isAnswer: true },
+      ],
+    ],
+  );
+  const [it, red, cat] = [idOf('it'), idOf('red'), idOf('cat')];
+  assert.deepEqual([...ids.data], [cls, pad, pad, it, pad, red, cat, sep, pad, pad]);
+  assert.deepEqual([...softRows.data], [-1, 0, 1, -1, 2, -1, -1, -1, -1, -1]);
+  assert.deepEqual([...present.data], [1, 1, 1, 1, 1, 1, 1, 1, 0, 0]);
+  const none = NO_LABEL;
+  assert.deepEqual([...labels.data], [none, none, none, none, none, red, cat, sep, none, none]);
+  assert.deepEqual([...labelWeights.data], [0, 0, 0, 0, 0, 1, 1, 1, 0, 0]);
+});
+
+test('what does not fit is cut off words, never off soft tokens', () => {
+  const row = [
+    { words: '[CLS]' },
+    { numSoft: 4 },
+    { words: 'one two three four five six' },
+    { words: 'cat', isAnswer: true },
+  ];
+  const { ids, softRows, present } = assembleDialogues({ tokenizer, length: 9 }, [row]);
+  assert.deepEqual(
+    [...softRows.data].filter((at) => at >= 0),
+    [0, 1, 2, 3],
+  );
+  assert.deepEqual([...ids.data].slice(5), [idOf('one'), idOf('two'), idOf('cat'), sep]);
+  assert.ok(present.data.every((is) => is === 1));
+  assert.throws(() => assembleDialogues({ tokenizer, length: 5 }, [row]), {
+    code: 'PROMPT_TOO_LONG',
+  });
+});
+
+test('a caption answers the question that describes; a conversation has its own', () => {
+  const sample = { id: 'a', media: [], cues: [], decodeMegapixels: 0, text: 'a red cat' };
+  assert.deepEqual(turnsOf(sample, 'what is it ?'), [
+    { question: 'what is it ?', answer: 'a red cat' },
+  ]);
+  const parts = [
+    { role: 'user', media: 0 },
+    { role: 'user', text: 'one ?' },
+    { role: 'assistant', text: 'two' },
+    { role: 'user', text: 'three ?' },
+    { role: 'assistant', text: 'four' },
+  ] as const;
+  assert.deepEqual(turnsOf({ ...sample, parts }, 'what is it ?'), [
+    { question: 'one ?', answer: 'two' },
+    { question: 'three ?', answer: 'four' },
+  ]);
+});
+
+test('subtitles are given once, with the frame during which they begin', () => {
+  const cue = (startSeconds: number, text: string) => ({
+    ...{ startSeconds, endSeconds: startSeconds + 5, text },
+  });
+  const cues = [
+    cue(0, 'before'),
+    cue(1.2, 'in the first'),
+    cue(2, 'at the second'),
+    cue(9, 'late'),
+  ];
+  assert.deepEqual(spokenDuring(cues, [1, 2, 3]), ['before in the first', 'at the second', 'late']);
+});

@@ -1,0 +1,52 @@
+/** Clips with something taken away, to find out what an answer comes from. */
+import { openRng, shuffled } from '../../proto/random.ts';
+import type { Row } from './system.ts';
+
+/**
+ * `single`: the middle frame in every place; `shuffled`: the frames in another order; `reversed`: from the last to the
+ * first; `blank`: grey; `silent`: without its sound; `wordless`: without its subtitles.
+ */
+export const FRAME_CHANGES = [
+  'single',
+  'shuffled',
+  'reversed',
+  'blank',
+  'silent',
+  'wordless',
+] as const;
+export type FrameChange = (typeof FRAME_CHANGES)[number];
+
+/** A pure function of row and seed. */
+export function changedRow(
+  row: Row,
+  change: FrameChange,
+  { frameSize, seed }: { readonly frameSize: number; readonly seed: number },
+): Row {
+  const { frames, audio, sample, number } = row;
+  const frameBytes = frameSize * frameSize * 3;
+  const numFrames = frames.length / frameBytes;
+  const order = Array.from({ length: numFrames }, (_, i) => i);
+  const inOrder = (from: readonly number[]): Row => {
+    const changed = new Uint8Array(frames.length);
+    for (const [place, frame] of from.entries())
+      changed.set(
+        frames.subarray(frame * frameBytes, (frame + 1) * frameBytes),
+        place * frameBytes,
+      );
+    return { ...row, frames: changed };
+  };
+  switch (change) {
+    case 'single':
+      return inOrder(order.map(() => numFrames >> 1));
+    case 'shuffled':
+      return inOrder(shuffled(order, openRng(seed, 'shuffled-frames', number)));
+    case 'reversed':
+      return inOrder(order.reverse());
+    case 'blank':
+      return { ...row, frames: new Uint8Array(frames.length).fill(128) };
+    case 'silent':
+      return audio === undefined ? row : { ...row, audio: new Float32Array(audio.length) };
+    case 'wordless':
+      return { ...row, sample: { ...sample, cues: [] } };
+  }
+}

@@ -1,0 +1,123 @@
+/**
+ * Video-LLaVA: pictures and films, seen by towers that are aligned with each other before, go through one projection
+ * into a language model. Source: Lin et al. 2023, arXiv:2311.10122, and its released code
+ * (PKU-YuanGroup/Video-LLaVA): the class token is dropped of pictures and kept of films.
+ */
+import * as tf from '@tensorflow/tfjs-core';
+import { z } from 'zod';
+import { ACTIVATIONS } from '../layers/activations.ts';
+import { dense, initDense, type DenseParams } from '../layers/dense.ts';
+import { under } from '../initializer.ts';
+import { initVideoTower, videoTowerStates, type VideoTowerParams } from '../models/video-tower.ts';
+import { vitStates, type VitParams } from '../models/vit.ts';
+import type { TensorTree } from '../tree.ts';
+import { filledTemplate } from './dialogue.ts';
+import { dialogueFields, dialogueSystem } from './dialogue-system.ts';
+import { languageFault, languageFields, languageOf } from './language-part.ts';
+import { defineSystem, isClipOfOneVideo } from './system.ts';
+import { fitTokenizer, readTokenizer } from './text-assets.ts';
+import {
+  allFrames,
+  anyFrame,
+  initVision,
+  packedFrames,
+  partsOfVision,
+  patchesPerFrame,
+  unpackedFrames,
+  visionFault,
+  visionFields,
+  visionSizes,
+} from './vision-part.ts';
+
+const fields = z.strictObject({
+  name: z.literal('video-llava').describe('Lin et al. 2023, arXiv:2311.10122'),
+  vision: visionFields.describe(
+    'Both towers; `layers` are those whose output is taken, 23 of 24 in the original',
+  ),
+  language: languageFields,
+  template: z.string().describe('A conversation up to the answer, with {seen} and {question}'),
+  pictures: z
+    .boolean()
+    .describe('Half of each microbatch is single frames; false: films alone, for comparison'),
+  ...dialogueFields,
+});
+
+type VideoLlavaConfig = z.infer<typeof fields>;
+
+type VideoLlavaParams = {
+  readonly image: VitParams;
+  readonly video: VideoTowerParams;
+  readonly projection: { readonly in: DenseParams; readonly out: DenseParams };
+  readonly language: TensorTree;
+};
+
+export const videoLlava = defineSystem<VideoLlavaConfig, VideoLlavaParams>({
+  schema: fields,
+  sampleKind: 'a clip of one video',
+  takes: isClipOfOneVideo,
+  check: ({ model, data }) =>
+    visionFault(model.vision, data.frameSize) ?? languageFault(model.language),
+  async fit(context) {
+    const { vocabularySize } = await fitTokenizer(context, context.config.model.textVocabulary);
+    return `${vocabularySize} word pieces`;
+  },
+  async open({ config: { model, data, train }, folder }) {
+    const tokenizer = await readTokenizer(folder);
+    const language = languageOf(model.language, tokenizer.vocabularySize);
+    const { frameSize } = data;
+    const numFrames = data.windows * data.framesPerWindow;
+    const vision = visionSizes(model.vision, frameSize);
+    const numPatches = patchesPerFrame(model.vision, frameSize);
+    const numSoft = numFrames * (numPatches + 1);
+    return dialogueSystem<VideoLlavaParams>({
+      name: 'video-llava',
+      config: model,
+      ...{ frameSize, seed: train.seed, tokenizer, language },
+      views: model.pictures ? ['picture', 'film'] : ['film'],
+      init: (init) => ({
+        image: initVision(model.vision, frameSize, { init, path: 'image' }),
+        video: initVideoTower(vision, init, {
+          ...{ numFrames, parts: partsOfVision(model.vision), path: 'video/' },
+        }),
+        projection: {
+          in: initDense(init, 'projection/in', model.vision.width, model.language.width),
+          out: initDense(init, 'projection/out', model.language.width, model.language.width),
+        },
+        language: language.init(under('language', init)),
+      }),
+      languageOf: ({ language: own }) => own,
+      see({ image, video, projection }, batch) {
+        const { pictures, films } = batch as Readonly<Record<string, tf.Tensor | undefined>>;
+        const project = (x: tf.Tensor): tf.Tensor =>
+          dense(projection.out, ACTIVATIONS.gelu(dense(projection.in, x)));
+        const seen: tf.Tensor[] = [];
+        if (pictures !== undefined) {
+          const states = vitStates(image, unpackedFrames(pictures, frameSize), vision);
+          const patches = tf.slice(states, [0, 1, 0], [-1, numPatches, -1]);
+          // A row of films has more; nothing points to what is added.
+          const room: [number, number] = [0, films === undefined ? 0 : numSoft - numPatches];
+          seen.push(tf.pad(project(patches), [[0, 0], room, [0, 0]]));
+        }
+        if (films !== undefined) {
+          const frames = unpackedFrames(films, frameSize);
+          seen.push(project(videoTowerStates(video, frames, vision, numFrames)));
+        }
+        return tf.concat(seen, 0);
+      },
+      arrays(rows, views) {
+        const shown = (view: string) => rows.filter((_, at) => views[at] === view);
+        const [pictures, films] = [shown('picture'), shown('film')];
+        const one = anyFrame(train.seed, 'picture');
+        return {
+          ...(pictures.length > 0 && { pictures: packedFrames(pictures, frameSize, one) }),
+          ...(films.length > 0 && { films: packedFrames(films, frameSize, allFrames) }),
+        };
+      },
+      prompt: (_row, question, view) =>
+        filledTemplate(model.template, {
+          seen: [{ numSoft: view === 'picture' ? numPatches : numSoft }],
+          question: [{ words: question }],
+        }),
+    });
+  },
+});
