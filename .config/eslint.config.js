@@ -61,7 +61,7 @@ export default tseslint.config(
   },
   // A test may look at what another folder's process left behind; benches share their tools.
   {
-    files: ['**/test/**', '**/*.test.ts', 'video/bench/**'],
+    files: ['**/test/**', '**/*.test.ts', 'video/bench/**', 'deploy/bench/**'],
     rules: { 'no-restricted-imports': 'off' },
   },
   {

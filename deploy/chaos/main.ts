@@ -15,7 +15,7 @@ const FIELDS = [
   ...[`train.steps=${STEPS}`, 'train.microbatches=4', 'train.microbatchSize=2'],
   ...['model.width=16', 'model.layers=1', 'evaluate.draws=1', 'evaluate.microbatches=1'],
   ...['data.demoTrainClips=12', 'data.demoHeldOutClips=4', 'checkpoint.everySteps=5'],
-  ...['cluster.workers=2', 'cluster.detectWithin=1'],
+  ...['cluster.workers=2', 'cluster.detectWithin=2'],
 ];
 const LIMIT_SECONDS = 300;
 
@@ -25,8 +25,9 @@ const LIMIT_SECONDS = 300;
  * promise broke, with the line that replays it.
  */
 async function main(argv: string[]): Promise<number> {
-  const { values } = parseArgs({
+  const { values, positionals } = parseArgs({
     args: argv,
+    allowPositionals: true,
     options: {
       seeds: { type: 'string', default: '50' },
       from: { type: 'string', default: '1' },
@@ -42,7 +43,8 @@ async function main(argv: string[]): Promise<number> {
   let hasKept = false;
   try {
     process.chdir(folder);
-    const set = FIELDS.flatMap((field) => ['--set', field]);
+    // Fields of the config, as for `train`.
+    const set = [...FIELDS, ...positionals].flatMap((field) => ['--set', field]);
     const recipe = ['videobert', '--preset', 'tiny', '--out', join(folder, 'prepared'), ...set];
     const prepared = await prepareRun(recipe, env);
     const reference = await runDisturbed(

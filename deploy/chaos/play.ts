@@ -58,7 +58,7 @@ export async function play(
 
 async function disturb(
   running: Running,
-  { seed, faults }: Schedule,
+  { seed, faults, diskFreeStep }: Schedule,
   { injected, signal }: { injected: Injected[]; signal: AbortSignal },
 ): Promise<void> {
   const healing: Promise<void>[] = [];
@@ -76,11 +76,14 @@ async function disturb(
     const fault = await inject(kind, running, { rng, graceMs: lastsMs });
     if (fault === undefined) continue;
     injected.push(fault);
-    healing.push(
-      delay(lastsMs, undefined, { signal })
-        .catch(() => undefined)
-        .then(fault.heal),
-    );
+    const passes = delay(lastsMs, undefined, { signal }).catch(() => undefined);
+    const isAtEnd = (event: { type: string; step?: number }): boolean =>
+      event.type === 'commit' && (event.step ?? 0) >= diskFreeStep;
+    const ends =
+      kind === 'full-disk'
+        ? [running.journal.next(isAtEnd, { from: 0, limitMs: lastsMs, signal })]
+        : [];
+    healing.push(Promise.race([passes, ...ends]).then(fault.heal));
   }
   await Promise.all(healing);
 }

@@ -14,6 +14,8 @@ export interface PlannedFault {
 export interface Schedule {
   readonly seed: number;
   readonly workers: number;
+  /** Disks have room again from here on: the last checkpoint holds the result, and nothing stands in for it. */
+  readonly diskFreeStep: number;
   /** By step. */
   readonly faults: readonly PlannedFault[];
 }
@@ -30,7 +32,7 @@ const WEIGHTS: readonly (readonly [FaultKind, number])[] = [
   ['kill-all', 1],
 ];
 /** Some last shorter than `detectWithin`, some longer. */
-const LONGEST_MS = 2500;
+const LONGEST_MS = 3500;
 const LONGEST_DELAY_MS = 60;
 
 /** A schedule that the seed alone decides: one to three faults in a run of `totalSteps`, which may overlap. */
@@ -40,14 +42,16 @@ export function scheduleOf(seed: number, totalSteps: number): Schedule {
   const count = 1 + rng.integer(3);
   const faults = Array.from({ length: count }, (_, index): PlannedFault => {
     const draw = rng.fork('fault', index);
+    const kind = kindOf(draw.uniform());
     return {
-      kind: kindOf(draw.uniform()),
-      step: draw.integer(totalSteps - 2),
+      kind,
+      step: draw.integer(kind === 'full-disk' ? Math.floor(totalSteps / 2) : totalSteps - 2),
       delayMs: draw.integer(LONGEST_DELAY_MS),
       lastsMs: 100 + draw.integer(LONGEST_MS),
     };
   });
-  return { seed, workers, faults: faults.sort((a, b) => a.step - b.step) };
+  const diskFreeStep = Math.floor((2 * totalSteps) / 3);
+  return { seed, workers, diskFreeStep, faults: faults.sort((a, b) => a.step - b.step) };
 }
 
 function kindOf(uniform: number): FaultKind {

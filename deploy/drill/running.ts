@@ -57,6 +57,8 @@ export interface RunOptions {
   readonly limitSeconds: number;
   /** What is done to the run while it runs; ends early when the signal aborts, which it does with the run. */
   readonly disturb: (running: Running, signal: AbortSignal) => Promise<void>;
+  /** The run is not waited for once it has been disturbed: it is killed then. */
+  readonly endsAfter?: boolean;
 }
 
 /** Runs a prepared run to its end as processes of their own, disturbs it, and looks at what is left. */
@@ -109,16 +111,21 @@ export async function runDisturbed(prepared: Prepared, options: RunOptions): Pro
   const { journal } = running;
   try {
     const disturbing = options.disturb(running, ending.signal);
-    disturbing.catch(() => undefined);
+    const isDone = disturbing.then(() => {
+      if (options.endsAfter === true) ending.abort();
+    });
+    isDone.catch(() => undefined);
     const limitMs = 1000 * options.limitSeconds;
     const last = await journal.next(isEnd, { from: 0, limitMs, signal: ending.signal });
     if (last?.type === 'failed') failure = `${last.code ?? ''}: ${last.message ?? ''}`;
-    else if (last === undefined) failure ??= `the run did not end within ${options.limitSeconds} s`;
+    else if (last === undefined && options.endsAfter !== true)
+      failure ??= `the run did not end within ${options.limitSeconds} s`;
     ending.abort();
     await disturbing;
   } finally {
     ending.abort();
     for (const pid of running.stopped) signal(pid, 'SIGCONT');
+    if (options.endsAfter === true) running.cluster.kill();
     await running.cluster.end();
     for (const proxy of proxies.values()) proxy.close();
   }
