@@ -4,6 +4,7 @@ import { hostname } from 'node:os';
 import { join } from 'node:path';
 
 import { VideoloomError } from '../proto/errors.ts';
+import { lookUpProcess } from '../proto/process-look.ts';
 
 /** Name of the lock inside a run folder. */
 export const LOCK_FILE = 'coordinator.lock';
@@ -35,7 +36,7 @@ export function lockRun(folder: string, { takeOver = false } = {}): RunLock {
   const holder: Holder = {
     pid: process.pid,
     host: hostname(),
-    startedAt: lookUp(process.pid)?.startedAt ?? '',
+    startedAt: lookUpProcess(process.pid)?.startedAt ?? '',
     nonce: randomUUID(),
   };
   const own = JSON.stringify(holder);
@@ -127,23 +128,10 @@ function isAlive({ pid, host, startedAt }: Holder): boolean {
   } catch (error) {
     return (error as NodeJS.ErrnoException).code === 'EPERM';
   }
-  const seen = lookUp(pid);
+  const seen = lookUpProcess(pid);
   if (seen === undefined) return true;
   // A zombie has ended; it only waits for its parent to ask how.
   return (
     seen.state !== 'Z' && seen.state !== 'X' && (startedAt === '' || seen.startedAt === startedAt)
   );
-}
-
-/** State letter of a process and its start in clock ticks since boot; undefined where there is no /proc. */
-function lookUp(pid: number): { state: string; startedAt: string } | undefined {
-  let stat: string;
-  try {
-    stat = readFileSync(`/proc/${pid}/stat`, 'utf8');
-  } catch {
-    return undefined;
-  }
-  // Fields from the third on: the second, the command, stands in parentheses and may hold anything.
-  const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
-  return { state: fields[0] ?? '', startedAt: fields[19] ?? '' };
 }

@@ -261,6 +261,25 @@ Examples:
     process.exitCode = await showAudit(run, options);
   });
 
+program
+  .command('postmortem')
+  .description('who stopped or diverged first, from the black boxes of the workers and the journal')
+  .argument('<run>', 'run folder, of a run that has ended or one that lives')
+  .option('--json', 'all of it as JSON on stdout')
+  .addHelpText(
+    'after',
+    `
+Workers that were killed or are stopped by a signal have left their last phases, collectives, plans and digests in
+RUN/blackbox. Exits with 1 when somebody stopped or diverged.
+
+Example:
+  videoloom postmortem runs/videobert`,
+  )
+  .action(async (run: string, options: { json?: boolean }) => {
+    const { showPostmortem } = await import('./reports/postmortem.ts');
+    process.exitCode = await showPostmortem(run, options);
+  });
+
 program.parseAsync(process.argv).catch((error: unknown) => {
   process.exitCode = reportFatal(error);
 });

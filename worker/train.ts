@@ -6,6 +6,9 @@ import type { Figure, Generation, ObjectiveSum } from '../proto/gen/videoloom/v1
 import { PROTOCOL_VERSION } from '../proto/protocol.ts';
 import type { Security } from '../proto/security.ts';
 import { timeLimits } from '../proto/time-limits.ts';
+import type { BlackBox } from './black-box/black-box.ts';
+import { recordPlans } from './black-box/recorders.ts';
+import { recordState } from './black-box/weights.ts';
 import { openBatchSource, uploadBatch, type BatchSource, type StepBatches } from './batches.ts';
 import { compareGlobalBatch, type ComparedRows } from './contrast.ts';
 import { openCheckpointWriter } from './checkpoint-writer.ts';
@@ -48,6 +51,7 @@ export interface TrainOptions {
   /** Where peers and operators see the state that this worker holds. */
   readonly publish: (state: TrainingState | undefined, generation: number) => void;
   readonly ledger: Ledger;
+  readonly blackBox: BlackBox;
   readonly metrics: WorkerMetrics;
   readonly log: Log;
 }
@@ -200,7 +204,11 @@ export async function train(options: TrainOptions): Promise<void> {
       system,
       loader: run.trainLoader,
       samples: run.index.train,
-      lease: (firstStep, numSteps) => session.lease(generation, firstStep, numSteps, scope),
+      lease: async (firstStep, numSteps) => {
+        const leases = await session.lease(generation, firstStep, numSteps, scope);
+        recordPlans(options.blackBox, number, leases);
+        return leases;
+      },
       prefetchSteps: config.data.prefetchSteps,
       prefetchBytes: config.data.prefetchMebibytes * 2 ** 20,
       onTake: (prefetch) => {
@@ -242,6 +250,7 @@ export async function train(options: TrainOptions): Promise<void> {
 
       ledger.enter('compute');
       await update(step, gradient, norm);
+      await recordState(options.blackBox, state, number);
       options.publish(state, number);
       options.metrics.stepCommitted({
         step,

@@ -6,6 +6,8 @@ import { serveMetrics } from '../proto/metrics.ts';
 import { checkReach, refusalLog, warnWhileInsecure, type Security } from '../proto/security.ts';
 import { timeLimits } from '../proto/time-limits.ts';
 import type { EngineName } from './backend/engine.ts';
+import { openBlackBox, type BlackBox } from './black-box/black-box.ts';
+import { recordedCollectives, recordedLedger } from './black-box/recorders.ts';
 import { openLedger } from './ledger.ts';
 import { openWorkerMetrics } from './metrics.ts';
 import { openCollectives } from './parallel/mesh-collectives.ts';
@@ -33,6 +35,7 @@ export async function runWorker(options: WorkerOptions): Promise<void> {
   checkReach(security, `${listenHost}:0`, `worker ${workerId} would listen on`);
   checkReach(security, options.coordinatorAddress, `worker ${workerId} would join the run at`);
   const ledger = openLedger();
+  let blackBox: BlackBox | undefined;
   const closing: (() => Promise<void> | void)[] = [];
   const secrets = security.token === undefined ? [] : [security.token];
   let log = openLog({ worker_id: workerId }, { file: options.logFile, secrets });
@@ -41,6 +44,10 @@ export async function runWorker(options: WorkerOptions): Promise<void> {
     const run = await openRun(folder);
     closing.push(() => run.close());
     log = log.child({ run_id: run.plan.runId });
+    blackBox = await openBlackBox({
+      ...{ runFolder: folder, runId: run.plan.runId, workerId, host: run.host, log },
+    });
+    closing.push(() => blackBox?.close());
     const engine = await openRunEngine(run, options);
     closing.push(() => {
       engine.close();
@@ -88,7 +95,7 @@ export async function runWorker(options: WorkerOptions): Promise<void> {
     await train({
       run,
       engine,
-      collectives,
+      collectives: recordedCollectives(collectives, blackBox),
       coordinatorAddress: options.coordinatorAddress,
       security,
       workerId,
@@ -96,12 +103,15 @@ export async function runWorker(options: WorkerOptions): Promise<void> {
       publish: (state, generation) => {
         published = { state, generation };
       },
-      ledger,
+      ledger: recordedLedger(ledger, blackBox),
+      blackBox,
       metrics,
       log,
     });
+    blackBox.record('exit', { text: 'finished' });
   } catch (error) {
     const code = error instanceof VideoloomError ? error.code : 'BUG';
+    blackBox?.record('exit', { text: code });
     log.fatal({ code, stack: error instanceof Error ? error.stack : undefined }, messageOf(error));
     throw error;
   } finally {
