@@ -46,6 +46,8 @@ export async function runWorker(options: WorkerOptions): Promise<void> {
     log = log.child({ run_id: run.plan.runId });
     blackBox = await openBlackBox({
       ...{ runFolder: folder, runId: run.plan.runId, workerId, host: run.host, log },
+      // A ring adds in an order that depends on the number of workers.
+      sameBitsAlways: run.config.cluster.allReduce === 'tree',
     });
     closing.push(() => blackBox?.close());
     const engine = await openRunEngine(run, options);

@@ -10,7 +10,7 @@ type Entry = [kind: RecordKind, timeMs: number, entry?: Partial<BoxRecord>];
 let pid = 100;
 function boxOf(workerId: string, beatMs: number, entries: Entry[], openedMs = 0): ReadBox {
   return {
-    owner: { runId: 'run', workerId, host: 'here', pid: pid++, processStart: '1', openedMs },
+    owner: { runId: 'run', workerId, host: 'here', pid: pid++, processStart: '1', sameBitsAlways: true, openedMs },
     beatMs,
     records: entries.map(([kind, timeMs, entry], i) => ({
       ...{ number: i + 1, kind, timeMs, generation: 1, step: 0, digest: 0, text: '' },
@@ -93,10 +93,10 @@ test('an error is named by its code; a run that has finished has nobody who stop
   const failed = examineWith(boxes, {});
   assert.equal(failed.firstStopped?.exitCode, 'GRADIENT_NOT_FINITE');
   assert.equal(failed.stories[1]!.fate, 'finished');
-  const finished = {
-    ...{ type: 'finished', step: 9, figures: [], weightsSha256: '', seq: 1 },
-    time: '2026-01-01T00:00:00.000Z',
-  } as const;
+  const finished: JournalRecord = {
+    type: 'finished',
+    ...{ step: 9, figures: [], weightsSha256: '', seq: 1, time: '2026-01-01T00:00:00.000Z' },
+  };
   assert.equal(examineWith(boxes, {}, [finished]).firstStopped, undefined);
 });
 

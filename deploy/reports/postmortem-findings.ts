@@ -194,9 +194,9 @@ function firstStopped(stories: readonly Story[]): Story | undefined {
 export function findDivergence(boxes: readonly ReadBox[]): Divergence | undefined {
   const seen = new Map<string, Map<number, Set<string>>>();
   for (const { owner, records } of boxes) {
-    for (const { kind, step, digest } of records) {
+    for (const { kind, step, generation, digest } of records) {
       if (kind !== 'gradient' && kind !== 'weights') continue;
-      const key = `${kind} ${step}`;
+      const key = `${kind} ${step} ${owner.sameBitsAlways ? 0 : generation}`;
       const sides = seen.get(key) ?? new Map<number, Set<string>>();
       seen.set(key, sides);
       sides.set(digest, (sides.get(digest) ?? new Set()).add(owner.workerId));

@@ -16,6 +16,17 @@ import { examine, type Divergence, type Postmortem, type Story } from './postmor
  * @throws UsageError RUN_PLAN_MISSING, RUN_PLAN_INVALID, NO_BLACK_BOX
  */
 export async function showPostmortem(run: string, { json }: { json?: boolean }): Promise<number> {
+  const { runId, ...findings } = await examineRun(run);
+  process.stdout.write(
+    json === true
+      ? `${JSON.stringify({ runId, ...findings }, undefined, 2)}\n`
+      : textOf(runId, findings),
+  );
+  return findings.firstStopped === undefined && findings.divergence === undefined ? 0 : 1;
+}
+
+/** What boxes and journal of a run folder say. @throws as {@link showPostmortem} */
+export async function examineRun(run: string): Promise<Postmortem & { readonly runId: string }> {
   const { runId } = await readRunPlan(run);
   const boxes = (await readBlackBoxes(run)).filter(({ owner }) => owner.runId === runId);
   if (boxes.length === 0) {
@@ -26,13 +37,7 @@ export async function showPostmortem(run: string, { json }: { json?: boolean }):
   }
   const journal: JournalRecord[] = [];
   readJournal(join(run, JOURNAL_FILE), (record) => journal.push(record));
-  const findings = examine({ boxes, journal, stateOf });
-  process.stdout.write(
-    json === true
-      ? `${JSON.stringify({ runId, ...findings }, undefined, 2)}\n`
-      : textOf(runId, findings),
-  );
-  return findings.firstStopped === undefined && findings.divergence === undefined ? 0 : 1;
+  return { runId, ...examine({ boxes, journal, stateOf }) };
 }
 
 function stateOf({ host, pid, processStart }: BoxOwner): string | undefined {

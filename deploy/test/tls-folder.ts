@@ -1,6 +1,6 @@
 /** Certificates for tests, right ones and wrong ones, made as `videoloom init --tls` makes them. */
 import { createPrivateKey, X509Certificate } from 'node:crypto';
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { PeerIdentity } from '../../proto/identity.ts';
@@ -17,6 +17,9 @@ export interface TlsFolder {
   as(identity: PeerIdentity): Promise<Security>;
   /** A certificate of the folder's authority that holds at another time, in the place of the one there. */
   reissue(identity: PeerIdentity, validity: Validity): Promise<void>;
+  read(name: string): Promise<string>;
+  /** The private keys, each as the one line of its text that says most. */
+  keys(): Promise<string[]>;
   remove(): Promise<void>;
 }
 
@@ -27,6 +30,13 @@ export async function makeTlsFolder(workers = 2): Promise<TlsFolder> {
   return {
     folder,
     token: (await read('token')).trim(),
+    read,
+    async keys() {
+      const names = (await readdir(folder, { recursive: true })).filter((name) =>
+        name.endsWith('.key'),
+      );
+      return Promise.all(names.map(async (name) => (await read(name)).split('\n')[1]!));
+    },
     as(identity) {
       return openSecurity({ as: identity, tls: folder, env: {} });
     },

@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { test, type TestContext } from 'node:test';
 import { openLog } from '../../proto/log.ts';
 import { BLACK_BOX_FOLDER, openBlackBox } from './black-box.ts';
-import { readBlackBoxes } from './read.ts';
+import { readBlackBoxes, type ReadBox } from './read.ts';
 import { BOX_BYTES, HEADER_BYTES, NUM_RECORDS, RECORD_BYTES } from './record.ts';
 import { digestOf } from './recorders.ts';
 
@@ -19,7 +19,7 @@ async function runFolder(t: TestContext): Promise<string> {
 
 const log = openLog({}, { level: 'silent' });
 const openIn = (folder: string, workerId = 'worker-0') =>
-  openBlackBox({ runFolder: folder, runId: 'run', workerId, host: 'here', log });
+  openBlackBox({ runFolder: folder, runId: 'run', workerId, host: 'here', sameBitsAlways: true, log });
 
 /** Opens a box, records without end, and says how far it is. */
 const RECORDING = `
@@ -27,7 +27,7 @@ import { openLog } from ${JSON.stringify(import.meta.resolve('../../proto/log.ts
 import { openBlackBox } from ${JSON.stringify(import.meta.resolve('./black-box.ts'))};
 const [runFolder] = process.argv.slice(-1);
 const log = openLog({}, { level: 'silent' });
-const box = await openBlackBox({ runFolder, runId: 'run', workerId: 'worker-0', host: 'here', log });
+const box = await openBlackBox({ runFolder, runId: 'run', workerId: 'worker-0', host: 'here', sameBitsAlways: true, log });
 for (let step = 1; ; step++) {
   box.record('step', { step, generation: 2, text: 'step ' + step });
   process.stdout.write(step + '\\n');
@@ -71,7 +71,7 @@ test('the box has one size: the newest records take the places of the oldest', a
   box.record('phase', { text: 'after the end' });
   const [file] = await readdir(join(folder, BLACK_BOX_FOLDER));
   assert.equal((await stat(join(folder, BLACK_BOX_FOLDER, file!))).size, BOX_BYTES);
-  const [{ records }] = (await readBlackBoxes(folder)) as [{ records: { number: number }[] }];
+  const [{ records }] = (await readBlackBoxes(folder)) as [ReadBox];
   assert.equal(records.length, NUM_RECORDS);
   assert.equal(records[0]!.number, 101);
   assert.equal(records.at(-1)!.number, NUM_RECORDS + 100);

@@ -41,6 +41,8 @@ export interface BlackBoxOptions {
   readonly runId: string;
   readonly workerId: string;
   readonly host: string;
+  /** See the record's owner. */
+  readonly sameBitsAlways: boolean;
   readonly log: Log;
 }
 

@@ -38,6 +38,8 @@ const BoxOwner = z.object({
   pid: z.int(),
   /** When the kernel started the process, in its own units: a later process with this pid has another. */
   processStart: z.string(),
+  /** A step gives the same bits in every generation, not only on all workers of one. */
+  sameBitsAlways: z.boolean(),
   /** Milliseconds since 1970. */
   openedMs: z.number(),
 });

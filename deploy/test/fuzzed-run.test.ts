@@ -1,0 +1,130 @@
+import assert from 'node:assert/strict';
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { after, before as beforeAll, test } from 'node:test';
+import { setTimeout as delay } from 'node:timers/promises';
+import { readBlackBoxes } from '../../worker/black-box/read.ts';
+import { examineRun } from '../reports/postmortem.ts';
+import { childrenOf } from './children.ts';
+import {
+  committedStep,
+  makeWorkFolder,
+  reachStep,
+  readSummary,
+  startVideoloom,
+  videoloom,
+  type Started,
+  type Summary,
+} from './command.ts';
+import { fuzzRun, residentMebibytes } from './fuzz/fuzz-run.ts';
+
+/** Real runs under hostile messages and signals: what is left in memory, in black boxes and in the weights. */
+const STEPS = 240;
+const SEED = 20261128;
+let work: Awaited<ReturnType<typeof makeWorkFolder>>;
+let undisturbed: Summary;
+
+const train = (out: string, workers: number): string[] => [
+  ...['train', 'videobert', '--preset', 'tiny', '--steps', String(STEPS), '--out', out],
+  ...['--workers', String(workers), 'checkpoint.everySteps=80'],
+  ...['data.demoTrainClips=24', 'data.demoHeldOutClips=8'],
+];
+
+beforeAll(async () => {
+  work = await makeWorkFolder();
+  const { code, output } = await videoloom(train('one', 1), { cwd: work.folder });
+  assert.equal(code, 0, output);
+  undisturbed = await readSummary(join(work.folder, 'one'));
+});
+
+after(() => work.remove());
+
+test('some hundred broken messages and frames have no effect on a run', async () => {
+  const run = join(work.folder, 'fuzzed');
+  const started = startVideoloom(train('fuzzed', 2), { cwd: work.folder });
+  await reachStep(run, 2, started);
+  const { address } = await readJson<{ address: string }>(join(run, 'coordinator.json'));
+  const { runId } = await readJson<{ runId: string }>(join(run, 'run.json'));
+  const processes = await childrenOf(started.child.pid!);
+  const report = await fuzzRun({ coordinatorAddress: address, runId, seed: SEED, messages: 300 });
+  console.log(JSON.stringify({ seed: SEED, ...report, step: await committedStep(run) }));
+  assert.ok((await committedStep(run)) < STEPS, 'the run went on for as long as that');
+  for (const { pid } of processes) {
+    const mebibytes = await residentMebibytes(pid);
+    assert.ok(mebibytes > 0 && mebibytes < 2048, `process ${pid} has ${mebibytes} MiB`);
+  }
+  const { code, output } = await started.ended;
+  assert.equal(code, 0, output);
+  assert.equal((await readSummary(run)).weightsSha256, undisturbed.weightsSha256);
+});
+
+test('a postmortem names the worker that a signal stopped, and after kill -9 of all the first that died', async () => {
+  const run = join(work.folder, 'stopped');
+  const started = startVideoloom(train('stopped', 2), { cwd: work.folder });
+  await reachStep(run, 4, started);
+
+  // --- Stopped by a signal: it could go on.
+  const paused = await workerOf(started, 'worker-1');
+  process.kill(paused, 'SIGSTOP');
+  const pausedMs = Date.now();
+  await delay(1000);
+  const seen = await examineRun(run);
+  const found = seen.firstStopped!;
+  assert.equal(found.owner.workerId, 'worker-1');
+  assert.equal(found.owner.pid, paused);
+  assert.equal(found.fate, 'paused');
+  assert.ok(Math.abs(found.lastMs - pausedMs) < 800, `${found.lastMs - pausedMs} ms`);
+  assert.notEqual(found.phase, 'start');
+  const survivor = seen.stories.find(({ owner }) => owner.workerId === 'worker-0')!;
+  assert.equal(survivor.fate, 'running');
+  assert.deepEqual(survivor.collective?.waitsFor ?? ['worker-1'], ['worker-1']);
+  process.kill(paused, 'SIGCONT');
+
+  // --- Killed: the first of all, with what it last did.
+  await reachStep(run, (await committedStep(run)) + 2, started);
+  const killed = await workerOf(started, 'worker-0');
+  started.child.kill('SIGSTOP'); // so that it starts no other in its place
+  const before = await committedStep(run);
+  process.kill(killed, 'SIGKILL');
+  await delay(700);
+  started.killAll();
+  await started.ended;
+  const dead = await examineRun(run);
+  const first = dead.firstStopped!;
+  assert.equal(first.owner.workerId, 'worker-0');
+  assert.equal(first.owner.pid, killed);
+  assert.equal(first.fate, 'gone');
+  const range = `${first.heldStep}, committed ${before} to ${await committedStep(run)}`;
+  assert.ok(first.heldStep >= before - 1 && first.heldStep <= (await committedStep(run)), range);
+  assert.equal(dead.divergence, undefined);
+  const told = await videoloom(['postmortem', run], { cwd: work.folder });
+  assert.equal(told.code, 1);
+  assert.match(
+    told.output,
+    /✗ worker-0 stopped first: process \d+ on .*killed: it ended without a word/,
+  );
+  assert.match(told.output, /phase [a-z]+ since \d\d:\d\d:\d\d/);
+  assert.ok(dead.timeline.some(({ who, what }) => who === 'journal' && /^generation/.test(what)));
+
+  // --- Nobody the worse for it.
+  const resumed = await videoloom(train('stopped', 2), { cwd: work.folder });
+  assert.equal(resumed.code, 0, resumed.output);
+  assert.equal((await readSummary(run)).weightsSha256, undisturbed.weightsSha256);
+  const end = await examineRun(run);
+  assert.equal(end.firstStopped, undefined);
+  assert.equal(end.divergence, undefined, 'no bit differs between processes and generations');
+  assert.equal(end.stories.filter(({ fate }) => fate === 'finished').length, 2);
+  const digests = (await readBlackBoxes(run)).flatMap(({ records }) =>
+    records.filter(({ kind }) => kind === 'gradient' || kind === 'weights'),
+  );
+  assert.ok(digests.length > 100, `${digests.length} digests were compared`);
+});
+
+async function workerOf(started: Started, id: string): Promise<number> {
+  const children = await childrenOf(started.child.pid!);
+  return children.find(({ command }) => command.includes(id))!.pid;
+}
+
+async function readJson<T>(path: string): Promise<T> {
+  return JSON.parse(await readFile(path, 'utf8')) as T;
+}
