@@ -10,7 +10,15 @@ type Entry = [kind: RecordKind, timeMs: number, entry?: Partial<BoxRecord>];
 let pid = 100;
 function boxOf(workerId: string, beatMs: number, entries: Entry[], openedMs = 0): ReadBox {
   return {
-    owner: { runId: 'run', workerId, host: 'here', pid: pid++, processStart: '1', sameBitsAlways: true, openedMs },
+    owner: {
+      runId: 'run',
+      workerId,
+      host: 'here',
+      pid: pid++,
+      processStart: '1',
+      sameBitsAlways: true,
+      openedMs,
+    },
     beatMs,
     records: entries.map(([kind, timeMs, entry], i) => ({
       ...{ number: i + 1, kind, timeMs, generation: 1, step: 0, digest: 0, text: '' },

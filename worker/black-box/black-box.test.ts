@@ -19,7 +19,14 @@ async function runFolder(t: TestContext): Promise<string> {
 
 const log = openLog({}, { level: 'silent' });
 const openIn = (folder: string, workerId = 'worker-0') =>
-  openBlackBox({ runFolder: folder, runId: 'run', workerId, host: 'here', sameBitsAlways: true, log });
+  openBlackBox({
+    runFolder: folder,
+    runId: 'run',
+    workerId,
+    host: 'here',
+    sameBitsAlways: true,
+    log,
+  });
 
 /** Opens a box, records without end, and says how far it is. */
 const RECORDING = `

@@ -57,6 +57,8 @@ export function recordedCollectives(collectives: Collectives, box: BlackBox): Co
     },
     allGather: (step: number, name: string, values: Float64Array) =>
       recorded(name, step, () => collectives.allGather(step, name, values)),
+    allGatherInto: (...call: Parameters<Collectives['allGatherInto']>) =>
+      recorded(call[1], call[0], () => collectives.allGatherInto(...call)),
     barrier: (step: number, name: string) =>
       recorded(`barrier ${name}`, step, () => collectives.barrier(step, name)),
   });
