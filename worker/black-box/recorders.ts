@@ -52,7 +52,7 @@ export function recordedCollectives(collectives: Collectives, box: BlackBox): Co
     async allReduce(...call: Parameters<Collectives['allReduce']>) {
       const [step] = call;
       const sum = await recorded('gradient', step, () => collectives.allReduce(...call));
-      box.record('gradient', { generation, step, digest: digestOf([sum]) });
+      box.record('gradient', { generation, step, digest: digestOf([looked(sum, step)]) });
       return sum;
     },
     allGather: (step: number, name: string, values: Float64Array) =>
@@ -72,6 +72,18 @@ export function recordPlans(box: BlackBox, generation: number, leases: readonly 
     );
     box.record('plan', { generation, step, text: rows.join(' ') });
   }
+}
+
+/** Longer vectors are looked at in parts: a digest of all of one would cost most of a percent of a step. */
+const WHOLE_ELEMENTS = 1 << 18;
+const NUM_PARTS = 8;
+
+/** The part of a gradient that a step's digest covers: another eighth each step, the same on all workers. */
+function looked(gradient: Float32Array, step: number): Float32Array {
+  if (gradient.length <= WHOLE_ELEMENTS) return gradient;
+  const bound = (part: number): number => Math.floor((part * gradient.length) / NUM_PARTS);
+  const part = step % NUM_PARTS;
+  return gradient.subarray(bound(part), bound(part + 1));
 }
 
 /** A number that differs where a bit of the vectors differs, save one time in 2^32: for faults, not for attackers. */
