@@ -48,7 +48,7 @@ export async function findLeftovers(
     .flat()
     .filter((file) => TEMPORARY.test(file));
   const left = (await filesBelow(temporary)).filter((file) => basename(file) !== COMPILED);
-  return { processes, files: [...files, ...left] };
+  return { processes, files: [...new Set([...files, ...left])] };
 }
 
 /** Processes with the mark in their environment, and zombies (which have none any more) of our group, as `pid command`. */
