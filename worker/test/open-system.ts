@@ -34,16 +34,18 @@ export const TEST_SAMPLES: readonly Sample[] = [0, 1, 2, 3].flatMap((file) =>
   }),
 );
 
-/** The system of a stage of a recipe, opened on {@link TEST_SAMPLES} without any run. */
+/** The system of a stage of a recipe, opened on {@link TEST_SAMPLES} without any run; small unless a preset is named. */
 export async function openTestSystem(
   recipe: string,
   stage: string,
   overrides: readonly string[],
+  { preset, vocabulary }: { readonly preset?: string; readonly vocabulary?: number } = {},
 ): Promise<{ readonly system: VideoLanguageSystem; readonly config: Config }> {
   const file = new URL(`../recipes/${recipe}.yaml`, import.meta.url);
   const config = resolveConfig({
     ...{ text: await readFile(file, 'utf8'), file: recipe, stage },
-    overrides: ['data.frameSize=16', ...overrides],
+    preset,
+    overrides: preset === undefined ? ['data.frameSize=16', ...overrides] : overrides,
   });
   const folder = await mkdtemp(join(tmpdir(), 'videoloom-system-'));
   try {
@@ -51,7 +53,11 @@ export async function openTestSystem(
       TEST_SAMPLES.flatMap(({ text, cues }) => [text, ...cues.map((cue) => cue.text)]),
       { vocabularySize: 200 },
     );
-    await writeFile(join(folder, TOKENIZER_FILE), JSON.stringify(words));
+    // Pieces that no text has fill it up to the wanted size.
+    const vocab = { ...words.model.vocab };
+    for (let id = Object.keys(vocab).length; id < (vocabulary ?? 0); id++) vocab[`piece${id}`] = id;
+    const file = { ...words, model: { ...words.model, vocab } };
+    await writeFile(join(folder, TOKENIZER_FILE), JSON.stringify(file));
     const index = { train: TEST_SAMPLES, heldOut: TEST_SAMPLES, files: [] };
     const context = { config, folder, index: index as unknown as SampleIndex };
     return { system: await systemNamed(config.model.name).open(context), config };
