@@ -6,7 +6,14 @@ import { once } from 'node:events';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { loadCheckpoint } from '../../worker/checkpoint/load.ts';
-import { makeWorkFolder, reachStep, readSummary, startVideoloom, videoloom } from './command.ts';
+import {
+  committedStep,
+  makeWorkFolder,
+  reachStep,
+  readSummary,
+  startVideoloom,
+  videoloom,
+} from './command.ts';
 
 /** What users do wrong and what machines do to them: each gives one clear error or a counted skip. */
 let work: Awaited<ReturnType<typeof makeWorkFolder>>;
@@ -163,14 +170,22 @@ test('a port in use is named with the way out', async () => {
 });
 
 test('a second coordinator on the same run folder is refused, and the first goes on', async () => {
-  const args = tiny('--out', 'locked', '--steps', '30', ...SMALL);
+  // Far more steps than the second one takes to start: a finished run has no owner.
+  const args = tiny('--out', 'locked', '--steps', '1000000', ...SMALL);
+  const run = join(work.folder, 'locked');
   const first = startVideoloom(args, { cwd: work.folder });
-  await reachStep(join(work.folder, 'locked'), 1, first);
-  const second = await videoloom(['coordinator', '--run', 'locked'], { cwd: work.folder });
-  assert.equal(second.code, 1, second.output);
-  assert.match(second.output, /RUN_LOCKED: .*locked/);
-  const { code, output } = await first.ended;
-  assert.equal(code, 0, output);
+  try {
+    await reachStep(run, 1, first);
+    const second = await videoloom(['coordinator', '--run', 'locked'], { cwd: work.folder });
+    assert.equal(second.code, 1, second.output);
+    assert.match(second.output, /RUN_LOCKED: .*locked/);
+    await reachStep(run, (await committedStep(run)) + 2, first);
+    first.child.kill('SIGINT');
+    const { code, output } = await first.ended;
+    assert.equal(code, 75, output);
+  } finally {
+    first.killAll();
+  }
 });
 
 test('a full disk costs the checkpoint, not the run, and no half checkpoint is left', async (context) => {

@@ -68,7 +68,7 @@ export interface ClipLoaderOptions {
   readonly frames?: FrameDisk | undefined;
   /** Bound of the decoded frames kept in memory, in bytes; 0 keeps none. */
   readonly cacheBytes: number;
-  /** Clips decoding at once; as many as the pool has processes and one waiting for each by default. */
+  /** Places at work at once; as many as the pool has processes and one waiting for each by default. */
   readonly maxConcurrent?: number;
 }
 
@@ -164,7 +164,11 @@ class PoolClipLoader implements ClipLoader {
   }
 
   async load(requests: readonly ClipRequest[], signal?: AbortSignal): Promise<Clip[]> {
-    return Promise.all(requests.map((request) => this.#loadOne(request, signal)));
+    // A place keeps its turn until it has its clip: a substitute does not queue behind the places of later steps, one of
+    // which may wait for a file that never comes.
+    return Promise.all(
+      requests.map((request) => this.#slots.run(() => this.#loadOne(request, signal), signal)),
+    );
   }
 
   async #loadOne(request: ClipRequest, signal?: AbortSignal): Promise<Clip> {
@@ -211,9 +215,7 @@ class PoolClipLoader implements ClipLoader {
     // Not tied to one caller's signal: another may be waiting for the same clip.
     let decoding = this.#underWay.get(key);
     if (!decoding) {
-      decoding = this.#slots
-        .run(() => this.#decode(key, row, epoch))
-        .finally(() => this.#underWay.delete(key));
+      decoding = this.#decode(key, row, epoch).finally(() => this.#underWay.delete(key));
       decoding.catch(() => undefined); // every caller may have been aborted by then
       this.#underWay.set(key, decoding);
     }
@@ -381,10 +383,11 @@ class Slots {
     this.#numFree = count;
   }
 
-  async run<T>(task: () => Promise<T>): Promise<T> {
+  async run<T>(task: () => Promise<T>, signal?: AbortSignal): Promise<T> {
     if (this.#numFree > 0) this.#numFree--;
     else await new Promise<void>((resolve) => this.#waiting.push(resolve));
     try {
+      signal?.throwIfAborted();
       return await task();
     } finally {
       const next = this.#waiting.shift();
