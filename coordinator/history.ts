@@ -1,3 +1,4 @@
+import type { TimeLedger } from '../proto/gen/videoloom/v1/run.ts';
 import type { RunPlan } from '../proto/run-plan.ts';
 import type { JournalEvent, JournaledSkip } from './journal-events.ts';
 
@@ -23,6 +24,8 @@ export interface RunHistory {
    * matter of the machine and the moment, so a step that is computed again takes from here what happened.
    */
   readonly skipsByStep: Map<number, readonly JournaledSkip[]>;
+  /** Where the wall clock went, by worker process. */
+  readonly times: Map<string, TimeLedger>;
 }
 
 /** The history of a run that has just been thought of. */
@@ -36,6 +39,7 @@ export function emptyHistory(): RunHistory {
     finished: undefined,
     highestStep: 0,
     skipsByStep: new Map(),
+    times: new Map(),
   };
 }
 
@@ -64,6 +68,9 @@ export function extendHistory(history: RunHistory, event: JournalEvent): void {
     case 'checkpoint-pruned':
     case 'checkpoint-damaged':
       history.checkpoints.delete(event.step);
+      break;
+    case 'time':
+      history.times.set(event.process, event.spent);
       break;
     case 'finished':
       history.finished = event;

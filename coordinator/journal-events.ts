@@ -1,4 +1,4 @@
-import type { Figure, Member, ObjectiveSum } from '../proto/gen/videoloom/v1/run.ts';
+import type { Figure, Member, ObjectiveSum, TimeLedger } from '../proto/gen/videoloom/v1/run.ts';
 import type { RunPlan } from '../proto/run-plan.ts';
 
 /** A sample that could not be decoded, and what was taken in its place. */
@@ -33,6 +33,10 @@ export type JournalEvent =
       /** Time since its last sign of life or, of one that stood still, of progress, milliseconds. */
       readonly afterMs?: number;
     }
+  /** A worker went in order, as it had said that it would. */
+  | { readonly type: 'worker-left'; readonly workerId: string; readonly generation: number }
+  /** Where the wall clock of a worker process has gone by now; a later record of the process replaces it. */
+  | { readonly type: 'time'; readonly process: string; readonly spent: TimeLedger }
   | {
       readonly type: 'generation';
       readonly generation: number;

@@ -69,7 +69,7 @@ function placesOf(
   return ranges.flatMap((numMicrobatches, rank) => {
     const member = {
       ...{ workerId: `w${rank}`, rank, tensorAddress: '', serviceAddress: '' },
-      ...{ firstMicrobatch, numMicrobatches },
+      ...{ firstMicrobatch, numMicrobatches, holdsState: true },
     };
     firstMicrobatch += numMicrobatches;
     const [lease] = leaseMicrobatches(source, history, member, { firstStep: step, numSteps: 1 });

@@ -4,6 +4,7 @@ import { status } from '@grpc/grpc-js';
 
 import type { Member } from '../proto/gen/videoloom/v1/run.ts';
 import { RpcError } from '../proto/grpc.ts';
+import type { ProcessTime } from './time-book.ts';
 import type { Vitals } from './stillness.ts';
 
 /** A worker process that has joined. */
@@ -23,28 +24,64 @@ export interface Worker {
   readonly lastBeatMs: number;
   /** What its beats told: what it does, and since when nothing of that has moved. */
   readonly vitals: Vitals;
+  /** It has said that it wants to go. */
+  readonly isLeaving: boolean;
+  /** Name of its process, which may join more than once. */
+  readonly process: string;
+  /** Where that process's wall clock went. */
+  readonly time: ProcessTime;
 }
 
 /**
- * The members of a generation: the first workers that attend, as many as there are microbatches, ranked in the order in
- * which they joined, so that survivors keep their order. Their ranges are contiguous, in rank order, cover
- * [0, numMicrobatches), and differ in size by one at most.
+ * The members of a generation that goes on from `committedStep`: the first workers that attend, as many as there are
+ * microbatches, in the order in which they joined, so that survivors keep their order. Those that want to leave stay
+ * out, unless they alone hold the state that the others need.
  */
 export function chooseMembers(
   workers: readonly Worker[],
-  numMicrobatches: number,
-): { readonly members: Member[]; readonly sessions: string[] } {
-  const chosen = workers.filter(({ isAttending }) => isAttending).slice(0, numMicrobatches);
+  { numMicrobatches, committedStep }: { numMicrobatches: number; committedStep: number },
+): readonly Worker[] {
+  const here = workers.filter(({ isAttending }) => isAttending);
+  const holds = (worker: Worker): boolean => holdsState(worker, committedStep);
+  const staying = here.filter(({ isLeaving }) => !isLeaving).slice(0, numMicrobatches);
+  const isStateLost = staying.length > 0 && here.some(holds) && !staying.some(holds);
+  return isStateLost ? withHolder(here, holds, numMicrobatches) : staying;
+}
+
+/**
+ * `chosen` as members of a generation that goes on from `committedStep`, ranked in their order. Their ranges are
+ * contiguous, in rank order, cover [0, numMicrobatches), and differ in size by one at most.
+ */
+export function asMembers(
+  chosen: readonly Worker[],
+  { numMicrobatches, committedStep }: { numMicrobatches: number; committedStep: number },
+): Member[] {
   const start = (rank: number): number => Math.floor((rank * numMicrobatches) / chosen.length);
-  const members = chosen.map(({ workerId, tensorAddress, serviceAddress }, rank) => ({
-    workerId,
+  return chosen.map((worker, rank) => ({
+    workerId: worker.workerId,
     rank,
-    tensorAddress,
-    serviceAddress,
+    tensorAddress: worker.tensorAddress,
+    serviceAddress: worker.serviceAddress,
     firstMicrobatch: start(rank),
     numMicrobatches: start(rank + 1) - start(rank),
+    holdsState: holdsState(worker, committedStep),
   }));
-  return { members, sessions: chosen.map(({ session }) => session) };
+}
+
+/** Whether a worker has the state after `committedStep` in memory; before the first step there is nothing to hold. */
+function holdsState({ stateStep }: Worker, committedStep: number): boolean {
+  return committedStep > 0 && stateStep === committedStep;
+}
+
+/** As many as there is room for, one that holds the state among them in any case. */
+function withHolder(
+  here: readonly Worker[],
+  holds: (worker: Worker) => boolean,
+  room: number,
+): Worker[] {
+  const holder = here.find(holds)!;
+  const others = here.filter((worker) => worker !== holder).slice(0, room - 1);
+  return here.filter((worker) => worker === holder || others.includes(worker));
 }
 
 /** A session's text: names its worker, so that a stranger can be told whether it was replaced or forgotten. */

@@ -10,8 +10,6 @@ import type { RunState } from './run-state.ts';
 export interface RunMetrics {
   /** Counts what has just been journaled, at `nowMs` on a clock that never goes back. */
   observe(event: JournalEvent, nowMs: number): void;
-  /** Adds where workers' time went. */
-  observeTime(times: readonly TimeLedger[]): void;
   /** Counts a call that was refused because its sender is out of date. */
   observeFenced(rpc: string): void;
   /** Notes how long a stage of a checkpoint took here. */
@@ -145,16 +143,31 @@ export function openRunMetrics(
     buckets: [0.001, 0.01, 0.1, 1, 10, 60, 300],
     registers,
   });
-  const time = counter(
-    'videoloom_worker_seconds_total',
-    'Where the time of all workers went; the activities add up to their wall clock.',
-    'activity',
-  );
-  const waits = counter(
-    'videoloom_worker_wait_seconds_total',
-    'The part of the activity "wait" by whom it was that the others waited for.',
-    'for',
-  );
+  new Counter({
+    name: 'videoloom_worker_seconds_total',
+    help: 'Where the time of all workers went; with the steps under way, the activities add up to their wall clock.',
+    labelNames: ['activity'],
+    registers,
+    collect() {
+      const ledger = spent();
+      this.reset();
+      for (const activity of ACTIVITIES) this.inc({ activity }, secondsOf(ledger, activity));
+    },
+  });
+  new Counter({
+    name: 'videoloom_worker_wait_seconds_total',
+    help: 'The part of the activity "wait" by whom it was that the others waited for.',
+    labelNames: ['for'],
+    registers,
+    collect() {
+      const { waitSeconds, waitByRankSeconds } = spent();
+      this.reset();
+      for (const [rank, seconds] of waitByRankSeconds.entries())
+        this.inc({ for: `rank ${rank}` }, seconds);
+      const forOthers = waitByRankSeconds.reduce((sum, seconds) => sum + seconds, 0);
+      this.inc({ for: 'coordinator' }, Math.max(0, waitSeconds - forOthers));
+    },
+  });
   new Gauge({
     name: 'videoloom_goodput_ratio',
     help: 'Share of the wall clock of all workers in computation of steps that count.',
@@ -200,18 +213,6 @@ export function openRunMetrics(
           break;
         default:
           break;
-      }
-    },
-    observeTime(times) {
-      for (const ledger of times) {
-        for (const activity of ACTIVITIES)
-          time.inc({ activity }, Math.max(0, secondsOf(ledger, activity)));
-        let forOthers = 0;
-        for (const [rank, seconds] of ledger.waitByRankSeconds.entries()) {
-          waits.inc({ for: `rank ${rank}` }, Math.max(0, seconds));
-          forOthers += seconds;
-        }
-        waits.inc({ for: 'coordinator' }, Math.max(0, ledger.waitSeconds - forOthers));
       }
     },
     observeFenced(rpc) {

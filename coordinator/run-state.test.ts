@@ -9,10 +9,11 @@ import type { RunPlan } from '../proto/run-plan.ts';
 import { NO_TIME } from '../proto/time-ledger.ts';
 import { emptyHistory, extendHistory } from './history.ts';
 import type { JournalEvent } from './journal-events.ts';
-import { chooseMembers } from './membership.ts';
+import { asMembers, chooseMembers } from './membership.ts';
 import { initialRunState, isOver, transition } from './run-state.ts';
 import type { RunEffect, RunEvent, RunState } from './run-state.ts';
 import { NEWBORN } from './stillness.ts';
+import { totalTime, UNTOLD } from './time-book.ts';
 import { ballot, testPlan, verdict } from './test/scripted-worker.ts';
 
 const FRESH = {
@@ -25,7 +26,19 @@ const FRESH = {
 
 /** A beat of a worker that has been doing the same for `stillMs`. */
 function beat(session: string, phase: string, stillMs = 0, progress = 0): RunEvent {
-  return { type: 'beat', session, step: 1, beat: { phase, progress, stillMs, cpuMs: 0 } };
+  const told = { phase, progress, stillMs, cpuMs: 0 };
+  return { type: 'beat', session, step: 1, beat: told, isLeaving: false, time: UNTOLD };
+}
+
+/** A beat of a worker that wants to go. */
+function goodbye(session: string, step: number): RunEvent {
+  const told = { phase: 'compute', progress: 0, stillMs: 0, cpuMs: 0 };
+  return { type: 'beat', session, step, beat: told, isLeaving: true, time: UNTOLD };
+}
+
+/** The vote of a worker with the id that its session begins with. */
+function vote(session: string, generation: number, step: number): RunEvent {
+  return { type: 'vote', callId: 0, request: ballot(session, generation, step) };
 }
 
 function joiner(workerId: string, session = `${workerId}/1`, stateStep = 0) {
@@ -37,6 +50,7 @@ function joiner(workerId: string, session = `${workerId}/1`, stateStep = 0) {
     tensorAddress: '',
     serviceAddress: '',
     engine: '',
+    process: workerId,
   };
 }
 
@@ -87,10 +101,12 @@ describe('members of a generation', () => {
           isAttending: true,
           lastBeatMs: 0,
           vitals: NEWBORN,
+          isLeaving: false,
+          time: UNTOLD,
         }));
-        const { members, sessions } = chooseMembers(workers, numMicrobatches);
+        const place = { numMicrobatches, committedStep: 0 };
+        const members = asMembers(chooseMembers(workers, place), place);
         assert.equal(members.length, Math.min(numWorkers, numMicrobatches));
-        assert.equal(sessions.length, members.length);
         let next = 0;
         for (const [rank, member] of members.entries()) {
           assert.equal(member.rank, rank);
@@ -130,7 +146,7 @@ describe('the state machine of a run', () => {
     const kinds = effects.map((effect) =>
       effect.type === 'journal' ? effect.event.type : effect.type,
     );
-    assert.deepEqual(kinds.slice(kinds.indexOf('commit')), ['commit', 'spent', 'answer', 'answer']);
+    assert.deepEqual(kinds.slice(kinds.indexOf('commit')), ['commit', 'answer', 'answer']);
   });
 
   it('does not drop anybody for its own absence', () => {
@@ -237,24 +253,110 @@ describe('the state machine of a run', () => {
     assert.match(lost.message, /"stuck" \(rank 1\) has been in phase compute without progress/);
   });
 
-  it('books the time of a step that had been committed before as spent again', () => {
-    const time = { ...NO_TIME, computeSeconds: 3, waitSeconds: 1, setupSeconds: 2, wallSeconds: 6 };
-    const plan = testPlan();
-    const spent = (highestStep: number) => {
-      let state = initialRunState(plan, { ...FRESH, highestStep }, 0);
-      const events = [...enter('a').map(([, event]) => event)];
-      const request = { ...ballot('a/1', 1, 1), time };
-      const effects = [...events, { type: 'vote', callId: 1, request } as const].flatMap(
-        (event) => {
-          const turn = transition(state, event, 0);
-          state = turn.state;
-          return turn.effects;
+  it('lets one that wants to leave go when the step is committed, and the others go on without it', () => {
+    const { state, effects } = play(
+      testPlan({ minWorkers: 2 }),
+      ...enter('a', 'b'),
+      [10, goodbye('b/1', 0)],
+      [20, vote('a/1', 1, 1)],
+      [30, vote('b/1', 1, 1)],
+      [40, { type: 'detach', session: 'b/1', message: 'it ended its session' }],
+      [50, vote('a/1', 2, 2)],
+    );
+    assert.equal(state.committedStep, 2);
+    const order = effects.flatMap((effect) =>
+      effect.type === 'release' || effect.type === 'journal'
+        ? [effect.type === 'journal' ? effect.event.type : `release ${effect.session}`]
+        : [],
+    );
+    assert.deepEqual(order, [
+      ...['worker-joined', 'worker-joined', 'generation', 'commit'],
+      ...['generation', 'release b/1', 'worker-left', 'commit'],
+    ]);
+    assert.deepEqual(
+      state.generation?.members.map(({ workerId, holdsState }) => [workerId, holdsState]),
+      [['a', true]],
+    );
+  });
+
+  it('takes a checkpoint when all want to leave, and goes on from it with whoever comes next', () => {
+    const commit = play(
+      testPlan(),
+      ...enter('a'),
+      [10, goodbye('a/1', 0)],
+      [20, vote('a/1', 1, 1)],
+    );
+    assert.equal(commit.state.phase, RunPhase.WAITING);
+    const response = commit.effects.flatMap((effect) =>
+      effect.type === 'answer' ? [effect.response] : [],
+    );
+    assert.deepEqual(response, [{ checkpoint: true, last: false, waitedMs: [0] }]);
+    const part = { session: 'a/1', generation: 1, step: 1, files: [], failure: '' };
+    const { state } = playOn(
+      commit.state,
+      [30, { type: 'part', callId: 1, request: part }],
+      [40, { type: 'detach', session: 'a/1', message: '' }],
+      [
+        50,
+        {
+          type: 'checkpoint-settled',
+          ...{ step: 1, generation: 1, callId: 1, sizeBytes: 1, failure: undefined },
         },
-      );
-      return effects.flatMap((effect) => (effect.type === 'spent' ? effect.times : []));
-    };
-    assert.deepEqual(spent(0), [time]);
-    assert.deepEqual(spent(1), [{ ...NO_TIME, redoSeconds: 4, setupSeconds: 2, wallSeconds: 6 }]);
+      ],
+      ...enter('b'),
+    );
+    assert.deepEqual([state.restoreStep, state.committedStep], [1, 1]);
+    assert.equal(state.generation?.members[0]?.holdsState, false);
+  });
+
+  it('keeps one that wants to leave for a step while it alone holds what a joiner needs', () => {
+    const before = play(testPlan(), ...enter('a'), [10, goodbye('a/1', 0)], ...enter('b'));
+    const { state } = playOn(before.state, [20, vote('a/1', 1, 1)]);
+    const members = state.generation?.members.map(({ workerId, holdsState }) => [
+      workerId,
+      holdsState,
+    ]);
+    assert.deepEqual(members, [
+      ['a', true],
+      ['b', false],
+    ]);
+    const after = playOn(state, [30, vote('a/1', 2, 2)], [40, vote('b/1', 2, 2)]);
+    assert.deepEqual(after.state.memberSessions, ['b/1']);
+    assert.equal(after.state.committedStep, 2);
+  });
+
+  it('tells how long each vote waited for the last one', () => {
+    const { effects } = play(
+      testPlan({ minWorkers: 2 }),
+      ...enter('a', 'b'),
+      [100, vote('b/1', 1, 1)],
+      [700, vote('a/1', 1, 1)],
+    );
+    const answers = effects.flatMap((effect) =>
+      effect.type === 'answer' && 'waitedMs' in effect.response ? [effect.response.waitedMs] : [],
+    );
+    assert.deepEqual(answers, [
+      [0, 600],
+      [0, 600],
+    ]);
+  });
+
+  it('books the step under way of a lost worker as time redone, and what it told before as it was', () => {
+    const settled = { ...NO_TIME, computeSeconds: 3, setupSeconds: 2, wallSeconds: 5 };
+    const step = { ...NO_TIME, computeSeconds: 3, waitSeconds: 1, wallSeconds: 4 };
+    const told = { ...beat('b/1', 'compute'), time: { settled, step } } as RunEvent;
+    const { effects, state } = play(
+      testPlan(),
+      ...enter('a', 'b'),
+      [10, told],
+      [20, { type: 'detach', session: 'b/1', message: 'killed' }],
+    );
+    const history = emptyHistory();
+    for (const effect of effects)
+      if (effect.type === 'journal') extendHistory(history, effect.event);
+    const gone = { ...settled, redoSeconds: 4, wallSeconds: 9 };
+    assert.deepEqual([...history.times], [['b', gone]]);
+    assert.deepEqual(totalTime(state.workers, history.times, { withStep: true }), gone);
   });
 
   it('holds its promises through 300 random histories', () => {
@@ -565,7 +667,7 @@ function perform(sim: Simulation, before: RunState, effect: RunEffect): void {
       });
       return;
     }
-    case 'spent':
+    case 'release':
     case 'stalled':
     case 'over':
       return;

@@ -21,15 +21,15 @@ import type {
   ReportResultResponse,
 } from '../proto/gen/videoloom/v1/coordinator.ts';
 import { RunPhase } from '../proto/gen/videoloom/v1/run.ts';
-import type { Generation, Member, TimeLedger } from '../proto/gen/videoloom/v1/run.ts';
+import type { Generation, Member } from '../proto/gen/videoloom/v1/run.ts';
 import { RpcError } from '../proto/grpc.ts';
 import type { RunPlan } from '../proto/run-plan.ts';
 import { positionOf } from '../proto/sample-order.ts';
-import { asRedone } from '../proto/time-ledger.ts';
+import { NO_TIME } from '../proto/time-ledger.ts';
 import { timeLimits, type TimeLimits } from '../proto/time-limits.ts';
 import { findDisagreement, resultStatement, stepStatement } from './agreement.ts';
 import type { JournalEvent, LossReason } from './journal-events.ts';
-import { chooseMembers, fenced, workerOf } from './membership.ts';
+import { asMembers, chooseMembers, fenced, workerOf } from './membership.ts';
 import type { Worker } from './membership.ts';
 import {
   disconnected,
@@ -44,12 +44,15 @@ import {
 } from './refusals.ts';
 import { afterBeat, isWaiting, NEWBORN, stillnessLimitMs, withGap } from './stillness.ts';
 import type { Beat, GapsByPhase } from './stillness.ts';
+import { closingTime, UNTOLD } from './time-book.ts';
+import type { ProcessTime } from './time-book.ts';
 
 /** One member's say, and the call that waits for the answer. */
 interface Ballot<Request> {
   readonly session: string;
   readonly callId: number;
   readonly request: Request;
+  readonly atMs: number;
 }
 
 /** What the members have said so far; `sinceMs` is when the first of them did. */
@@ -127,6 +130,8 @@ export type RunEvent =
       readonly session: string;
       readonly step: number;
       readonly beat: Beat;
+      readonly isLeaving: boolean;
+      readonly time: ProcessTime;
     }
   | { readonly type: 'detach'; readonly session: string; readonly message: string }
   | ({ readonly type: 'vote'; readonly request: CommitStepRequest } & CallEvent)
@@ -144,7 +149,7 @@ interface CallEvent {
 }
 
 /** A worker that joins. */
-export type Joiner = Omit<Worker, 'isAttending' | 'lastBeatMs' | 'vitals'>;
+export type Joiner = Omit<Worker, 'isAttending' | 'lastBeatMs' | 'vitals' | 'isLeaving' | 'time'>;
 
 /** How the writing of a manifest ended. */
 interface CheckpointOutcome {
@@ -168,6 +173,8 @@ export type RunEffect =
     }
   | { readonly type: 'answer'; readonly callId: number; readonly response: RunResponse }
   | { readonly type: 'refuse'; readonly callId: number; readonly error: VideoloomError }
+  /** Tell a worker that wants to leave that it may. */
+  | { readonly type: 'release'; readonly session: string }
   /** End the Attend stream of a session. */
   | { readonly type: 'dismiss'; readonly session: string; readonly error: VideoloomError }
   | {
@@ -177,7 +184,6 @@ export type RunEffect =
       readonly callId: number;
       readonly files: readonly CheckpointFile[];
     }
-  | { readonly type: 'spent'; readonly times: readonly TimeLedger[] }
   | { readonly type: 'stalled'; readonly message: string }
   /** The run ends: phase FINISHED, STOPPED or FAILED. */
   | { readonly type: 'over' };
@@ -327,8 +333,9 @@ function join(turn: Turn, joiner: Joiner): void {
     closeRanks(turn);
   }
   journal(turn, { type: 'worker-joined', workerId, host, engine });
-  const fresh = { isAttending: false, lastBeatMs: turn.nowMs, vitals: NEWBORN };
-  turn.state.workers = [...turn.state.workers, { ...joiner, ...fresh }];
+  const fresh = { isAttending: false, isLeaving: false, lastBeatMs: turn.nowMs };
+  const unknown = { vitals: NEWBORN, time: UNTOLD };
+  turn.state.workers = [...turn.state.workers, { ...joiner, ...fresh, ...unknown }];
 }
 
 function attend(turn: Turn, session: string): void {
@@ -338,7 +345,8 @@ function attend(turn: Turn, session: string): void {
   if (turn.state.generation === undefined) openGeneration(turn);
 }
 
-function beat(turn: Turn, { session, step, beat: told }: RunEvent & { type: 'beat' }): void {
+function beat(turn: Turn, event: RunEvent & { type: 'beat' }): void {
+  const { session, step, beat: told, isLeaving, time } = event;
   const { state } = turn;
   const worker = state.workers.find((candidate) => candidate.session === session);
   if (worker === undefined) return;
@@ -347,13 +355,24 @@ function beat(turn: Turn, { session, step, beat: told }: RunEvent & { type: 'bea
   // A member that holds what its generation goes on from keeps it until the next commit.
   const holds = step === state.committedStep && state.memberSessions.includes(session);
   const stateStep = holds ? step : worker.stateStep;
-  updateWorker(turn, session, { vitals, stateStep, lastBeatMs: turn.nowMs });
+  const change = { vitals, stateStep, time, isLeaving: worker.isLeaving || isLeaving };
+  updateWorker(turn, session, { ...change, lastBeatMs: turn.nowMs });
+  if (isLeaving && !worker.isLeaving) letGo(turn, session);
+}
+
+/** A member of a generation that trains goes when the step is committed; any other one goes now. */
+function letGo(turn: Turn, session: string): void {
+  const { state } = turn;
+  if (isOver(state) || state.isStopping) return;
+  if (!state.memberSessions.includes(session)) turn.effects.push({ type: 'release', session });
+  else if (state.phase === RunPhase.EVALUATING) openGeneration(turn);
 }
 
 function detach(turn: Turn, session: string, message: string): void {
   const worker = turn.state.workers.find((candidate) => candidate.session === session);
   if (worker === undefined) return;
-  lose(turn, worker, 'disconnected', disconnected(worker, message));
+  const reason = worker.isLeaving ? 'left' : 'disconnected';
+  lose(turn, worker, reason, disconnected(worker, message));
   closeRanks(turn);
 }
 
@@ -364,7 +383,12 @@ function updateWorker(turn: Turn, session: string, change: Partial<Worker>): voi
 }
 
 /** Strikes a worker off; {@link closeRanks} follows once all that are lost at this moment are struck off. */
-function lose(turn: Turn, worker: Worker, reason: LossReason, error: VideoloomError): void {
+function lose(
+  turn: Turn,
+  worker: Worker,
+  reason: LossReason | 'left',
+  error: VideoloomError,
+): void {
   const { state } = turn;
   const { workerId, session, lastBeatMs, vitals } = worker;
   state.workers = state.workers.filter((other) => other.session !== session);
@@ -375,7 +399,10 @@ function lose(turn: Turn, worker: Worker, reason: LossReason, error: VideoloomEr
     );
     const { message } = error;
     const { phase } = vitals;
-    journal(turn, { type: 'worker-lost', workerId, reason, message, generation, phase, afterMs });
+    if (reason === 'left') journal(turn, { type: 'worker-left', workerId, generation });
+    else
+      journal(turn, { type: 'worker-lost', workerId, reason, message, generation, phase, afterMs });
+    journalTime(turn, worker);
   }
   turn.effects.push({ type: 'dismiss', session, error });
   const { checkpoint } = state;
@@ -404,16 +431,19 @@ function openGeneration(turn: Turn): void {
   const { plan } = state;
   disperse(turn, staleGeneration(state, state.generationNumber));
   if (isOver(state) || state.isStopping) return;
-  const { members, sessions } = chooseMembers(state.workers, plan.microbatches);
+  const chosen = chosenOf(state);
+  const sessions = chosen.map(({ session }) => session);
   if (sessions.length < (state.hasStarted ? 1 : Math.min(plan.minWorkers, plan.microbatches))) {
     state.generation = undefined;
     state.memberSessions = [];
     state.phase = RunPhase.WAITING;
+    releaseLeavers(turn);
     if (state.isStopRequested) endStopped(turn);
     return;
   }
   goOnFrom(turn, resumableStep(state, sessions));
   const { committedStep, restoreStep } = state;
+  const members = asMembers(chosen, { numMicrobatches: plan.microbatches, committedStep });
   const number = state.generationNumber + 1;
   state.generation = { number, members, committedStep, restoreStep };
   state.memberSessions = sessions;
@@ -441,6 +471,19 @@ function openGeneration(turn: Turn): void {
     sessions: listeners.map(({ session }) => session),
     generation,
   });
+  releaseLeavers(turn);
+}
+
+/** Those who would be members of a generation that is opened now. */
+function chosenOf({ workers, plan, committedStep }: RunState): readonly Worker[] {
+  return chooseMembers(workers, { numMicrobatches: plan.microbatches, committedStep });
+}
+
+function releaseLeavers({ state, effects }: Turn): void {
+  for (const { session, isLeaving } of state.workers) {
+    if (isLeaving && !state.memberSessions.includes(session))
+      effects.push({ type: 'release', session });
+  }
 }
 
 /** The newest committed step that a member holds in memory or that a checkpoint holds. */
@@ -518,7 +561,10 @@ function commit(turn: Turn, votes: Poll<CommitStepRequest>, generation: Generati
     return;
   }
   const last = state.isStopRequested || step >= plan.totalSteps;
-  const checkpoint = last || state.isCheckpointDue || step % plan.checkpointEverySteps === 0;
+  // When all want to leave, nobody holds the state any more.
+  const staysOn = state.workers.some(({ isAttending, isLeaving }) => isAttending && !isLeaving);
+  const isDue = state.isCheckpointDue || step % plan.checkpointEverySteps === 0;
+  const checkpoint = last || isDue || !staysOn;
   const { objectives, gradientNorm, learningRate } = requests[0]!;
   journal(
     turn,
@@ -539,12 +585,12 @@ function commit(turn: Turn, votes: Poll<CommitStepRequest>, generation: Generati
     },
     checkpoint,
   );
-  const times = requests.flatMap(({ time }) => time ?? []);
-  const isRedone = step <= state.highestStep;
-  turn.effects.push({ type: 'spent', times: isRedone ? times.map(asRedone) : times });
   state.highestStep = Math.max(state.highestStep, step);
   const workerIds = generation.members.map(({ workerId }) => workerId);
-  const response = { checkpoint, last };
+  const waitedMs = state.memberSessions.map((session) =>
+    Math.round(turn.nowMs - votes.ballots.find((other) => other.session === session)!.atMs),
+  );
+  const response = { checkpoint, last, waitedMs };
   state.committedStep = step;
   state.lastCommit = { step, generation: generation.number, workerIds, response };
   state.lastProgressMs = turn.nowMs;
@@ -552,6 +598,7 @@ function commit(turn: Turn, votes: Poll<CommitStepRequest>, generation: Generati
   state.votes = undefined;
   for (const session of state.memberSessions) updateWorker(turn, session, { stateStep: step });
   if (checkpoint) {
+    for (const worker of membersOf(state)) journalTime(turn, worker);
     abandonCheckpoint(
       turn,
       'too-slow',
@@ -568,7 +615,7 @@ function commit(turn: Turn, votes: Poll<CommitStepRequest>, generation: Generati
 
 /** Opens a generation for those who joined since the last one, if it would have other members. */
 function admitWaiting(turn: Turn): void {
-  const { sessions } = chooseMembers(turn.state.workers, turn.state.plan.microbatches);
+  const sessions = chosenOf(turn.state).map(({ session }) => session);
   const { memberSessions } = turn.state;
   if (
     sessions.length !== memberSessions.length ||
@@ -671,6 +718,8 @@ function report(turn: Turn, { callId, request }: RunEvent & { type: 'result' }):
   memberOf(state, session, generation);
   if (state.phase !== RunPhase.EVALUATING)
     throw isOver(state) ? runOver(state) : notNow(state, `the result of worker "${workerId}"`);
+  if (request.time !== undefined)
+    updateWorker(turn, session, { time: { settled: request.time, step: NO_TIME } });
   state.results = withBallot(turn, state.results, { session, callId, request });
   const { results } = state;
   if (results.ballots.length < state.memberSessions.length) return;
@@ -681,10 +730,10 @@ function report(turn: Turn, { callId, request }: RunEvent & { type: 'result' }):
     return;
   }
   const { figures, weightsSha256 } = requests[0]!;
+  for (const worker of state.workers) journalTime(turn, worker);
   journal(turn, { type: 'finished', step: state.committedStep, figures, weightsSha256 }, true);
   state.phase = RunPhase.FINISHED;
   state.results = undefined;
-  turn.effects.push({ type: 'spent', times: requests.flatMap(({ time }) => time ?? []) });
   for (const ballot of results.ballots)
     turn.effects.push({ type: 'answer', callId: ballot.callId, response: {} });
   turn.effects.push({ type: 'over' });
@@ -706,6 +755,7 @@ function endStopIfIdle(turn: Turn): void {
 
 function endStopped(turn: Turn): void {
   if (isOver(turn.state)) return;
+  for (const worker of turn.state.workers) journalTime(turn, worker);
   journal(turn, { type: 'stopped', step: turn.state.committedStep }, true);
   turn.state.phase = RunPhase.STOPPED;
   turn.effects.push({ type: 'over' });
@@ -741,7 +791,8 @@ function tick(turn: Turn): void {
   }
   for (const worker of state.workers) {
     const silentMs = nowMs - worker.lastBeatMs;
-    if (silentMs > limits.silenceMs)
+    // Between joining and its first beat a worker has time: its stream is still being opened.
+    if (silentMs > (worker.isAttending ? limits.silenceMs : limits.callMs))
       lose(turn, worker, 'heartbeat', heartbeatLost(worker, silentMs));
   }
   for (const worker of membersOf(state)) {
@@ -825,12 +876,18 @@ function journal(turn: Turn, event: JournalEvent, sync = false): void {
   turn.effects.push({ type: 'journal', event, sync });
 }
 
+function journalTime(turn: Turn, { process, time }: Worker): void {
+  if (time === UNTOLD) return;
+  journal(turn, { type: 'time', process, spent: closingTime(time) });
+}
+
 /** `poll` with one more ballot. A worker that says it again takes back its first call. */
 function withBallot<Request>(
   turn: Turn,
   poll: Poll<Request> | undefined,
-  ballot: Ballot<Request>,
+  said: Omit<Ballot<Request>, 'atMs'>,
 ): Poll<Request> {
+  const ballot = { ...said, atMs: turn.nowMs };
   const repeated = poll?.ballots.find(({ session }) => session === ballot.session);
   if (repeated !== undefined)
     turn.effects.push({ type: 'refuse', callId: repeated.callId, error: repeatedCall() });

@@ -9,6 +9,7 @@ import { writeFileDurably } from '../proto/durable-file.ts';
 import { messageOf, VideoloomError } from '../proto/errors.ts';
 import type {
   AttendRequest,
+  AttendResponse,
   CheckpointFile,
   CommitStepRequest,
   CommitStepResponse,
@@ -22,12 +23,12 @@ import type {
   StepLease,
 } from '../proto/gen/videoloom/v1/coordinator.ts';
 import { RunPhase } from '../proto/gen/videoloom/v1/run.ts';
-import type { Generation, RunStatus } from '../proto/gen/videoloom/v1/run.ts';
+import type { RunStatus, TimeLedger } from '../proto/gen/videoloom/v1/run.ts';
 import type { Log } from '../proto/log.ts';
 import type { RunPlan } from '../proto/run-plan.ts';
 import { positionOf } from '../proto/sample-order.ts';
 import { openStepOrder, type StepOrder } from '../proto/step-order.ts';
-import { addLedgers, NO_TIME } from '../proto/time-ledger.ts';
+import { NO_TIME } from '../proto/time-ledger.ts';
 import {
   completeCheckpoint,
   findCheckpoint,
@@ -53,6 +54,7 @@ import { checkSamePlan } from './plan-check.ts';
 import { initialRunState, isOver, memberOf, transition } from './run-state.ts';
 import type { Joiner, RunEffect, RunEvent, RunResponse, RunState } from './run-state.ts';
 import { RateWindow, statusOf } from './status.ts';
+import { totalTime } from './time-book.ts';
 
 /** Name of the figures of a finished run, inside its folder. */
 export const SUMMARY_FILE = 'summary.json';
@@ -161,12 +163,11 @@ export class Run {
   readonly #log: Log;
   #state: RunState;
   readonly #calls = new Map<number, WaitingCall>();
-  readonly #streams = new Map<string, Latest<Generation>>();
+  readonly #streams = new Map<string, Latest<AttendResponse>>();
   readonly #watchers = new Set<Latest<true>>();
   readonly #rates = new RateWindow();
   readonly #ticker: NodeJS.Timeout;
   readonly #lockChecker: NodeJS.Timeout;
-  #time = NO_TIME;
   #lastCallId = 0;
   #isClosed = false;
   #diskWork: Promise<void> = Promise.resolve();
@@ -182,7 +183,7 @@ export class Run {
     this.metrics = openRunMetrics(
       surroundings.registry,
       () => this.#state,
-      () => this.#time,
+      () => this.#time(false),
     );
     this.over = new Promise((resolve) => {
       this.#declareOver = resolve;
@@ -210,23 +211,22 @@ export class Run {
   }
 
   /**
-   * A worker's session: takes its beats, gives the generations. Ends with the run; throws when the worker is dropped.
+   * A worker's session: takes its beats, gives the generations and, to one that leaves, its release. Ends with the run; throws when the worker is dropped.
    * @throws RpcError FENCED, UNKNOWN_SESSION, HEARTBEAT_LOST, WORKER_STALLED, BARRIER_TIMEOUT
    */
   async *attend(
     session: string,
     beats: AsyncIterable<AttendRequest>,
     signal: AbortSignal,
-  ): AsyncGenerator<Generation, void, undefined> {
+  ): AsyncGenerator<AttendResponse, void, undefined> {
     if (this.#isClosed) throw coordinatorClosed();
-    const stream = new Latest<Generation>();
+    const stream = new Latest<AttendResponse>();
     const predecessor = this.#streams.get(session);
     this.#streams.set(session, stream);
     predecessor?.end(new VideoloomError('REPEATED_CALL', 'the same session attends a second time'));
     let reason = 'its connection ended';
     const listen = async (): Promise<void> => {
-      for await (const { phase, step, progress, stillMs, cpuMs } of beats)
-        this.#dispatch({ type: 'beat', session, step, beat: { phase, progress, stillMs, cpuMs } });
+      for await (const beat of beats) this.#takeBeat(session, beat);
       reason = 'it ended its session';
     };
     try {
@@ -295,7 +295,7 @@ export class Run {
   // What operators ask
 
   status(): RunStatus {
-    return statusOf(this.#state, this.#parts.history, this.#rates.rates(), this.#time);
+    return statusOf(this.#state, this.#parts.history, this.#rates.rates(), this.#time(true));
   }
 
   /** The status now and after changes, at most ten a second; ends with the run. */
@@ -392,6 +392,18 @@ export class Run {
     });
   }
 
+  #takeBeat(session: string, beat: AttendRequest): void {
+    const { step, phase, progress, stillMs, cpuMs, leaving: isLeaving } = beat;
+    const time = { settled: beat.time ?? NO_TIME, step: beat.stepTime ?? NO_TIME };
+    const told = { phase, progress, stillMs, cpuMs };
+    this.#dispatch({ type: 'beat', session, step, beat: told, isLeaving, time });
+  }
+
+  /** Where the time of all worker processes went, that of the steps under way included or not. */
+  #time(withStep: boolean): TimeLedger {
+    return totalTime(this.#state.workers, this.#parts.history.times, { withStep });
+  }
+
   #dispatch(event: RunEvent): void {
     const { state, effects } = transition(this.#state, event, this.#parts.surroundings.nowMs());
     this.#state = state;
@@ -412,7 +424,11 @@ export class Run {
         this.#record(effect.event, effect.sync);
         return;
       case 'announce':
-        for (const session of effect.sessions) this.#streams.get(session)?.set(effect.generation);
+        for (const session of effect.sessions)
+          this.#streams.get(session)?.set({ generation: effect.generation, released: false });
+        return;
+      case 'release':
+        this.#streams.get(effect.session)?.set({ generation: undefined, released: true });
         return;
       case 'answer':
         this.#calls.get(effect.callId)?.resolve(effect.response);
@@ -428,10 +444,6 @@ export class Run {
         return;
       case 'write-manifest':
         this.#diskWork = this.#diskWork.then(() => this.#writeManifest(effect));
-        return;
-      case 'spent':
-        this.#time = effect.times.reduce(addLedgers, this.#time);
-        this.metrics.observeTime(effect.times);
         return;
       case 'stalled':
         this.#log.warn({ step: this.#state.committedStep + 1 }, effect.message);
@@ -608,6 +620,8 @@ function logEvent(log: Log, event: JournalEvent): void {
       log.info({ generation, step: committedStep, restoreStep, workers }, 'generation opened');
       return;
     }
+    case 'time':
+      return;
     default: {
       const { type, ...fields } = event;
       log.info(fields, type);

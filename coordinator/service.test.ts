@@ -187,9 +187,12 @@ describe('the coordinator over gRPC', () => {
     const early = a.vote(1, 1);
     await a.lease(1, 1); // A round trip: the vote is there now.
     assert.equal(served.run.status().committedStep, 0);
-    assert.deepEqual(await b.vote(1, 1), { checkpoint: false, last: false });
-    assert.deepEqual(await early, { checkpoint: false, last: false });
-    assert.deepEqual(await a.vote(1, 1), { checkpoint: false, last: false });
+    const answer = await b.vote(1, 1);
+    assert.deepEqual([answer.checkpoint, answer.last], [false, false]);
+    const [waited, last] = answer.waitedMs;
+    assert.ok(waited! >= 0 && last === 0, String(answer.waitedMs));
+    assert.deepEqual(await early, answer);
+    assert.deepEqual(await a.vote(1, 1), answer);
     assert.equal(served.records().filter(({ type }) => type === 'commit').length, 1);
     await assert.rejects(a.vote(1, 3), withCode('UNEXPECTED_STEP'));
     const { clipsPerSecond, committedStep } = served.run.status();
@@ -332,7 +335,7 @@ describe('the coordinator over gRPC', () => {
     })();
     for (let step = 1; step <= 6; step++) {
       const answers = await Promise.all([a.vote(1, step), b.vote(1, step)]);
-      assert.deepEqual(answers[0], { checkpoint: true, last: step === 6 });
+      assert.deepEqual([answers[0].checkpoint, answers[0].last], [true, step === 6]);
       assert.equal(
         await a.reportPart(
           1,
@@ -435,7 +438,7 @@ describe('the coordinator over gRPC', () => {
     const control = dial(served.address);
     await call(control, Rpc.stopRun, {}, { timeoutMs: 5000 });
     control.close();
-    assert.deepEqual(await a.vote(1, 2), { checkpoint: true, last: true });
+    assert.deepEqual(await a.vote(1, 2), { checkpoint: true, last: true, waitedMs: [0] });
     const files = await writePart(served.folder, 2, 'model.safetensors', 'two');
     assert.equal(await a.reportPart(1, 2, files), true);
     await served.run.over;

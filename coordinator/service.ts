@@ -40,7 +40,7 @@ export function coordinatorService(run: Run): CoordinatorServiceServer {
     });
   return {
     join: unary((request, context) => {
-      const { protocolVersion, runId, workerId, host, engine, stateStep } = request;
+      const { protocolVersion, runId, workerId, host, engine, stateStep, process } = request;
       checkProtocolVersion(
         protocolVersion,
         'the coordinator',
@@ -52,7 +52,7 @@ export function coordinatorService(run: Run): CoordinatorServiceServer {
       const { tensorAddress, serviceAddress } = request;
       parseAddress(tensorAddress);
       parseAddress(serviceAddress);
-      for (const text of [host, engine, tensorAddress, serviceAddress])
+      for (const text of [host, engine, tensorAddress, serviceAddress, process])
         if (text.length > MAX_DESCRIPTION) throw tooLong(text);
       const session = run.join({
         workerId,
@@ -61,6 +61,7 @@ export function coordinatorService(run: Run): CoordinatorServiceServer {
         stateStep,
         tensorAddress,
         serviceAddress,
+        process,
       });
       return {
         protocolVersion: PROTOCOL_VERSION,
@@ -103,8 +104,7 @@ async function* attend(
   if (first.done === true) return;
   demandWorker(context, workerIdOf(first.value.session));
   const rest = { [Symbol.asyncIterator]: () => beats };
-  for await (const generation of run.attend(first.value.session, rest, context.signal))
-    yield { generation };
+  yield* run.attend(first.value.session, rest, context.signal);
 }
 
 function otherRun(ours: string, theirs: string): RpcError {

@@ -1,6 +1,7 @@
 import pc from 'picocolors';
 import { RunPhase, type RunStatus, type TimeLedger } from '../proto/gen/videoloom/v1/run.ts';
 import { bar, formatDuration, type ProgressTarget } from '../proto/progress.ts';
+import { ACTIVITIES, goodputOf, secondsOf } from '../proto/time-ledger.ts';
 
 /** Draws a run's progress: one line that is redrawn on a terminal, one plain line every few seconds elsewhere. */
 export interface RunView {
@@ -103,23 +104,28 @@ export function summary(
   return lines.join('\n');
 }
 
-/** Shares of the workers' summed wall clock. */
+/** Shares of the summed wall clock of all worker processes, and for whom they waited. */
 function timeLine(time: TimeLedger, workers: number, wallSeconds?: number): string {
-  const phases = [
-    ['decode', time.decodeSeconds],
-    ['wait', time.waitSeconds],
-    ['compute', time.computeSeconds],
-    ['reduce', time.reduceSeconds],
-    ['checkpoint', time.checkpointSeconds],
-    ['evaluate', time.evaluateSeconds],
-    ['set-up', time.setupSeconds],
-  ] as const;
-  const sum = phases.reduce((total, [, seconds]) => total + seconds, 0);
-  const shares = phases.map(([name, seconds]) => `${name} ${((100 * seconds) / sum).toFixed(1)} %`);
+  const sum = ACTIVITIES.reduce((total, name) => total + secondsOf(time, name), 0);
+  const share = (seconds: number): string => `${((100 * seconds) / sum).toFixed(1)} %`;
+  const shares = ACTIVITIES.map((name) => `${name} ${share(secondsOf(time, name))}`);
   const perWorker = sum / workers;
   const against =
     wallSeconds === undefined
       ? ''
       : `, ${((100 * perWorker) / wallSeconds).toFixed(1)} % of the clock on the wall`;
-  return `where the time went (${formatDuration(perWorker)} a worker${against}):\n  ${shares.join('  ')}`;
+  const waits = time.waitByRankSeconds
+    .map((seconds, rank) => ({ seconds, rank }))
+    .filter(({ seconds }) => seconds > 0.001 * sum)
+    .sort((a, b) => b.seconds - a.seconds)
+    .slice(0, MOST_RANKS)
+    .map(({ seconds, rank }) => `rank ${rank} ${share(seconds)}`);
+  return [
+    `where the time went (${formatDuration(perWorker)} a worker${against}; goodput ${share(goodputOf(time) * sum)}):`,
+    `  ${shares.join('  ')}`,
+    ...(waits.length === 0 ? [] : [`  waited for ${waits.join('  ')}`]),
+  ].join('\n');
 }
+
+/** Ranks that are named as those that kept the others waiting. */
+const MOST_RANKS = 4;

@@ -320,6 +320,8 @@ export interface DialOptions {
   readonly security: Security;
   /** Whose certificate has to be there. */
   readonly peer: PeerIdentity;
+  /** How soon a peer is noticed that is gone without a word; by default late, for connections that nothing hangs on. */
+  readonly keepalive?: { readonly timeMs: number; readonly timeoutMs: number };
 }
 
 /**
@@ -330,7 +332,7 @@ export function dial(
   address: string,
   dialled: DialOptions = { security: LOOPBACK_ONLY, peer: { role: 'coordinator' } },
 ): Channel {
-  const { security, peer } = dialled;
+  const { security, peer, keepalive } = dialled;
   checkReach(security, address, 'this process would connect to');
   const { tls, token } = security;
   const credentials =
@@ -341,6 +343,12 @@ export function dial(
         });
   return new Channel(address, dialled, credentials, {
     ...OPTIONS,
+    ...(keepalive === undefined
+      ? {}
+      : {
+          'grpc.keepalive_time_ms': keepalive.timeMs,
+          'grpc.keepalive_timeout_ms': keepalive.timeoutMs,
+        }),
     ...(token === undefined ? {} : { interceptors: [presentToken(token)] }),
     // An address as the name of a server is not allowed in TLS, and names are not what is checked.
     ...(tls === undefined ? {} : { 'grpc.ssl_target_name_override': SERVER_NAME }),

@@ -20,7 +20,10 @@ export interface TimeLimits {
   readonly silenceMs: number;
   /** Between two looks of the coordinator at its workers. */
   readonly tickMs: number;
-  /** gRPC keepalive of the connection that membership hangs on: a peer that is gone without a FIN. */
+  /**
+   * gRPC keepalive of the connection that membership hangs on: a coordinator that is gone without a FIN. It has longer
+   * than a worker, since the workers train on without it for a step, and a false alarm would cost all of them that step.
+   */
   readonly keepaliveTimeMs: number;
   readonly keepaliveTimeoutMs: number;
   /** A call that is answered at once. */
@@ -57,7 +60,7 @@ export function timeLimits({ detectWithinMs, decodeTimeoutMs }: TimeSetting): Ti
     silenceMs: times(0.85),
     tickMs: times(1 / 20),
     keepaliveTimeMs: times(1 / 2),
-    keepaliveTimeoutMs: times(1 / 2),
+    keepaliveTimeoutMs: times(2),
     callMs: times(10),
     lockCheckMs: times(1 / 2),
     renewMs: times(1),

@@ -14,9 +14,13 @@ export interface StepBatches {
   readonly microbatches: readonly { readonly index: number; readonly batch: HostBatch }[];
   readonly skipped: readonly SkippedSample[];
   readonly numClips: number;
+  /** The step was committed before the run went back to an earlier one. */
+  readonly committedBefore: boolean;
 }
 
 export interface BatchSource {
+  /** Begins with the first step before it is asked for. */
+  prepare(step: number): void;
   /** The batches of a step; steps are asked for in order. */
   take(step: number): Promise<StepBatches>;
 }
@@ -48,6 +52,9 @@ export function openBatchSource(options: BatchSourceOptions): BatchSource {
     ...{ maxSteps: prefetchSteps, maxBytes: prefetchBytes, lastStep, onTake },
   });
   return {
+    prepare(step) {
+      prefetcher.prepare(step);
+    },
     async take(step) {
       signal.throwIfAborted();
       return prefetcher.take(step);
@@ -82,7 +89,7 @@ async function makeStep(
   const skipped = clips.flatMap(({ skipped: record }, i) =>
     record === undefined ? [] : [{ ...record, place: places[i]! }],
   );
-  return { step, microbatches: made, skipped, numClips: leases.length };
+  return { step, microbatches: made, skipped, numClips: leases.length, committedBefore };
 }
 
 /** Decoded clips as a model takes them; `places` tell in which epoch each stands. */

@@ -12,6 +12,8 @@ import { stateSizes, type TrainingState } from './state.ts';
 
 /** Writes this worker's share of checkpoints in the background. */
 export interface CheckpointWriter {
+  /** Pieces that have been written so far. */
+  readonly numWritten: number;
   /**
    * Takes a snapshot of the share and writes it while training goes on. One write runs at a time: the next waits for
    * it.
@@ -41,6 +43,9 @@ export function openCheckpointWriter({
   const files = openFileWriter();
   let writing: Promise<void> = Promise.resolve();
   return {
+    get numWritten() {
+      return files.numWritten;
+    },
     async begin(state, { generation, rank, worldSize }) {
       await writing;
       const { step } = state;

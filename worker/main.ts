@@ -117,6 +117,7 @@ async function runTrain(argv: string[]): Promise<void> {
       metrics: { type: 'string', default: '127.0.0.1:0' },
       tls: { type: 'string' },
       insecure: { type: 'boolean', default: false },
+      'grace-seconds': { type: 'string', default: '25' },
     },
   });
   const { run: folder, coordinator, id, tls, insecure } = values;
@@ -126,10 +127,24 @@ async function runTrain(argv: string[]): Promise<void> {
       'worker/main.ts train --run DIR --coordinator HOST:PORT --id NAME',
     );
   }
+  const grace = Number(values['grace-seconds']);
+  if (!(grace >= 0 && grace <= 86_400)) {
+    throw new UsageError(
+      'USAGE',
+      `--grace-seconds is ${values['grace-seconds']}, expected seconds`,
+    );
+  }
   if (values['follow-coordinator']) {
     process.on('SIGINT', () => undefined);
     onLauncherGone(() => setTimeout(leave, LEAVE_MS));
   }
+  // A worker that is to go, because its machine is wanted for something else: the others lose nothing by it.
+  const leaving = new AbortController();
+  process.on('SIGTERM', () => {
+    if (leaving.signal.aborted) leave();
+    leaving.abort();
+    setTimeout(leave, 1000 * grace).unref();
+  });
   const { ENGINE_NAMES } = await import('./config-fields.ts');
   const engine = ENGINE_NAMES.find((name) => name === values.engine);
   if (engine === undefined) {
@@ -149,6 +164,7 @@ async function runTrain(argv: string[]): Promise<void> {
     metricsAddress: values.metrics,
     cacheDir: userCacheDir(process.env),
     logFile: join(folder, 'logs', `${id}.jsonl`),
+    leaving: leaving.signal,
     security: await openSecurity({
       as: { role: 'worker', workerId: id },
       ...{ tls, insecure, runFolder: folder, env: process.env },
@@ -159,6 +175,8 @@ async function runTrain(argv: string[]): Promise<void> {
 main(process.argv.slice(2)).then(
   () => process.exit(process.exitCode ?? 0),
   (error: unknown) => {
+    // Who leaves in order has nothing to report.
+    if (error instanceof VideoloomError && error.code === 'LEFT') process.exit(EXIT_RESUMABLE);
     const code = reportFatal(error);
     const mayGoWell = error instanceof VideoloomError && error.retryable;
     process.exit(mayGoWell && process.argv[2] === 'train' ? EXIT_RESUMABLE : code);

@@ -11,7 +11,7 @@ const WITHOUT_PROMTOOL =
 
 function metricsAfterSomeSteps(): ReturnType<typeof openWorkerMetrics> {
   let timeMs = 0;
-  const ledger = openLedger({ now: () => timeMs });
+  const ledger = openLedger({ now: () => timeMs, startMs: 0 });
   timeMs = 2500;
   ledger.enter('compute');
   timeMs = 4000;

@@ -2,7 +2,8 @@ import { Counter, Gauge, Histogram, Registry } from 'prom-client';
 import { VideoloomError } from '../proto/errors.ts';
 import type { CheckpointFile } from '../proto/gen/videoloom/v1/coordinator.ts';
 import type { ObjectiveSum } from '../proto/gen/videoloom/v1/run.ts';
-import type { Ledger, Phase } from './ledger.ts';
+import { ACTIVITIES, secondsOf } from '../proto/time-ledger.ts';
+import type { Ledger } from './ledger.ts';
 import type { PrefetchState } from './prefetch.ts';
 
 /** What the decoders of this process have done so far. */
@@ -28,16 +29,6 @@ export interface WorkerMetrics {
   checkpointWritten(seconds: number, files: readonly CheckpointFile[]): void;
   checkpointFailed(error: unknown): void;
 }
-
-const PHASES: readonly Phase[] = [
-  'setup',
-  'decode',
-  'wait',
-  'compute',
-  'reduce',
-  'checkpoint',
-  'evaluate',
-];
 
 /**
  * Names follow Prometheus: base units, `_total` for counters, no label of unbounded values.
@@ -98,9 +89,11 @@ export function openWorkerMetrics(ledger: Ledger, decoding: () => DecodeCounters
     help: 'Share of the time in steps that training waited for data, since the start',
     registers,
     collect() {
-      const { decodeSeconds, waitSeconds, computeSeconds, reduceSeconds } = ledger.total();
-      const stepSeconds = decodeSeconds + waitSeconds + computeSeconds + reduceSeconds;
-      this.set(stepSeconds === 0 ? 0 : decodeSeconds / stepSeconds);
+      const total = ledger.total();
+      const dataSeconds = total.fetchSeconds + total.decodeSeconds;
+      const stepSeconds =
+        dataSeconds + total.waitSeconds + total.computeSeconds + total.reduceSeconds;
+      this.set(stepSeconds === 0 ? 0 : dataSeconds / stepSeconds);
     },
   });
   const checkpointSeconds = new Histogram({
@@ -122,13 +115,32 @@ export function openWorkerMetrics(ledger: Ledger, decoding: () => DecodeCounters
   });
   new Counter({
     name: 'videoloom_phase_seconds_total',
-    help: 'Wall clock of the training loop by what it did; the phases add up to the whole',
+    help: 'Wall clock of the process by what it did; with the step under way, the phases add up to the whole',
     labelNames: ['phase'],
     registers,
     collect() {
-      const total = ledger.total();
+      const settled = ledger.settled();
       this.reset();
-      for (const phase of PHASES) this.inc({ phase }, total[`${phase}Seconds`]);
+      for (const phase of ACTIVITIES) this.inc({ phase }, secondsOf(settled, phase));
+    },
+  });
+  new Gauge({
+    name: 'videoloom_step_under_way_seconds',
+    help: 'Time in the step that is not committed yet: it goes to its phases then, or to the phase redo',
+    registers,
+    collect() {
+      this.set(ledger.pulse().step.wallSeconds);
+    },
+  });
+  new Counter({
+    name: 'videoloom_wait_for_rank_seconds_total',
+    help: 'The part of the phase "wait" that the worker of each rank kept this one waiting',
+    labelNames: ['rank'],
+    registers,
+    collect() {
+      this.reset();
+      for (const [rank, seconds] of ledger.settled().waitByRankSeconds.entries())
+        this.inc({ rank: String(rank) }, seconds);
     },
   });
   new Counter({

@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { UntypedServiceImplementation } from '@grpc/grpc-js';
 import { messageOf, VideoloomError } from '../proto/errors.ts';
@@ -9,6 +10,7 @@ import {
   type GetWorkerStatusResponse,
 } from '../proto/gen/videoloom/v1/worker.ts';
 import { callStream, demandRole, dial, serverStream, unary } from '../proto/grpc.ts';
+import type { TimeLimits } from '../proto/time-limits.ts';
 import type { Security } from '../proto/security.ts';
 import { readSafetensorsStream, safetensorsStream } from './checkpoint/stream.ts';
 import { readState, type HostState, type TrainingState } from './state.ts';
@@ -53,27 +55,43 @@ async function* sendState(
       { retryable: true },
     );
   }
-  for (const chunk of safetensorsStream(await readState(state)))
-    yield { chunk: Buffer.from(chunk.buffer, chunk.byteOffset, chunk.byteLength) };
+  const hash = createHash('sha256');
+  for (const chunk of safetensorsStream(await readState(state))) {
+    hash.update(chunk);
+    yield { chunk: Buffer.from(chunk.buffer, chunk.byteOffset, chunk.byteLength), sha256: '' };
+  }
+  yield { chunk: NO_BYTES, sha256: hash.digest('hex') };
+}
+
+const NO_BYTES = Buffer.alloc(0);
+
+/** What a transfer has to abide by. */
+export interface FetchOptions {
+  readonly signal: AbortSignal;
+  readonly security: Security;
+  readonly limits: TimeLimits;
+  /** Told of every piece that came. */
+  readonly onProgress?: () => void;
 }
 
 /**
- * The state of a committed step from the first peer that holds it. A peer that is still applying the step is asked
- * again; who gave the generation up aborts `signal`.
+ * The state of a committed step from the first peer that holds it, as its SHA-256 says that it was sent. A peer that is
+ * still applying the step is asked again; who gave the generation up aborts `signal`.
  *
- * @throws VideoloomError `NO_PEER_STATE` when there is nobody to ask, or nobody has it within a minute.
+ * @throws VideoloomError `NO_PEER_STATE` when there is nobody to ask, or nobody has it in time.
  */
 export async function fetchState(
   peers: readonly Member[],
   wanted: { readonly generation: number; readonly step: number },
-  { signal, security }: { readonly signal: AbortSignal; readonly security: Security },
+  options: FetchOptions,
 ): Promise<HostState> {
-  const endMs = performance.now() + PEER_STATE_TIMEOUT_MS;
-  for (let waitMs = 50; ; waitMs = Math.min(2000, 2 * waitMs)) {
+  const { signal, limits } = options;
+  const endMs = performance.now() + limits.peerStateMs;
+  for (let waitMs = limits.beatMs / 40; ; waitMs = Math.min(limits.renewMs, 2 * waitMs)) {
     const reasons: string[] = [];
     for (const peer of peers) {
       try {
-        return await fetchFrom(peer, wanted, { signal, security });
+        return await fetchFrom(peer, wanted, options);
       } catch (error) {
         signal.throwIfAborted();
         reasons.push(`${peer.workerId}: ${messageOf(error)}`);
@@ -90,23 +108,44 @@ export async function fetchState(
   }
 }
 
-const PEER_STATE_TIMEOUT_MS = 60_000;
-
 async function fetchFrom(
   { serviceAddress, workerId }: Member,
   wanted: { readonly generation: number; readonly step: number },
-  { signal, security }: { readonly signal: AbortSignal; readonly security: Security },
+  { signal, security, limits, onProgress }: FetchOptions,
 ): Promise<HostState> {
   const channel = dial(serviceAddress, { security, peer: { role: 'worker', workerId } });
   try {
-    return await readSafetensorsStream(
-      chunksOf(callStream(channel, Rpc.fetchState, wanted, { timeoutMs: 600_000, signal })),
-    );
+    const stream = callStream(channel, Rpc.fetchState, wanted, {
+      timeoutMs: limits.barrierMs,
+      signal,
+    });
+    return await readSafetensorsStream(checkedChunks(stream, workerId, onProgress));
   } finally {
     channel.close();
   }
 }
 
-async function* chunksOf(stream: AsyncIterable<FetchStateResponse>): AsyncGenerator<Uint8Array> {
-  for await (const { chunk } of stream) yield chunk;
+/** The bytes, which at their end have to be those that were sent. */
+async function* checkedChunks(
+  stream: AsyncIterable<FetchStateResponse>,
+  workerId: string,
+  onProgress: (() => void) | undefined,
+): AsyncGenerator<Uint8Array> {
+  const hash = createHash('sha256');
+  let expected = '';
+  for await (const { chunk, sha256 } of stream) {
+    expected = sha256;
+    onProgress?.();
+    if (chunk.length === 0) continue;
+    hash.update(chunk);
+    yield chunk;
+  }
+  const found = hash.digest('hex');
+  if (found === expected) return;
+  throw new VideoloomError(
+    'STATE_DAMAGED',
+    `the state from worker "${workerId}" has SHA-256 ${found}, it was sent as ${expected || 'nothing whole'}; ` +
+      'look after the memory and the network of both hosts',
+    { retryable: true },
+  );
 }

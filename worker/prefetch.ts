@@ -65,6 +65,8 @@ export interface PrefetcherOptions<T> {
 }
 
 export interface Prefetcher<T> {
+  /** Begins with a step that will be asked for. */
+  prepare(step: number): void;
   /** What a step needs; steps are asked for in order. */
   take(step: number): Promise<T>;
 }
@@ -111,6 +113,9 @@ export function openPrefetcher<T>(options: PrefetcherOptions<T>): Prefetcher<T> 
   };
 
   return {
+    prepare(step) {
+      void begin(step);
+    },
     async take(step) {
       const taken = begin(step);
       ahead.delete(step);

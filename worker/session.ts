@@ -3,7 +3,6 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { messageOf, VideoloomError } from '../proto/errors.ts';
 import {
   CoordinatorServiceService as Rpc,
-  type AttendRequest,
   type CommitStepRequest,
   type CommitStepResponse,
   type JoinRequest,
@@ -13,17 +12,19 @@ import {
   type StepLease,
 } from '../proto/gen/videoloom/v1/coordinator.ts';
 import type { Generation } from '../proto/gen/videoloom/v1/run.ts';
-import { call, callBidi, dial } from '../proto/grpc.ts';
+import { call, dial } from '../proto/grpc.ts';
 import type { Log } from '../proto/log.ts';
 import { LOOPBACK_ONLY, type Security } from '../proto/security.ts';
-
-const CALL_TIMEOUT_MS = 20_000;
-/** In which the coordinator reads a checkpoint whole. */
-const VERIFY_TIMEOUT_MS = 600_000;
+import type { TimeLimits } from '../proto/time-limits.ts';
+import { openAttendance } from './attendance.ts';
+import type { Ledger } from './ledger.ts';
 
 /** A worker's membership in a run: joined, attending, and joined again when the coordinator comes back. */
 export interface Session {
-  /** The first generation with a number above `number` that has this worker in it. */
+  /**
+   * The first generation with a number above `number`; this worker may be no member of it.
+   * @throws VideoloomError LEFT once this worker may leave, as it wanted
+   */
   generationAfter(number: number, signal?: AbortSignal): Promise<Generation>;
   /** Aborts when `generation` is over: another one is open, or the coordinator is gone. */
   scopeOf(generation: Generation): AbortSignal;
@@ -45,21 +46,25 @@ export interface Session {
     signal: AbortSignal,
   ): Promise<boolean>;
   reportResult(result: Omit<ReportResultRequest, 'session'>, signal: AbortSignal): Promise<void>;
+  /** Leaves in order: as soon as the others can do without it, the scope ends and `generationAfter` says LEFT. */
+  leave(): void;
   /** Leaves and joins again, which opens another generation: for when the workers cannot reach each other. */
   renew(): void;
-  close(): void;
+  /** Says good-bye and ends the session. */
+  close(): Promise<void>;
 }
 
 export interface SessionOptions {
   readonly coordinatorAddress: string;
   /** What protects the connection to it; plain text on the loopback when left out. */
   readonly security?: Security;
+  /** What has to be done before it joins. */
+  readonly prepared?: Promise<void>;
   /** What the worker says of itself at each joining. */
   readonly describe: () => Omit<JoinRequest, 'session'>;
   /** What it is doing, for the beats. */
-  readonly activity: () => Omit<AttendRequest, 'session'>;
-  /** How long a lost coordinator is waited for. */
-  readonly reconnectTimeoutMs: number;
+  readonly ledger: Ledger;
+  readonly limits: TimeLimits;
   readonly log: Log;
 }
 
@@ -69,7 +74,7 @@ export interface SessionOptions {
  * @throws VideoloomError what `Join` refuses with, or `COORDINATOR_LOST` when it cannot be reached in time.
  */
 export async function openSession(options: SessionOptions): Promise<Session> {
-  const { coordinatorAddress, describe, activity, reconnectTimeoutMs, log } = options;
+  const { coordinatorAddress, describe, ledger, limits, log } = options;
   const { security = LOOPBACK_ONLY } = options;
   const channel = dial(coordinatorAddress, { security, peer: { role: 'coordinator' } });
   const closing = new AbortController();
@@ -77,7 +82,8 @@ export async function openSession(options: SessionOptions): Promise<Session> {
   let latest: Generation | undefined;
   let failure: Error | undefined;
   let connected = false;
-  let attending: AbortController | undefined;
+  let wantsToLeave = false;
+  let isReleased = false;
   const waiters = new Set<() => void>();
   const scopes = new Map<number, AbortController>();
   const wake = (): void => {
@@ -91,69 +97,66 @@ export async function openSession(options: SessionOptions): Promise<Session> {
     }
   };
 
-  const join = async (): Promise<{ intervalMs: number }> => {
+  const release = (): void => {
+    isReleased = true;
+    endScopes('this worker leaves');
+    wake();
+  };
+  const attendance = openAttendance({
+    coordinatorAddress,
+    security,
+    limits,
+    cells: ledger.cells,
+    onGeneration: (generation) => {
+      latest = generation;
+      endScopes(`generation ${generation.number} is open`, generation.number);
+      wake();
+    },
+    onReleased: release,
+  });
+
+  const join = async (): Promise<{ beatMs: number }> => {
     const joined = await call(channel, Rpc.join, describe(), {
-      timeoutMs: CALL_TIMEOUT_MS,
+      timeoutMs: limits.callMs,
       signal: closing.signal,
     });
+    if (joined.detectWithinMs !== limits.detectWithinMs)
+      throw otherSetting(limits.detectWithinMs, joined.detectWithinMs);
     sessionId = joined.session;
-    return { intervalMs: joined.heartbeatIntervalMs };
-  };
-
-  /** Beats until the stream ends. */
-  const attend = async (intervalMs: number): Promise<void> => {
-    const ended = new AbortController();
-    attending = ended;
-    const beats = async function* (): AsyncGenerator<AttendRequest> {
-      while (!ended.signal.aborted) {
-        yield { session: sessionId, ...activity() };
-        await delay(intervalMs, undefined, { signal: ended.signal, ref: false }).catch(
-          () => undefined,
-        );
-      }
-    };
-    try {
-      const stream = callBidi(channel, Rpc.attend, beats(), {
-        timeoutMs: Infinity,
-        signal: AbortSignal.any([closing.signal, ended.signal]),
-      });
-      for await (const { generation } of stream) {
-        if (generation === undefined) continue;
-        latest = generation;
-        endScopes(`generation ${generation.number} is open`, generation.number);
-        wake();
-      }
-    } finally {
-      ended.abort();
-    }
+    return { beatMs: joined.heartbeatIntervalMs };
   };
 
   const isClosed = (): boolean => closing.signal.aborted;
 
-  const stay = async (intervalMs: number): Promise<void> => {
-    for (let beatMs = intervalMs; !isClosed();) {
+  const stay = async (firstBeatMs: number): Promise<void> => {
+    for (let beatMs = firstBeatMs; !isClosed();) {
       connected = true;
-      await attend(beatMs).catch((error: unknown) => {
+      await attendance.attend(sessionId, beatMs).catch((error: unknown) => {
         // Another process took this worker's name: joining again would only fence that one in turn.
         if (error instanceof VideoloomError && error.code === 'FENCED') throw error;
         if (!isClosed()) log.warn(`lost the coordinator: ${messageOf(error)}`);
       });
       connected = false;
       if (isClosed()) return;
+      // Nobody is left who could say so.
+      if (wantsToLeave) {
+        release();
+        return;
+      }
       endScopes('the coordinator is gone');
-      beatMs = (await rejoin()).intervalMs;
+      ({ beatMs } = await rejoin());
     }
   };
 
-  const rejoin = async (): Promise<{ intervalMs: number }> => {
+  const rejoin = async (): Promise<{ beatMs: number }> => {
     const startMs = performance.now();
-    for (let waitMs = 100; ; waitMs = Math.min(2000, waitMs * 2)) {
+    for (let waitMs = limits.beatMs / 4; ; waitMs = Math.min(limits.renewMs, waitMs * 2)) {
       try {
         return await join();
       } catch (error) {
         const lasted = performance.now() - startMs;
         if (!(error instanceof VideoloomError) || !error.retryable) throw error;
-        if (lasted > reconnectTimeoutMs) {
+        if (lasted > limits.reconnectMs) {
           throw new VideoloomError(
             'COORDINATOR_LOST',
             `no coordinator at ${coordinatorAddress} for ${Math.round(lasted / 1000)} s (${error.message}); ` +
@@ -166,18 +169,28 @@ export async function openSession(options: SessionOptions): Promise<Session> {
     }
   };
 
-  const { intervalMs } = await rejoin();
-  const staying = stay(intervalMs).catch((error: unknown) => {
+  let staying: Promise<void>;
+  try {
+    await Promise.all([options.prepared, attendance.ready]);
+    const { beatMs } = await rejoin();
+    staying = stay(beatMs);
+  } catch (error) {
+    await attendance.close();
+    channel.close();
+    throw error;
+  }
+  staying = staying.catch((error: unknown) => {
     failure = error instanceof Error ? error : new Error(String(error));
     endScopes('the session is over');
     wake();
   });
-  void staying;
 
   return {
     async generationAfter(number, signal) {
       for (;;) {
         if (failure !== undefined) throw failure;
+        if (isReleased)
+          throw new VideoloomError('LEFT', 'this worker has left', { retryable: true });
         signal?.throwIfAborted();
         if (connected && latest !== undefined && latest.number > number) return latest;
         await new Promise<void>((resolve) => {
@@ -198,13 +211,13 @@ export async function openSession(options: SessionOptions): Promise<Session> {
       // Every clip that is decoded ahead listens to it.
       setMaxListeners(0, scope.signal);
       scopes.set(generation.number, scope);
-      if (latest !== generation || !connected) endScopes('another generation is open');
+      if (latest !== generation || !connected || isReleased) endScopes('the generation is over');
       return scope.signal;
     },
     async lease(generation, firstStep, numSteps, signal) {
       const request = { session: sessionId, generation: generation.number, firstStep, numSteps };
       const { steps } = await call(channel, Rpc.leaseMicrobatches, request, {
-        timeoutMs: CALL_TIMEOUT_MS,
+        timeoutMs: limits.callMs,
         signal,
       });
       return steps;
@@ -220,7 +233,7 @@ export async function openSession(options: SessionOptions): Promise<Session> {
     async reportCheckpointPart(part) {
       const request = { ...part, session: sessionId };
       const { complete } = await call(channel, Rpc.reportCheckpointPart, request, {
-        timeoutMs: CALL_TIMEOUT_MS,
+        timeoutMs: limits.callMs,
         signal: closing.signal,
       });
       return complete;
@@ -228,7 +241,7 @@ export async function openSession(options: SessionOptions): Promise<Session> {
     async reportDamagedCheckpoint(damage, signal) {
       const request = { ...damage, session: sessionId };
       const { isWhole } = await call(channel, Rpc.reportDamagedCheckpoint, request, {
-        timeoutMs: VERIFY_TIMEOUT_MS,
+        timeoutMs: limits.firstStillMs,
         signal,
       });
       return isWhole;
@@ -237,12 +250,34 @@ export async function openSession(options: SessionOptions): Promise<Session> {
       const request = { ...result, session: sessionId };
       await call(channel, Rpc.reportResult, request, { timeoutMs: Infinity, signal });
     },
-    renew() {
-      attending?.abort();
+    leave() {
+      wantsToLeave = true;
+      ledger.sayLeaving();
+      attendance.beat();
+      if (!connected) release();
     },
-    close() {
+    renew() {
+      attendance.cut();
+    },
+    async close() {
+      ledger.sayLeaving();
+      const isAttending = connected;
       closing.abort();
+      if (isAttending) {
+        attendance.finish();
+        // Whoever does not hear it notices that the connection ends.
+        await Promise.race([staying, delay(limits.detectWithinMs, undefined, { ref: false })]);
+      }
+      await attendance.close();
       channel.close();
     },
   };
+}
+
+function otherSetting(ours: number, theirs: number): VideoloomError {
+  return new VideoloomError(
+    'SETTING_DIFFERS',
+    `the coordinator was started with cluster.detectWithin ${theirs / 1000} s, this worker with ${ours / 1000} s: ` +
+      'they have to read the same run folder',
+  );
 }

@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto';
 import { join } from 'node:path';
 import type { Log } from '../proto/log.ts';
 import { checkpointFolderName, CHECKPOINTS_FOLDER } from '../proto/checkpoint-manifest.ts';
@@ -15,9 +16,11 @@ import { openCheckpointWriter } from './checkpoint-writer.ts';
 import { loadCheckpoint } from './checkpoint/load.ts';
 import { prepareSnapshots } from './checkpoint/snapshot.ts';
 import { weightsSha256 } from './checkpoint/hash.ts';
+import { warmUp } from './warm-up.ts';
 import type { Engine } from './backend/engine.ts';
 import { evaluateHeldOut } from './eval/held-out.ts';
 import type { Ledger } from './ledger.ts';
+import { clockMs } from './ledger-cells.ts';
 import type { WorkerMetrics } from './metrics.ts';
 import { adamWScalars } from './optim/adamw.ts';
 import { learningRateAt } from './optim/schedule.ts';
@@ -38,6 +41,7 @@ import {
   type TrainingState,
 } from './state.ts';
 import { disposeTree, leavesOf, numElements, type TensorTree } from './tree.ts';
+import { openWaits, type Waits } from './waits.ts';
 
 export interface TrainOptions {
   readonly run: Run;
@@ -52,6 +56,8 @@ export interface TrainOptions {
   readonly publish: (state: TrainingState | undefined, generation: number) => void;
   readonly ledger: Ledger;
   readonly blackBox: BlackBox;
+  /** Aborts when this worker is to leave in order. */
+  readonly leaving: AbortSignal;
   readonly metrics: WorkerMetrics;
   readonly log: Log;
 }
@@ -60,7 +66,7 @@ export interface TrainOptions {
  * Trains until the run's last step, from set-up to the reported result. A lost peer, a new member or a restarted
  * coordinator costs the running step, which is computed again with the same samples and the same randomness.
  *
- * @throws VideoloomError what cannot be mended by another generation.
+ * @throws VideoloomError what cannot be mended by another generation; LEFT after an orderly leave.
  */
 export async function train(options: TrainOptions): Promise<void> {
   const { run, engine, collectives, ledger, log } = options;
@@ -68,6 +74,9 @@ export async function train(options: TrainOptions): Promise<void> {
   const objectives = Object.keys(system.objectives);
 
   // --- Set-up: programs, the form of the state, the session.
+  const limits = timeLimits(run.plan);
+  /** After the warm-up it holds no state of the run, only the form of one. */
+  let isScratch = true;
   let state: TrainingState = initState(system, config.train.seed);
   const programs = compilePrograms(engine, system, config.optimizer, {
     parameters: parameterShardings(engine.mesh, config.parallel, leavesOf(state.params)),
@@ -86,9 +95,49 @@ export async function train(options: TrainOptions): Promise<void> {
   let voted:
     { readonly step: number; readonly gradient: Float32Array; readonly norm: number } | undefined;
 
+  let canSnapshot = false;
+  /** `old` after `step`, by the reduced gradient; the buffers of the old one are used again. */
+  const updated = async (
+    old: TrainingState,
+    step: number,
+    { gradient, norm }: { readonly gradient: Float32Array; readonly norm: number },
+  ): Promise<TrainingState> => {
+    const learningRate = learningRateAt(config.optimizer, step, run.plan.totalSteps);
+    const gradientScale = norm > config.optimizer.clipNorm ? config.optimizer.clipNorm / norm : 1;
+    const scalars = adamWScalars(config.optimizer, { step, learningRate, gradientScale });
+    const given = [
+      old.params,
+      old.optimizer,
+      programs.uploadGradient(gradient, old.params),
+      engine.upload(scalars, [scalars.length]),
+    ] as const;
+    if (!canSnapshot) {
+      canSnapshot = true;
+      const params = leavesOf(old.params).map(([, tensor]) => tensor);
+      prepareSnapshots(params, () => programs.update.lower(...given)).catch((error: unknown) => {
+        log.warn(`the update after a checkpoint is not compiled yet: ${messageOf(error)}`);
+      });
+    }
+    const next = await programs.update(...given);
+    return { step, params: next.params, optimizer: next.state };
+  };
+  /** Parameters and moments after `step`, by the reduced gradient that every worker holds. */
+  const update = async (step: number, gradient: Float32Array, norm: number): Promise<void> => {
+    state = await updated(state, step, { gradient, norm });
+    ledger.holdStep(step);
+    voted = undefined;
+  };
+  /** Before this worker joins: the others do not wait for its compilations. */
+  const prepare = async (): Promise<void> => {
+    const gradient = await warmUp({ run, engine, programs }, state.params, frozen);
+    state = { ...(await updated(state, 1, { gradient, norm: 1 })), step: 0 };
+  };
+
+  const processName = randomUUID();
   const session = await openSession({
     coordinatorAddress: options.coordinatorAddress,
     security: options.security,
+    prepared: prepare(),
     describe: () => ({
       protocolVersion: PROTOCOL_VERSION,
       runId: run.plan.runId,
@@ -98,11 +147,18 @@ export async function train(options: TrainOptions): Promise<void> {
       serviceAddress: options.serviceAddress,
       engine: `${engine.name}/${engine.platform}`,
       stateStep: state.step,
+      process: processName,
     }),
-    activity: () => ({ ...ledger.pulse(), step: state.step, cpuMs: processorMs() }),
-    reconnectTimeoutMs: RECONNECT_TIMEOUT_MS,
+    ledger,
+    limits,
     log,
   });
+  const leave = (): void => {
+    log.info({ step: state.step }, 'asked to leave: the step in progress is ended first');
+    session.leave();
+  };
+  options.leaving.addEventListener('abort', leave, { once: true });
+  if (options.leaving.aborted) leave();
   const checkpoints = openCheckpointWriter({
     engine,
     runFolder: run.folder,
@@ -110,33 +166,15 @@ export async function train(options: TrainOptions): Promise<void> {
     log,
     metrics: options.metrics,
   });
-
-  let canSnapshot = false;
-  /** Parameters and moments after `step`, by the reduced gradient that every worker holds. */
-  const update = async (step: number, gradient: Float32Array, norm: number): Promise<void> => {
-    const learningRate = learningRateAt(config.optimizer, step, run.plan.totalSteps);
-    const gradientScale = norm > config.optimizer.clipNorm ? config.optimizer.clipNorm / norm : 1;
-    const scalars = adamWScalars(config.optimizer, { step, learningRate, gradientScale });
-    const given = [
-      state.params,
-      state.optimizer,
-      programs.uploadGradient(gradient, state.params),
-      engine.upload(scalars, [scalars.length]),
-    ] as const;
-    if (!canSnapshot) {
-      canSnapshot = true;
-      const params = leavesOf(state.params).map(([, tensor]) => tensor);
-      prepareSnapshots(params, () => programs.update.lower(...given)).catch((error: unknown) => {
-        log.warn(`the update after a checkpoint is not compiled yet: ${messageOf(error)}`);
-      });
-    }
-    const next = await programs.update(...given);
-    state = { step, params: next.params, optimizer: next.state };
-    voted = undefined;
-  };
+  // What goes on beside the loop shows that this worker moves while the loop waits for it.
+  const endWatch = ledger.watch(() => {
+    const { trainLoader, heldOutLoader, data } = run;
+    const numClips = trainLoader.stats.numClips + heldOutLoader.stats.numClips;
+    return data.progress() + numClips + checkpoints.numWritten + collectives.movedBytes;
+  }, limits.beatMs);
 
   try {
-    ledger.enter('wait');
+    ledger.enter('idle');
     let generation = await session.generationAfter(0);
     for (;;) {
       const scope = session.scopeOf(generation);
@@ -155,14 +193,14 @@ export async function train(options: TrainOptions): Promise<void> {
           `generation over: ${messageOf(error)}`,
         );
         collectives.abort('the generation is over');
-        ledger.enter('wait');
+        ledger.enter('idle');
         // The coordinator opens the next generation when it sees a member go. Where it sees none go, because only
         // the workers have lost each other, this one joins anew.
         const renewal = setTimeout(() => {
           session.renew();
-        }, timeLimits(run.plan).renewMs);
+        }, limits.renewMs);
         try {
-          const limit = AbortSignal.timeout(RECONNECT_TIMEOUT_MS);
+          const limit = AbortSignal.timeout(limits.reconnectMs);
           generation = await session.generationAfter(generation.number, limit);
         } finally {
           clearTimeout(renewal);
@@ -174,8 +212,11 @@ export async function train(options: TrainOptions): Promise<void> {
     if (error instanceof VideoloomError && RUN_OVER_CODES.has(error.code)) return;
     throw error;
   } finally {
+    endWatch();
+    options.leaving.removeEventListener('abort', leave);
+    // A share of a checkpoint counts when it is written and told of.
     await checkpoints.close();
-    session.close();
+    await session.close();
   }
 
   /** Trains with one set of members until the run's end; throws when the membership changes. */
@@ -192,14 +233,8 @@ export async function train(options: TrainOptions): Promise<void> {
       'generation opened',
     );
 
-    // --- The state that the generation begins from.
+    // --- The state that the generation begins from, and meanwhile the first batch.
     ledger.enter('setup');
-    await reachState(generation, scope);
-    options.publish(state, number);
-    scope.throwIfAborted();
-    await collectives.configure(generation);
-
-    // --- Steps.
     const batches = openBatchSource({
       system,
       loader: run.trainLoader,
@@ -217,9 +252,19 @@ export async function train(options: TrainOptions): Promise<void> {
       lastStep: run.plan.totalSteps,
       signal: scope,
     });
+    if (generation.committedStep < run.plan.totalSteps)
+      batches.prepare(generation.committedStep + 1);
+    await reachState(generation, scope);
+    options.publish(state, number);
+    ledger.enter('wait');
+    scope.throwIfAborted();
+    await collectives.configure(generation);
+
+    // --- Steps.
     let last = state.step >= run.plan.totalSteps;
     while (!last) {
       const step = state.step + 1;
+      ledger.beginStep();
       const { batch, sums, gradient, norm } = await reduceStep(
         step,
         { range: self, members },
@@ -227,11 +272,11 @@ export async function train(options: TrainOptions): Promise<void> {
       );
       scope.throwIfAborted();
 
+      const votedMs = clockMs();
       ledger.enter('wait');
       voted = { step, gradient, norm };
       const learningRate = learningRateAt(config.optimizer, step, run.plan.totalSteps);
       const numTokens = batch.microbatches.reduce((sum, { batch: { numTokens: n } }) => sum + n, 0);
-      const time = ledger.unreported();
       const vote = await session.commit(
         {
           generation: number,
@@ -242,15 +287,15 @@ export async function train(options: TrainOptions): Promise<void> {
           numClips: batch.numClips,
           numTokens,
           skipped: [...batch.skipped],
-          time,
         },
         scope,
       );
-      ledger.markReported();
+      blameLast(vote.waitedMs, self.rank, clockMs() - votedMs);
 
       ledger.enter('compute');
       await update(step, gradient, norm);
       await recordState(options.blackBox, state, number);
+      ledger.settleStep();
       options.publish(state, number);
       options.metrics.stepCommitted({
         step,
@@ -283,7 +328,7 @@ export async function train(options: TrainOptions): Promise<void> {
       generation: number,
       figures,
       weightsSha256: weightsSha256(host),
-      time: ledger.unreported(),
+      time: ledger.total(),
     };
     ledger.enter('wait');
     await session.reportResult(result, scope);
@@ -294,26 +339,41 @@ export async function train(options: TrainOptions): Promise<void> {
   async function reachState(generation: Generation, scope: AbortSignal): Promise<void> {
     const { committedStep, restoreStep } = generation;
     if (voted?.step === committedStep && state.step === committedStep - 1) {
+      ledger.enter('compute');
       await update(committedStep, voted.gradient, voted.norm);
+      ledger.settleStep();
+      ledger.enter('setup');
     }
+    ledger.giveUpStep();
     voted = undefined;
-    if (state.step === committedStep) return;
+    if (state.step === committedStep && !isScratch) return;
     const old = state;
+    const holders = generation.members.filter(
+      ({ workerId, holdsState }) => holdsState && workerId !== options.workerId,
+    );
     if (committedStep === 0) {
       state = initState(system, config.train.seed);
-    } else if (restoreStep === committedStep) {
-      log.info({ step: restoreStep }, 'restoring from the checkpoint');
-      state = stateFromHost(engine, state, committedStep, await readCheckpoint(generation, scope));
-    } else {
-      log.info({ step: committedStep }, 'taking the state from a peer');
-      const peers = generation.members.filter(({ workerId }) => workerId !== options.workerId);
+    } else if (holders.length > 0) {
+      const startMs = clockMs();
       const host = await fetchState(
-        peers,
+        holders,
         { generation: generation.number, step: committedStep },
-        { signal: scope, security: options.security },
+        {
+          ...{ signal: scope, security: options.security, limits },
+          onProgress: () => {
+            ledger.progress();
+          },
+        },
       );
       state = stateFromHost(engine, state, committedStep, host);
+      const seconds = Math.round(clockMs() - startMs) / 1000;
+      log.info({ step: committedStep, seconds }, 'took the state from a peer');
+    } else {
+      log.info({ step: restoreStep }, 'restoring from the checkpoint');
+      state = stateFromHost(engine, state, committedStep, await readCheckpoint(generation, scope));
     }
+    isScratch = false;
+    ledger.holdStep(committedStep);
     disposeState(old);
   }
 
@@ -341,25 +401,29 @@ export async function train(options: TrainOptions): Promise<void> {
   /** Sums and gradient of the global batch of a step. */
   async function reduceStep(
     step: number,
-    { range, members }: { range: MicrobatchRange; members: readonly MicrobatchRange[] },
+    {
+      range,
+      members,
+    }: { range: MicrobatchRange & { rank: number }; members: readonly MicrobatchRange[] },
     batches: BatchSource,
   ): Promise<{ batch: StepBatches; sums: ObjectiveSum[]; gradient: Float32Array; norm: number }> {
     ledger.enter('decode');
-    const batch = await batches.take(step);
+    const batch = await whileLoading(() => batches.take(step));
+    if (batch.committedBefore) ledger.markRedone();
 
     // Each mean is over the global batch: its count is known before any gradient is computed.
-    ledger.enter('wait');
     const own = Float64Array.from(objectives, (name) =>
       batch.microbatches.reduce((sum, { batch: { counts } }) => sum + (counts[name] ?? 0), 0),
     );
-    const counts = addUp(await collectives.allGather(step, 'counts', own));
+    const waits = openWaits(ledger);
+    const counts = addUp(await waits.until(() => collectives.allGather(step, 'counts', own)));
     const scales = Float32Array.from(objectives, (name, k) =>
       counts[k] === 0 ? 0 : system.objectives[name]! / counts[k]!,
     );
 
     ledger.enter('compute');
     accumulator.begin(range);
-    const contrast = await compareRows(step, members, batch, scales);
+    const contrast = await compareRows(step, members, batch, scales, waits);
     const ownSums = new Float64Array(2 * objectives.length * config.train.microbatches);
     for (const { index, batch: microbatch } of batch.microbatches) {
       const inputs = uploadBatch(engine, microbatch);
@@ -378,12 +442,17 @@ export async function train(options: TrainOptions): Promise<void> {
       disposeTree([inputs, scaling, cotangents, result]);
     }
 
-    ledger.enter('wait');
-    await collectives.barrier(step, 'reduce');
+    await waits.until(() => collectives.barrier(step, 'reduce'));
     ledger.enter('reduce');
     const gradient = await collectives.allReduce(step, accumulator.blocks(), numParameters);
     // Every microbatch has its own place and zero elsewhere, so the order of addition is that of the microbatches.
-    const microbatchSums = addUp(await collectives.allGather(step, 'sums', ownSums));
+    const shared = Float64Array.from([...ownSums, ...waits.list()]);
+    const parts = await collectives.allGather(step, 'sums', shared);
+    const microbatchSums = addUp(parts).subarray(0, ownSums.length);
+    waits.blame(
+      range.rank,
+      parts.map((part) => part.subarray(ownSums.length)),
+    );
     const norm = l2Norm(gradient);
     const sums = objectives.map((name, k): ObjectiveSum => {
       const over = (which: 0 | 1): number => {
@@ -405,23 +474,56 @@ export async function train(options: TrainOptions): Promise<void> {
     members: readonly MicrobatchRange[],
     { microbatches }: StepBatches,
     scales: Float32Array,
+    waits: Waits,
   ): Promise<ComparedRows> | undefined {
     if (programs.contrast === undefined) return undefined;
     const { params } = state;
     const names = system.contrast!.objectives.map((name) => objectives.indexOf(name));
-    const place = { engine, collectives, members, step, objectives: names, scales };
+    const place = {
+      ...{ engine, members, step, objectives: names, scales },
+      collectives: {
+        allGather: (...call: Parameters<Collectives['allGather']>) =>
+          waits.until(() => collectives.allGather(...call)),
+        allGatherInto: (...call: Parameters<Collectives['allGatherInto']>) =>
+          waits.until(() => collectives.allGatherInto(...call)),
+      },
+    };
     return compareGlobalBatch(programs.contrast, { params, frozen, microbatches }, place);
+  }
+
+  /** Waits for a batch: for its bytes while nothing else can go on, else for the decoders. */
+  async function whileLoading<T>(load: () => Promise<T>): Promise<T> {
+    const look = (): void => {
+      ledger.enter(run.data.isOnlyFetching() ? 'fetch' : 'decode');
+    };
+    look();
+    const timer = setInterval(look, LOOK_MS);
+    try {
+      return await load();
+    } finally {
+      clearInterval(timer);
+    }
+  }
+
+  /** Of the wait for the commit, what was for the last to vote. */
+  function blameLast(waitedMs: readonly number[], rank: number, ms: number): void {
+    const last = waitedMs.indexOf(Math.min(...waitedMs));
+    if (last !== rank && last >= 0) ledger.blame(last, Math.min(ms, waitedMs[rank] ?? 0));
   }
 
   function evaluate(rank: number, worldSize: number, signal: AbortSignal): Promise<Figure[]> {
     const { microbatchSize } = config.train;
     const { step, params } = state;
-    const place = { collectives, rank, worldSize, step, signal };
+    const onBatch = (): void => {
+      ledger.progress();
+    };
+    const place = { collectives, rank, worldSize, step, signal, onBatch };
     return evaluateHeldOut({ run, engine, programs, frozen, microbatchSize, ...place }, params);
   }
 }
 
-const RECONNECT_TIMEOUT_MS = 120_000;
+/** How exactly waiting for bytes is told from waiting for the decoders. */
+const LOOK_MS = 20;
 
 /** Codes of errors that another generation mends. */
 const MEMBERSHIP_CODES = new Set([
@@ -449,12 +551,6 @@ function isMembershipChange(error: unknown, scope: AbortSignal): boolean {
     scope.aborted &&
     (error === scope.reason || (error instanceof Error && error.name === 'AbortError'))
   );
-}
-
-/** Processor time of this process since its start. */
-function processorMs(): number {
-  const { user, system } = process.cpuUsage();
-  return Math.round((user + system) / 1000);
 }
 
 /** Element-wise sum of equally long vectors, in order of rank. */

@@ -27,14 +27,18 @@ export interface WorkerOptions {
   readonly cacheDir: string;
   readonly logFile: string;
   readonly security: Security;
+  /** Aborts when this worker is to leave in order. */
+  readonly leaving: AbortSignal;
 }
 
-/** One worker process from start to end: opens what training needs, trains, closes it in reverse order. */
+/**
+ * One worker process from start to end: opens what training needs, trains, closes it in reverse order.
+ * @throws VideoloomError as `train`
+ */
 export async function runWorker(options: WorkerOptions): Promise<void> {
   const { folder, workerId, listenHost, security } = options;
   checkReach(security, `${listenHost}:0`, `worker ${workerId} would listen on`);
   checkReach(security, options.coordinatorAddress, `worker ${workerId} would join the run at`);
-  const ledger = openLedger();
   let blackBox: BlackBox | undefined;
   const closing: (() => Promise<void> | void)[] = [];
   const secrets = security.token === undefined ? [] : [security.token];
@@ -43,6 +47,7 @@ export async function runWorker(options: WorkerOptions): Promise<void> {
   try {
     const run = await openRun(folder);
     closing.push(() => run.close());
+    const ledger = openLedger({ numRanks: run.plan.microbatches });
     log = log.child({ run_id: run.plan.runId });
     blackBox = await openBlackBox({
       ...{ runFolder: folder, runId: run.plan.runId, workerId, host: run.host, log },
@@ -107,6 +112,7 @@ export async function runWorker(options: WorkerOptions): Promise<void> {
       },
       ledger: recordedLedger(ledger, blackBox),
       blackBox,
+      leaving: options.leaving,
       metrics,
       log,
     });
@@ -114,7 +120,12 @@ export async function runWorker(options: WorkerOptions): Promise<void> {
   } catch (error) {
     const code = error instanceof VideoloomError ? error.code : 'BUG';
     blackBox?.record('exit', { text: code });
-    log.fatal({ code, stack: error instanceof Error ? error.stack : undefined }, messageOf(error));
+    if (code === 'LEFT') log.info('left in order');
+    else
+      log.fatal(
+        { code, stack: error instanceof Error ? error.stack : undefined },
+        messageOf(error),
+      );
     throw error;
   } finally {
     for (const close of closing.reverse()) await close();

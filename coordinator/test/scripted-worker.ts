@@ -48,7 +48,6 @@ export function ballot(session: string, generation: number, step: number): Commi
     numClips: 4,
     numTokens: 40,
     skipped: [],
-    time: undefined,
   };
 }
 
@@ -107,6 +106,7 @@ export class ScriptedWorker {
           serviceAddress: `${workerId}:2`,
           engine: 'none',
           stateStep,
+          process: workerId,
         },
         LIMIT,
       );
@@ -177,7 +177,8 @@ export class ScriptedWorker {
     async function* beats(): AsyncGenerator<AttendRequest> {
       for (;;) {
         const phaseMs = Math.round(performance.now() - startMs);
-        yield { session, phase, step: 0, progress: 0, stillMs: phaseMs, phaseMs, cpuMs: 0 };
+        const told = { phase, step: 0, progress: 0, stillMs: phaseMs, phaseMs, cpuMs: 0 };
+        yield { session, ...told, leaving: false, time: undefined, stepTime: undefined };
         await sleep(beatMs, undefined, { signal });
       }
     }
@@ -186,7 +187,7 @@ export class ScriptedWorker {
         timeoutMs: Infinity,
         signal,
       })) {
-        this.#latest = generation;
+        this.#latest = generation ?? this.#latest;
         this.#tell();
       }
       return undefined;

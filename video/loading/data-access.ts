@@ -12,6 +12,10 @@ export interface DataAccess {
   readonly pool: DecoderPool;
   /** Absent: none are kept. */
   readonly frames: FrameDisk | undefined;
+  /** Whether bytes are on their way and there is nothing to decode until they come. */
+  isOnlyFetching(): boolean;
+  /** Grows with every frame that is decoded and every piece of a file that comes. */
+  progress(): number;
   close(): Promise<void>;
 }
 
@@ -52,6 +56,8 @@ export async function openDataAccess(options: DataAccessOptions): Promise<DataAc
     media,
     pool,
     frames,
+    isOnlyFetching: () => pool.numBusy === 0 && media.stats.numFetching > 0,
+    progress: () => pool.stats.numDecoded + media.stats.fetchedBytes,
     async close() {
       await Promise.all([pool.close(), media.close(), frames?.close()]);
     },

@@ -25,7 +25,16 @@ export interface LocalMedia {
   readonly release: () => void;
 }
 
+/** What a cache has done so far. */
+export interface MediaCacheStats {
+  /** Files that are on their way. */
+  readonly numFetching: number;
+  /** Bytes that have come from elsewhere. */
+  readonly fetchedBytes: number;
+}
+
 export interface MediaCache {
+  readonly stats: MediaCacheStats;
   /**
    * The bytes at a location as a file of this machine: of a folder the file itself, of anything else a copy, which is
    * fetched once for all who want it.
@@ -67,6 +76,13 @@ export function openMediaCache({
       throw error;
     }));
   const downloads = new Map<string, Shared>();
+  let fetchedBytes = 0;
+  const counted = async function* (chunks: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
+    for await (const chunk of chunks) {
+      fetchedBytes += chunk.byteLength;
+      yield chunk;
+    }
+  };
   const states = new BoundedMap<string, FileState>(MAX_STATES);
   const tables = new BoundedMap<string, Promise<TableMetadata>>(MAX_TABLES);
 
@@ -126,7 +142,7 @@ export function openMediaCache({
         sizeBytes,
         signal,
       });
-      return await cache.add(bytes, { sizeBytes, what, sha256, signal });
+      return await cache.add(counted(bytes), { sizeBytes, what, sha256, signal });
     } catch (error) {
       throw forgotten(place, error);
     }
@@ -183,6 +199,9 @@ export function openMediaCache({
   };
 
   return {
+    get stats() {
+      return { numFetching: downloads.size, fetchedBytes };
+    },
     async acquire(wanted, signal) {
       signal?.throwIfAborted();
       const place = placeOf(wanted.path);

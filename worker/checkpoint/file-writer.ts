@@ -16,6 +16,8 @@ export type Piece = Uint8Array | MemoryRange;
 
 /** Writes files on a thread of its own, which reads the memory of this one: nothing is copied, and nobody waits here. */
 export interface FileWriter {
+  /** Pieces that have been written so far. */
+  readonly numWritten: number;
   /**
    * Writes the pieces under a temporary name, hashes them on the way, and gives the file its name once it is durable.
    * One file at a time. Pieces must not change until then.
@@ -56,6 +58,7 @@ export function openFileWriter(): FileWriter {
   thread.unref();
   const waiting = new Map<number, Waiting>();
   let lastId = 0;
+  let numWritten = 0;
   let death: Error | undefined;
   const die = (error: Error): void => {
     death ??= error;
@@ -86,6 +89,9 @@ export function openFileWriter(): FileWriter {
   };
 
   return {
+    get numWritten() {
+      return numWritten;
+    },
     async write(path, pieces) {
       try {
         await tell({ type: 'open', path });
@@ -96,7 +102,7 @@ export function openFileWriter(): FileWriter {
           const ranges = batch.map((piece) =>
             piece instanceof Uint8Array ? rangeOf(piece) : piece,
           );
-          written = tell({ type: 'append', ranges }).finally(() => batch.length);
+          written = tell({ type: 'append', ranges }).finally(() => (numWritten += batch.length));
           written.catch(() => undefined); // told by whoever waits for it
         }
         await written;

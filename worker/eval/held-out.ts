@@ -19,6 +19,8 @@ export interface HeldOutOptions {
   readonly worldSize: number;
   readonly step: number;
   readonly signal: AbortSignal;
+  /** Told of every batch. */
+  readonly onBatch?: () => void;
 }
 
 /**
@@ -70,6 +72,7 @@ async function figuresOf(
         sums.dispose();
       }
       disposeTree(inputs);
+      options.onBatch?.();
     }
     const parts = await collectives.allGather(options.step, `evaluate/${task.name}`, tally);
     const whole = tally.map((_, i) => parts.reduce((sum, part) => sum + part[i]!, 0));

@@ -23,6 +23,9 @@ export interface Collectives {
   /** host:port that peers connect to. */
   readonly address: string;
 
+  /** Bytes sent and received so far, heading included: a sign that peers move. */
+  readonly movedBytes: number;
+
   /**
    * Memory for the gradients of a model: vectors in it are summed fastest, and where the workers of a host share memory
    * they are not sent at all. To be asked for once, before the first `configure`, which fills it with zeros each time.

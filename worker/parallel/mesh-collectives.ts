@@ -72,6 +72,10 @@ class SocketCollectives implements MeshCollectives {
     return this.#mesh.address;
   }
 
+  get movedBytes(): number {
+    return this.#mesh.stats.sentBytes + this.#mesh.stats.receivedBytes;
+  }
+
   get stats(): Readonly<MeshStats> {
     return this.#mesh.stats;
   }

@@ -39,6 +39,8 @@ export interface JoinRequest {
   engine: string;
   /** The committed step whose state the worker holds in memory; 0 = none. */
   stateStep: number;
+  /** Made up by the process when it starts: what it tells of its time counts once, however often it joins. */
+  process: string;
 }
 
 export interface JoinResponse {
@@ -65,10 +67,28 @@ export interface AttendRequest {
   phaseMs: number;
   /** Processor time of the worker's process since its start. */
   cpuMs: number;
+  /**
+   * The worker goes as soon as the others can do without it. Of a worker whose stream ends after such a beat the
+   * journal says that it left, not that it was lost.
+   */
+  leaving: boolean;
+  /** Where the wall clock of the process went since it started. */
+  time:
+    | TimeLedger
+    | undefined;
+  /**
+   * The same of the step under way, not in `time`: it is added to that when the step is committed, and is time redone
+   * when it is not.
+   */
+  stepTime: TimeLedger | undefined;
 }
 
 export interface AttendResponse {
-  generation: Generation | undefined;
+  generation:
+    | Generation
+    | undefined;
+  /** The caller wanted to leave and is no member any more. */
+  released: boolean;
 }
 
 export interface LeaseMicrobatchesRequest {
@@ -127,7 +147,6 @@ export interface CommitStepRequest {
   numClips: number;
   numTokens: number;
   skipped: SkippedSample[];
-  time: TimeLedger | undefined;
 }
 
 export interface SkippedSample {
@@ -145,6 +164,8 @@ export interface CommitStepResponse {
   checkpoint: boolean;
   /** This was the last step before the run ends or stops. */
   last: boolean;
+  /** By rank: time from its vote to the last one. The rank with 0 kept the others waiting. */
+  waitedMs: number[];
 }
 
 export interface ReportCheckpointPartRequest {
@@ -186,6 +207,7 @@ export interface ReportResultRequest {
   generation: number;
   figures: Figure[];
   weightsSha256: string;
+  /** As in the beats: since the process started. */
   time: TimeLedger | undefined;
 }
 
@@ -222,6 +244,7 @@ function createBaseJoinRequest(): JoinRequest {
     serviceAddress: "",
     engine: "",
     stateStep: 0,
+    process: "",
   };
 }
 
@@ -250,6 +273,9 @@ export const JoinRequest: MessageFns<JoinRequest> = {
     }
     if (message.stateStep !== 0) {
       writer.uint32(64).uint64(message.stateStep);
+    }
+    if (message.process !== "") {
+      writer.uint32(74).string(message.process);
     }
     return writer;
   },
@@ -329,6 +355,14 @@ export const JoinRequest: MessageFns<JoinRequest> = {
             }
 
             message.stateStep = longToNumber(reader.uint64());
+            continue;
+          }
+          case 9: {
+            if (tag !== 74) {
+              break;
+            }
+
+            message.process = reader.string();
             continue;
           }
         }
@@ -435,7 +469,18 @@ export const JoinResponse: MessageFns<JoinResponse> = {
 };
 
 function createBaseAttendRequest(): AttendRequest {
-  return { session: "", phase: "", step: 0, progress: 0, stillMs: 0, phaseMs: 0, cpuMs: 0 };
+  return {
+    session: "",
+    phase: "",
+    step: 0,
+    progress: 0,
+    stillMs: 0,
+    phaseMs: 0,
+    cpuMs: 0,
+    leaving: false,
+    time: undefined,
+    stepTime: undefined,
+  };
 }
 
 export const AttendRequest: MessageFns<AttendRequest> = {
@@ -460,6 +505,15 @@ export const AttendRequest: MessageFns<AttendRequest> = {
     }
     if (message.cpuMs !== 0) {
       writer.uint32(56).uint64(message.cpuMs);
+    }
+    if (message.leaving !== false) {
+      writer.uint32(64).bool(message.leaving);
+    }
+    if (message.time !== undefined) {
+      TimeLedger.encode(message.time, writer.uint32(74).fork()).join();
+    }
+    if (message.stepTime !== undefined) {
+      TimeLedger.encode(message.stepTime, writer.uint32(82).fork()).join();
     }
     return writer;
   },
@@ -533,6 +587,30 @@ export const AttendRequest: MessageFns<AttendRequest> = {
             message.cpuMs = longToNumber(reader.uint64());
             continue;
           }
+          case 8: {
+            if (tag !== 64) {
+              break;
+            }
+
+            message.leaving = reader.bool();
+            continue;
+          }
+          case 9: {
+            if (tag !== 74) {
+              break;
+            }
+
+            message.time = TimeLedger.decode(reader, reader.uint32());
+            continue;
+          }
+          case 10: {
+            if (tag !== 82) {
+              break;
+            }
+
+            message.stepTime = TimeLedger.decode(reader, reader.uint32());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -547,13 +625,16 @@ export const AttendRequest: MessageFns<AttendRequest> = {
 };
 
 function createBaseAttendResponse(): AttendResponse {
-  return { generation: undefined };
+  return { generation: undefined, released: false };
 }
 
 export const AttendResponse: MessageFns<AttendResponse> = {
   encode(message: AttendResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
     if (message.generation !== undefined) {
       Generation.encode(message.generation, writer.uint32(10).fork()).join();
+    }
+    if (message.released !== false) {
+      writer.uint32(16).bool(message.released);
     }
     return writer;
   },
@@ -577,6 +658,14 @@ export const AttendResponse: MessageFns<AttendResponse> = {
             }
 
             message.generation = Generation.decode(reader, reader.uint32());
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.released = reader.bool();
             continue;
           }
         }
@@ -946,7 +1035,6 @@ function createBaseCommitStepRequest(): CommitStepRequest {
     numClips: 0,
     numTokens: 0,
     skipped: [],
-    time: undefined,
   };
 }
 
@@ -978,9 +1066,6 @@ export const CommitStepRequest: MessageFns<CommitStepRequest> = {
     }
     for (const v of message.skipped) {
       SkippedSample.encode(v!, writer.uint32(74).fork()).join();
-    }
-    if (message.time !== undefined) {
-      TimeLedger.encode(message.time, writer.uint32(82).fork()).join();
     }
     return writer;
   },
@@ -1068,14 +1153,6 @@ export const CommitStepRequest: MessageFns<CommitStepRequest> = {
             }
 
             message.skipped.push(SkippedSample.decode(reader, reader.uint32()));
-            continue;
-          }
-          case 10: {
-            if (tag !== 82) {
-              break;
-            }
-
-            message.time = TimeLedger.decode(reader, reader.uint32());
             continue;
           }
         }
@@ -1182,7 +1259,7 @@ export const SkippedSample: MessageFns<SkippedSample> = {
 };
 
 function createBaseCommitStepResponse(): CommitStepResponse {
-  return { checkpoint: false, last: false };
+  return { checkpoint: false, last: false, waitedMs: [] };
 }
 
 export const CommitStepResponse: MessageFns<CommitStepResponse> = {
@@ -1192,6 +1269,13 @@ export const CommitStepResponse: MessageFns<CommitStepResponse> = {
     }
     if (message.last !== false) {
       writer.uint32(16).bool(message.last);
+    }
+    if (message.waitedMs.length !== 0) {
+      writer.uint32(26).fork();
+      for (const v of message.waitedMs) {
+        writer.uint32(v);
+      }
+      writer.join();
     }
     return writer;
   },
@@ -1224,6 +1308,24 @@ export const CommitStepResponse: MessageFns<CommitStepResponse> = {
 
             message.last = reader.bool();
             continue;
+          }
+          case 3: {
+            if (tag === 24) {
+              message.waitedMs.push(reader.uint32());
+
+              continue;
+            }
+
+            if (tag === 26) {
+              const end2 = reader.uint32() + reader.pos;
+              while (reader.pos < end2) {
+                message.waitedMs.push(reader.uint32());
+              }
+
+              continue;
+            }
+
+            break;
           }
         }
         if ((tag & 7) === 4 || tag === 0) {
@@ -1943,7 +2045,8 @@ export const CoordinatorServiceService = {
   /**
    * A worker's session: it sends a beat every `heartbeat_interval_ms` and receives every generation.
    * When the stream ends, or `heartbeat_timeout_ms` pass without a beat, or the beats tell for too long of the same
-   * phase without progress, the worker is no member any more.
+   * phase without progress, the worker is no member any more. One that wants to leave says so in its beats, stays a
+   * member until the step is committed, and ends the stream once it is told that it is released.
    */
   attend: {
     path: "/videoloom.v1.CoordinatorService/Attend" as const,
@@ -2064,7 +2167,8 @@ export interface CoordinatorServiceServer extends UntypedServiceImplementation {
   /**
    * A worker's session: it sends a beat every `heartbeat_interval_ms` and receives every generation.
    * When the stream ends, or `heartbeat_timeout_ms` pass without a beat, or the beats tell for too long of the same
-   * phase without progress, the worker is no member any more.
+   * phase without progress, the worker is no member any more. One that wants to leave says so in its beats, stays a
+   * member until the step is committed, and ends the stream once it is told that it is released.
    */
   attend: handleBidiStreamingCall<AttendRequest, AttendResponse>;
   /**
@@ -2116,7 +2220,8 @@ export interface CoordinatorServiceClient extends Client {
   /**
    * A worker's session: it sends a beat every `heartbeat_interval_ms` and receives every generation.
    * When the stream ends, or `heartbeat_timeout_ms` pass without a beat, or the beats tell for too long of the same
-   * phase without progress, the worker is no member any more.
+   * phase without progress, the worker is no member any more. One that wants to leave says so in its beats, stays a
+   * member until the step is committed, and ends the stream once it is told that it is released.
    */
   attend(): ClientDuplexStream<AttendRequest, AttendResponse>;
   attend(options: Partial<CallOptions>): ClientDuplexStream<AttendRequest, AttendResponse>;

@@ -47,6 +47,11 @@ export interface Member {
   /** Microbatches [first_microbatch, first_microbatch + num_microbatches) of every step. */
   firstMicrobatch: number;
   numMicrobatches: number;
+  /**
+   * It held the state of the generation's `committed_step` in memory when the generation was opened: whoever does not
+   * takes it from there.
+   */
+  holdsState: boolean;
 }
 
 /** One membership of the run. Every message that can change the run carries the number; an older one is refused. */
@@ -69,7 +74,7 @@ export interface ObjectiveSum {
   correct: number;
 }
 
-/** Where a worker's wall clock went since the last report, seconds; the fields add up to `wall_seconds`. */
+/** Where a worker's wall clock went, seconds; each second is in one class, and they add up to `wall_seconds`. */
 export interface TimeLedger {
   /** Training stood still for frames that were not decoded yet, their bytes being here. */
   decodeSeconds: number;
@@ -121,7 +126,7 @@ export interface RunStatus {
   clipsPerSecond: number;
   tokensPerSecond: number;
   lastCheckpointStep: number;
-  /** Sum over all workers since the start of this process. */
+  /** Sum over all worker processes of the run so far. */
   time: TimeLedger | undefined;
   skippedSamples: number;
   figures: Figure[];
@@ -134,7 +139,15 @@ export interface RunStatus {
 }
 
 function createBaseMember(): Member {
-  return { workerId: "", rank: 0, tensorAddress: "", serviceAddress: "", firstMicrobatch: 0, numMicrobatches: 0 };
+  return {
+    workerId: "",
+    rank: 0,
+    tensorAddress: "",
+    serviceAddress: "",
+    firstMicrobatch: 0,
+    numMicrobatches: 0,
+    holdsState: false,
+  };
 }
 
 export const Member: MessageFns<Member> = {
@@ -156,6 +169,9 @@ export const Member: MessageFns<Member> = {
     }
     if (message.numMicrobatches !== 0) {
       writer.uint32(48).uint32(message.numMicrobatches);
+    }
+    if (message.holdsState !== false) {
+      writer.uint32(56).bool(message.holdsState);
     }
     return writer;
   },
@@ -219,6 +235,14 @@ export const Member: MessageFns<Member> = {
             }
 
             message.numMicrobatches = reader.uint32();
+            continue;
+          }
+          case 7: {
+            if (tag !== 56) {
+              break;
+            }
+
+            message.holdsState = reader.bool();
             continue;
           }
         }

@@ -33,6 +33,8 @@ export interface FetchStateRequest {
 
 export interface FetchStateResponse {
   chunk: Buffer;
+  /** SHA-256 of all chunks, hex: in the last message, which has no bytes. */
+  sha256: string;
 }
 
 export interface GetWorkerStatusRequest {
@@ -106,13 +108,16 @@ export const FetchStateRequest: MessageFns<FetchStateRequest> = {
 };
 
 function createBaseFetchStateResponse(): FetchStateResponse {
-  return { chunk: Buffer.alloc(0) };
+  return { chunk: Buffer.alloc(0), sha256: "" };
 }
 
 export const FetchStateResponse: MessageFns<FetchStateResponse> = {
   encode(message: FetchStateResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
     if (message.chunk.length !== 0) {
       writer.uint32(10).bytes(message.chunk);
+    }
+    if (message.sha256 !== "") {
+      writer.uint32(18).string(message.sha256);
     }
     return writer;
   },
@@ -136,6 +141,14 @@ export const FetchStateResponse: MessageFns<FetchStateResponse> = {
             }
 
             message.chunk = Buffer.from(reader.bytes());
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.sha256 = reader.string();
             continue;
           }
         }

@@ -1,0 +1,34 @@
+/** Where the wall clock of all worker processes of a run went, each process counted once, dead ones too. */
+
+import type { TimeLedger } from '../proto/gen/videoloom/v1/run.ts';
+import { addLedgers, asRedone, NO_TIME } from '../proto/time-ledger.ts';
+
+/** What a process told last. */
+export interface ProcessTime {
+  /** Since it started, without the step under way. */
+  readonly settled: TimeLedger;
+  /** The step under way. */
+  readonly step: TimeLedger;
+}
+
+/** Of a process that has told nothing yet. */
+export const UNTOLD: ProcessTime = { settled: NO_TIME, step: NO_TIME };
+
+/** Time of a process that is gone: what it did for the step under way has come to nothing. */
+export function closingTime({ settled, step }: ProcessTime): TimeLedger {
+  return addLedgers(settled, asRedone(step));
+}
+
+/** Sum over the living and over those that the journal tells of; what a living one tells itself is newer. */
+export function totalTime(
+  living: readonly { readonly process: string; readonly time: ProcessTime }[],
+  journaled: ReadonlyMap<string, TimeLedger>,
+  { withStep }: { readonly withStep: boolean },
+): TimeLedger {
+  const byProcess = new Map(journaled);
+  for (const { process, time } of living) {
+    if (time === UNTOLD) continue;
+    byProcess.set(process, withStep ? addLedgers(time.settled, time.step) : time.settled);
+  }
+  return [...byProcess.values()].reduce(addLedgers, NO_TIME);
+}
