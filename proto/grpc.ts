@@ -567,6 +567,7 @@ export async function serve(
     interceptors: security.token === undefined ? [] : [demandToken(security.token)],
   });
   for (const { definition, handlers } of services) server.addService(definition, handlers);
+  outliveEndedStreams(server);
   // TLS is done before gRPC sees a connection, so that it can be bounded in number and time.
   const injector = server.createConnectionInjector(ServerCredentials.createInsecure());
   const inject = (socket: Socket): void => {
@@ -600,4 +601,26 @@ export async function serve(
       return closing;
     },
   };
+}
+
+type StreamHandler = (...args: unknown[]) => void;
+
+/**
+ * Keeps the process when a caller ends a stream at once: grpc-js 1.14 answers a request that it does not take without a
+ * look at whether its stream is still there, and what Node throws then is caught by nobody.
+ */
+function outliveEndedStreams(server: Server): void {
+  const internals = server as unknown as Record<string, StreamHandler | undefined>;
+  for (const name of ['_channelzHandler', '_streamHandler']) {
+    const handle = internals[name];
+    if (handle === undefined) continue;
+    internals[name] = (...args) => {
+      try {
+        handle.apply(server, args);
+      } catch (error) {
+        const { code = '' } = error as NodeJS.ErrnoException;
+        if (!code.startsWith('ERR_HTTP2_') && code !== 'ERR_STREAM_DESTROYED') throw error;
+      }
+    };
+  }
 }
