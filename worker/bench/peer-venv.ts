@@ -1,6 +1,6 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { mkdir, rm, stat, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -49,14 +49,15 @@ export const GPU_PEERS = {
 const INSTALL_MS = 900_000;
 
 /**
- * The Python of a virtual environment with a peer's packages, made in the cache folder on first use. Of several
- * processes that want it at once, one makes it and the others wait.
+ * The Python of a virtual environment with a peer's packages, made in the cache folder on first use and when they
+ * change. Of several processes that want it at once, one makes it and the others wait.
  */
 export async function ensurePeer(cacheDir: string, { packages }: Peer): Promise<string> {
   const name = packages[0].split('==', 1)[0]!.replace(/\W+/g, '-');
   const folder = path.join(cacheDir, `${name}-venv`);
   const python = path.join(folder, 'bin', 'python');
-  const isComplete = (): boolean => existsSync(path.join(folder, 'complete'));
+  const mark = packages.join('\n');
+  const isComplete = (): boolean => contentOf(path.join(folder, 'complete')) === mark;
   await mkdir(cacheDir, { recursive: true });
   while (!isComplete()) {
     const release = await tryLock(`${folder}.lock`);
@@ -69,12 +70,22 @@ export async function ensurePeer(cacheDir: string, { packages }: Peer): Promise<
       process.stderr.write(`installing ${packages.join(' ')} into ${folder}\n`);
       await execute('python3', ['-m', 'venv', folder]);
       await execute(python, ['-m', 'pip', 'install', '--quiet', ...packages]);
-      await writeFile(path.join(folder, 'complete'), '');
+      await writeFile(path.join(folder, 'complete'), mark);
     } finally {
       await release();
     }
   }
   return python;
+}
+
+/** Empty where there is no such file. */
+function contentOf(file: string): string {
+  try {
+    return readFileSync(file, 'utf8');
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return '';
+    throw error;
+  }
 }
 
 /** Undefined while another process has it. */

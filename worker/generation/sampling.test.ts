@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { runPeer } from '../pretrained/test/decoder-peer.ts';
+import { runPeer } from '../pretrained/parity/peer.ts';
 import { drawToken, filterLogits } from './sampling.ts';
 
 interface FilterCase {

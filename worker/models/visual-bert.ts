@@ -46,21 +46,29 @@ export function initVisualBert(sizes: VisualBertSizes, init: Initializer): Visua
 }
 
 /**
- * The states of text and regions, [B, L + R, D]. A region has the first position and the second segment, as in the
- * released models.
+ * What the first block gets of text and regions, [B, L + R, D]. A region has the first position and the second
+ * segment, as in the released models.
  */
-export function visualBertStates(
-  { bert: { embedding, blocks }, regions }: Pick<VisualBertParams, 'bert' | 'regions'>,
+export function visualBertTokens(
+  { bert: { embedding }, regions }: Pick<VisualBertParams, 'bert' | 'regions'>,
   input: VisualBertInput,
-  sizes: VisualBertSizes,
+  { epsilon }: VisualBertSizes,
 ): tf.Tensor {
   const row = (table: tf.Tensor, index: number): tf.Tensor => tf.slice(table, [index, 0], [1, -1]);
   const place = tf.add(row(regions.position, 0), row(regions.segment, 1)); // [1, D]
   const seen = tf.add(dense(regions.projection, input.regions), place);
-  const joint = tf.concat([bertWords(embedding, input), seen], 1);
+  return layerNorm(embedding.norm, tf.concat([bertWords(embedding, input), seen], 1), epsilon);
+}
+
+/** The states of text and regions, [B, L + R, D]. */
+export function visualBertStates(
+  params: Pick<VisualBertParams, 'bert' | 'regions'>,
+  input: VisualBertInput,
+  sizes: VisualBertSizes,
+): tf.Tensor {
   const present = tf.concat([input.present, input.regionsPresent], 1);
-  const x = layerNorm(embedding.norm, joint, sizes.epsilon);
-  return encoder(blocks, x, sizes, { bias: keyBias(present), norm: 'post' });
+  const x = visualBertTokens(params, input, sizes);
+  return encoder(params.bert.blocks, x, sizes, { bias: keyBias(present), norm: 'post' });
 }
 
 /** Logits of the word at each position, [B, L + R, V], and of whether text and image belong together, [B, 2]. */

@@ -1,16 +1,13 @@
 """Small randomly initialised decoders of Hugging Face's transformers, as files that ours are compared with.
 
-    decoders.py make FOLDER NAME...            one folder a model
-    decoders.py check FOLDER NAME...           loads FOLDER/NAME-exported, of ours, and compares; prints a JSON line each
+    decoders.py make FOLDER NAME...            one folder a model, as reference.py tells, and generated.json
     decoders.py lora FOLDER                    a LLaMA with an adapter of peft
     decoders.py check-lora FOLDER ADAPTER      loads ADAPTER, a folder of ours, beside FOLDER/base, and compares
     decoders.py filter                         logits before and after transformers' warpers; prints JSON
     decoders.py blocks FOLDER                  random quantised blocks TYPE.bin and what gguf-py makes of them, TYPE.f32
     decoders.py gguf FILE                      greedy text of a GGUF file's model; prints JSON
 
-A folder holds config.json and model.safetensors, gradients/model.safetensors (the same names), reference.safetensors
-with `input.*`, `output.*` and the `weight.logits` of the loss sum(logits * weight) + the model's own loss of `labels`,
-and generated.json with what `generate` made of prompts of different lengths.
+generated.json holds what `generate` made of prompts of different lengths.
 """
 
 import json
@@ -20,9 +17,9 @@ from pathlib import Path
 
 import torch
 import transformers as hf
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
-from reference import randomise
+from reference import Reference, backward, difference, make, randomise, read
 
 WIDTH, WORDS, BATCH, LENGTH, SOFT = 24, 37, 3, 9, 2
 EAGER = dict(attn_implementation="eager")
@@ -88,32 +85,10 @@ def outputs(model, x):
     }
 
 
-def backward(found):
-    """Of a loss of all logits and of the labels."""
-    weight = torch.randn(found["logits"].shape) / found["logits"].numel() ** 0.5
-    ((found["logits"] * weight).sum() + found["loss"].sum()).backward()
-    return weight
-
-
-def save_reference(folder, x, found, weight):
-    tensors = {f"input.{key}": value for key, value in x.items()}
-    tensors |= {f"output.{key}": value for key, value in found.items()} | {"weight.logits": weight}
-    save_file({key: value.detach().float().contiguous() for key, value in tensors.items()}, folder / "reference.safetensors")
-
-
-def make(folder, name):
-    torch.manual_seed(sum(name.encode()))
-    model = MODELS[name]().eval()
-    randomise(model)
-    model.save_pretrained(folder)
-    (folder / "generated.json").write_text(json.dumps(generated(model)))
-    x = inputs()
-    found = outputs(model, x)
-    save_reference(folder, x, found, backward(found))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(torch.zeros_like(parameter) if parameter.grad is None else parameter.grad)
-    model.save_pretrained(folder / "gradients")
+# Their own loss of the labels is an output too.
+DECODERS = {
+    name: Reference(make_model, inputs, outputs, lambda key: key in ("logits", "loss")) for name, make_model in MODELS.items()
+}
 
 
 def generated(model):
@@ -141,25 +116,6 @@ def generated(model):
     return dict(prompts=prompts, cases=cases)
 
 
-def read(folder):
-    tensors = load_file(folder / "reference.safetensors")
-    of = lambda kind: {key.split(".", 1)[1]: value for key, value in tensors.items() if key.startswith(kind + ".")}
-    return {key: value.long() for key, value in of("input").items()}, of("output")
-
-
-def difference(found, wanted):
-    return max((found[key] - wanted[key]).abs().max().item() for key in wanted)
-
-
-def check(root, name):
-    model, info = type(MODELS[name]()).from_pretrained(root / f"{name}-exported", output_loading_info=True, **EAGER)
-    x, wanted = read(root / name)
-    with torch.no_grad():
-        found = outputs(model.eval(), x)
-    names = {kind: sorted(map(str, info[kind])) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")}
-    print(json.dumps({"difference": difference(found, wanted), **names}))
-
-
 def lora(folder):
     import peft
 
@@ -175,8 +131,7 @@ def lora(folder):
                 parameter.normal_(0.0, 0.3)
     model.save_pretrained(folder / "adapter")
     x = inputs()
-    found = outputs(model, x)
-    save_reference(folder, x, found, backward(found))
+    backward(folder, x, outputs(model, x), DECODERS["llama-grouped"].weighted)
     save_file(
         {name.replace(".default", ""): parameter.grad.contiguous() for name, parameter in model.named_parameters() if "lora_" in name},
         folder / "gradients.safetensors",
@@ -251,11 +206,10 @@ if __name__ == "__main__":
     torch.set_num_threads(2 if command == "gguf" else 1)
     if command == "make":
         for name in rest[1:]:
-            (Path(rest[0]) / name).mkdir(parents=True, exist_ok=True)
-            make(Path(rest[0]) / name, name)
-    elif command == "check":
-        for name in rest[1:]:
-            check(Path(rest[0]), name)
+            folder = Path(rest[0]) / name
+            folder.mkdir(parents=True, exist_ok=True)
+            model = make(folder, name, DECODERS[name])
+            (folder / "generated.json").write_text(json.dumps(generated(model)))
     elif command == "lora":
         lora(Path(rest[0]))
     elif command == "check-lora":

@@ -1,16 +1,14 @@
 """Small randomly initialised models of Hugging Face's transformers, as files that ours are compared with.
 
-    reference.py make FOLDER NAME...            one folder a model, as `Reference` below tells
-    reference.py check FOLDER NAME EXPORTED     loads EXPORTED, a folder of ours, and compares; prints a JSON line
+    parity.py make FOLDER NAME...       one folder a model, as `Reference` below tells
+    parity.py check FOLDER NAME...      loads FOLDER/NAME-exported, of ours, and compares; prints a JSON line each
 
 A folder holds config.json and model.safetensors (save_pretrained), gradients/model.safetensors (the same names, the
 gradient of the loss in place of each parameter) and reference.safetensors: `input.*`, `output.*` and `weight.*`, the
-factors of the outputs in the loss sum(output * weight).
+factors of outputs in the loss sum(output * weight).
 """
 
 import json
-import sys
-from pathlib import Path
 
 import torch
 import transformers as hf
@@ -25,10 +23,13 @@ QUERIES = 4
 
 
 class Reference:
-    """A model: how it is made, what goes in, and what comes out under which names."""
+    """A model: how it is made, what goes in, and what comes out under which names; `weighted`: what is in the loss.
 
-    def __init__(self, make, inputs, outputs):
-        self.make, self.inputs, self.outputs = make, inputs, outputs
+    Unless told otherwise all but hidden states, which have a dot in their names: their gradient is that of what follows.
+    """
+
+    def __init__(self, make, inputs, outputs, weighted=lambda name: "." not in name):
+        self.make, self.inputs, self.outputs, self.weighted = make, inputs, outputs, weighted
 
 
 def words(low=5):
@@ -167,7 +168,9 @@ def blip2_outputs(model, x):
         "match": match.logits_per_image,
         "imageStates": seen.last_hidden_state,
         "written": written.last_hidden_state,
-        **states("queries", queries.hidden_states),
+        # A group of layers ends at every second.
+        "queries.2": queries.hidden_states[4],
+        "queries": queries.last_hidden_state,
         **states("image", seen.hidden_states),
     }
 
@@ -225,6 +228,38 @@ def flava_outputs(model, x):
     }
 
 
+IMAGE_ID, VIDEO_ID, FRAMES, PATCHES = 3, 4, 2, 16
+
+
+def video_llava_config():
+    vision = hf.CLIPVisionConfig(**dict(IMAGE, hidden_size=32, num_attention_heads=4))
+    text = hf.LlamaConfig(**SIZES, vocab_size=WORDS, max_position_embeddings=128, tie_word_embeddings=False)
+    return hf.VideoLlavaConfig(
+        vision_config=vision, text_config=text, image_token_index=IMAGE_ID, video_token_index=VIDEO_ID,
+        image_seq_length=PATCHES, video_seq_length=FRAMES * (PATCHES + 1),
+    )
+
+
+def video_llava_inputs():
+    """A picture and a clip in every row, words before, between and after them, padding in front."""
+    seen = [words()[:, :2], torch.full((BATCH, PATCHES), IMAGE_ID), words()[:, :1], torch.full((BATCH, FRAMES * (PATCHES + 1)), VIDEO_ID), words()]
+    ids = torch.cat([torch.full((BATCH, 2), 1), *seen], 1)
+    there = torch.ones_like(ids)
+    there[0, :2] = there[2, :1] = 0
+    return dict(ids=ids, present=there, pixels=pixels(), clips=torch.randn(BATCH, FRAMES, 16, 16, 3))
+
+
+def video_llava_outputs(model, x):
+    images, clips = channels_first(x["pixels"]), x["clips"].permute(0, 1, 4, 2, 3)
+    out = model(input_ids=x["ids"], attention_mask=x["present"], pixel_values=images, pixel_values_videos=clips)
+    shown = x["present"][..., None] == 1
+    return {
+        "logits": torch.where(shown, out.logits, torch.zeros(())),
+        "images": model.model.get_image_features(pixel_values=images).pooler_output,
+        "clips": model.model.get_video_features(pixel_values_videos=clips).pooler_output.reshape(BATCH, -1, WIDTH),
+    }
+
+
 REFERENCES = {
     "bert": Reference(
         lambda: hf.BertForPreTraining(hf.BertConfig(**TEXT, **NO_DROPOUT, pad_token_id=0)), bert_inputs, bert_outputs
@@ -248,6 +283,9 @@ REFERENCES = {
         blip2_outputs,
     ),
     "flava": Reference(lambda: hf.FlavaModel(flava_config()), flava_inputs, flava_outputs),
+    "video-llava": Reference(
+        lambda: hf.VideoLlavaForConditionalGeneration(video_llava_config()), video_llava_inputs, video_llava_outputs
+    ),
 }
 
 
@@ -267,17 +305,28 @@ def randomise(model):
                 parameter.normal_(0.0, parameter[0].numel() ** -0.5)
 
 
-def make(folder, name):
-    reference = REFERENCES[name]
+def make(folder, name, reference):
+    """Writes the model, its outputs and its gradients; gives the model as it was before."""
     torch.manual_seed(sum(name.encode()))
     model = reference.make().eval()
     randomise(model)
     model.save_pretrained(folder)
     inputs = reference.inputs()
     outputs = reference.outputs(model, inputs)
-    weights = {key: torch.randn(value.shape) / value.numel() ** 0.5 for key, value in outputs.items()}
-    loss = sum((value * weights[key]).sum() for key, value in outputs.items())
-    loss.backward()
+    backward(folder, inputs, outputs, reference.weighted)
+    original = {key: value.clone() for key, value in model.state_dict().items()}
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.zeros_like(parameter) if parameter.grad is None else parameter.grad)
+    model.save_pretrained(folder / "gradients")
+    model.load_state_dict(original)
+    return model
+
+
+def backward(folder, inputs, outputs, weighted):
+    """Of the loss that reference.safetensors, which this writes, tells."""
+    weights = {key: torch.randn(value.shape) / value.numel() ** 0.5 for key, value in outputs.items() if weighted(key)}
+    sum((outputs[key] * weight).sum() for key, weight in weights.items()).backward()
     save_file(
         {
             f"{kind}.{key}": value.detach().float().contiguous()
@@ -286,33 +335,26 @@ def make(folder, name):
         },
         folder / "reference.safetensors",
     )
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(torch.zeros_like(parameter) if parameter.grad is None else parameter.grad)
-    model.save_pretrained(folder / "gradients")
 
 
-def check(folder, name, exported):
-    reference = REFERENCES[name]
-    model, info = type(reference.make()).from_pretrained(exported, output_loading_info=True)
+def read(folder):
+    """Inputs and outputs."""
     tensors = load_file(folder / "reference.safetensors")
-    inputs = {key[6:]: value for key, value in tensors.items() if key.startswith("input.")}
-    inputs = {key: value if key in ("pixels", "regions") else value.long() for key, value in inputs.items()}
+    of = lambda kind: {key.split(".", 1)[1]: value for key, value in tensors.items() if key.startswith(kind + ".")}
+    real = ("pixels", "regions", "clips")
+    return {key: value if key in real else value.long() for key, value in of("input").items()}, of("output")
+
+
+def difference(found, wanted):
+    return max((found[key] - wanted[key]).abs().max().item() for key in wanted)
+
+
+def check(root, name, reference):
+    made = reference.make()
+    eager = dict(attn_implementation=made.config._attn_implementation)
+    model, info = type(made).from_pretrained(root / f"{name}-exported", output_loading_info=True, **eager)
+    inputs, wanted = read(root / name)
     with torch.no_grad():
-        outputs = reference.outputs(model.eval(), inputs)
-    difference = max((value - tensors[f"output.{key}"]).abs().max().item() for key, value in outputs.items())
+        found = reference.outputs(model.eval(), inputs)
     names = {kind: sorted(map(str, info[kind])) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")}
-    print(json.dumps({"difference": difference, **names}))
-
-
-if __name__ == "__main__":
-    hf.logging.set_verbosity_error()
-    hf.utils.logging.disable_progress_bar()
-    torch.set_num_threads(1)
-    command, root, *rest = sys.argv[1:]
-    if command == "make":
-        for name in rest:
-            (Path(root) / name).mkdir(parents=True, exist_ok=True)
-            make(Path(root) / name, name)
-    else:
-        check(Path(root) / rest[0], rest[0], rest[1])
+    print(json.dumps({"name": name, "difference": difference(found, wanted), **names}))

@@ -16,7 +16,7 @@ import { dequantize, GGML_TYPES, type GgmlType } from '../gguf-blocks.ts';
 import { ggufLlamaConfig, ggufLlamaWeights, ggufTokenizer } from '../gguf-llama.ts';
 import { openGguf } from '../gguf.ts';
 import { loadTree } from '../weights.ts';
-import { runPeer } from './decoder-peer.ts';
+import { runPeer } from '../parity/peer.ts';
 import { ensureSmolLm } from './smollm.ts';
 
 const CACHE = userCacheDir(process.env);

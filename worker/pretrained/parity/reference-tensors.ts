@@ -3,14 +3,25 @@ import assert from 'node:assert/strict';
 import { readFile } from 'node:fs/promises';
 import * as tf from '@tensorflow/tfjs-core';
 import { decodeSafetensors } from '../../checkpoint/format.ts';
+import type { HostTensor } from '../tensor-source.ts';
 
 /** The float32 tensors of a safetensors file. */
-export async function readTensors(file: string): Promise<Map<string, tf.Tensor>> {
+export async function readHostTensors(file: string): Promise<Map<string, HostTensor>> {
   const { tensors } = decodeSafetensors(await readFile(file));
   return new Map(
     [...tensors].map(([name, { shape, data }]) => [
       name,
-      tf.tensor(new Float32Array(data.slice().buffer), [...shape]),
+      { shape, data: new Float32Array(data.slice().buffer) },
+    ]),
+  );
+}
+
+/** {@link readHostTensors} on tfjs's current backend. */
+export async function readTensors(file: string): Promise<Map<string, tf.Tensor>> {
+  return new Map(
+    [...(await readHostTensors(file))].map(([name, { shape, data }]) => [
+      name,
+      tf.tensor(data, [...shape]),
     ]),
   );
 }

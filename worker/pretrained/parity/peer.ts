@@ -2,12 +2,21 @@
 import { execFile } from 'node:child_process';
 import path from 'node:path';
 import { promisify } from 'node:util';
+import { messageOf } from '../../../proto/errors.ts';
 import { userCacheDir } from '../../../proto/user-cache.ts';
 import { ensurePeer, TORCH, type Peer } from '../../bench/peer-venv.ts';
 
 const PEER: Peer = {
   label: 'transformers',
-  packages: ['peft==0.21.2', 'transformers==5.23.0', 'gguf==0.19.0', TORCH, 'numpy', 'jinja2'],
+  packages: [
+    'peft==0.21.2',
+    'transformers==5.23.0',
+    'gguf==0.19.0',
+    TORCH,
+    'numpy',
+    'jinja2',
+    'pillow==12.0.0',
+  ],
   script: 'decoders.py',
   args: [],
 };
@@ -23,4 +32,14 @@ export async function runPeer(script: string, ...args: readonly string[]): Promi
     env: { ...process.env, HF_HUB_OFFLINE: '1' },
   });
   return stdout;
+}
+
+/** Why the environment cannot be had, for tests to skip with; undefined where it is there. */
+export async function whyNoPeer(): Promise<string | undefined> {
+  try {
+    await ensurePeer(userCacheDir(process.env), PEER);
+    return undefined;
+  } catch (error) {
+    return `transformers cannot be installed: ${messageOf(error)}`;
+  }
 }
