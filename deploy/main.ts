@@ -185,6 +185,21 @@ passOn(
   'draw what the model sees and guesses, as an SVG page',
   ['videoloom look runs/videobert', 'videoloom look runs/videobert --clips 6 --out look.svg'],
 );
+passOn(
+  'sample',
+  { program: 'worker', args: ['sample'] },
+  'ask a trained run about a video; draws what it saw and said',
+  [
+    'videoloom sample runs/video-llava clip.mp4 "which way does it move ?"',
+    'videoloom sample runs/videobert clip.mp4 "look now [MASK] and see [MASK]" --out said.png',
+  ],
+);
+passOn(
+  'probe',
+  { program: 'worker', args: ['probe'] },
+  "what a run's figures are for one frame, shuffled and reversed frames",
+  ['videoloom probe runs/videobert', 'videoloom probe runs/videobert --json'],
+);
 
 program
   .command('init')

@@ -34,6 +34,7 @@ export function configJsonSchema(): object {
         description: 'Named changes, chosen with --preset',
         additionalProperties: { type: 'object' },
       },
+      evidence: z.toJSONSchema(evidence),
       stages: {
         type: 'object',
         description:
@@ -42,6 +43,32 @@ export function configJsonSchema(): object {
       },
     },
   };
+}
+
+/** What shows that a recipe's system works, beside the same recipe without the part that names it; see `npm run systems`. */
+const evidence = z.strictObject({
+  figure: z.string().describe('The held-out figure'),
+  ablation: z.string().describe('The preset that leaves out what names the system'),
+  without: z.string().describe('What that is, in words'),
+  margin: z.number().describe('How far the figure is above that of the ablation, for every seed'),
+  parity: z
+    .array(z.string())
+    .describe('Models of `npm run parity` that it is made of; empty where transformers has none'),
+});
+
+export type Evidence = z.infer<typeof evidence>;
+
+/** @throws UsageError `CONFIG_INVALID` where a recipe's evidence is not as it has to be; undefined where it has none */
+export function evidenceOf({
+  text,
+  file,
+}: Pick<ConfigSource, 'text' | 'file'>): Evidence | undefined {
+  const whole: unknown = parse(text);
+  const given = isTree(whole) ? whole['evidence'] : undefined;
+  if (given === undefined) return undefined;
+  const result = evidence.safeParse(given);
+  if (!result.success) throw invalid(`${file}: evidence: ${z.prettifyError(result.error)}`);
+  return result.data;
 }
 
 /** A recipe need not have all fields: `recipes/defaults.yaml` has those that no system needs otherwise. */
@@ -87,7 +114,12 @@ export function resolveConfig({ text, file, preset, stage, overrides }: ConfigSo
   const whole: unknown = document.toJS();
   if (!isTree(whole))
     throw invalid(`${file}: expected a mapping of fields, as in recipes/videobert.yaml`);
-  const { presets = {}, stages, ...base } = whole as { presets?: Tree; stages?: Tree };
+  const {
+    presets = {},
+    stages,
+    evidence: _,
+    ...base
+  } = whole as Record<'presets' | 'stages' | 'evidence', Tree | undefined>;
 
   let merged: Tree = merge(DEFAULTS, base);
   if (preset !== undefined) {
@@ -97,7 +129,7 @@ export function resolveConfig({ text, file, preset, stage, overrides }: ConfigSo
         `${file} has no preset ${preset}; it has: ${Object.keys(presets).join(', ') || 'none'}`,
       );
     }
-    const { stages: _, ...common } = chosen;
+    const { stages: _stages, ...common } = chosen;
     merged = merge(merged, common);
   }
   const chosenStage = stage ?? Object.keys(stages ?? {})[0];

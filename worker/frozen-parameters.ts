@@ -42,7 +42,7 @@ export function freezeParameters(
       paths.map((path) => own.get(path) ?? fixed[PREFIX + path]!),
     );
   };
-  const { contrast, look, answers } = system;
+  const { contrast, look, answers, fillIn } = system;
   return {
     ...system,
     frozen,
@@ -71,6 +71,14 @@ export function freezeParameters(
           look: {
             ...look,
             guess: (params, arrays, batch) => look.guess(join(params, arrays), arrays, batch),
+          },
+        }),
+    ...(fillIn === undefined
+      ? {}
+      : {
+          fillIn: {
+            ...fillIn,
+            logits: (params, arrays, batch) => fillIn.logits(join(params, arrays), arrays, batch),
           },
         }),
     ...(answers === undefined

@@ -1,28 +1,18 @@
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { UsageError } from '../proto/errors.ts';
-import {
-  checkpointFolderName,
-  CHECKPOINTS_FOLDER,
-  newestCheckpointStep,
-} from '../proto/checkpoint-manifest.ts';
 import { openClipLoader } from '../video/loading/loader.ts';
 import { escapeXml, pictureUrl } from '../video/look/picture.ts';
-import { openEngine } from './backend/engine.ts';
 import { rowsOf, uploadBatch } from './batches.ts';
-import { loadCheckpoint } from './checkpoint/load.ts';
 import type { Explained, Row } from './systems/system.ts';
-import { clipLoaderOptions, openRun } from './run.ts';
-import { initState, stateFromHost } from './state.ts';
+import { clipLoaderOptions } from './run.ts';
+import { openTrainedRun, type TrainedRunOptions } from './trained-run.ts';
 import type { TensorTree } from './tree.ts';
 
-export interface LookOptions {
-  readonly folder: string;
+export interface LookOptions extends TrainedRunOptions {
   readonly clips: number;
   /** File to write; undefined: `look.svg` in the run folder. */
   readonly out?: string | undefined;
-  readonly pluginPath?: string | undefined;
-  readonly cacheDir: string;
 }
 
 const SHOWN_FRAME_PIXELS = 112;
@@ -32,41 +22,17 @@ const SHOWN_FRAME_PIXELS = 112;
  *
  * @throws UsageError `NO_CHECKPOINT` when the run has none yet.
  */
-export async function look({
-  folder,
-  clips,
-  out,
-  pluginPath,
-  cacheDir,
-}: LookOptions): Promise<string> {
-  const run = await openRun(folder);
-  const { look: looking } = run.system;
-  if (looking === undefined) {
-    await run.close();
-    throw new UsageError(
-      'LOOK_UNAVAILABLE',
-      `${run.system.name} has nothing that is hidden and guessed: ask it with videoloom sample`,
-    );
-  }
-  const engine = await openEngine({
-    engine: run.config.engine.name,
-    threads: run.config.engine.threads,
-    precision: run.config.engine.precision,
-    memoryFraction: run.config.engine.memoryFraction,
-    cacheDir,
-    ...(pluginPath === undefined ? {} : { pluginPath }),
-  });
+export async function look({ clips, out, ...options }: LookOptions): Promise<string> {
+  const trained = await openTrainedRun(options);
+  const { run, engine, step, params, frozen } = trained;
   try {
-    const step = await newestCheckpointStep(folder);
-    if (step === undefined) {
+    const { look: looking } = run.system;
+    if (looking === undefined) {
       throw new UsageError(
-        'NO_CHECKPOINT',
-        `${folder} has no checkpoint yet: let it train a little longer`,
+        'LOOK_UNAVAILABLE',
+        `${run.system.name} has nothing that is hidden and guessed: ask it with videoloom sample`,
       );
     }
-    const host = await loadCheckpoint(join(folder, CHECKPOINTS_FOLDER, checkpointFolderName(step)));
-    const state = stateFromHost(engine, initState(run.system, run.config.train.seed), step, host);
-
     const { heldOut } = run.index;
     const spread = Array.from({ length: Math.min(clips, heldOut.length) }, (_, i) =>
       Math.floor((i * heldOut.length) / Math.min(clips, heldOut.length)),
@@ -76,12 +42,11 @@ export async function look({
     const rows = rowsOf(heldOut, requests, decoded);
     const batch = looking.assemble(rows);
     const guess = engine.compile(
-      (params: TensorTree, frozen: TensorTree, inputs: TensorTree) =>
-        looking.guess(params, frozen, inputs),
+      (own: TensorTree, arrays: TensorTree, inputs: TensorTree) =>
+        looking.guess(own, arrays, inputs),
       { name: 'look' },
     );
-    const frozen = uploadBatch(engine, { arrays: run.system.frozen, counts: {}, numTokens: 0 });
-    const answers = await guess(state.params, frozen, uploadBatch(engine, batch));
+    const answers = await guess(params, frozen, uploadBatch(engine, batch));
     const guesses = Object.fromEntries(
       await Promise.all(
         Object.entries(answers).map(async ([name, tensor]) => [name, await tensor.data()] as const),
@@ -97,13 +62,12 @@ export async function look({
     const pictures = await Promise.all(
       (await large.load(requests)).map(({ frames }) => windowPictures(frames, run.config.data)),
     );
-    const file = out ?? join(folder, 'look.svg');
+    const file = out ?? join(run.folder, 'look.svg');
     const title = `${run.config.model.name}, step ${step}: what it sees and guesses`;
     await writeFile(file, drawPage(title, rows, explained, pictures));
     return file;
   } finally {
-    engine.close();
-    await run.close();
+    await trained.close();
   }
 }
 

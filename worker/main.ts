@@ -18,6 +18,8 @@ async function main(argv: readonly string[]): Promise<void> {
   else if (verb === 'train') await runTrain(rest);
   else if (verb === 'plan') await runPlan(rest);
   else if (verb === 'look') await runLook(rest);
+  else if (verb === 'sample') await runSample(rest);
+  else if (verb === 'probe') await runProbe(rest);
   else if (verb === 'schema') {
     const { configJsonSchema } = await import('./config.ts');
     process.stdout.write(`${JSON.stringify(configJsonSchema(), undefined, 2)}\n`);
@@ -27,7 +29,7 @@ async function main(argv: readonly string[]): Promise<void> {
   } else
     throw new UsageError(
       'USAGE',
-      `worker/main.ts prepare|train|plan|look|engine, not ${verb ?? 'nothing'}`,
+      `worker/main.ts prepare|train|plan|look|sample|probe|engine, not ${verb ?? 'nothing'}`,
     );
 }
 
@@ -65,6 +67,52 @@ async function runLook(argv: string[]): Promise<void> {
     cacheDir: userCacheDir(process.env),
   });
   process.stdout.write(`${file}\n`);
+}
+
+async function runSample(argv: string[]): Promise<void> {
+  const { values, positionals } = parseArgs({
+    args: argv,
+    allowPositionals: true,
+    options: { out: { type: 'string' } },
+  });
+  const [folder, file, question = ''] = positionals;
+  if (folder === undefined || file === undefined || positionals.length > 3) {
+    throw new UsageError('USAGE', 'videoloom sample RUN_FOLDER VIDEO ["QUESTION"] [--out FILE]');
+  }
+  const { sample } = await import('./sample.ts');
+  const { answers, sheet } = await sample({
+    ...{ folder, file, question, out: values.out },
+    pluginPath: process.env['PJRT_PLUGIN_PATH'],
+    cacheDir: userCacheDir(process.env),
+  });
+  for (const { startSeconds, text } of answers) {
+    const place = answers.length > 1 ? `${startSeconds.toFixed(1)} s: ` : '';
+    process.stdout.write(`${place}${text}\n`);
+  }
+  process.stderr.write(`${sheet}\n`);
+}
+
+async function runProbe(argv: string[]): Promise<void> {
+  const { values, positionals } = parseArgs({
+    args: argv,
+    allowPositionals: true,
+    options: { json: { type: 'boolean', default: false } },
+  });
+  const [folder] = positionals;
+  if (folder === undefined) throw new UsageError('USAGE', 'videoloom probe RUN_FOLDER [--json]');
+  const { openTrainedRun } = await import('./trained-run.ts');
+  const { probe, probeTable } = await import('./eval/probe.ts');
+  const trained = await openTrainedRun({
+    folder,
+    pluginPath: process.env['PJRT_PLUGIN_PATH'],
+    cacheDir: userCacheDir(process.env),
+  });
+  try {
+    const probed = await probe(trained, new AbortController().signal);
+    process.stdout.write(values.json ? `${JSON.stringify(probed)}\n` : probeTable(probed));
+  } finally {
+    await trained.close();
+  }
 }
 
 async function runPrepare(argv: string[]): Promise<void> {

@@ -14,7 +14,7 @@ export interface HeldOutOptions {
   readonly programs: Programs<TensorTree>;
   readonly frozen: TensorTree;
   readonly microbatchSize: number;
-  readonly collectives: Collectives;
+  readonly collectives: Pick<Collectives, 'allGather'>;
   readonly rank: number;
   readonly worldSize: number;
   readonly step: number;

@@ -103,12 +103,25 @@ export type AnsweringParams<P extends TensorTree = TensorTree> = {
   readonly frozen: TensorTree;
 };
 
+/** How a system that writes no text completes one: words for its `[MASK]`s, from what a clip shows. */
+export interface FillIn<P extends TensorTree = TensorTree> {
+  /** A text for those who give none. */
+  readonly example: string;
+  assemble(rows: readonly Row[], text: string): HostBatch;
+  /** Logits of the hidden positions, [B, P, V]. */
+  logits(params: P, frozen: TensorTree, batch: TensorTree): tf.Tensor;
+  /** Each row's text with the likeliest words in it. */
+  complete(batch: HostBatch, logits: ArrayLike<number>): readonly string[];
+}
+
 /** A video-language model with its losses: what the training loop knows of it. */
 export interface VideoLanguageSystem<P extends TensorTree = TensorTree> {
   readonly name: string;
   /** Objectives with their weights in the total loss. */
   readonly objectives: Readonly<Record<string, number>>;
   readonly heldOutTasks: readonly HeldOutTask[];
+  /** Questions that a run does not put at its end, but `videoloom probe` does. */
+  readonly furtherTasks?: readonly HeldOutTask[];
   init(initializer: Initializer): P;
   /** Arrays that the program takes but does not train. */
   readonly frozen: Readonly<Record<string, HostArray>>;
@@ -124,6 +137,7 @@ export interface VideoLanguageSystem<P extends TensorTree = TensorTree> {
     explain(batch: HostBatch, guesses: Readonly<Record<string, ArrayLike<number>>>): Explained[];
   };
   readonly answers?: Answers<P>;
+  readonly fillIn?: FillIn<P>;
   /**
    * Sums over a microbatch by objective, but for those of {@link contrast}, save where a held-out question's batch
    * holds all that is compared: what is given of them then counts.

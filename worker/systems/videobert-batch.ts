@@ -53,6 +53,13 @@ export interface Question {
   /** A question of an evaluation: as much is hidden as can be, and all of it masked, instead of BERT's 80/10/10. */
   readonly maskAll: boolean;
   readonly alignment: 'random' | 'matched' | 'alternate';
+  /**
+   * Windows that are hidden all together, in place of some drawn ones: `all` of them, to tell the video from the text
+   * alone; the `later` half, to tell what comes from what was. As many of them are asked as a batch has room for.
+   */
+  readonly windows?: 'all' | 'later';
+  /** Shows no text. */
+  readonly isSilent?: boolean;
 }
 
 export const TRAINING: Question = {
@@ -135,6 +142,7 @@ export function assembleVideoBert(
     const visualIds = example.visualWords.map((word) => textVocabulary + 1 + word);
     const visual = hide(visualIds, videoShown && question.hideVideo, rng, {
       choose: () => {
+        if (question.windows !== undefined) return windowsOf(question.windows, numWindows);
         // Training hides up to as many as a question does: it also has to see what goes with the words.
         const count = question.maskAll ? numVisual : 1 + rng.integer(numVisual);
         return chooseSpans(numWindows, { count, span: config.visualMaskSpan }, rng);
@@ -172,7 +180,7 @@ export function assembleVideoBert(
         arrays.textWeights.data[row * numText + slot] = 1;
         counts['masked-token']++;
       }
-      for (const [slot, position] of visual.positions.entries()) {
+      for (const [slot, position] of visual.positions.slice(0, numVisual).entries()) {
         arrays.visualPositions.data[row * numVisual + slot] = 2 + maxTextTokens + position;
         arrays.visualLabels.data[row * numVisual + slot] = example.visualWords[position]!;
         arrays.visualWeights.data[row * numVisual + slot] = 1;
@@ -192,11 +200,16 @@ function modalitiesOf(
 ): [text: boolean, video: boolean] {
   const draw = rng.uniform();
   if (config.modalities === 'text') return [true, false];
-  if (config.modalities === 'video') return [false, true];
+  if (config.modalities === 'video' || question.isSilent === true) return [false, true];
   if (example.textIds.length === 0) return [false, true];
   if (question.alignment !== 'random') return [true, true];
   if (draw < config.textOnlyShare) return [true, false];
   return [draw >= config.textOnlyShare + config.videoOnlyShare, true];
+}
+
+function windowsOf(which: 'all' | 'later', numWindows: number): number[] {
+  const first = which === 'all' ? 0 : Math.ceil(numWindows / 2);
+  return Array.from({ length: numWindows - first }, (_, i) => first + i);
 }
 
 function wantsForeign(

@@ -1,7 +1,7 @@
 import { join } from 'node:path';
 import * as tf from '@tensorflow/tfjs-core';
 import { z } from 'zod';
-import { messageOf, VideoloomError } from '../../proto/errors.ts';
+import { messageOf, UsageError, VideoloomError } from '../../proto/errors.ts';
 import { openProgress } from '../../proto/progress.ts';
 import { shuffled, openRng } from '../../proto/random.ts';
 import type { Sample } from '../../video/index/sample.ts';
@@ -21,6 +21,7 @@ import {
   type Explained,
   type FitContext,
   type HeldOutTask,
+  type HostArray,
   type HostBatch,
   type Row,
   type VideoLanguageSystem,
@@ -66,6 +67,19 @@ const fields = z.strictObject({
   textOnlyShare: share('Share of the samples shown as text alone'),
   videoOnlyShare: share('Share of the samples shown as video alone'),
   mismatchedShare: share("Share of the pairs that get another sample's text, for alignment"),
+  fillIn: z
+    .strictObject({
+      text: z.string().includes('[MASK]').describe('A text that no sample has, with [MASK]s'),
+      slots: z
+        .array(z.array(z.string().min(1)).min(1))
+        .min(1)
+        .describe(
+          "For each [MASK] the words of its kind: a clip's word is the first of them in its text",
+        ),
+    })
+    .nullable()
+    .default(null)
+    .describe('Zero-shot question of videoloom probe: what is done, and to what'),
   modalities: z
     .enum(['both', 'text', 'video'])
     .describe('text and video train the one-modality model of the same size, for comparison'),
@@ -111,6 +125,11 @@ const ASKING: Record<'masked-token' | 'masked-frame' | 'alignment', Question> = 
   alignment: question('alignment', { alignment: 'alternate' }),
 };
 
+const TEXT_TO_VIDEO = question('text-to-video', { hideVideo: true, windows: 'all' });
+const VIDEO_TO_FUTURE = question('video-to-future', {
+  ...{ hideVideo: true, windows: 'later', isSilent: true },
+});
+const FILLING_IN = question('fill-in', {});
 const LOOKING = question('look', { hideText: true, hideVideo: true });
 
 function question(purpose: string, asked: Partial<Question>): Question {
@@ -194,6 +213,72 @@ export function videoBertSystem(
     assemble: (rows) => assemble(rows, ASKING[objective], splits.heldOut),
     labels: labelsOf,
   });
+  const prediction = (name: string, asked: Question): HeldOutTask => ({
+    ...{ name, objective: 'masked-frame', numClasses: assembly.visualVocabulary },
+    assemble: (rows) => assemble(rows, asked, splits.heldOut),
+    labels: (batch) => countedLabels(batch, 'visualLabels', 'visualWeights'),
+  });
+
+  /** Each row's clip with the same text, whose `[MASK]`s are asked; those beyond the longest text are not. */
+  const fillIn = (rows: readonly Row[], text: string): HostBatch => {
+    const { mask } = assembly.special;
+    const ids = text
+      .split('[MASK]')
+      .flatMap((part, i) => [...(i === 0 ? [] : [mask]), ...tokenizer.encode(part)])
+      .slice(0, assembly.maxTextTokens);
+    const places = [...ids.keys()].filter((at) => ids[at] === mask);
+    if (places.length === 0) {
+      throw new UsageError(
+        'NOTHING_TO_FILL_IN',
+        `the text has no [MASK] among its first ${assembly.maxTextTokens} word pieces, so nothing is asked: ${text}`,
+      );
+    }
+    const examples = rows.map((row) => ({ ...exampleOf(row), textIds: Int32Array.from(ids) }));
+    const { arrays, ...rest } = assembleVideoBert(assembly, examples, FILLING_IN, () => undefined);
+    const shape = [rows.length, places.length];
+    const filled = (value: (place: number) => number): number[] =>
+      rows.flatMap(() => places.map(value));
+    return {
+      ...rest,
+      arrays: {
+        ...arrays,
+        textPositions: { data: Int32Array.from(filled((place) => 1 + place)), shape },
+        textLabels: { data: new Int32Array(filled(() => 0)), shape },
+        textWeights: { data: Float32Array.from(filled(() => 1)), shape },
+      },
+    };
+  };
+  const fillInTasks = (config.fillIn?.slots ?? []).map((words, slot): HeldOutTask => {
+    const ids = new Map(words.map((word) => [word, tokenizer.encode(word)]));
+    /** The first word of the kind in a text, where it is one piece. */
+    const wordOf = (sample: Sample): number | undefined => {
+      const word = sample.text.split(/[^\p{L}]+/u).find((part) => ids.has(part));
+      const pieces = word === undefined ? [] : ids.get(word)!;
+      return pieces.length === 1 ? pieces[0] : undefined;
+    };
+    return {
+      name: `fill-in of ${words[0]!} or another`,
+      objective: 'masked-token',
+      numClasses: assembly.textVocabulary,
+      asks: (sample) => wordOf(sample) !== undefined,
+      assemble(rows) {
+        const batch = fillIn(rows, config.fillIn!.text);
+        const { textLabels: labels, textWeights: weights } = batch.arrays;
+        const numSlots = labels!.shape[1]!;
+        const own = (at: number): number | undefined =>
+          at % numSlots === slot ? wordOf(rows[Math.floor(at / numSlots)]!.sample) : undefined;
+        const data = {
+          textLabels: { ...labels!, data: Int32Array.from(labels!.data, (_, at) => own(at) ?? 0) },
+          textWeights: {
+            ...weights!,
+            data: Float32Array.from(weights!.data, (_, at) => (own(at) === undefined ? 0 : 1)),
+          },
+        };
+        return { ...batch, arrays: { ...batch.arrays, ...data } };
+      },
+      labels: (batch) => countedLabels(batch, 'textLabels', 'textWeights'),
+    };
+  });
 
   const logits = (
     params: VideoBertParams,
@@ -218,6 +303,11 @@ export function videoBertSystem(
         countedLabels(b, 'visualLabels', 'visualWeights'),
       ),
       task('alignment', 2, (b) => countedLabels(b, 'matched', 'alignmentWeights')),
+    ],
+    furtherTasks: [
+      prediction('text-to-video', TEXT_TO_VIDEO),
+      prediction('video-to-future', VIDEO_TO_FUTURE),
+      ...fillInTasks,
     ],
     init: (initializer) =>
       initVideoBert(
@@ -251,6 +341,12 @@ export function videoBertSystem(
       },
       explain: (batch, guesses) => explain(assembly, tokenizer, batch, guesses),
     },
+    fillIn: {
+      example: config.fillIn?.text ?? '[MASK] [MASK]',
+      assemble: fillIn,
+      logits: (params, frozen, batch) => logits(params, frozen, batch).text,
+      complete: (batch, guesses) => completed(tokenizer, batch, guesses),
+    },
     sums: (params, frozen, batch) =>
       videoBertSums(logits(params, frozen, batch), batch as VideoBertBatch),
   };
@@ -260,6 +356,28 @@ function remembered<K, V>(known: Map<K, V>, key: K, make: () => V): V {
   const value = known.get(key) ?? make();
   known.set(key, value);
   return value;
+}
+
+/** Each row's text with the likeliest word pieces in place of its hidden ones; `logits` [rows, places, V]. */
+function completed(
+  { vocabularySize, firstWordId, special, decode }: Tokenizer,
+  { arrays }: HostBatch,
+  logits: ArrayLike<number>,
+): string[] {
+  const { ids, textPositions } = arrays as Record<'ids' | 'textPositions', HostArray>;
+  const [numRows, numPlaces] = textPositions.shape as [number, number];
+  const length = ids.shape[1]!;
+  return Array.from({ length: numRows }, (_, row) => {
+    const own = [...ids.data.subarray(row * length, (row + 1) * length)];
+    for (let place = 0; place < numPlaces; place++) {
+      const at = (row * numPlaces + place) * vocabularySize;
+      let best = firstWordId;
+      for (let id = firstWordId; id < vocabularySize; id++)
+        if (logits[at + id]! > logits[at + best]!) best = id;
+      own[textPositions.data[row * numPlaces + place]!] = best;
+    }
+    return decode(own.slice(1, own.indexOf(special.join)).filter((id) => id >= firstWordId));
+  });
 }
 
 /** The rows of a batch in words: what stood there, what was hidden, what the model said instead. */

@@ -1,0 +1,63 @@
+import { basename, dirname, extname, resolve } from 'node:path';
+import { makeIndex } from '../video/index/make-index.ts';
+import type { SampleIndex } from '../video/index/sample-index.ts';
+import { openDataAccess, type DataAccess } from '../video/loading/data-access.ts';
+import { openClipLoader } from '../video/loading/loader.ts';
+import { kindOf } from '../video/sources/media-names.ts';
+import type { Store } from '../video/storage/store.ts';
+import { rowsOf } from './batches.ts';
+import { clipLoaderOptions, dataAccessOptions, type Run } from './run.ts';
+import type { Row } from './systems/system.ts';
+
+/** A file's clips as a run's model sees them, and what they are of. */
+export interface ClipsOfFile {
+  readonly index: SampleIndex;
+  readonly data: DataAccess;
+  readonly rows: readonly Row[];
+  close(): Promise<void>;
+}
+
+/**
+ * Opens a video or picture that is not of the run's data, with its words in files of the same name beside it; a long one
+ * is cut into clips as the run's data are.
+ *
+ * @throws DataError where the file cannot be used; what decoding throws
+ */
+export async function openClipsOfFile(
+  run: Run,
+  file: string,
+  cacheDir: string,
+): Promise<ClipsOfFile> {
+  const folder = dirname(resolve(file));
+  const options = dataAccessOptions(run.config, folder, cacheDir);
+  const access = await openDataAccess({ ...options, frameDiskBytes: 0 });
+  try {
+    const store = onlyNamed(access.store, basename(file));
+    const { clipSeconds } = run.config.data;
+    const index = await makeIndex({
+      ...access,
+      ...{ store, source: 'folder', clipSeconds, heldOutFraction: 0 },
+    });
+    const split = index.train.length > 0 ? 'train' : 'heldOut';
+    const loader = openClipLoader(clipLoaderOptions(run.config, index, split, access));
+    const requests = index[split].map((_, sample) => ({ sample, epoch: 0, substitutes: [] }));
+    const rows = rowsOf(index[split], requests, await loader.load(requests));
+    return { index, data: access, rows, close: () => access.close() };
+  } catch (error) {
+    await access.close();
+    throw error;
+  }
+}
+
+/** A store with a file and what has its name beside it, `clip.en.vtt` for one, but no other medium. */
+function onlyNamed(store: Store, name: string): Store {
+  const stem = basename(name, extname(name));
+  const isWanted = (path: string): boolean =>
+    path === name || (path.startsWith(`${stem}.`) && kindOf(path) === undefined);
+  return {
+    ...store,
+    async *list(signal) {
+      for await (const found of store.list(signal)) if (isWanted(found.path)) yield found;
+    },
+  };
+}
