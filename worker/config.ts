@@ -114,12 +114,8 @@ export function resolveConfig({ text, file, preset, stage, overrides }: ConfigSo
   const whole: unknown = document.toJS();
   if (!isTree(whole))
     throw invalid(`${file}: expected a mapping of fields, as in recipes/videobert.yaml`);
-  const {
-    presets = {},
-    stages,
-    evidence: _,
-    ...base
-  } = whole as Record<'presets' | 'stages' | 'evidence', Tree | undefined>;
+  const { presets = {}, stages } = whole as Partial<Record<'presets' | 'stages', Tree>>;
+  const base = without(whole, ['presets', 'stages', 'evidence']);
 
   let merged: Tree = merge(DEFAULTS, base);
   if (preset !== undefined) {
@@ -129,8 +125,7 @@ export function resolveConfig({ text, file, preset, stage, overrides }: ConfigSo
         `${file} has no preset ${preset}; it has: ${Object.keys(presets).join(', ') || 'none'}`,
       );
     }
-    const { stages: _stages, ...common } = chosen;
-    merged = merge(merged, common);
+    merged = merge(merged, without(chosen, ['stages']));
   }
   const chosenStage = stage ?? Object.keys(stages ?? {})[0];
   if (chosenStage !== undefined) {
@@ -149,8 +144,8 @@ export function resolveConfig({ text, file, preset, stage, overrides }: ConfigSo
 
   const result = config.safeParse(merged);
   if (result.success) {
-    checkAcross(result.data as Config, file);
-    return result.data as Config;
+    checkAcross(result.data, file);
+    return result.data;
   }
   const { issues } = result.error;
   // A misspelt field is both missing and unknown: the unknown one says more.
@@ -258,6 +253,10 @@ function parseOverride(override: string): Tree {
       (value, key) => Object.fromEntries([[key, value]]),
       document.toJS(),
     ) as Tree;
+}
+
+function without(tree: Tree, keys: readonly string[]): Tree {
+  return Object.fromEntries(Object.entries(tree).filter(([key]) => !keys.includes(key)));
 }
 
 function isTree(value: unknown): value is Tree {

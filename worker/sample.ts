@@ -80,7 +80,7 @@ async function say(
     { name: 'fill in' },
   );
   const logits = await program(params, frozen, inputs);
-  const texts = fillIn.complete(batch, (await logits.data()) as Float32Array);
+  const texts = fillIn.complete(batch, await logits.data());
   disposeTree([logits, inputs]);
   program.close();
   return { asked, texts };

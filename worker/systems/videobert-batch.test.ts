@@ -170,3 +170,28 @@ test('chosen positions are distinct, as many as asked, and spans are runs', () =
   }
   assert.deepEqual(choosePositions([], { ratio: 0.5, limit: 10 }, rng), []);
 });
+
+test('text to video hides every window, video to future the later half and all words', () => {
+  const rows = Array.from({ length: 8 }, (_, i) => example(i));
+  const hidden = { ...ASK, hideText: false, hideVideo: true };
+  const whole = assembleVideoBert(CONFIG, rows, { ...hidden, windows: 'all' }, never).arrays;
+  const future = { ...hidden, windows: 'later' as const, isSilent: true };
+  const later = assembleVideoBert(CONFIG, rows, future, never).arrays;
+  const [length, mask] = [17, 50];
+  for (const [row, { textIds, visualWords }] of rows.entries()) {
+    const idsOf = ({ ids }: typeof whole): number[] => [
+      ...ids!.data.slice(row * length, (row + 1) * length),
+    ];
+    assert.deepEqual(idsOf(whole).slice(1, 6), [...textIds]);
+    assert.deepEqual(idsOf(whole).slice(10, 16), new Array<number>(6).fill(mask));
+    const shown = [...visualWords.slice(0, 3)].map((word) => mask + 1 + word);
+    assert.deepEqual(idsOf(later).slice(1, 9), new Array<number>(8).fill(0));
+    assert.deepEqual(idsOf(later).slice(10, 16), [...shown, mask, mask, mask]);
+  }
+  // As many are asked as there is room for: those of a question that hides a share.
+  const asked = ({ visualWeights }: typeof whole): number =>
+    [...visualWeights!.data].reduce((a, b) => a + b, 0);
+  const room = whole['visualLabels']!.shape[1]!;
+  assert.equal(asked(whole), 8 * Math.min(6, room));
+  assert.equal(asked(later), 8 * Math.min(3, room));
+});

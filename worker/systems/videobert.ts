@@ -360,10 +360,11 @@ function remembered<K, V>(known: Map<K, V>, key: K, make: () => V): V {
 
 /** Each row's text with the likeliest word pieces in place of its hidden ones; `logits` [rows, places, V]. */
 function completed(
-  { vocabularySize, firstWordId, special, decode }: Tokenizer,
+  tokenizer: Tokenizer,
   { arrays }: HostBatch,
   logits: ArrayLike<number>,
 ): string[] {
+  const { vocabularySize, firstWordId, special } = tokenizer;
   const { ids, textPositions } = arrays as Record<'ids' | 'textPositions', HostArray>;
   const [numRows, numPlaces] = textPositions.shape as [number, number];
   const length = ids.shape[1]!;
@@ -376,7 +377,9 @@ function completed(
         if (logits[at + id]! > logits[at + best]!) best = id;
       own[textPositions.data[row * numPlaces + place]!] = best;
     }
-    return decode(own.slice(1, own.indexOf(special.join)).filter((id) => id >= firstWordId));
+    return tokenizer.decode(
+      own.slice(1, own.indexOf(special.join)).filter((id) => id >= firstWordId),
+    );
   });
 }
 

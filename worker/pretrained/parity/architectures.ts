@@ -1,6 +1,6 @@
 /** The models that are compared with transformers': how each is opened, and what comes out of it under which names. */
 import * as tf from '@tensorflow/tfjs-core';
-import { shapesOnly } from '../../initializer.ts';
+import { openInitializer, shapesOnly } from '../../initializer.ts';
 import { causalBias, keyBias } from '../../layers/attention-mask.ts';
 import { dense, initDense, type DenseParams } from '../../layers/dense.ts';
 import { addPositions, embed } from '../../layers/embedding.ts';
@@ -148,7 +148,8 @@ function bert(config: Config) {
 
 function visualBert(config: Config) {
   const sizes = visualBertSizesOf(config);
-  const form = initVisualBert(sizes, shapesOnly());
+  // With values: some of its tables begin as copies of others.
+  const form = initVisualBert(sizes, openInitializer(0));
   return {
     ...{ form, table: VISUAL_BERT_WEIGHTS, json: visualBertConfigJson(sizes) },
     outputs(params: typeof form, inputs: Named): Named {

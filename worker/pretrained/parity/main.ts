@@ -3,7 +3,7 @@
  * and randomly initialised, with their gradients and their exports; tokenizers, chat templates, image processors. Prints
  * a JSON line each, at the end a table on stderr, and fails where a difference is beyond its tolerance.
  *
- *     npm run parity [-- NAME...]
+ *     npm run parity [-- NAME... --engine xla|cpu]
  */
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -11,7 +11,8 @@ import path from 'node:path';
 import { parseArgs } from 'node:util';
 import { reportFatal, UsageError } from '../../../proto/errors.ts';
 import { userCacheDir } from '../../../proto/user-cache.ts';
-import { openEngine } from '../../backend/engine.ts';
+import { openEngine, type EngineName } from '../../backend/engine.ts';
+import { ENGINE_NAMES } from '../../config-fields.ts';
 import { compareModel, MODEL_NAMES, TOLERANCE, worstOf } from './compare.ts';
 import { compareImages, IMAGE_PROCESSORS } from './images.ts';
 import { runPeer } from './peer.ts';
@@ -27,7 +28,16 @@ interface Line {
 }
 
 async function main(): Promise<void> {
-  const { positionals } = parseArgs({ allowPositionals: true });
+  const { values, positionals } = parseArgs({
+    allowPositionals: true,
+    options: { engine: { type: 'string', default: 'xla' } },
+  });
+  const engine = ENGINE_NAMES.find((name) => name === values.engine);
+  if (engine === undefined)
+    throw new UsageError(
+      'USAGE',
+      `--engine is ${values.engine}, expected one of ${ENGINE_NAMES.join(', ')}`,
+    );
   const unknown = positionals.find((name) => !(MODEL_NAMES as readonly string[]).includes(name));
   if (unknown !== undefined) {
     throw new UsageError(
@@ -42,7 +52,8 @@ async function main(): Promise<void> {
     process.stdout.write(`${JSON.stringify(line)}\n`);
   };
   try {
-    await models(positionals.length > 0 ? positionals : MODEL_NAMES, folder, tell);
+    const names = positionals.length > 0 ? positionals : MODEL_NAMES;
+    await models({ names, engine, folder }, tell);
     if (positionals.length === 0) await texts(folder, tell);
   } finally {
     await rm(folder, { recursive: true, force: true });
@@ -53,12 +64,15 @@ async function main(): Promise<void> {
 }
 
 async function models(
-  names: readonly string[],
-  folder: string,
+  {
+    names,
+    engine: engineName,
+    folder,
+  }: { readonly names: readonly string[]; readonly engine: EngineName; readonly folder: string },
   tell: (line: Line) => void,
 ): Promise<void> {
   await runPeer('parity.py', 'make', folder, ...names);
-  const engine = await openEngine({ engine: 'xla', cacheDir: userCacheDir(process.env) });
+  const engine = await openEngine({ engine: engineName, cacheDir: userCacheDir(process.env) });
   const found = new Map<string, Record<'parameters' | 'outputs' | 'gradients', number>>();
   try {
     for (const name of names) {

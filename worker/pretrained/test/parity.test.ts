@@ -4,36 +4,45 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { userCacheDir } from '../../../proto/user-cache.ts';
-import { openEngine, type Engine } from '../../backend/engine.ts';
+import { openEngine, type Engine, type EngineName } from '../../backend/engine.ts';
 import { compareModel, MODEL_NAMES, TOLERANCE, worstOf } from '../parity/compare.ts';
 import { runPeer, whyNoPeer } from '../parity/peer.ts';
+
+/** Those of loops, which are programs of their own; the rest is compiled by `npm run parity`, which takes minutes. */
+const COMPILED = ['bert', 'llama-grouped', 'opt-pre'] as const;
 
 const missing = await whyNoPeer();
 
 describe('models are those of transformers', { skip: missing ?? false }, () => {
-  let engine: Engine;
+  const engines: Partial<Record<EngineName, Engine>> = {};
   let folder: string;
 
   before(async () => {
     folder = await mkdtemp(path.join(tmpdir(), 'videoloom-parity-'));
     await runPeer('parity.py', 'make', folder, ...MODEL_NAMES);
-    engine = await openEngine({ engine: 'xla', cacheDir: userCacheDir(process.env) });
+    for (const engine of ['cpu', 'xla'] as const)
+      engines[engine] = await openEngine({ engine, cacheDir: userCacheDir(process.env) });
   });
   after(async () => {
-    engine.close();
+    for (const engine of Object.values(engines)) engine.close();
     await rm(folder, { recursive: true, force: true });
   });
 
-  for (const name of MODEL_NAMES) {
-    it(`${name}: logits, hidden states and gradients (float32, ${TOLERANCE})`, async (t) => {
+  const cases = [
+    ...MODEL_NAMES.map((name) => ({ name, engine: 'cpu' as const })),
+    ...COMPILED.map((name) => ({ name, engine: 'xla' as const })),
+  ];
+  for (const { name, engine } of cases) {
+    it(`${name}, ${engine}: logits, hidden states and gradients (float32, ${TOLERANCE})`, async (t) => {
       const exported = path.join(folder, `${name}-exported`);
-      const { outputs, gradients } = await compareModel(engine, path.join(folder, name), exported);
-      for (const { name: own, difference, largest } of outputs) {
-        assert.ok(difference <= TOLERANCE, `${own} is off by ${difference}`);
-        assert.ok(largest > 100 * TOLERANCE, `${own} is too small to tell: at most ${largest}`);
+      const own = engines[engine]!;
+      const { outputs, gradients } = await compareModel(own, path.join(folder, name), exported);
+      for (const { name: output, difference, largest } of outputs) {
+        assert.ok(difference <= TOLERANCE, `${output} is off by ${difference}`);
+        assert.ok(largest > 100 * TOLERANCE, `${output} is too small to tell: at most ${largest}`);
       }
-      for (const { name: own, difference } of gradients)
-        assert.ok(difference <= TOLERANCE, `the gradient of ${own} is off by ${difference}`);
+      for (const { name: at, difference } of gradients)
+        assert.ok(difference <= TOLERANCE, `the gradient of ${at} is off by ${difference}`);
       const known = gradients.filter(({ largest }) => largest > 100 * TOLERANCE);
       assert.ok(known.length > 0.7 * gradients.length, 'most gradients are too small to tell');
       const [output, gradient] = [worstOf(outputs), worstOf(gradients)];
