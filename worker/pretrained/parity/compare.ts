@@ -86,9 +86,11 @@ export async function compareModel(
           Object.entries(made).map(([name, tensor]) => [name, tf.keep(tensor)]),
         );
         return tf.addN([
-          ...Object.entries(factors).map(([name, factor]) => tf.sum(tf.mul(made[name]!, factor))),
+          ...Object.entries(factors).map(([name, factor]) =>
+            tf.sum<tf.Scalar>(tf.mul(made[name]!, factor)),
+          ),
           // Parameters that nothing depends on, of blocks whose states are not taken, have a gradient too: none.
-          ...leaves.map((leaf) => tf.mul(tf.sum(leaf), 0)),
+          ...leaves.map((leaf) => tf.mul<tf.Scalar>(tf.sum(leaf), 0)),
         ]);
       };
       const gradients = tf.grads(total)(leavesOf(own).map(([, leaf]) => leaf));
