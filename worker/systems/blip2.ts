@@ -20,6 +20,7 @@ import {
   type Blip2TrainingParams,
 } from '../models/blip2-training.ts';
 import { vit } from '../models/vit.ts';
+import { disposeTree } from '../tree.ts';
 import { hashOf } from './bind.ts';
 import { decaysMatrices } from './dialogue-system.ts';
 import { assembleDialogues } from './dialogue.ts';
@@ -36,6 +37,7 @@ import {
 import { fitTokenizer, readTokenizer } from './text-assets.ts';
 import {
   anyFrame,
+  initVision,
   packedFrames,
   unpackedFrames,
   visionFault,
@@ -220,7 +222,13 @@ export function blip2System(
         counted(writeLabels!, writeWeights!),
       ),
     ],
-    init: (initializer) => initBlip2Training(sizes, initializer),
+    init(initializer) {
+      const { vision, ...rest } = initBlip2Training(sizes, initializer);
+      // Of the tower's own kind, which may be another than a plain ViT.
+      disposeTree(vision);
+      const place = { init: initializer, path: 'vision' };
+      return { vision: initVision(config.vision, frameSize, place), ...rest };
+    },
     frozen: {},
     decays: decaysMatrices,
     assemble: (rows) => assemble(rows, 'train'),
