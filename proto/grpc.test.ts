@@ -125,7 +125,14 @@ describe('gRPC helpers', () => {
           });
         }),
     });
-    await assert.rejects(call(channel, definition.ask, 'x', { timeoutMs: 100 }), {
+    // The deadline is for the call: on a busy machine a connection alone may take as long.
+    await new Promise<void>((resolve, reject) => {
+      channel.waitForReady(Date.now() + 30_000, (error) => {
+        if (error) reject(error);
+        else resolve();
+      });
+    });
+    await assert.rejects(call(channel, definition.ask, 'x', { timeoutMs: 1000 }), {
       code: 'DEADLINE_EXCEEDED',
       retryable: true,
     });
