@@ -9,6 +9,7 @@ import { siglip } from './siglip.ts';
 import type { SystemDefinition } from './system.ts';
 import { videoLlama } from './video-llama.ts';
 import { videoLlava } from './video-llava.ts';
+import { videoOfa } from './video-ofa.ts';
 import { videobert } from './videobert.ts';
 
 /** Every system there is. A new one is a file beside this, a line here and a recipe. */
@@ -22,6 +23,7 @@ export const systems: readonly SystemDefinition[] = [
   miniGpt4Video,
   siglip,
   videobert,
+  videoOfa,
   videoLlama,
   videoLlava,
 ];

@@ -11,10 +11,11 @@ import type { FitContext } from './system.ts';
 
 export const TOKENIZER_FILE = 'tokenizer.json';
 
-/** The run's tokenizer: that of the run whose weights it begins from, else one trained on the training split's texts. */
+/** The run's tokenizer: that of the run whose weights it begins from, else one trained on the training split's texts and `furtherTexts`. */
 export async function fitTokenizer(
   { index, folder, initialRuns }: FitContext,
   vocabularySize: number,
+  furtherTexts: readonly string[] = [],
 ): Promise<Tokenizer> {
   const target = join(folder, TOKENIZER_FILE);
   for (const run of initialRuns) {
@@ -27,10 +28,8 @@ export async function fitTokenizer(
     await copyFile(source, target);
     return readTokenizer(folder);
   }
-  const file = trainTokenizer(
-    index.train.map(({ text }) => text),
-    { vocabularySize },
-  );
+  const texts = [...index.train.map(({ text }) => text), ...furtherTexts];
+  const file = trainTokenizer(texts, { vocabularySize });
   await writeFileDurably(target, JSON.stringify(file, undefined, 1));
   return openTokenizer(file);
 }

@@ -1,0 +1,161 @@
+/** Rows to the arrays that VideoOFA takes: prompts, frames as they are shown, and answers. Pure. */
+import { openRng, shuffled, type Rng } from '../../proto/random.ts';
+import type { Sample } from '../../video/index/sample.ts';
+import type { Tokenizer } from '../../video/text/tokenizer.ts';
+import { NO_LABEL } from '../losses/next-token.ts';
+import { packPixels } from '../tokens/pixels.ts';
+import { floatArray, intArray } from './host-arrays.ts';
+import type { HostBatch, Row } from './system.ts';
+
+/** What is asked, and by which words: every answer is text of the same decoder. */
+export const TASKS = ['caption', 'match', 'order'] as const;
+export type Task = (typeof TASKS)[number];
+
+const PROMPTS: Readonly<Record<Task, string>> = {
+  caption: 'what does the video describe?',
+  match: 'does the video describe "{caption}"?',
+  order: 'in which order are the frames of "{caption}"?',
+};
+const [YES, NO] = ['yes', 'no'];
+
+/** All words that prompts and answers have beside captions. */
+export function ofaTexts(numFrames: number): string[] {
+  const digits = Array.from({ length: numFrames }, (_, i) => String(i)).join(' ');
+  return [
+    ...Object.values(PROMPTS).map((prompt) => prompt.replace('{caption}', '')),
+    YES,
+    NO,
+    digits,
+  ];
+}
+
+/** Everything that turns rows into a microbatch. */
+export interface OfaAssembly {
+  readonly seed: number;
+  readonly tokenizer: Pick<Tokenizer, 'encode' | 'special'>;
+  readonly numFrames: number;
+  readonly frameBytes: number;
+  readonly promptLength: number;
+  readonly answerLength: number;
+  /** How often each is asked, in shares of their sum. */
+  readonly tasks: Readonly<Record<Task, number>>;
+  /** Whether a question of order names what the video shows. */
+  readonly orderNamesCaption: boolean;
+}
+
+/** One task of a held-out question; undefined draws it, as training does. */
+export interface OfaQuestion {
+  readonly purpose: string;
+  readonly task?: Task;
+  readonly namesCaption?: boolean;
+}
+
+export const OFA_TRAINING: OfaQuestion = { purpose: 'train' };
+
+/**
+ * A row a sample: the encoder's prompt and frames, and `[CLS] answer [SEP]` for the decoder. Frames of a question of
+ * order are laid in another order, and nothing but their pixels tells the first one.
+ */
+export function assembleOfa(
+  config: OfaAssembly,
+  rows: readonly Row[],
+  split: readonly Sample[],
+  question: OfaQuestion,
+): HostBatch {
+  const { tokenizer, numFrames, frameBytes, promptLength, answerLength } = config;
+  const { pad, cls, sep } = tokenizer.special;
+  const bytes = new Uint8Array(rows.length * numFrames * frameBytes);
+  const arrays = {
+    ids: intArray(rows.length, promptLength),
+    present: floatArray(rows.length, promptLength),
+    answers: intArray(rows.length, answerLength),
+    captionLabels: intArray(rows.length, answerLength),
+    matchLabels: intArray(rows.length, answerLength),
+    orderLabels: intArray(rows.length, answerLength),
+    /** Where each shown frame stands in the film. */
+    places: intArray(rows.length, numFrames),
+  };
+  arrays.ids.data.fill(pad);
+  arrays.answers.data.fill(pad);
+  for (const task of TASKS) arrays[`${task}Labels`].data.fill(NO_LABEL);
+  const counts = { caption: 0, match: 0, order: 0 };
+  let numTokens = 0;
+  for (const [r, row] of rows.entries()) {
+    const rng = openRng(config.seed, `video-ofa/${question.purpose}`, row.epoch, row.number);
+    const task = question.task ?? drawTask(config.tasks, rng.fork('task'));
+    const order = [...Array(numFrames).keys()];
+    const shown = task === 'order' ? shuffled(order, rng.fork('order')) : order;
+    for (const [at, frame] of shown.entries()) {
+      const pixels = row.frames.subarray(frame * frameBytes, (frame + 1) * frameBytes);
+      bytes.set(pixels, (r * numFrames + at) * frameBytes);
+    }
+    arrays.places.data.set(shown, r * numFrames);
+    const namesCaption = question.namesCaption ?? config.orderNamesCaption;
+    const [named, answer] = asked(task, { row, rng, shown, split, namesCaption });
+    const prompt = tokenizer.encode(PROMPTS[task].replace('{caption}', named));
+    const words = prompt.slice(0, promptLength);
+    arrays.ids.data.set(words, r * promptLength);
+    arrays.present.data.fill(1, r * promptLength, r * promptLength + words.length);
+    const written = tokenizer.encode(answer).slice(0, answerLength - 2);
+    arrays.answers.data.set([cls, ...written, sep], r * answerLength);
+    arrays[`${task}Labels`].data.set([...written, sep], r * answerLength + 1);
+    counts[task] += written.length + 1;
+    numTokens += words.length + written.length + 2;
+  }
+  const pixels = { data: packPixels(bytes), shape: [rows.length, bytes.length / 4 / rows.length] };
+  return { arrays: { pixels, ...arrays }, counts, numTokens };
+}
+
+function drawTask(tasks: Readonly<Record<Task, number>>, rng: Rng): Task {
+  let left = rng.uniform() * TASKS.reduce((sum, task) => sum + tasks[task], 0);
+  for (const task of TASKS) {
+    left -= tasks[task];
+    if (left < 0) return task;
+  }
+  return 'caption';
+}
+
+/** The caption that the prompt names, and the answer. */
+function asked(
+  task: Task,
+  {
+    row: { sample, epoch, number },
+    rng,
+    shown,
+    split,
+    namesCaption,
+  }: {
+    readonly row: Row;
+    readonly rng: Rng;
+    readonly shown: readonly number[];
+    readonly split: readonly Sample[];
+    readonly namesCaption: boolean;
+  },
+): [named: string, answer: string] {
+  const { text } = sample;
+  switch (task) {
+    case 'caption':
+      return ['', text];
+    case 'order':
+      return [namesCaption ? text : '', shown.join(' ')];
+    case 'match': {
+      // Each clip is asked both ways, in turns.
+      const wantsOther = (epoch + number) % 2 === 1;
+      const other = wantsOther ? otherCaption(text, split, rng.fork('other')) : undefined;
+      return other === undefined ? [text, YES] : [other, NO];
+    }
+  }
+}
+
+/** Another clip's caption, of a few drawn the one that is most alike: what differs in one word is to be seen, too. */
+function otherCaption(text: string, split: readonly Sample[], rng: Rng): string | undefined {
+  const own = text.split(' ');
+  let [best, most] = [undefined as string | undefined, -1];
+  for (let k = 0; k < 16; k++) {
+    const other = split[rng.integer(split.length)]!.text;
+    const words = other.split(' ');
+    const numEqual = words.filter((word, i) => word === own[i]).length;
+    if (other !== text && numEqual > most) [best, most] = [other, numEqual];
+  }
+  return best;
+}

@@ -1,0 +1,110 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import * as tf from '@tensorflow/tfjs-core';
+import { openCpuEngine } from '../backend/cpu-engine.ts';
+import { uploadBatch } from '../batches.ts';
+import { openInitializer } from '../initializer.ts';
+import {
+  initEncoderDecoder,
+  readAll,
+  writerOf,
+  writtenLogits,
+  type EncoderDecoderSizes,
+} from '../models/encoder-decoder.ts';
+import { captionedRows, openCaptioned } from '../test/captioned-system.ts';
+import { leavesOf } from '../tree.ts';
+
+const OVERRIDES = [
+  'data.frameSize=8',
+  'model.patchSize=4',
+  'model.encoder.width=8',
+  'model.decoder.width=8',
+];
+const open = async () =>
+  openCaptioned('video-ofa', { preset: 'tiny', stage: 'clips', overrides: OVERRIDES });
+
+test('token by token the decoder says what it says of the whole text', async () => {
+  await openCpuEngine();
+  const blocks = { width: 8, numLayers: 2, numHeads: 2, mlpWidth: 16 } as const;
+  const kind = { activation: 'gelu-tanh', epsilon: 1e-5 } as const;
+  const sizes: EncoderDecoderSizes = {
+    picture: { width: 8, patchSize: 4, gridSize: 2, stem: undefined },
+    encoder: { ...blocks, ...kind },
+    decoder: { ...blocks, ...kind },
+    ...{ vocabulary: 11, promptLength: 3, answerLength: 5, numFrames: 2 },
+  };
+  const params = initEncoderDecoder(sizes, openInitializer(2));
+  const input = {
+    pictures: tf.reshape(tf.sin(tf.range(0, 2 * 2 * 8 * 8 * 3)), [4, 8, 8, 3]),
+    ids: tf.tensor2d([1, 2, 3, 4, 5, 0], [2, 3], 'int32'),
+    present: tf.tensor2d([1, 1, 1, 1, 1, 0], [2, 3]),
+  };
+  const answer = [
+    [1, 4, 7, 2],
+    [1, 9, 3, 10],
+  ];
+  const whole = writtenLogits(
+    params,
+    tf.tensor2d(answer, [2, 4], 'int32'),
+    readAll(params, input, sizes),
+    sizes,
+  );
+  const expected = (await whole.array()) as number[][][];
+  const writer = writerOf(sizes, 1);
+  let { logits, state } = writer.prefill(params, input, 4);
+  for (let step = 0; step < 4; step++) {
+    const said = (await logits.array()) as number[][];
+    for (const row of [0, 1]) {
+      for (const [word, value] of said[row]!.entries()) {
+        assert.ok(Math.abs(value - expected[row]![step]![word]!) < 1e-5, `${step} ${row} ${word}`);
+      }
+    }
+    if (step === 3) break;
+    const next = tf.tensor1d([answer[0]![step + 1]!, answer[1]![step + 1]!], 'int32');
+    ({ logits, state } = writer.step(params, state, next));
+  }
+});
+
+test('frames of a question of order lie as its answer says, and nothing else tells it', async () => {
+  const { system, config } = await open();
+  const rows = captionedRows(config);
+  const task = system.heldOutTasks.find(({ name }) => name === 'frame-order-blind-accuracy')!;
+  const { arrays } = task.assemble(rows);
+  const { windows, frameSize } = config.data;
+  const size = frameSize ** 2 * 3;
+  const pixels = arrays['pixels']!.data;
+  const bytes = new Uint8Array(pixels.buffer, pixels.byteOffset, pixels.byteLength);
+  for (const [r, { frames }] of rows.entries()) {
+    for (let at = 0; at < windows; at++) {
+      const place = arrays['places']!.data[r * windows + at]!;
+      const shown = bytes.subarray((r * windows + at) * size, (r * windows + at + 1) * size);
+      assert.deepEqual([...shown], [...frames.subarray(place * size, (place + 1) * size)]);
+    }
+  }
+  const length = arrays['ids']!.shape[1]!;
+  const prompts = rows.map((_, r) => [...arrays['ids']!.data.slice(r * length, (r + 1) * length)]);
+  assert.equal(new Set(prompts.map(String)).size, 1);
+});
+
+test('a caption that does not match is another one, and both answers are asked', async () => {
+  const { system, config } = await open();
+  const task = system.heldOutTasks.find(({ name }) => name === 'match-accuracy')!;
+  const labels = task.labels(task.assemble(captionedRows(config)));
+  const [first, second] = [...new Set(labels)];
+  assert.equal(labels.filter((label) => label === first).length, 4);
+  assert.equal(labels.filter((label) => label === second).length, 4);
+});
+
+test('whatever is asked, the words of the one decoder answer', async () => {
+  const engine = await openCpuEngine();
+  const { system, config } = await open();
+  const params = system.init(openInitializer(3));
+  const trees = new Set(leavesOf(params).map(([path]) => path.split('/')[0]));
+  assert.deepEqual([...trees].sort(), ['frame', 'reader', 'words', 'writer']);
+  for (const task of system.heldOutTasks) {
+    const batch = task.assemble(captionedRows(config));
+    const sums = system.sums(params, {}, uploadBatch(engine, batch));
+    const [correct] = await sums[task.objective]!.correct.data();
+    assert.ok(correct! >= 0 && correct! <= task.labels(batch).length, task.name);
+  }
+});

@@ -1,0 +1,312 @@
+/**
+ * VideoOFA: a model that writes about pictures becomes one that writes about clips: captions, whether words and clip
+ * match, the order of frames, all as text of one decoder. Source: Chen et al. 2023, arXiv:2305.03204.
+ */
+import * as tf from '@tensorflow/tfjs-core';
+import { z } from 'zod';
+import type { Tokenizer } from '../../video/text/tokenizer.ts';
+import { count, share, type RunConfig } from '../config-fields.ts';
+import type { ObjectiveSums } from '../losses/cross-entropy.ts';
+import { nextTokenSums } from '../losses/next-token.ts';
+import {
+  initEncoderDecoder,
+  readAll,
+  writtenLogits,
+  type EncoderDecoderParams,
+  type EncoderDecoderSizes,
+  type ReadStates,
+} from '../models/encoder-decoder.ts';
+import { STEM_STRIDE } from '../models/resnet-stem.ts';
+import { constantOf } from '../tokens/constant.ts';
+import { CLIP_PIXELS, normalizePixels } from '../tokens/pixels.ts';
+import { countedOf, floatArray, intArray } from './host-arrays.ts';
+import {
+  defineSystem,
+  isOneMedium,
+  type HeldOutTask,
+  type HostBatch,
+  type Row,
+  type SystemContext,
+  type VideoLanguageSystem,
+} from './system.ts';
+import { fitTokenizer, readTokenizer } from './text-assets.ts';
+import { checkBlocks, encoderFields, encoderSizes } from './tower-fields.ts';
+import {
+  assembleOfa,
+  OFA_TRAINING,
+  ofaTexts,
+  TASKS,
+  type OfaAssembly,
+  type OfaQuestion,
+} from './video-ofa-batch.ts';
+
+const fields = z.strictObject({
+  name: z.literal('video-ofa').describe('Chen et al. 2023, arXiv:2305.03204'),
+  stem: z
+    .array(count('Blocks of a stage'))
+    .nullable()
+    .describe('Blocks of the stages of a ResNet that pictures go through first; null: patches'),
+  patchSize: count('Height and width of a patch, pixels; 16 behind a stem of three stages'),
+  encoder: encoderFields.describe('What reads frames and prompt together'),
+  decoder: encoderFields.describe('What writes; as wide as the encoder'),
+  vocabulary: count(
+    'Rows of the table of word pieces; the tokenizer is trained to at most so many',
+    32,
+  ),
+  promptTokens: count('Word pieces of a prompt; longer ones are cut'),
+  answerTokens: count('Word pieces of an answer, its start and end included', 3),
+  tasks: z
+    .strictObject({
+      caption: share('Share of the samples whose caption is asked'),
+      match: share('Share of those asked whether a caption matches'),
+      order: share('Share of those whose frames are shuffled, and their order asked'),
+    })
+    .describe('What is asked; the shares count by their sum'),
+  orderNamesCaption: z
+    .boolean()
+    .describe(
+      'Whether a question of order says what the clip shows, which may tell the direction of time',
+    ),
+});
+
+type OfaConfig = z.infer<typeof fields>;
+
+export const videoOfa = defineSystem<OfaConfig, EncoderDecoderParams>({
+  schema: fields,
+  sampleKind: 'a picture, or a clip of one video',
+  takes: isOneMedium,
+  check: ({ model: { encoder, decoder, stem, patchSize, tasks }, data }) => {
+    if (encoder.width !== decoder.width) {
+      return `model.encoder.width (${encoder.width}) and model.decoder.width (${decoder.width}) differ`;
+    }
+    if (data.framesPerWindow !== 1) {
+      return `data.framesPerWindow is ${data.framesPerWindow}, and each window shows one frame: set it to 1`;
+    }
+    if (data.frameSize % patchSize !== 0) {
+      return `data.frameSize (${data.frameSize}) is not a multiple of model.patchSize (${patchSize})`;
+    }
+    if (stem !== null && (patchSize !== STEM_STRIDE || stem.length !== 3)) {
+      return `model.stem has three stages and model.patchSize ${STEM_STRIDE}`;
+    }
+    if (tasks.caption + tasks.match + tasks.order === 0) return 'model.tasks asks nothing';
+    return checkBlocks('model.encoder', encoder) ?? checkBlocks('model.decoder', decoder);
+  },
+  async fit(context) {
+    // Later stages show more frames than this one may, and keep its words.
+    const texts = ofaTexts(Math.max(MOST_COUNTED, context.config.data.windows));
+    const { vocabulary } = context.config.model;
+    const { vocabularySize } = await fitTokenizer(context, vocabulary, texts);
+    return `${vocabularySize} word pieces`;
+  },
+  open,
+});
+
+/** Frames whose numbers the first stage's tokenizer knows at least. */
+const MOST_COUNTED = 10;
+
+export function ofaSizes(model: OfaConfig, data: RunConfig['data']): EncoderDecoderSizes {
+  const kind = { activation: 'gelu-tanh', epsilon: 1e-5 } as const;
+  const { patchSize, stem, encoder, decoder, vocabulary, promptTokens, answerTokens } = model;
+  const gridSize = data.frameSize / patchSize;
+  return {
+    picture: { width: encoder.width, patchSize, gridSize, stem: stem ?? undefined },
+    encoder: encoderSizes(encoder, kind),
+    decoder: encoderSizes(decoder, kind),
+    vocabulary,
+    promptLength: promptTokens,
+    answerLength: answerTokens,
+    numFrames: data.windows,
+  };
+}
+
+type OfaBatch = {
+  readonly [
+    K in
+      | 'pixels'
+      | 'ids'
+      | 'present'
+      | 'answers'
+      | 'captionLabels'
+      | 'matchLabels'
+      | 'orderLabels'
+      | 'places'
+  ]: tf.Tensor;
+} & {
+  /** In a held-out question: which rows count, by their whole answer as the model writes it. */
+  readonly answerWeights?: tf.Tensor; // [B]
+  /** In a question of order: which pairs of frames count, [B, F, F]. */
+  readonly pairWeights?: tf.Tensor;
+};
+
+async function open({
+  config: { model, data, train },
+  folder,
+  index,
+}: SystemContext<OfaConfig>): Promise<VideoLanguageSystem<EncoderDecoderParams>> {
+  const tokenizer = await readTokenizer(folder);
+  const sizes = ofaSizes(model, data);
+  const { frameSize } = data;
+  const assembly: OfaAssembly = {
+    seed: train.seed,
+    tokenizer,
+    numFrames: data.windows,
+    frameBytes: frameSize * frameSize * 3,
+    promptLength: model.promptTokens,
+    answerLength: model.answerTokens,
+    tasks: model.tasks,
+    orderNamesCaption: model.orderNamesCaption,
+  };
+  const digits = digitTable(tokenizer, { size: model.vocabulary, numFrames: data.windows });
+  const read = (params: EncoderDecoderParams, { pixels, ids, present }: OfaBatch): ReadStates => {
+    const count = pixels.shape[0] * data.windows;
+    const pictures = normalizePixels(pixels, [count, frameSize, frameSize, 3], CLIP_PIXELS);
+    return readAll(params, { pictures, ids, present }, sizes);
+  };
+  const sums = (params: EncoderDecoderParams, batch: OfaBatch): Record<string, ObjectiveSums> => {
+    const states = read(params, batch);
+    const logits = writtenLogits(params, batch.answers, states, sizes);
+    const byTask = Object.fromEntries(
+      TASKS.map((task) => [task, nextTokenSums(logits, batch[`${task}Labels`])]),
+    );
+    const { answerWeights, pairWeights } = batch;
+    if (answerWeights === undefined) return byTask;
+    const written = writeGreedily(params, states, batch.answers, sizes);
+    const correct =
+      pairWeights === undefined
+        ? tf.sum(tf.mul(wholeAnswers(written, batch.answers, tokenizer.special.sep), answerWeights))
+        : tf.sum(tf.mul(rightPairs(written, batch.places, digits), pairWeights));
+    return Object.fromEntries(
+      Object.entries(byTask).map(([task, { lossSum }]) => [task, { lossSum, correct }]),
+    );
+  };
+  const ask = (rows: readonly Row[], question: OfaQuestion): HostBatch => {
+    const batch = assembleOfa(assembly, rows, index.heldOut, question);
+    const answerWeights = floatArray(rows.length);
+    answerWeights.data.fill(1);
+    return { ...batch, arrays: { ...batch.arrays, answerWeights } };
+  };
+  const captions = [...new Set(index.heldOut.map(({ text }) => text))];
+  const captionClass = new Map(captions.map((text, i) => [text, i]));
+  const caption: HeldOutTask = {
+    name: 'caption-exact',
+    objective: 'caption',
+    numClasses: captions.length,
+    assemble: (rows) => {
+      const batch = ask(rows, { purpose: 'caption', task: 'caption' });
+      const answerClasses = intArray(rows.length);
+      for (const [i, { sample }] of rows.entries()) {
+        answerClasses.data[i] = captionClass.get(sample.text)!;
+      }
+      return { ...batch, arrays: { ...batch.arrays, answerClasses } };
+    },
+    labels: ({ arrays }) => countedOf(arrays['answerClasses']!, arrays['answerWeights']!),
+  };
+  const match: HeldOutTask = {
+    name: 'match-accuracy',
+    objective: 'match',
+    numClasses: model.vocabulary,
+    assemble: (rows) => ask(rows, { purpose: 'match', task: 'match' }),
+    labels: ({ arrays }) => {
+      const { data: ids } = arrays['answers']!;
+      const first = floatArray(arrays['answerWeights']!.shape[0]!);
+      for (let i = 0; i < first.data.length; i++) first.data[i] = ids[i * model.answerTokens + 1]!;
+      return countedOf(first, arrays['answerWeights']!);
+    },
+  };
+  const order = (namesCaption: boolean): HeldOutTask => {
+    const name = namesCaption ? 'frame-order-accuracy' : 'frame-order-blind-accuracy';
+    return {
+      name,
+      objective: 'order',
+      numClasses: 2,
+      assemble: (rows) => {
+        const batch = ask(rows, { purpose: name, task: 'order', namesCaption });
+        const { windows } = data;
+        const [pairWeights, pairClasses] = [
+          floatArray(rows.length, windows, windows),
+          intArray(rows.length, windows, windows),
+        ];
+        const { data: places } = batch.arrays['places']!;
+        for (let r = 0; r < rows.length; r++) {
+          for (let i = 0; i < windows; i++) {
+            for (let j = i + 1; j < windows; j++) {
+              const at = (r * windows + i) * windows + j;
+              pairWeights.data[at] = 1;
+              pairClasses.data[at] = places[r * windows + i]! < places[r * windows + j]! ? 0 : 1;
+            }
+          }
+        }
+        return { ...batch, arrays: { ...batch.arrays, pairWeights, pairClasses } };
+      },
+      labels: ({ arrays }) => countedOf(arrays['pairClasses']!, arrays['pairWeights']!),
+    };
+  };
+
+  return {
+    name: 'video-ofa',
+    objectives: Object.fromEntries(TASKS.map((task) => [task, 1])),
+    heldOutTasks: [
+      ...(model.tasks.caption > 0 ? [caption] : []),
+      ...(model.tasks.match > 0 ? [match] : []),
+      ...(model.tasks.order > 0 ? [order(true), order(false)] : []),
+    ],
+    init: (initializer) => initEncoderDecoder(sizes, initializer),
+    frozen: {},
+    decays: (path, shape) =>
+      shape.length > 1 && !/(^|\/)(words|frame|position|\w+Position)$/.test(path),
+    assemble: (rows) => assembleOfa(assembly, rows, index.train, OFA_TRAINING),
+    sums: (params, _frozen, batch) => sums(params, batch as OfaBatch),
+  };
+}
+
+/** What the model writes by itself, [B, A] int32, from the first of `answers` on; no gradient. */
+function writeGreedily(
+  params: EncoderDecoderParams,
+  states: ReadStates,
+  answers: tf.Tensor,
+  sizes: EncoderDecoderSizes,
+): tf.Tensor {
+  const [batch, length] = answers.shape as [number, number];
+  return constantOf(() => {
+    let written = tf.slice(answers, [0, 0], [batch, 1]);
+    while (written.shape[1]! < length) {
+      const logits = writtenLogits(params, written, states, sizes);
+      const last = tf.slice(logits, [0, written.shape[1]! - 1, 0], [batch, 1, -1]);
+      written = tf.concat([written, tf.cast(tf.argMax(last, -1), 'int32')], 1);
+    }
+    return written;
+  });
+}
+
+/** 1 for rows whose text is that of the answer up to its end, [B]. */
+function wholeAnswers(written: tf.Tensor, answers: tf.Tensor, endId: number): tf.Tensor {
+  const isEqual = tf.cast(tf.equal(written, answers), 'float32');
+  const isEnd = tf.cast(tf.equal(answers, tf.scalar(endId, 'int32')), 'float32');
+  const isBehind = tf.cumsum(isEnd, 1, true); // exclusive: the end itself counts
+  return tf.min(tf.maximum(isEqual, isBehind), 1);
+}
+
+/** Which pairs of frames a written order has as they are, [B, F, F]; what is no number is never right. */
+function rightPairs(written: tf.Tensor, places: tf.Tensor, digits: Float32Array): tf.Tensor {
+  const [batch, count] = places.shape as [number, number];
+  const told = tf.gather(tf.tensor1d(digits), tf.slice(written, [0, 1], [batch, count]));
+  const truth = tf.cast(places, 'float32');
+  const sign = (x: tf.Tensor): tf.Tensor =>
+    tf.sign(tf.sub(tf.expandDims(x, 2), tf.expandDims(x, 1)));
+  const isNumber = tf.cast(tf.greaterEqual(told, 0), 'float32');
+  const bothNumbers = tf.mul(tf.expandDims(isNumber, 2), tf.expandDims(isNumber, 1));
+  return tf.mul(tf.cast(tf.equal(sign(told), sign(truth)), 'float32'), bothNumbers);
+}
+
+/** The number that each word piece says, -1 for others. */
+function digitTable(
+  tokenizer: Tokenizer,
+  { size, numFrames }: { readonly size: number; readonly numFrames: number },
+): Float32Array {
+  const table = new Float32Array(size).fill(-1);
+  for (let i = 0; i < numFrames; i++) {
+    const [id, ...more] = tokenizer.encode(String(i));
+    if (id !== undefined && more.length === 0) table[id] = i;
+  }
+  return table;
+}
