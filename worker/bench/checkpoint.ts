@@ -1,9 +1,10 @@
 /**
- * What a checkpoint costs a training loop: ours beside torch.distributed.checkpoint's async_save (on a thread and in a
- * process), by turns in one run. A state is parameters and two moments; a step is a product of matrices and AdamW. Stall:
- * how long the call that takes the checkpoint holds the loop. Lost: that and what the steps took longer until it was
- * written. Then the writing alone, with hash and fsync, beside safetensors' (fsync, no hash). Median of the rounds; a
- * JSON line a figure; a ratio above 1 means that ours is better.
+ * What a checkpoint costs a training loop: ours beside torch.save, torch.distributed.checkpoint's save and its async_save
+ * (on a thread and in a process), by turns in one run. A state is parameters and two moments; a step is a product of
+ * matrices and AdamW. Stall: how long the call that takes the checkpoint holds the loop; a synchronous save holds it until
+ * the end. Lost: that and what the steps took longer until it was written, ours with what it takes to lay out memory for
+ * a second state. Total: until it is on disk. Then the writing alone, with fsync, beside safetensors' and torch.save's;
+ * ours with SHA-256, theirs without. Median of the rounds; a JSON line a figure; a ratio above 1 means that ours is better.
  *
  *     node --import tsx worker/bench/checkpoint.ts [--megaparams 100] [--size 2048] [--rounds 5] [--dir DIR] [--cache DIR]
  *         [--no-peers]
@@ -31,11 +32,12 @@ import { median, report } from './report.ts';
 const NUM_TENSORS = 100;
 const SAFETENSORS = 'safetensors==0.6.2';
 
-/** Seconds of one checkpoint. */
+/** Seconds of one checkpoint, and bytes that this process had more than before while it was written. */
 interface Cost {
   readonly stall: number;
   readonly lost: number;
   readonly total: number;
+  readonly extraBytes: number;
 }
 
 /** A process that takes checkpoints on demand. */
@@ -130,6 +132,7 @@ async function work(numElements: number, size: number): Promise<void> {
     await rm(dir, { recursive: true, force: true });
     const base: number[] = [];
     for (let i = 0; verb === 'save' && i < 7; i++) base.push(await step());
+    const rss = process.memoryUsage.rss();
     const startMs = performance.now();
     const seconds = (): number => (performance.now() - startMs) / 1000;
     let isDone = false;
@@ -140,10 +143,14 @@ async function work(numElements: number, size: number): Promise<void> {
     await Promise.resolve();
     const stall = seconds();
     let lost = stall;
+    let extraBytes = 0;
     const isWritten = (): boolean => isDone;
-    while (verb === 'save' && !isWritten()) lost += Math.max(0, (await step()) - median(base));
+    while (verb === 'save' && !isWritten()) {
+      lost += Math.max(0, (await step()) - median(base));
+      extraBytes = Math.max(extraBytes, process.memoryUsage.rss() - rss);
+    }
     await saved;
-    process.stdout.write(`${JSON.stringify({ stall, lost, total: seconds() })}\n`);
+    process.stdout.write(`${JSON.stringify({ stall, lost, total: seconds(), extraBytes })}\n`);
   }
   await files.close();
   engine.close();
@@ -170,8 +177,13 @@ async function compare(dir: string): Promise<void> {
     const torch = openProgram(TORCH, python, [
       ...[script('checkpoint_torch.py'), ...tensors, '--size', flags.size, '--port', String(port)],
     ]);
-    const label = `async_save (${TORCH.replace('==', ' ')})`;
-    programs.push([torch, 'thread', `${label}, thread`], [torch, 'process', `${label}, process`]);
+    const version = TORCH.replace('==', ' ');
+    programs.push(
+      [torch, 'thread', `async_save, thread (${version})`],
+      [torch, 'process', `async_save, process (${version})`],
+      [torch, 'dcp', `DCP save (${version})`],
+      [torch, 'torch', `torch.save and fsync (${version})`],
+    );
     const bare = await ensurePeer(flags.cache, {
       ...{ label: 'safetensors', packages: [SAFETENSORS, 'numpy'], args: [] },
       script: 'checkpoint_safetensors.py',
@@ -200,7 +212,12 @@ async function compare(dir: string): Promise<void> {
     const name = `checkpoint of ${gigabytes} GB amid training`;
     report({ name, metric, value: own!.value, unit: 'ms', better: 'lower' }, peers);
   }
+  const extra = median(costs[0]!.map(({ extraBytes }) => extraBytes / 1e9));
+  const amid = `checkpoint of ${gigabytes} GB amid training`;
+  report({ name: amid, metric: 'memory beside the state', value: extra, unit: 'GB' });
   const speed = (seconds: readonly number[]): number => gigabytes / median(seconds);
+  const ofKind = (kind: string): readonly number[] =>
+    costs[programs.findIndex((program) => program[1] === kind)]!.map(({ total }) => total);
   report(
     {
       name: `checkpoint of ${gigabytes} GB written alone, with SHA-256 and fsync`,
@@ -208,7 +225,11 @@ async function compare(dir: string): Promise<void> {
     },
     plain === undefined
       ? []
-      : [{ name: `${SAFETENSORS.replace('==', ' ')} with fsync`, value: speed(writes[1]) }],
+      : [
+          { name: `${SAFETENSORS.replace('==', ' ')} with fsync`, value: speed(writes[1]) },
+          { name: 'torch.save with fsync', value: speed(ofKind('torch')) },
+          { name: 'DCP save, which has an fsync', value: speed(ofKind('dcp')) },
+        ],
   );
   await Promise.all(
     [...new Set(programs.map(([program]) => program)), ...(plain ? [plain] : [])].map((p) =>

@@ -14,19 +14,22 @@ export interface SavedFile {
 /** Bytes to be written: an array, or memory that somebody keeps until the file is written. */
 export type Piece = Uint8Array | MemoryRange;
 
-/** Writes files on a thread of its own, which reads the memory of this one: nothing is copied, and nobody waits here. */
+/** Writes files on threads of their own, which read the memory of this one: nothing is copied here, nobody waits here. */
 export interface FileWriter {
   /** Pieces that have been written so far. */
   readonly numWritten: number;
   /**
    * Writes the pieces under a temporary name, hashes them on the way, and gives the file its name once it is durable.
-   * One file at a time. Pieces must not change until then.
+   * Files that are written at the same time share the threads. Pieces must not change until then.
    * @throws CheckpointError as `writeFailure`; whatever `pieces` throws. Nothing is left behind then.
    */
   write(path: string, pieces: AsyncIterable<readonly Piece[]>): Promise<SavedFile>;
-  /** Ends the thread; a write under way is given up. */
+  /** Ends the threads; a write under way is given up. */
   close(): Promise<void>;
 }
+
+/** Files that are written at the same time; more than hash a file as fast as a disk takes it would take cores from training. */
+export const NUM_THREADS = 2;
 
 /** What the thread is told; one answer each, in order. */
 export type FileCommand = { readonly id: number } & (
@@ -52,7 +55,35 @@ interface Waiting {
   readonly reject: (error: Error) => void;
 }
 
+/** The threads begin with the first file that each gets. */
 export function openFileWriter(): FileWriter {
+  const threads: { readonly writer: FileWriter; queue: Promise<void>; numFiles: number }[] = [];
+  return {
+    async write(path, pieces) {
+      let free = threads.find(({ numFiles }) => numFiles === 0);
+      if (free === undefined && threads.length < NUM_THREADS) {
+        free = { writer: openFileThread(), queue: Promise.resolve(), numFiles: 0 };
+        threads.push(free);
+      }
+      const thread = free ?? threads.reduce((a, b) => (b.numFiles < a.numFiles ? b : a));
+      thread.numFiles++;
+      const saved = thread.queue.then(() => thread.writer.write(path, pieces));
+      thread.queue = saved.then(
+        () => undefined,
+        () => undefined,
+      );
+      return saved.finally(() => {
+        thread.numFiles--;
+      });
+    },
+    async close() {
+      await Promise.all(threads.map(({ writer }) => writer.close()));
+    },
+  };
+}
+
+/** One thread; one file at a time. */
+function openFileThread(): FileWriter {
   const thread = new Worker(new URL('./file-thread.mjs', import.meta.url), { execArgv: [] });
   // An open writer keeps no process alive; a write under way does.
   thread.unref();

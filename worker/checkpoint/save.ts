@@ -2,7 +2,7 @@ import { mkdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { syncFolder } from '../../proto/durable-file.ts';
 import { writeFailure } from './checkpoint-error.ts';
-import type { FileWriter, Piece, SavedFile } from './file-writer.ts';
+import { NUM_THREADS, type FileWriter, type Piece, type SavedFile } from './file-writer.ts';
 import { compareNames, encodeHeader, type TensorData, type TensorForm } from './format.ts';
 
 /** Tensors under this prefix go to `optimizer-*` files, all others to `model-*`. */
@@ -43,15 +43,31 @@ export function shareOf(
   rank: number,
   worldSize: number,
 ): ReadonlySet<string> {
-  const loads = new Array<number>(worldSize).fill(0);
-  const share = new Set<string>();
+  const ranks = balance(sizes, worldSize);
+  return new Set([...sizes.keys()].filter((name) => ranks.get(name) === rank));
+}
+
+/** Part of each tensor, so that all parts have about the same bytes: a function of names and sizes alone. */
+function balance(sizes: ReadonlyMap<string, number>, numParts: number): Map<string, number> {
+  const loads = new Array<number>(numParts).fill(0);
   const largestFirst = [...sizes].sort(([a, m], [b, n]) => n - m || compareNames(a, b));
-  for (const [name, sizeBytes] of largestFirst) {
-    const least = loads.indexOf(Math.min(...loads));
-    loads[least]! += sizeBytes;
-    if (least === rank) share.add(name);
-  }
-  return share;
+  return new Map(
+    largestFirst.map(([name, sizeBytes]) => {
+      const least = loads.indexOf(Math.min(...loads));
+      loads[least]! += sizeBytes;
+      return [name, least];
+    }),
+  );
+}
+
+/** A share of this many bytes is worth two threads: one alone is as slow as it hashes. */
+const SPLIT_BYTES = 64 << 20;
+
+/** Parts in which each rank writes its share at once; the same on every rank. */
+function partsPerRank(sizes: ReadonlyMap<string, number>, worldSize: number): number {
+  let total = 0;
+  for (const sizeBytes of sizes.values()) total += sizeBytes;
+  return total / worldSize < SPLIT_BYTES ? 1 : NUM_THREADS;
 }
 
 /**
@@ -71,14 +87,27 @@ export async function saveCheckpointPart(
   } catch (error) {
     throw writeFailure(error, dir);
   }
+  const parts = partsPerRank(sizes, worldSize);
+  const shares = balance(
+    new Map([...tensors.keys()].map((name) => [name, sizes.get(name)!])),
+    parts,
+  );
   const saved: SavedFile[] = [];
-  try {
+  const savePart = async (part: number): Promise<void> => {
     for (const kind of ['model', 'optimizer'] as const) {
-      const own = new Map([...tensors].filter(([name]) => kindOf(name) === kind));
+      const own = new Map(
+        [...tensors].filter(([name]) => kindOf(name) === kind && shares.get(name) === part),
+      );
       if (own.size === 0) continue;
-      const path = join(dir, fileName(kind, rank, worldSize));
+      const path = join(dir, fileName(kind, parts * rank + part, parts * worldSize));
       saved.push(await writer.write(path, piecesOf(own, metadata)));
     }
+  };
+  try {
+    const ends = await Promise.allSettled(
+      Array.from({ length: parts }, (_, part) => savePart(part)),
+    );
+    for (const end of ends) if (end.status === 'rejected') throw end.reason;
     if (rank === 0) {
       const index = Buffer.from(JSON.stringify(indexOf(sizes, worldSize), undefined, 2) + '\n');
       const path = join(dir, 'model.safetensors.index.json');
@@ -94,15 +123,18 @@ export async function saveCheckpointPart(
 
 /** Where each model tensor is. Source: huggingface.co/docs/transformers/big_models, "Sharded checkpoints". */
 function indexOf(sizes: ReadonlyMap<string, number>, worldSize: number): object {
+  const parts = partsPerRank(sizes, worldSize);
   const owners = new Map<string, number>();
+  const ranks = balance(sizes, worldSize);
   for (let rank = 0; rank < worldSize; rank++) {
-    for (const name of shareOf(sizes, rank, worldSize)) owners.set(name, rank);
+    const share = new Map([...sizes].filter(([name]) => ranks.get(name) === rank));
+    for (const [name, part] of balance(share, parts)) owners.set(name, parts * rank + part);
   }
   const names = [...sizes.keys()].filter((name) => kindOf(name) === 'model').sort(compareNames);
   return {
     metadata: { total_size: names.reduce((sum, name) => sum + sizes.get(name)!, 0) },
     weight_map: Object.fromEntries(
-      names.map((name) => [name, fileName('model', owners.get(name)!, worldSize)]),
+      names.map((name) => [name, fileName('model', owners.get(name)!, parts * worldSize)]),
     ),
   };
 }

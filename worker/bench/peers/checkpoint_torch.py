@@ -1,5 +1,5 @@
-"""The peer of checkpoint.ts: torch.distributed.checkpoint's async_save, on a thread or in a process, beside a training step (a product of
-matrices and AdamW). Reads "save KIND DIR" line by line; answers with a JSON line: seconds inside async_save, seconds that steps lost until it
+"""The peer of checkpoint.ts: torch.distributed.checkpoint's async_save, on a thread or in a process, its save, and torch.save with fsync, beside a
+training step (a product of matrices and AdamW). Reads "save KIND DIR" line by line; answers with a JSON line: seconds inside async_save, seconds that steps lost until it
 was written, seconds until then. The first save of each kind warms its buffers up. End of input ends it."""
 import argparse, json, os, shutil, statistics, sys, time
 import torch, torch.distributed as dist, torch.distributed.checkpoint as dcp
@@ -38,11 +38,23 @@ def main():
     stagers = {}
     for line in sys.stdin:
         _, kind, folder = line.split()
-        if kind not in stagers:
+        if kind in kinds and kind not in stagers:
             stagers[kind] = DefaultStager(StagingOptions(False, kind == "process", False, False))
         shutil.rmtree(folder, ignore_errors=True)
         base = statistics.median(step() for _ in range(7))
         start = time.perf_counter()
+        if kind not in kinds:
+            if kind == "dcp":
+                dcp.save(state, checkpoint_id=folder)
+            else:
+                os.makedirs(folder)
+                with open(os.path.join(folder, "state.pt"), "wb") as file:
+                    torch.save(state, file)
+                    file.flush()
+                    os.fsync(file.fileno())
+            seconds = time.perf_counter() - start
+            print(json.dumps({"stall": seconds, "lost": seconds, "total": seconds}), flush=True)
+            continue
         future = dcp.async_save(state, checkpoint_id=folder, async_checkpointer_type=kinds[kind], async_stager=stagers[kind])
         stall, lost = time.perf_counter() - start, 0.0
         future = getattr(future, "upload_completion", future)
