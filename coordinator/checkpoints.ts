@@ -167,6 +167,15 @@ export async function removeUnfinished(
   return unfinished;
 }
 
+/** Those of `completed` that have no folder any more: it was removed by hand, or the run was brought from elsewhere. */
+export async function missingCheckpoints(
+  folder: string,
+  completed: ReadonlySet<number>,
+): Promise<number[]> {
+  const steps = new Set(await stepsIn(folder));
+  return [...completed].filter((step) => !steps.has(step)).sort((a, b) => a - b);
+}
+
 /** Gives a damaged checkpoint another name, so that its step can be written anew; gives the new path. */
 export async function setAside(folder: string, step: number): Promise<string> {
   const taken = new Set(await readdir(folder));

@@ -32,6 +32,7 @@ import { NO_TIME } from '../proto/time-ledger.ts';
 import {
   completeCheckpoint,
   findCheckpoint,
+  missingCheckpoints,
   removeCheckpoint,
   removeLeftovers,
   removeUnfinished,
@@ -109,6 +110,10 @@ export async function openRun(
     const newest = await findCheckpoint(checkpoints, plan.runId, async (step, error) => {
       damaged.push(checkpointDamaged(step, await setAside(checkpoints, step), error.message));
     });
+    for (const step of await missingCheckpoints(checkpoints, history.checkpoints)) {
+      const isSetAside = damaged.some((event) => 'step' in event && event.step === step);
+      if (!isSetAside) damaged.push(checkpointDamaged(step, '', 'its folder is gone.'));
+    }
     const restoreStep = newest?.step ?? 0;
     const isFinished = (history.finished?.step ?? 0) >= plan.totalSteps;
     journal.append({ type: 'opened', pid: process.pid, plan }, { sync: true });
@@ -608,7 +613,9 @@ function logEvent(log: Log, event: JournalEvent): void {
     case 'checkpoint-damaged':
       log.warn(
         { step: event.step, code: 'CHECKPOINT_INVALID' },
-        `${event.message} It is kept as ${event.keptAs}, to be looked at or removed.`,
+        event.keptAs === ''
+          ? `the checkpoint of step ${event.step} cannot be used: ${event.message}`
+          : `${event.message} It is kept as ${event.keptAs}, to be looked at or removed.`,
       );
       return;
     case 'failed':

@@ -84,6 +84,43 @@ All fields: worker/recipes/config.schema.json. Stop with Ctrl-C; the same comman
     },
   );
 
+program
+  .command('resume')
+  .description(
+    'go on with a run from its newest whole checkpoint, here or on a machine that has nothing of it',
+  )
+  .argument('<run>', 'run folder, or s3://bucket/prefix/<run id> below its checkpoint.store')
+  .argument('[overrides...]', 'fields of the config that may differ, as cluster.detectWithin=5')
+  .option('--out <dir>', 'folder for a run out of a store (default: runs/<run id>)')
+  .option('--workers <n>', 'worker processes; any number gives the same bits')
+  .option('--listen <address>', 'address of the coordinator', '127.0.0.1:0')
+  .option('--metrics <address>', "address of the coordinator's /metrics", '127.0.0.1:0')
+  .option('--tls <dir>', TLS_HELP)
+  .option('--insecure', INSECURE_HELP)
+  .addHelpText(
+    'after',
+    `
+Examples:
+  videoloom resume runs/videobert
+  videoloom resume runs/videobert --workers 4
+  videoloom resume s3://bucket/runs/videobert --out runs/videobert   the data must be where they were`,
+  )
+  .action(
+    async (
+      run: string,
+      overrides: string[],
+      options: Record<'listen' | 'metrics', string> & {
+        out?: string;
+        workers?: string;
+        tls?: string;
+        insecure?: boolean;
+      },
+    ) => {
+      const { resumeRun } = await import('./resume.ts');
+      process.exitCode = await resumeRun(run, { overrides, ...options });
+    },
+  );
+
 recipeVerb('plan', 'what a run will take: memory, work, time a step; nothing is trained')
   .addHelpText(
     'after',
@@ -199,6 +236,16 @@ passOn(
   { program: 'worker', args: ['probe'] },
   "what a run's figures are for one frame, shuffled and reversed frames",
   ['videoloom probe runs/videobert', 'videoloom probe runs/videobert --json'],
+);
+
+passOn(
+  'export',
+  { program: 'worker', args: ['export'] },
+  'write the weights of a run as a folder in the layout of Hugging Face',
+  [
+    'videoloom export runs/videobert --out exported/videobert',
+    'videoloom export runs/videobert --step 1000 --out exported/videobert-1000',
+  ],
 );
 
 program

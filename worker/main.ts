@@ -20,6 +20,8 @@ async function main(argv: readonly string[]): Promise<void> {
   else if (verb === 'look') await runLook(rest);
   else if (verb === 'sample') await runSample(rest);
   else if (verb === 'probe') await runProbe(rest);
+  else if (verb === 'fetch') await runFetch(rest);
+  else if (verb === 'export') await runExport(rest);
   else if (verb === 'schema') {
     const { configJsonSchema } = await import('./config.ts');
     process.stdout.write(`${JSON.stringify(configJsonSchema(), undefined, 2)}\n`);
@@ -29,7 +31,7 @@ async function main(argv: readonly string[]): Promise<void> {
   } else
     throw new UsageError(
       'USAGE',
-      `worker/main.ts prepare|train|plan|look|sample|probe|engine, not ${verb ?? 'nothing'}`,
+      `worker/main.ts prepare|train|plan|look|sample|probe|fetch|export|engine, not ${verb ?? 'nothing'}`,
     );
 }
 
@@ -113,6 +115,40 @@ async function runProbe(argv: string[]): Promise<void> {
   } finally {
     await trained.close();
   }
+}
+
+async function runFetch(argv: string[]): Promise<void> {
+  const { values, positionals } = parseArgs({
+    args: argv,
+    allowPositionals: true,
+    options: { out: { type: 'string' } },
+  });
+  const [url] = positionals;
+  if (url === undefined || values.out === undefined)
+    throw new UsageError('USAGE', 'worker/main.ts fetch s3://bucket/prefix/RUN --out DIR');
+  const { fetchRun } = await import('./run-store/fetch-run.ts');
+  const { openRunStore, splitRunUrl } = await import('./run-store/run-store.ts');
+  const { store, runId } = splitRunUrl(url);
+  const from = openRunStore(store, runId);
+  const say = (line: string): void => void process.stderr.write(`${line}\n`);
+  const step = await fetchRun(from, values.out, say);
+  say(`took the run from ${from.root} into ${values.out}, with the checkpoint of step ${step}`);
+}
+
+async function runExport(argv: string[]): Promise<void> {
+  const { values, positionals } = parseArgs({
+    args: argv,
+    allowPositionals: true,
+    options: { out: { type: 'string' }, step: { type: 'string' } },
+  });
+  const [folder] = positionals;
+  const step = values.step === undefined ? undefined : Number(values.step);
+  const isStep = step === undefined || (Number.isInteger(step) && step >= 1);
+  if (folder === undefined || values.out === undefined || !isStep)
+    throw new UsageError('USAGE', 'videoloom export RUN_FOLDER [--step N] --out DIR');
+  const { exportRun } = await import('./export/export-run.ts');
+  const { files, step: taken } = await exportRun({ folder, out: values.out, step });
+  process.stdout.write(`step ${taken}: ${files.join(', ')} in ${values.out}\n`);
 }
 
 async function runPrepare(argv: string[]): Promise<void> {

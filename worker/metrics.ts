@@ -5,6 +5,7 @@ import type { ObjectiveSum } from '../proto/gen/videoloom/v1/run.ts';
 import { ACTIVITIES, secondsOf } from '../proto/time-ledger.ts';
 import type { Ledger } from './ledger.ts';
 import type { PrefetchState } from './prefetch.ts';
+import type { CopyMetrics } from './run-store/copier.ts';
 
 /** What the decoders of this process have done so far. */
 export interface DecodeCounters {
@@ -28,6 +29,8 @@ export interface WorkerMetrics {
   batchTaken(prefetch: PrefetchState): void;
   checkpointWritten(seconds: number, files: readonly CheckpointFile[]): void;
   checkpointFailed(error: unknown): void;
+  /** What becomes of copies in a store. */
+  readonly copies: CopyMetrics;
 }
 
 /**
@@ -113,6 +116,28 @@ export function openWorkerMetrics(ledger: Ledger, decoding: () => DecodeCounters
     labelNames: ['reason'],
     registers,
   });
+  const copiedStep = new Gauge({
+    name: 'videoloom_checkpoint_copied_step',
+    help: 'Step of the newest checkpoint that this worker put into the store',
+    registers,
+  });
+  const copySeconds = new Histogram({
+    name: 'videoloom_checkpoint_copy_duration_seconds',
+    help: 'Time to put a checkpoint into the store, failed attempts included',
+    buckets: [0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000],
+    registers,
+  });
+  const copyBytes = new Counter({
+    name: 'videoloom_checkpoint_copy_bytes_total',
+    help: 'Bytes put into the store',
+    registers,
+  });
+  const copyFailures = new Counter({
+    name: 'videoloom_checkpoint_copy_failures_total',
+    help: 'Attempts to put a checkpoint into the store that failed, by reason',
+    labelNames: ['reason'],
+    registers,
+  });
   new Counter({
     name: 'videoloom_phase_seconds_total',
     help: 'Wall clock of the process by what it did; with the step under way, the phases add up to the whole',
@@ -187,6 +212,18 @@ export function openWorkerMetrics(ledger: Ledger, decoding: () => DecodeCounters
     },
     checkpointFailed(error) {
       checkpointFailures.inc({ reason: error instanceof VideoloomError ? error.code : 'BUG' });
+    },
+    copies: {
+      copied(step, seconds) {
+        copiedStep.set(step);
+        copySeconds.observe(seconds);
+      },
+      copyBytes(numBytes) {
+        copyBytes.inc(numBytes);
+      },
+      copyFailed(code) {
+        copyFailures.inc({ reason: code });
+      },
     },
   };
 }

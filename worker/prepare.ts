@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto';
 import { access, mkdir, readFile } from 'node:fs/promises';
 import { basename, join, relative, resolve } from 'node:path';
 import { parse, stringify } from 'yaml';
+import { newestCheckpointStep } from '../proto/checkpoint-manifest.ts';
 import { writeFileDurably } from '../proto/durable-file.ts';
 import { UsageError, VideoloomError } from '../proto/errors.ts';
 import { openProgress } from '../proto/progress.ts';
@@ -16,6 +17,9 @@ import { isUrl } from '../video/storage/paths.ts';
 import { generateWorld } from '../video/world/generate.ts';
 import { resolveConfig, stagesOf, type Config } from './config.ts';
 import { writeInitialWeights } from './initial-weights.ts';
+import { fetchNewestCheckpoint, fetchRun, storedPlan } from './run-store/fetch-run.ts';
+import { writeRunFileNames } from './run-store/run-files.ts';
+import { openRunStore } from './run-store/run-store.ts';
 import { ensurePlugin, findPlugin } from './pjrt/plugin.ts';
 import { clipLoaderOptions, dataAccessOptions, RUN_FILES } from './run.ts';
 import { systemNamed } from './systems/registry.ts';
@@ -99,6 +103,8 @@ export async function prepare(options: PrepareOptions): Promise<Prepared> {
 
   // --- The same run again, or a new one.
   const planFile = join(folder, RUN_PLAN_FILE);
+  const { store } = config.checkpoint;
+  if (store !== null) await fetchFromStore(store, folder, config, say);
   const old = await readIfThere(planFile);
   if (old !== undefined) {
     const oldPlan = JSON.parse(old) as RunPlan;
@@ -158,6 +164,7 @@ export async function prepare(options: PrepareOptions): Promise<Prepared> {
       configDigest: digestOf(config),
       ...adjustable(config),
     };
+    await writeRunFileNames(folder, [RUN_PLAN_FILE]);
     await writeFileDurably(planFile, JSON.stringify(plan, undefined, 2));
     const { train, heldOut } = index;
     say(
@@ -167,6 +174,42 @@ export async function prepare(options: PrepareOptions): Promise<Prepared> {
     return { ...prepared, existed: false };
   } finally {
     await data.close();
+  }
+}
+
+/**
+ * Where this disk has nothing of a run, or no checkpoint of it any more, the store is asked for it.
+ * @throws UsageError RUN_DIFFERS; StorageError where the store cannot be asked: what it may have is not begun anew
+ */
+async function fetchFromStore(
+  store: string,
+  folder: string,
+  config: Config,
+  say: PrepareOptions['say'],
+): Promise<void> {
+  const from = openRunStore(store, runIdOf(folder));
+  try {
+    const isHere = (await readIfThere(join(folder, RUN_PLAN_FILE))) !== undefined;
+    if (isHere && (await newestCheckpointStep(folder)) !== undefined) return;
+    const plan = await storedPlan(from);
+    if (plan === undefined) return;
+    if (plan.configDigest !== digestOf(config)) {
+      throw new UsageError(
+        'RUN_DIFFERS',
+        `${from.root} holds a run with another config: give --out another folder, whose name is the name of the run, ` +
+          'checkpoint.store another prefix, or the same config to resume it',
+      );
+    }
+    if (isHere) {
+      const step = await fetchNewestCheckpoint(from, folder, say);
+      if (step !== undefined) say(`took the checkpoint of step ${step} from ${from.root}`);
+      return;
+    }
+    if (config.data.folder === null) await makeDemoWorld(config);
+    const step = await fetchRun(from, folder, say);
+    say(`took the run from ${from.root}, with the checkpoint of step ${step}`);
+  } finally {
+    from.writer.close();
   }
 }
 

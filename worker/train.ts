@@ -161,7 +161,7 @@ export async function train(options: TrainOptions): Promise<void> {
   if (options.leaving.aborted) leave();
   const checkpoints = openCheckpointWriter({
     engine,
-    runFolder: run.folder,
+    run,
     session,
     log,
     metrics: options.metrics,
@@ -259,6 +259,7 @@ export async function train(options: TrainOptions): Promise<void> {
     ledger.enter('wait');
     scope.throwIfAborted();
     await collectives.configure(generation);
+    if (self.rank === 0) await checkpoints.catchUp();
 
     // --- Steps.
     let last = state.step >= run.plan.totalSteps;
@@ -317,7 +318,9 @@ export async function train(options: TrainOptions): Promise<void> {
       last = vote.last;
     }
     ledger.enter('checkpoint');
-    await checkpoints.settled();
+    await checkpoints.settled(() => {
+      ledger.progress();
+    });
 
     // --- Result. A stopped run has none: it is resumed later.
     ledger.enter('evaluate');

@@ -1,8 +1,11 @@
 import assert from 'node:assert/strict';
-import { readdir, readFile } from 'node:fs/promises';
+import { execFile } from 'node:child_process';
+import { readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
+import { promisify } from 'node:util';
 import { openRng } from '../../proto/random.ts';
+import { startS3Server } from '../../video/storage/test/s3-server.ts';
 import {
   committedStep,
   makeWorkFolder,
@@ -74,6 +77,7 @@ test('a run that is killed whole at random steps resumes to the same weights, wi
   assert.equal(code, 0, output);
   assert.match(output, /resuming/);
   assert.equal((await readSummary(run)).weightsSha256, undisturbed.weightsSha256);
+  await assertFaultless(run);
 });
 
 test('a worker that is killed while it trains is replaced, and the weights are the same', async () => {
@@ -140,6 +144,117 @@ test('Ctrl-C lets the step end and a checkpoint be written, and the same command
   assert.equal(code, 0, output);
   assert.equal((await readSummary(run)).weightsSha256, undisturbed.weightsSha256);
 });
+
+test('an audit finds nothing wrong with a whole run, and names what was done to it', async () => {
+  await assertFaultless('one');
+  const path = join(work.folder, 'one', 'journal.jsonl');
+  const whole = await readFile(path, 'utf8');
+  const lines = whole.split('\n');
+  const at = lines.findIndex((line) => line.includes('"type":"commit","step":13,'));
+  await writeFile(path, lines.toSpliced(at, 1).join('\n'));
+  const { code, output } = await videoloom(['audit', 'one'], { cwd: work.folder });
+  await writeFile(path, whole);
+  assert.equal(code, 1, output);
+  assert.match(output, /JOURNAL_RECORD_MISSING: record \d+ is missing/);
+  assert.match(
+    output,
+    /SAMPLE_LOST: sample \d+ of epoch \d+ \(step 13, place \d+\) is in no commit/,
+  );
+  assert.match(output, /step 13: sample \d+ \(.*\.mp4\) in epoch/, 'the file is named');
+});
+
+test('a run is exported as Python reads it: weights by name, sizes, tokenizer', async (t) => {
+  const { code, output } = await videoloom(['export', 'one', '--out', 'exported'], {
+    cwd: work.folder,
+  });
+  assert.equal(code, 0, output);
+  const folder = join(work.folder, 'exported');
+  const config = JSON.parse(await readFile(join(folder, 'config.json'), 'utf8')) as {
+    model_type: string;
+    videoloom: { step: number; weightsSha256: string; numParameters: number };
+  };
+  assert.equal(config.model_type, 'videoloom-videobert');
+  assert.equal(config.videoloom.step, STEPS);
+  assert.equal(config.videoloom.weightsSha256, undisturbed.weightsSha256);
+  const missing = await videoloom(['export', 'one', '--step', '5', '--out', 'exported'], {
+    cwd: work.folder,
+  });
+  assert.equal(missing.code, 2);
+  assert.match(missing.output, /CHECKPOINT_NOT_FOUND: .*no checkpoint of step 5/);
+  const python = process.env['VIDEOLOOM_TEST_PYTHON'];
+  if (python === undefined) {
+    t.skip('VIDEOLOOM_TEST_PYTHON names no Python with safetensors and tokenizers');
+    return;
+  }
+  const peer = join(import.meta.dirname, 'read_export.py');
+  const { stdout } = await promisify(execFile)(python, [peer, folder]);
+  const read = JSON.parse(stdout) as { sha256: string; elements: number; text: string };
+  assert.equal(read.sha256, undisturbed.weightsSha256, 'hashed by what Python reads');
+  assert.equal(read.elements, config.videoloom.numParameters);
+  assert.equal(read.text, 'a circle');
+});
+
+test('a run whose machine is lost goes on from the store with the same weights, and outlasts the loss of the store', async (t) => {
+  const server = await startS3Server();
+  if ('skip' in server) {
+    t.skip(server.skip);
+    return;
+  }
+  t.after(() => server.close());
+  const env = {
+    ...{ AWS_ENDPOINT_URL_S3: server.endpoint, AWS_REGION: 'us-east-1' },
+    ...{ AWS_ACCESS_KEY_ID: 'key', AWS_SECRET_ACCESS_KEY: 'secret' },
+  };
+  const created = await fetch(`${server.endpoint}/bucket`, { method: 'PUT' });
+  assert.equal(created.status, 200);
+  const options = { cwd: work.folder, env };
+  const run = join(work.folder, 'stored');
+  const stored = [...train('stored', 2), 'checkpoint.store=s3://bucket/runs'];
+
+  const started = startVideoloom(stored, options);
+  // The run takes no notice of how fast the copies are: wait for one, then lose everything.
+  for (let polls = 0; polls < 3000; polls++) {
+    const manifests = [6, 12, 18].map(
+      (step) =>
+        `${server.endpoint}/bucket/runs/stored/checkpoints/step-${String(step).padStart(8, '0')}/manifest.json`,
+    );
+    const answers = await Promise.all(manifests.map((url) => fetch(url)));
+    if (answers.some(({ status }) => status === 200)) break;
+    assert.equal(started.child.exitCode, null, started.output());
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+  started.killAll();
+  await started.ended;
+  await rm(run, { recursive: true });
+
+  const resuming = startVideoloom(
+    ['resume', 's3://bucket/runs/stored', '--out', 'stored', '--workers', '1'],
+    options,
+  );
+  for (let polls = 0; !/with the checkpoint of step \d+/.test(resuming.output()); polls++) {
+    assert.ok(polls < 3000 && resuming.child.exitCode === null, resuming.output());
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+  assert.doesNotMatch(resuming.output(), /checkpoint of step 0/);
+  // The store goes too: the run ends all the same.
+  await server.close();
+  const { code, output } = await resuming.ended;
+  assert.equal(code, 0, output);
+  assert.equal((await readSummary(run)).weightsSha256, undisturbed.weightsSha256);
+  await assertFaultless(run);
+  const log = await readFile(join(run, 'logs', 'worker-0.jsonl'), 'utf8');
+  assert.match(log, /the checkpoint is not in s3:\/\/bucket\/runs/);
+  assert.doesNotMatch(log, /secret/);
+});
+
+/** `videoloom audit` has nothing to say against the run. */
+async function assertFaultless(run: string): Promise<void> {
+  const { code, output } = await videoloom(['audit', run, '--json'], { cwd: work.folder });
+  assert.equal(code, 0, output);
+  const audit = JSON.parse(output) as { problems: unknown[]; committedStep: number };
+  assert.deepEqual(audit.problems, []);
+  assert.equal(audit.committedStep, STEPS);
+}
 
 /** Every checkpoint that has a manifest loads: sizes and SHA-256 of all files are right. */
 async function assertCheckpointsWhole(run: string): Promise<void> {

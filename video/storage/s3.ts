@@ -36,7 +36,8 @@ export function openS3UrlStore(options: S3Options = {}): Store {
   return s3Store('s3://', undefined, options, (location) => parseS3Url(location, options));
 }
 
-interface S3Place {
+/** Where an object is. */
+export interface S3Place {
   readonly bucket: string;
   readonly key: string;
 }
@@ -106,12 +107,14 @@ function s3Store(
   };
 }
 
-interface S3 {
+/** The SDK, which is loaded on first use, and a client. */
+export interface S3 {
   readonly sdk: typeof import('@aws-sdk/client-s3');
   readonly s3: S3Client;
 }
 
-async function openClient(): Promise<S3> {
+/** A client that finds its server and its credentials by itself, as {@link openS3Store} says. */
+export async function openClient(): Promise<S3> {
   // Node 20 is supported here whatever the SDK plans; its warning would stand in the middle of a progress line.
   process.env['AWS_SDK_JS_NODE_VERSION_SUPPORT_WARNING_DISABLED'] ??= 'true';
   const sdk = await import('@aws-sdk/client-s3');
@@ -155,7 +158,8 @@ function totalOf({ ContentRange, ContentLength }: GetObjectCommandOutput): numbe
   return total === undefined ? undefined : Number(total);
 }
 
-function parseS3Url(location: string, options: S3Options): S3Place {
+/** @throws StorageError URL_REFUSED */
+export function parseS3Url(location: string, options: S3Options): S3Place {
   checkUrl(location, options);
   // No `URL`: keys are taken as they are written, `%`, `?` and `#` included.
   const [, bucket, key = ''] = /^s3:\/\/([^/]+)(?:\/(.*))?$/is.exec(location) ?? [];
@@ -164,7 +168,8 @@ function parseS3Url(location: string, options: S3Options): S3Place {
   return { bucket, key };
 }
 
-async function attempt<T>(place: S3Place, call: () => Promise<T>): Promise<T> {
+/** One call; what it fails with says whether another one is worth while. @throws StorageError */
+export async function attempt<T>(place: S3Place, call: () => Promise<T>): Promise<T> {
   try {
     return await call();
   } catch (error) {
@@ -221,8 +226,8 @@ function s3Error(place: S3Place, { name, code, message, $metadata }: S3Failure):
   if (status === 403 || status === 401) {
     return new StorageError(
       'STORAGE_DENIED',
-      `${what} may not be read with these credentials (${name}): they need s3:GetObject on it and s3:ListBucket on ` +
-        'its bucket',
+      `${what} may not be used with these credentials (${name}): they need s3:GetObject on it and s3:ListBucket on ` +
+        'its bucket; a run that keeps checkpoints there needs s3:PutObject and s3:DeleteObject too',
       { cause },
     );
   }
@@ -246,7 +251,8 @@ function s3Error(place: S3Place, { name, code, message, $metadata }: S3Failure):
   return new StorageError('STORAGE_FAILED', `${what} cannot be had (${cause.message})`, { cause });
 }
 
-function shown({ bucket, key }: S3Place): string {
+/** As messages name it. */
+export function shown({ bucket, key }: S3Place): string {
   return `s3://${bucket}/${key}`;
 }
 
@@ -260,4 +266,7 @@ const NO_CREDENTIALS = new Set([
   'TokenProviderError',
 ]);
 /** Names that come with other statuses than 429 and 5xx. */
-const BUSY = new Set(['RequestTimeout', 'RequestTimeTooSkewed', 'SlowDown', 'TimeoutError']);
+const BUSY = new Set([
+  ...['RequestTimeout', 'RequestTimeTooSkewed', 'SlowDown', 'TimeoutError'],
+  ...['BadDigest', 'IncompleteBody'], // damaged on its way
+]);

@@ -1,0 +1,61 @@
+import { access } from 'node:fs/promises';
+import { basename, join } from 'node:path';
+import { UsageError } from '../proto/errors.ts';
+import { RUN_PLAN_FILE } from '../proto/run-plan.ts';
+import { trainLocally } from './local.ts';
+import { runThrough } from './processes.ts';
+
+/** The config that a run folder was prepared with; a whole recipe. */
+const CONFIG_FILE = 'config.resolved.yaml';
+
+export interface ResumeOptions {
+  readonly overrides: readonly string[];
+  readonly out?: string;
+  readonly workers?: string;
+  readonly listen: string;
+  readonly metrics: string;
+  readonly tls?: string;
+  readonly insecure?: boolean;
+}
+
+/**
+ * Goes on with a run by what lies in its folder; one out of a store is brought there first. Gives the exit code.
+ * @throws UsageError RUN_NOT_FOUND
+ */
+export async function resumeRun(run: string, options: ResumeOptions): Promise<number> {
+  let folder = run;
+  if (/^s3:\/\//i.test(run)) {
+    folder = options.out ?? join('runs', basename(run));
+    if (!(await isThere(join(folder, RUN_PLAN_FILE)))) {
+      const code = await runThrough('worker', ['fetch', run, '--out', folder]);
+      if (code !== 0) return code;
+    }
+  }
+  if (!(await isThere(join(folder, RUN_PLAN_FILE)))) {
+    throw new UsageError(
+      'RUN_NOT_FOUND',
+      `${folder} is no run folder: it has no ${RUN_PLAN_FILE}. Of a recipe with stages name the folder of a stage, or ` +
+        'give `videoloom train` the recipe again.',
+    );
+  }
+  const set = [
+    ...(options.workers === undefined ? [] : [`cluster.workers=${options.workers}`]),
+    ...options.overrides,
+  ];
+  return trainLocally({
+    prepareArgs: [
+      ...[join(folder, CONFIG_FILE), '--out', folder],
+      ...set.flatMap((override) => ['--set', override]),
+    ],
+    listenAddress: options.listen,
+    metricsAddress: options.metrics,
+    ...{ tls: options.tls, insecure: options.insecure, env: process.env },
+  });
+}
+
+function isThere(path: string): Promise<boolean> {
+  return access(path).then(
+    () => true,
+    () => false,
+  );
+}

@@ -1,0 +1,38 @@
+import type { RunPlan } from '../../proto/run-plan.ts';
+
+/** What stands beside exported weights: what the names and numbers in them mean, for whoever reads them elsewhere. */
+export function modelCard({
+  name,
+  plan,
+  step,
+  files,
+}: {
+  readonly name: string;
+  readonly plan: RunPlan;
+  readonly step: number;
+  readonly files: readonly string[];
+}): string {
+  return `# ${plan.runId}
+
+A \`${name}\` trained with Videoloom, as it was after step ${step} of ${plan.totalSteps}.
+
+- \`model.safetensors\` (or shards, with \`model.safetensors.index.json\`): float32, little-endian. A tensor's name is the
+  path of the parameter. A \`kernel\` of a linear layer is [in, out] (PyTorch keeps [out, in]); \`scale\` and \`offset\` of a norm
+  are PyTorch's \`weight\` and \`bias\`; the number in \`blocks/3/…\` is that of the layer, from 0.
+- \`config.json\`: \`model\` has the sizes of the architecture, \`input\` what it is shown, \`videoloom\` the run, with the SHA-256
+  of the weights that the run reported.
+${
+  files.some((file) => file.startsWith('tokenizer'))
+    ? '- `tokenizer.json`: read by `tokenizers` (`Tokenizer.from_file`) and `transformers` (`PreTrainedTokenizerFast`).\n'
+    : ''
+}${
+    files.includes('visual-vocabulary.safetensors')
+      ? '- `visual-vocabulary.safetensors`: the hierarchical k-means that turns features of frames into visual words.\n'
+      : ''
+  }
+\`\`\`python
+from safetensors.numpy import load_file
+weights = load_file("${files.find((file) => file.startsWith('model')) ?? 'model.safetensors'}")
+\`\`\`
+`;
+}
