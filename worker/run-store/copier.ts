@@ -70,7 +70,22 @@ export function openCopier(
     retryDelayMs = FIRST_DELAY_MS,
   }: { log: Log; metrics: CopyMetrics; retryDelayMs?: number },
 ): Copier {
-  let thread: Worker | undefined;
+  const start = (): Worker => {
+    const started = new Worker(new URL('./copier-thread.mjs', import.meta.url), {
+      ...{ execArgv: [], workerData: setting },
+    });
+    // A copy under way keeps the process alive; the thread itself does not.
+    started.unref();
+    started.on('error', (error) => {
+      log.error(`the thread that copies checkpoints failed: ${String(error)}`);
+    });
+    started.on('exit', () => {
+      if (thread === started) thread = undefined;
+    });
+    return started;
+  };
+  // At once: until it has loaded what it needs, the first checkpoint is written.
+  let thread: Worker | undefined = start();
   let wanted: number | undefined;
   let work: Promise<void> | undefined;
   let lastSignMs = performance.now();
@@ -79,9 +94,7 @@ export function openCopier(
 
   const attempt = (step: number): Promise<Exclude<CopyAnswer, { type: 'progress' }>> =>
     new Promise((resolve, reject) => {
-      thread ??= new Worker(new URL('./copier-thread.mjs', import.meta.url), {
-        ...{ execArgv: [], workerData: setting },
-      });
+      thread ??= start();
       const own = thread;
       const end = (): void => {
         own.off('message', onMessage).off('error', onEnd).off('exit', onEnd);
