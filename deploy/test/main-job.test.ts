@@ -1,11 +1,10 @@
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
-import { readdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { readdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { promisify } from 'node:util';
 import { openRng } from '../../proto/random.ts';
-import { startS3Server } from '../../video/storage/test/s3-server.ts';
 import {
   committedStep,
   makeWorkFolder,
@@ -192,55 +191,6 @@ test('a run is exported as Python reads it: weights by name, sizes, tokenizer', 
   assert.equal(read.sha256, undisturbed.weightsSha256, 'hashed by what Python reads');
   assert.equal(read.elements, config.videoloom.numParameters);
   assert.equal(read.text, 'a circle');
-});
-
-test('a run whose machine is lost goes on from the store with the same weights, and outlasts the loss of the store', async (t) => {
-  const server = await startS3Server();
-  if ('skip' in server) {
-    t.skip(server.skip);
-    return;
-  }
-  t.after(() => server.close());
-  const env = {
-    ...{ AWS_ENDPOINT_URL_S3: server.endpoint, AWS_REGION: 'us-east-1' },
-    ...{ AWS_ACCESS_KEY_ID: 'key', AWS_SECRET_ACCESS_KEY: 'secret' },
-  };
-  const created = await fetch(`${server.endpoint}/bucket`, { method: 'PUT' });
-  assert.equal(created.status, 200);
-  const options = { cwd: work.folder, env };
-  const run = join(work.folder, 'stored');
-  // All are kept: however late a copy begins, what it copies is there.
-  const keepAll = ['checkpoint.store=s3://bucket/runs', 'checkpoint.keep=9'];
-  const manifestOf = (step: number): string =>
-    `${server.endpoint}/bucket/runs/stored/checkpoints/step-${String(step).padStart(8, '0')}/manifest.json`;
-  const started = startVideoloom([...train('stored', 2), ...keepAll], options);
-  while ((await fetch(manifestOf(6))).status !== 200) {
-    assert.equal(started.child.exitCode, null, started.output());
-    await new Promise((resolve) => setTimeout(resolve, 20));
-  }
-  started.killAll();
-  await started.ended;
-  await rm(run, { recursive: true });
-  // However far it came meanwhile.
-  for (const step of [12, 18, 24]) await fetch(manifestOf(step), { method: 'DELETE' });
-
-  const resuming = startVideoloom(
-    ['resume', 's3://bucket/runs/stored', '--out', 'stored', '--workers', '1'],
-    options,
-  );
-  while (!resuming.output().includes('with the checkpoint of step 6')) {
-    assert.equal(resuming.child.exitCode, null, resuming.output());
-    await new Promise((resolve) => setTimeout(resolve, 20));
-  }
-  // The store goes too: the run ends all the same.
-  await server.close();
-  const { code, output } = await resuming.ended;
-  assert.equal(code, 0, output);
-  assert.equal((await readSummary(run)).weightsSha256, undisturbed.weightsSha256);
-  await assertFaultless(run);
-  const log = await readFile(join(run, 'logs', 'worker-0.jsonl'), 'utf8');
-  assert.match(log, /the checkpoint is not in s3:\/\/bucket\/runs/);
-  assert.doesNotMatch(log, /secret/);
 });
 
 /** `videoloom audit` has nothing to say against the run. */
