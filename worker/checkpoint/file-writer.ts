@@ -59,6 +59,9 @@ interface Waiting {
 export function openFileWriter(): FileWriter {
   const threads: { readonly writer: FileWriter; queue: Promise<void>; numFiles: number }[] = [];
   return {
+    get numWritten() {
+      return threads.reduce((sum, { writer }) => sum + writer.numWritten, 0);
+    },
     async write(path, pieces) {
       let free = threads.find(({ numFiles }) => numFiles === 0);
       if (free === undefined && threads.length < NUM_THREADS) {
