@@ -98,8 +98,9 @@ export function rowsOf(
   places: readonly { readonly epoch: number }[],
   clips: readonly Clip[],
 ): Row[] {
-  return clips.map(({ sample: number, skipped: _, ...shown }, i) => ({
-    ...shown,
+  return clips.map(({ sample: number, frames, timesSeconds, audio }, i) => ({
+    ...{ frames, timesSeconds },
+    ...(audio === undefined ? {} : { audio }),
     sample: samples[number]!,
     number,
     epoch: places[i]!.epoch,

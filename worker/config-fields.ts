@@ -132,7 +132,10 @@ export const runFields = z.strictObject({
           .string()
           .default('')
           .describe('Path at which the model has that tree; empty: its root'),
-        skip: z.array(z.string()).default([]).describe('Paths within it that are not taken; * is any one part, ** any number'),
+        skip: z
+          .array(z.string())
+          .default([])
+          .describe('Paths within it that are not taken; * is any one part, ** any number'),
       }),
     )
     .default([])

@@ -161,7 +161,7 @@ export function resolveConfig({ text, file, preset, stage, overrides }: ConfigSo
   });
   if (issue.code === 'unrecognized_keys') {
     const key = issue.keys[0]!;
-    const valid = Object.keys(shapeAt(path) ?? {});
+    const valid = Object.keys(shapeAt(path, merged) ?? {});
     const near = nearest(key, valid);
     throw invalid(
       `${where}: unknown field ${[...path, key].join('.')}` +
@@ -281,13 +281,25 @@ function valueAt(tree: unknown, path: readonly string[]): unknown {
 }
 
 /** The known fields at a path. */
-function shapeAt(path: readonly string[]): Tree | undefined {
-  let schema: unknown = config;
+function shapeAt(path: readonly string[], given: Tree): Tree | undefined {
+  let [schema, value]: [unknown, unknown] = [config, given];
   for (const key of path) {
     schema = schema instanceof z.ZodObject ? schema.shape[key] : undefined;
-    if (schema instanceof z.ZodDiscriminatedUnion) schema = schema.options[0];
+    value = isTree(value) ? value[key] : undefined;
+    if (schema instanceof z.ZodDiscriminatedUnion) schema = chosenOption(schema, value);
   }
   return schema instanceof z.ZodObject ? schema.shape : undefined;
+}
+
+/** The form that the value's own discriminator chooses. */
+function chosenOption({ options, def }: z.ZodDiscriminatedUnion, value: unknown): unknown {
+  const { discriminator } = def;
+  const choice = isTree(value) ? value[discriminator] : undefined;
+  return options.find((option) => {
+    const literal =
+      option instanceof z.ZodObject ? (option.shape[discriminator] as unknown) : undefined;
+    return literal instanceof z.ZodLiteral && literal.values.has(choice as string);
+  });
 }
 
 /** The override or the line that gave a field its value. */

@@ -166,7 +166,7 @@ function checkOptions(options: WorldOptions): WorldParameters {
   if (!WORLD_KINDS.includes(kind)) {
     throw new UsageError(
       'WORLD_OPTIONS',
-      `cannot generate a world: kind is ${String(kind)}, must be one of ${WORLD_KINDS.join(', ')}`,
+      `cannot generate a world: kind is ${kind as string}, must be one of ${WORLD_KINDS.join(', ')}`,
     );
   }
   const defaults = DEFAULTS[kind];

@@ -23,11 +23,7 @@ export interface Pairs {
  * @param scale what similarities are multiplied by: exp of a learned scalar, or 1 / temperature
  * @param chunk rows compared at a time, whose similarities are computed again in the backward pass; all by default
  */
-export function infoNceSums(
-  pairs: Pairs,
-  scale: tf.Tensor,
-  chunk?: number,
-): ObjectiveSums {
+export function infoNceSums(pairs: Pairs, scale: tf.Tensor, chunk?: number): ObjectiveSums {
   const { left, right, groupIds } = pairs;
   const rows = left.shape[0];
   const oneWay = (from: tf.Tensor, to: tf.Tensor, start: number, size: number): tf.Tensor => {
@@ -95,7 +91,9 @@ function nearestBelongs(
     const logits = tf.matMul(tf.slice(left, [start, 0], [size, -1]), right, false, true);
     const found = tf.gather(groupIds, tf.argMax(logits, -1));
     const isRight = tf.cast(tf.equal(found, tf.slice(groupIds, [start], [size])), 'float32');
-    return tf.sum(counted === undefined ? isRight : tf.mul(isRight, tf.slice(counted, [start], [size])));
+    return tf.sum(
+      counted === undefined ? isRight : tf.mul(isRight, tf.slice(counted, [start], [size])),
+    );
   });
   return tf.addN(parts);
 }

@@ -59,7 +59,7 @@ export function initBlip2(sizes: Blip2Sizes, init: Initializer): Blip2Params {
 
 /** What the queries make of seen states [B, N, C]: [B, Q, D]. */
 export function blip2Queries(params: Blip2Params, seen: tf.Tensor, sizes: Blip2Sizes): tf.Tensor {
-  const queries = queriesFor(params, seen.shape[0]!);
+  const queries = queriesFor(params, seen.shape[0]);
   return qFormer(params.qFormer, { queries, context: seen }, sizes.qFormer);
 }
 
@@ -103,7 +103,7 @@ export function blip2Joint(
   mode: 'match' | 'write',
 ): tf.Tensor {
   const input = {
-    queries: queriesFor(params, ids.shape[0]!),
+    queries: queriesFor(params, ids.shape[0]),
     text: wordsOf(params, ids),
     context: seen,
     bias: queryTextBias(mode, present, sizes.numQueries),
