@@ -42,6 +42,16 @@ export function runOver(state: RunState): RpcError {
   return new RpcError(status.FAILED_PRECONDITION, code, message);
 }
 
+/** All steps are done, and no checkpoint holds what they gave: the run fails and can be resumed. */
+export function resultNotKept({ plan, committedStep, restoreStep }: RunState): VideoloomError {
+  return new VideoloomError(
+    'RESULT_NOT_KEPT',
+    `run ${plan.runId} has trained to step ${committedStep}, but its last checkpoint could not be written (the reason is ` +
+      'in the logs of the workers). Make room on the disk of the run folder, then start the same command again: it goes ' +
+      `on from ${restoreStep === 0 ? 'the start' : `the checkpoint of step ${restoreStep}`} to the same weights.`,
+  );
+}
+
 /** Workers that should hold equal bits do not: the run fails. */
 export function replicasDiverged(
   state: RunState,

@@ -363,13 +363,21 @@ describe('the state machine of a run', () => {
     for (let seed = 1; seed <= 300; seed++) simulate(seed);
     assert.ok(totals.commits > 2000 && totals.generations > 1500, JSON.stringify(totals));
     assert.ok(totals.coordinatorDeaths > 100 && totals.refusals > 500, JSON.stringify(totals));
+    assert.ok(totals.resultsNotKept > 0, JSON.stringify(totals));
   });
 });
 
 // The simulation: workers that come, go, freeze and repeat themselves; a network that loses, delays and doubles; a
 // coordinator that dies. First with faults (safety), then without (liveness).
 
-const totals = { commits: 0, generations: 0, refusals: 0, coordinatorDeaths: 0, rollbacks: 0 };
+const totals = {
+  commits: 0,
+  generations: 0,
+  refusals: 0,
+  coordinatorDeaths: 0,
+  rollbacks: 0,
+  resultsNotKept: 0,
+};
 
 interface SimWorker {
   readonly workerId: string;
@@ -382,6 +390,8 @@ interface SimWorker {
   /** Whether it holds the state that its generation goes on from, or a later one. */
   isAligned: boolean;
   waitingCall: number | undefined;
+  /** Generation that it has written the last checkpoint for. */
+  writtenFor: number;
 }
 
 interface Simulation {
@@ -397,6 +407,8 @@ interface Simulation {
   readonly votes: Map<string, Set<string>>;
   readonly members: Map<number, readonly string[]>;
   state: RunState;
+  /** No more faults. */
+  isPeaceful: boolean;
   nowMs: number;
   nextId: number;
 }
@@ -422,14 +434,23 @@ function simulate(seed: number): void {
     votes: new Map(),
     members: new Map(),
     state: initialRunState(plan, FRESH, 0),
+    isPeaceful: false,
     nowMs: 0,
     nextId: 1,
   };
   for (let i = 0; i < 400 && !isOver(sim.state); i++) turnOfFate(sim);
+  if (sim.state.phase === RunPhase.FAILED) {
+    // It is started again, as it says.
+    assert.equal(sim.state.failure?.code, 'RESULT_NOT_KEPT', `seed ${seed}`);
+    totals.resultsNotKept++;
+    killCoordinator(sim, false);
+  }
+  sim.isPeaceful = true;
   while (sim.workers.length < plan.minWorkers)
     sim.workers.push(newProcess(`late${sim.workers.length}`));
   for (let i = 0; i < 20_000 && !isOver(sim.state); i++) turnOfPeace(sim);
   assert.equal(sim.state.phase, RunPhase.FINISHED, `seed ${seed} does not finish`);
+  assert.ok(sim.checkpoints.has(plan.totalSteps), `seed ${seed} does not keep its result`);
   assertLedger(sim, seed);
 }
 
@@ -443,6 +464,7 @@ function newProcess(workerId: string): SimWorker {
     gradientStep: 0,
     isAligned: false,
     waitingCall: undefined,
+    writtenFor: 0,
   };
 }
 
@@ -456,9 +478,11 @@ function turnOfFate(sim: Simulation): void {
   else if (dice < 0.065) killCoordinator(sim, rng.uniform() < 0.3);
   else if (dice < 0.1)
     worker.waitingCall = undefined; // The caller gives up waiting and asks again.
-  else if (dice < 0.13 && sim.inFlight.length > 0)
-    sim.inFlight.splice(rng.integer(sim.inFlight.length), 1);
-  else if (dice < 0.16 && sim.inFlight.length > 0) {
+  else if (dice < 0.13 && sim.inFlight.length > 0) {
+    const lost = rng.integer(sim.inFlight.length);
+    // What becomes of a manifest is told within the coordinator's process.
+    if (sim.inFlight[lost]!.type !== 'checkpoint-settled') sim.inFlight.splice(lost, 1);
+  } else if (dice < 0.16 && sim.inFlight.length > 0) {
     sim.inFlight.push(again(sim, sim.inFlight[rng.integer(sim.inFlight.length)]!));
   } else if (dice < 0.17) sim.nowMs += 2500;
   else turnOfPeace(sim);
@@ -505,6 +529,12 @@ function act(sim: Simulation, worker: SimWorker): void {
   worker.waitingCall = callId;
   sim.asked.set(callId, worker);
   if (worker.stateStep >= sim.plan.totalSteps) {
+    const { number, restoreStep } = generation;
+    if (restoreStep < worker.stateStep && worker.writtenFor !== number) {
+      worker.writtenFor = number;
+      sim.inFlight.push(partOf(sim, worker, callId));
+      return;
+    }
     sim.inFlight.push({ type: 'result', callId, request: verdict(session, generation.number) });
     return;
   }
@@ -655,7 +685,7 @@ function perform(sim: Simulation, before: RunState, effect: RunEffect): void {
     }
     case 'write-manifest': {
       const { step, generation, callId } = effect;
-      const failure = sim.rng.uniform() < 0.1 ? 'disk full' : undefined;
+      const failure = !sim.isPeaceful && sim.rng.uniform() < 0.1 ? 'disk full' : undefined;
       if (failure === undefined) sim.checkpoints.add(step);
       deliverLater(sim, {
         type: 'checkpoint-settled',
@@ -691,11 +721,22 @@ function answer(
   if (committed === undefined || worker.gradientStep !== worker.stateStep + 1) return;
   worker.stateStep++;
   if (!committed.checkpoint || worker.session === undefined) return;
-  const failure = sim.rng.uniform() < 0.1 ? 'disk full' : '';
-  const { session } = worker;
+  const partCall = sim.nextId++;
+  sim.inFlight.push(partOf(sim, worker, partCall));
+  if (worker.stateStep < sim.plan.totalSteps) return;
+  // The result waits for the last checkpoint.
+  worker.writtenFor = worker.generation!.number;
+  worker.waitingCall = partCall;
+  sim.asked.set(partCall, worker);
+}
+
+/** A worker's share of a checkpoint, written or not. */
+function partOf(sim: Simulation, worker: SimWorker, callId: number): RunEvent {
+  const failure = !sim.isPeaceful && sim.rng.uniform() < 0.1 ? 'disk full' : '';
+  const session = worker.session!;
   const generation = worker.generation!.number;
   const request = { session, generation, step: worker.stateStep, files: [], failure };
-  sim.inFlight.push({ type: 'part', callId: sim.nextId++, request });
+  return { type: 'part', callId, request };
 }
 
 function record(sim: Simulation, before: RunState, event: JournalEvent, isSynced: boolean): void {

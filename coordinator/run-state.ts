@@ -36,6 +36,7 @@ import {
   heartbeatLost,
   notNow,
   repeatedCall,
+  resultNotKept,
   replicasDiverged,
   runOver,
   stalled,
@@ -105,6 +106,8 @@ export interface RunState {
   readonly checkpoint: PendingCheckpoint | undefined;
   /** Checkpoints whose parts are all there and whose manifest is being written. */
   readonly numCompleting: number;
+  /** How often the checkpoint of the last step was written again. */
+  readonly numResultTries: number;
   /** A checkpoint was lost with a worker: take one after the next step. */
   readonly isCheckpointDue: boolean;
   readonly votes: Poll<CommitStepRequest> | undefined;
@@ -215,6 +218,7 @@ export function initialRunState(plan: RunPlan, origin: RunOrigin, nowMs: number)
     restoreStep: origin.restoreStep,
     checkpoint: undefined,
     numCompleting: 0,
+    numResultTries: 0,
     isCheckpointDue: false,
     votes: undefined,
     results: undefined,
@@ -226,6 +230,9 @@ export function initialRunState(plan: RunPlan, origin: RunOrigin, nowMs: number)
     stall: NO_STALL,
   };
 }
+
+/** A disk that stays full is not waited for: the run ends as failed and can be resumed. */
+const MAX_RESULT_TRIES = 3;
 
 const NO_STALL: RunState['stall'] = { isTold: false, isRetried: false };
 
@@ -452,6 +459,12 @@ function openGeneration(turn: Turn): void {
   state.phase = committedStep >= plan.totalSteps ? RunPhase.EVALUATING : RunPhase.TRAINING;
   state.lastProgressMs = turn.nowMs;
   state.stall = { ...state.stall, isTold: false };
+  if (lacksResult(state) && state.numCompleting === 0) {
+    // Those who were to write the last checkpoint were lost, or could not: its members write it again.
+    abandonCheckpoint(turn, 'replaced', `generation ${number} writes it`);
+    const workerIds = members.map(({ workerId }) => workerId);
+    state.checkpoint = { step: committedStep, generation: number, workerIds, parts: new Map() };
+  }
   // Whoever holds something else is about to replace it: it must not be counted on any more.
   for (const worker of state.workers) {
     if (sessions.includes(worker.session) && worker.stateStep !== committedStep) {
@@ -472,6 +485,11 @@ function openGeneration(turn: Turn): void {
     generation,
   });
   releaseLeavers(turn);
+}
+
+/** All steps are done, and no checkpoint holds what they gave. */
+function lacksResult({ plan, committedStep, restoreStep }: RunState): boolean {
+  return committedStep >= plan.totalSteps && restoreStep < committedStep;
 }
 
 /** Those who would be members of a generation that is opened now. */
@@ -653,6 +671,7 @@ function takePart(turn: Turn, { callId, request }: RunEvent & { type: 'part' }):
     );
     turn.effects.push({ type: 'answer', callId, response: { complete: false } });
     endStopIfIdle(turn);
+    writeResultAgain(turn);
     return;
   }
   const parts = new Map(checkpoint.parts).set(workerId, files);
@@ -686,6 +705,8 @@ function settleCheckpoint(turn: Turn, outcome: CheckpointOutcome): void {
   }
   turn.effects.push({ type: 'answer', callId, response: { complete: failure === undefined } });
   endStopIfIdle(turn);
+  if (failure === undefined) finishIfKept(turn);
+  else writeResultAgain(turn);
 }
 
 /** Goes on from what a member holds in memory, else from the older checkpoint; another one is due. */
@@ -721,8 +742,28 @@ function report(turn: Turn, { callId, request }: RunEvent & { type: 'result' }):
   if (request.time !== undefined)
     updateWorker(turn, session, { time: { settled: request.time, step: NO_TIME } });
   state.results = withBallot(turn, state.results, { session, callId, request });
+  finishIfKept(turn);
+}
+
+/** The last checkpoint has come to nothing: the next generation begins with it, a few times at most. */
+function writeResultAgain(turn: Turn): void {
+  const { state } = turn;
+  if (isOver(state) || state.isStopping || !lacksResult(state)) return;
+  state.numResultTries++;
+  if (state.numResultTries > MAX_RESULT_TRIES) fail(turn, resultNotKept(state));
+  else openGeneration(turn);
+}
+
+/** Ends the run once every member has reported and the weights are in a checkpoint, which are the run's result. */
+function finishIfKept(turn: Turn): void {
+  const { state } = turn;
   const { results } = state;
-  if (results.ballots.length < state.memberSessions.length) return;
+  if (results === undefined || results.ballots.length < state.memberSessions.length) return;
+  if (lacksResult(state)) {
+    // Where its manifest is being written, what comes of that decides.
+    if (state.numCompleting === 0) writeResultAgain(turn);
+    return;
+  }
   const requests = inRankOrder(state, results);
   const disagreement = findDisagreement(requests.map(resultStatement));
   if (disagreement !== undefined) {

@@ -263,6 +263,12 @@ export async function train(options: TrainOptions): Promise<void> {
 
     // --- Steps.
     let last = state.step >= run.plan.totalSteps;
+    if (last && generation.restoreStep < state.step) {
+      // Those who were to write the last checkpoint were lost before it was whole.
+      ledger.enter('checkpoint');
+      const { rank } = self;
+      await checkpoints.begin(state, { generation: number, rank, worldSize: members.length });
+    }
     while (!last) {
       const step = state.step + 1;
       ledger.beginStep();

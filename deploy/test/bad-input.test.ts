@@ -188,7 +188,7 @@ test('a second coordinator on the same run folder is refused, and the first goes
   }
 });
 
-test('a full disk costs the checkpoint, not the run, and no half checkpoint is left', async (context) => {
+test('a full disk costs checkpoints and no half one is left; a run that could not keep its result says so and is resumed', async (context) => {
   // Files over 256 KiB fail as on a full disk; logs and journal stay below it, the optimizer state does not.
   try {
     execFileSync('prlimit', ['--version'], { stdio: 'ignore' });
@@ -210,7 +210,11 @@ test('a full disk costs the checkpoint, not the run, and no half checkpoint is l
   prepared.killAll();
   await prepared.ended;
   const outcome = await videoloom(args, { cwd: work.folder, wrap: ['prlimit', '--fsize=262144'] });
-  assert.equal(outcome.code, 0, outcome.output);
+  assert.equal(outcome.code, 1, outcome.output);
+  assert.match(
+    outcome.output,
+    /RESULT_NOT_KEPT.*trained to step 12.*start the same command again/s,
+  );
   const checkpoints = join(work.folder, 'full/checkpoints');
   for (const name of await readdir(checkpoints)) {
     const files = await readdir(join(checkpoints, name));
@@ -219,4 +223,7 @@ test('a full disk costs the checkpoint, not the run, and no half checkpoint is l
   }
   const journal = await readFile(join(work.folder, 'full/journal.jsonl'), 'utf8');
   assert.match(journal, /could not be written|CHECKPOINT_/);
+  const resumed = await videoloom(args, { cwd: work.folder });
+  assert.equal(resumed.code, 0, resumed.output);
+  await loadCheckpoint(join(checkpoints, 'step-00000012'));
 });
