@@ -1,6 +1,6 @@
 /** The fields of a recipe that every system has, and what their descriptions are made of. */
 import { z } from 'zod';
-import { WORLD_KINDS } from '../video/world/kinds.ts';
+import { WORLD_KINDS } from '../video/world/world-kinds.ts';
 import { SOURCE_NAMES } from '../video/sources/names.ts';
 
 /** What can compute a run. */
