@@ -72,8 +72,6 @@ async function trainStage(options: LocalOptions): Promise<StageEnd> {
   });
   checkReach(security, options.listenAddress, 'the coordinator would listen on');
   const cluster = await startCluster(prepared, { ...options, say });
-  // The workers' own clocks run from here to the result that they report.
-  const startMs = performance.now();
   if (prepared.existed) say(`resuming ${shown}`);
   say(
     `coordinator ${cluster.addresses.address}   metrics http://${cluster.addresses.metricsAddress}/metrics   logs ${shown}/logs`,
@@ -85,10 +83,9 @@ async function trainStage(options: LocalOptions): Promise<StageEnd> {
   process.on('SIGTERM', stopOnSignal);
   try {
     const last = await watch(channel, view, cluster);
-    const wallSeconds = (performance.now() - startMs) / 1000;
     await cluster.end();
     view.end();
-    return { code: conclude(last, shown, wallSeconds), stages };
+    return { code: conclude(last, shown), stages };
   } finally {
     process.off('SIGINT', stopOnSignal);
     process.off('SIGTERM', stopOnSignal);
@@ -97,10 +94,10 @@ async function trainStage(options: LocalOptions): Promise<StageEnd> {
   }
 }
 
-function conclude(last: RunStatus, folder: string, wallSeconds: number): number {
+function conclude(last: RunStatus, folder: string): number {
   switch (last.phase) {
     case RunPhase.FINISHED:
-      say(`\n${summary(last, { folder, wallSeconds })}\n${nextSteps(folder)}`);
+      say(`\n${summary(last, { folder })}\n${nextSteps(folder)}`);
       return 0;
     case RunPhase.FAILED:
       say(`${pc.red('the run failed')}: ${last.failure}\nlogs: ${folder}/logs`);

@@ -76,10 +76,7 @@ export type Outcome = Pick<RunStatus, 'figures' | 'weightsSha256' | 'skippedSamp
   Partial<Pick<RunStatus, 'time' | 'generation'>>;
 
 /** Held-out figures and where the time went. */
-export function summary(
-  status: Outcome,
-  { folder, wallSeconds }: { folder: string; wallSeconds?: number },
-): string {
+export function summary(status: Outcome, { folder }: { folder: string }): string {
   const lines: string[] = [];
   if (status.figures.length > 0) {
     const width = Math.max(...status.figures.map(({ name }) => name.length), 'held-out'.length);
@@ -93,7 +90,7 @@ export function summary(
     lines.push('');
   }
   if (status.time !== undefined && status.time.wallSeconds > 0) {
-    lines.push(timeLine(status.time, status.generation?.members.length ?? 1, wallSeconds), '');
+    lines.push(timeLine(status.time, status.generation?.members.length ?? 1), '');
   }
   if (status.weightsSha256 !== '') lines.push(`weights SHA-256 ${status.weightsSha256}`);
   if (status.skippedSamples > 0) {
@@ -105,15 +102,13 @@ export function summary(
 }
 
 /** Shares of the summed wall clock of all worker processes, and for whom they waited. */
-function timeLine(time: TimeLedger, workers: number, wallSeconds?: number): string {
+function timeLine(time: TimeLedger, workers: number): string {
   const sum = ACTIVITIES.reduce((total, name) => total + secondsOf(time, name), 0);
   const share = (seconds: number): string => `${((100 * seconds) / sum).toFixed(1)} %`;
   const shares = ACTIVITIES.map((name) => `${name} ${share(secondsOf(time, name))}`);
   const perWorker = sum / workers;
-  const against =
-    wallSeconds === undefined
-      ? ''
-      : `, ${((100 * perWorker) / wallSeconds).toFixed(1)} % of the clock on the wall`;
+  // Of the processes' own clocks: those of a run that was resumed are older than this command.
+  const against = `, ${((100 * sum) / time.wallSeconds).toFixed(1)} % of the clock on the wall`;
   const waits = time.waitByRankSeconds
     .map((seconds, rank) => ({ seconds, rank }))
     .filter(({ seconds }) => seconds > 0.001 * sum)
