@@ -41,13 +41,14 @@ export interface FuzzOptions {
   readonly source: 'folder' | 'webdataset';
   /** For files of this call. */
   readonly workDir: string;
-  /** Kill a decoder process this often; 0: never. */
+  /** Kill a decoder process at once and then this often; 0: never. */
   readonly killEveryMs: number;
 }
 
 const DECODE_TIMEOUT_SECONDS = 20;
 const NUM_SUBSTITUTES = 24;
 const CLIPS_AT_ONCE = 16;
+const KILLER_LOOKS_MS = 10;
 
 /** Indexes everything below a root and takes every sample once. */
 export async function fuzz(options: FuzzOptions): Promise<FuzzFindings> {
@@ -58,18 +59,19 @@ export async function fuzz(options: FuzzOptions): Promise<FuzzFindings> {
     decodeTimeoutSeconds: DECODE_TIMEOUT_SECONDS,
   });
   let numKilled = 0;
-  const killer = setInterval(
-    () => {
-      const { pids } = data.pool;
-      const pid = pids[numKilled % pids.length];
-      // A clip that loses its process twice is given up: the one that lost the last process must be through by now.
-      const isReplaced = data.pool.stats.numReplaced >= numKilled;
-      if (pid === undefined || data.pool.numBusy === 0 || !isReplaced) return;
-      process.kill(pid, 'SIGKILL');
-      numKilled++;
-    },
-    killEveryMs || 2 ** 30,
-  );
+  let nextKill = killEveryMs > 0 ? started : Infinity;
+  // Looks often and counts from the start, so that work shorter than `killEveryMs` loses a process too.
+  const killer = setInterval(() => {
+    const { pids } = data.pool;
+    const pid = pids[numKilled % pids.length];
+    // A clip that loses its process twice is given up: the one that lost the last process must be through by now.
+    const isReplaced = data.pool.stats.numReplaced >= numKilled;
+    if (performance.now() < nextKill || pid === undefined) return;
+    if (data.pool.numBusy === 0 || !isReplaced) return;
+    process.kill(pid, 'SIGKILL');
+    numKilled++;
+    nextKill = performance.now() + killEveryMs;
+  }, KILLER_LOOKS_MS);
   try {
     const index = await makeIndex({ ...data, source, clipSeconds: 4, heldOutFraction: 0 });
     const hash = createHash('sha256').update(index.digest);
