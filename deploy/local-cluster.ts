@@ -201,6 +201,13 @@ export async function startCluster(prepared: Prepared, options: ClusterOptions):
       ending = true;
       // Who has not ended by itself, because another one failed, leaves now.
       for (const child of running.values()) if (child.connected) child.disconnect();
+      // One that was still starting when the run ended has never been a member: nobody tells it of the end.
+      const stopSpares = (): void => {
+        for (const [name, child] of running) if (name !== COORDINATOR) child.kill('SIGTERM');
+      };
+      const last = running.get(COORDINATOR);
+      if (last === undefined) stopSpares();
+      else void exitOf(last).then(stopSpares);
       const graceMs = AbortSignal.timeout(10_000);
       await Promise.all(
         [...running.values()].map(async (child) => {

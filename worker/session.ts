@@ -62,6 +62,8 @@ export interface SessionOptions {
   readonly prepared?: Promise<void>;
   /** What the worker says of itself at each joining. */
   readonly describe: () => Omit<JoinRequest, 'session'>;
+  /** When it aborts before the first joining, nothing is joined any more. */
+  readonly leaving?: AbortSignal;
   /** What it is doing, for the beats. */
   readonly ledger: Ledger;
   readonly limits: TimeLimits;
@@ -71,7 +73,7 @@ export interface SessionOptions {
 /**
  * Joins the run and stays in it.
  *
- * @throws VideoloomError what `Join` refuses with, or `COORDINATOR_LOST` when it cannot be reached in time.
+ * @throws VideoloomError what `Join` refuses with, `COORDINATOR_LOST` when it cannot be reached in time, or `LEFT`.
  */
 export async function openSession(options: SessionOptions): Promise<Session> {
   const { coordinatorAddress, describe, ledger, limits, log } = options;
@@ -148,9 +150,11 @@ export async function openSession(options: SessionOptions): Promise<Session> {
     }
   };
 
-  const rejoin = async (): Promise<{ beatMs: number }> => {
+  const rejoin = async (leaving?: AbortSignal): Promise<{ beatMs: number }> => {
     const startMs = performance.now();
+    const ended = AbortSignal.any([closing.signal, ...(leaving === undefined ? [] : [leaving])]);
     for (let waitMs = limits.beatMs / 4; ; waitMs = Math.min(limits.renewMs, waitMs * 2)) {
+      if (leaving?.aborted === true) throw hasLeft();
       try {
         return await join();
       } catch (error) {
@@ -164,7 +168,9 @@ export async function openSession(options: SessionOptions): Promise<Session> {
             { cause: error },
           );
         }
-        await delay(waitMs, undefined, { signal: closing.signal });
+        await delay(waitMs, undefined, { signal: ended }).catch((reason: unknown) => {
+          if (isClosed()) throw reason;
+        });
       }
     }
   };
@@ -172,7 +178,7 @@ export async function openSession(options: SessionOptions): Promise<Session> {
   let staying: Promise<void>;
   try {
     await Promise.all([options.prepared, attendance.ready]);
-    const { beatMs } = await rejoin();
+    const { beatMs } = await rejoin(options.leaving);
     staying = stay(beatMs);
   } catch (error) {
     await attendance.close();
@@ -189,8 +195,7 @@ export async function openSession(options: SessionOptions): Promise<Session> {
     async generationAfter(number, signal) {
       for (;;) {
         if (failure !== undefined) throw failure;
-        if (isReleased)
-          throw new VideoloomError('LEFT', 'this worker has left', { retryable: true });
+        if (isReleased) throw hasLeft();
         signal?.throwIfAborted();
         if (connected && latest !== undefined && latest.number > number) return latest;
         await new Promise<void>((resolve) => {
@@ -272,6 +277,10 @@ export async function openSession(options: SessionOptions): Promise<Session> {
       channel.close();
     },
   };
+}
+
+function hasLeft(): VideoloomError {
+  return new VideoloomError('LEFT', 'this worker has left', { retryable: true });
 }
 
 function otherSetting(ours: number, theirs: number): VideoloomError {

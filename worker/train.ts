@@ -138,6 +138,7 @@ export async function train(options: TrainOptions): Promise<void> {
     coordinatorAddress: options.coordinatorAddress,
     security: options.security,
     prepared: prepare(),
+    leaving: options.leaving,
     describe: () => ({
       protocolVersion: PROTOCOL_VERSION,
       runId: run.plan.runId,
