@@ -62,7 +62,7 @@ export interface SessionOptions {
   readonly prepared?: Promise<void>;
   /** What the worker says of itself at each joining. */
   readonly describe: () => Omit<JoinRequest, 'session'>;
-  /** When it aborts before the first joining, nothing is joined any more. */
+  /** When it aborts before the first joining, nothing is prepared or joined any more. */
   readonly leaving?: AbortSignal;
   /** What it is doing, for the beats. */
   readonly ledger: Ledger;
@@ -177,7 +177,8 @@ export async function openSession(options: SessionOptions): Promise<Session> {
 
   let staying: Promise<void>;
   try {
-    await Promise.all([options.prepared, attendance.ready]);
+    const prepared = Promise.all([options.prepared, attendance.ready]);
+    await Promise.race([prepared, aborted(options.leaving)]);
     const { beatMs } = await rejoin(options.leaving);
     staying = stay(beatMs);
   } catch (error) {
@@ -277,6 +278,20 @@ export async function openSession(options: SessionOptions): Promise<Session> {
       channel.close();
     },
   };
+}
+
+/** Resolves when `signal` aborts. */
+function aborted(signal: AbortSignal | undefined): Promise<void> {
+  return new Promise((resolve) => {
+    if (signal?.aborted === true) resolve();
+    signal?.addEventListener(
+      'abort',
+      () => {
+        resolve();
+      },
+      { once: true },
+    );
+  });
 }
 
 function hasLeft(): VideoloomError {
