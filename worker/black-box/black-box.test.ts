@@ -63,9 +63,11 @@ test('what was recorded before a kill -9 is there after it, to the last record',
   assert.equal(last.text, `step ${last.step}`);
   assert.equal(last.generation, 2);
   assert.equal(box!.owner.pid, child.pid);
+  // All that fit: the child goes on for as long as the signal takes.
+  const first = Math.max(1, last.number - NUM_RECORDS + 1);
   assert.deepEqual(
     box!.records.map(({ number }) => number),
-    Array.from({ length: last.number }, (_, i) => i + 1),
+    Array.from({ length: last.number - first + 1 }, (_, i) => first + i),
   );
 });
 
