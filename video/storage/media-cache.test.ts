@@ -216,7 +216,7 @@ describe('the cache of media', () => {
   });
 
   it('waits for room while all of it is in use, for a while', async () => {
-    const cache = await openCacheFolder({ folder, maxBytes: 100, waitMs: 300 });
+    const cache = await openCacheFolder({ folder, maxBytes: 100, waitMs: 3000 });
     const add = (byte: number) =>
       cache.add([Buffer.alloc(60, byte)], { sizeBytes: 60, what: 'a file' });
     const first = await cache.hold(await add(1));
@@ -230,7 +230,7 @@ describe('the cache of media', () => {
 
   it('keeps what another process holds', async () => {
     const one = await openCacheFolder({ folder, maxBytes: 100 });
-    const other = await openCacheFolder({ folder, maxBytes: 100, waitMs: 100 });
+    const other = await openCacheFolder({ folder, maxBytes: 100, waitMs: 1000 });
     const sha256 = await one.add([Buffer.alloc(60, 1)], { sizeBytes: 60, what: 'a file' });
     const mine = await one.hold(sha256);
     const add = () => other.add([Buffer.alloc(60, 2)], { sizeBytes: 60, what: 'a file' });
