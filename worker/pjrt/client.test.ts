@@ -202,7 +202,7 @@ test('the event loop goes on while a long program runs', async () => {
   const x = client.bufferFromHost(Float32Array.of(1), [], 'f32');
   // Twice, as the first run tells the executable how its runtime starts programs.
   for (let run = 0; run < 2; run++) {
-    const n = client.bufferFromHost(Int32Array.of(5_000_000), [], 's32');
+    const n = client.bufferFromHost(Int32Array.of(30_000_000), [], 's32');
     const ended = executable.execute([n, x]);
     const end = ended.then(() => 'end');
     let numTicks = 0;
