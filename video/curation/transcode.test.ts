@@ -216,8 +216,9 @@ test(
     const child = startData(['transcode', source, out, '--jobs', '1', '--preset', 'slower']);
     // In the middle of the second film.
     await eventually(async () => {
-      const names: string[] = await readdir(out).catch(() => []);
+      // The journal first: read after the names, it may know the first film for done whose part is among them.
       const done = await readFile(join(out, '.transcode.jsonl'), 'utf8').catch(() => '');
+      const names: string[] = await readdir(out).catch(() => []);
       const isBusy = done.includes('x.mkv') && names.some((name) => name.startsWith('.part-'));
       return isBusy ? true : undefined;
     });

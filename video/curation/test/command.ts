@@ -49,13 +49,13 @@ export async function processesWith(text: string): Promise<number[]> {
   return found.flat();
 }
 
-/** Waits until `look` gives something; fails after 20 s. */
+/** Waits until `look` gives something; fails after two minutes. */
 export async function eventually<T>(look: () => Promise<T | undefined>): Promise<T> {
-  const end = Date.now() + 20_000;
+  const end = Date.now() + 120_000;
   while (Date.now() < end) {
     const found = await look();
     if (found !== undefined) return found;
     await new Promise((resolve) => setTimeout(resolve, 20));
   }
-  throw new Error('it did not come about within 20 s');
+  throw new Error('it did not come about within two minutes');
 }
