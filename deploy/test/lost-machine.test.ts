@@ -13,7 +13,8 @@ import {
   type Summary,
 } from './command.ts';
 
-const STEPS = 16;
+/** Far more than pass between the look that sees a step and the signal that ends the run. */
+const STEPS = 32;
 let work: Awaited<ReturnType<typeof makeWorkFolder>>;
 let undisturbed: Summary;
 
