@@ -23,7 +23,8 @@ const FIELDS = [
   ...['data.folder="films"', 'data.clipSeconds=10', 'data.cacheMebibytes=0'],
   // A slow machine must not give up the film that holds a run.
   ...['data.frameDiskGibibytes=0', 'data.decodeTimeoutSeconds=600'],
-  'cluster.detectWithin=5',
+  // Nobody is to be found here: a worker that a busy machine starves must not be taken for lost, and its steps redone.
+  'cluster.detectWithin=30',
   ...[`train.steps=${STEPS}`, 'train.microbatches=1', 'train.microbatchSize=2'],
   ...[`checkpoint.everySteps=${CHECKPOINT}`, 'cluster.workers=1'],
 ];
