@@ -75,7 +75,7 @@ export async function videoloom(
   const started = startVideoloom(args, options);
   const limit = setTimeout(() => {
     started.killAll();
-  }, 400_000);
+  }, 1_200_000);
   try {
     return await started.ended;
   } finally {

@@ -59,7 +59,7 @@ async function endOf(
   const process = start(args, env);
   const limit = setTimeout(() => {
     process.killAll();
-  }, 90_000);
+  }, 600_000);
   const { code, output } = await process.ended;
   clearTimeout(limit);
   return [code, output];
@@ -222,7 +222,7 @@ async function addressesOf(
   run: string,
   coordinator: Started,
 ): Promise<{ address: string; metricsAddress: string }> {
-  for (let polls = 0; polls < 600; polls++) {
+  for (let polls = 0; polls < 6000; polls++) {
     const text = await readFile(join(run, 'coordinator.json'), 'utf8').catch(() => '');
     if (text !== '') return JSON.parse(text) as { address: string; metricsAddress: string };
     if (coordinator.child.exitCode !== null) break;

@@ -225,7 +225,7 @@ describe('a clip loader', { skip: WITHOUT_FFMPEG }, () => {
     assert.equal(first.numRequests, 1);
     const content = join(folder, 'content');
     const kept = async (): Promise<string[]> => readdir(content).catch(() => []);
-    for (let i = 0; i < 100 && (await readdir(join(folder, 'names'))).length === 0; i++)
+    for (let i = 0; i < 3000 && (await readdir(join(folder, 'names'))).length === 0; i++)
       await delay(20);
     const stored = { ...first, numRequests: 0, frames: Buffer.from(first.frames) };
     assert.deepEqual(await requestsOf({}), stored);

@@ -8,7 +8,7 @@ import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 
 const SCRIPT = fileURLToPath(new URL('step-digest.ts', import.meta.url));
-const TIME_LIMIT_MS = 120_000;
+const TIME_LIMIT_MS = 600_000;
 
 /** The digest of three steps in a process of its own, which compiles its programs itself. */
 async function digest(prefix: readonly string[] = []): Promise<string> {

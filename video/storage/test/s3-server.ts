@@ -54,7 +54,7 @@ async function motoPython(): Promise<string | { skip: string }> {
   await mkdir(cache, { recursive: true });
   const fresh = await mkdtemp(`${folder}.`);
   try {
-    await run('python3', ['-m', 'venv', fresh], { timeout: 60_000 });
+    await run('python3', ['-m', 'venv', fresh], { timeout: 300_000 });
     const args = ['-m', 'pip', 'install', '--quiet', ...PACKAGES];
     await run(join(fresh, python), args, { timeout: 300_000 });
     // Another test process may have been faster.
