@@ -18,15 +18,18 @@ type Finding = { readonly why: string; readonly isCertain: boolean } | undefined
 
 /**
  * Connects again and says what is wrong between the two sides; undefined when it is nothing that anybody would have to
- * mend: the other side is not there, is too slow, has just ended, or has meanwhile answered as it should.
+ * mend: the other side is not there, is too slow, has just ended, or has meanwhile answered as it should. Where it has
+ * answered before, only what it says itself is believed.
  */
 export async function whyRefused(
   address: string,
-  security: Security,
-  peer: PeerIdentity,
+  { security, peer }: { readonly security: Security; readonly peer: PeerIdentity },
+  { hasAnswered }: { readonly hasAnswered: boolean },
 ): Promise<string | undefined> {
   const first = await look(address, security, peer);
   if (first === undefined || first.isCertain) return first?.why;
+  // A tunnel or a load balancer takes connections for a server that is being started again, and ends them.
+  if (hasAnswered) return undefined;
   // A process that is being killed ends connections, too, but takes no second one.
   await delay(SECOND_LOOK_MS);
   return (await look(address, security, peer))?.why;

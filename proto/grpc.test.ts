@@ -170,6 +170,17 @@ describe('gRPC helpers', () => {
     });
   });
 
+  it('may be made again where a tunnel ends connections while the server is away', async (t) => {
+    const { channel, server } = await connect(t, { ask: () => 'here' });
+    await call(channel, definition.ask, 'x', LIMIT);
+    await server.close();
+    const tunnel = createServer((socket) => socket.destroy()).listen(server.port, '127.0.0.1');
+    t.after(() => tunnel.close());
+    const isRetryable = { retryable: true };
+    await assert.rejects(call(channel, definition.ask, 'x', LIMIT), isRetryable);
+    await assert.rejects(call(channel, definition.ask, 'x', LIMIT), isRetryable);
+  });
+
   it('produce no faster than the caller reads', async (t) => {
     let numProduced = 0;
     const block = 'x'.repeat(2 ** 20);

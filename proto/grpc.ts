@@ -262,8 +262,8 @@ const NOT_CONNECTED = /^No connection established/;
 
 async function whatFailed(error: ServiceError, what: string, channel: Channel): Promise<RpcError> {
   if (!NOT_CONNECTED.test(error.details)) return fromStatus(error, what, channel.address);
-  const { address, dialled } = channel;
-  const why = await whyRefused(address, dialled.security, dialled.peer);
+  const { address, dialled, hasAnswered } = channel;
+  const why = await whyRefused(address, dialled, { hasAnswered });
   if (why === undefined) return fromStatus(error, what, address);
   return new RpcError(
     Status.UNAUTHENTICATED,
@@ -303,6 +303,8 @@ export interface CallOptions {
 export class Channel extends Client {
   readonly address: string;
   readonly dialled: DialOptions;
+  /** A call has had a response: the two sides fit together. */
+  hasAnswered = false;
 
   constructor(
     address: string,
@@ -414,6 +416,7 @@ export function call<Request, Response>(
       { deadline: deadlineAfter(timeoutMs) },
       (error, response) => {
         signal?.removeEventListener('abort', cancel);
+        channel.hasAnswered ||= error === null;
         if (error === null) resolve(response!);
         else if (signal?.aborted) reject(asError(signal.reason));
         else whatFailed(error, method.path, channel).then(reject, reject);
@@ -508,7 +511,10 @@ async function* received<Response>(
   };
   signal?.addEventListener('abort', cancel, { once: true });
   try {
-    for await (const response of stream as AsyncIterable<Response>) yield response;
+    for await (const response of stream as AsyncIterable<Response>) {
+      channel.hasAnswered = true;
+      yield response;
+    }
   } catch (error) {
     if (signal?.aborted) throw asError(signal.reason);
     throw isServiceError(error) ? await whatFailed(error, what, channel) : error;

@@ -51,6 +51,10 @@ export async function openSilentProxy(target: string): Promise<SilentProxy> {
     far.on('connect', () => {
       if (!silent) near.resume();
     });
+    // Nobody listens there: without the proxy, the caller would have been told so.
+    far.on('error', () => {
+      if (far.connecting || far.bytesRead === 0) near.resetAndDestroy();
+    });
   };
   const server = createServer({ pauseOnConnect: true }, (near) => {
     near.on('error', () => undefined);
