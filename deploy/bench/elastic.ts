@@ -24,8 +24,8 @@ const FIELDS = [
   ...['model.width=16', 'model.layers=1', 'data.demoTrainClips=12', 'data.demoHeldOutClips=4'],
   ...['checkpoint.everySteps=100', 'cluster.workers=2'],
 ];
-/** A process that dies too often in an hour is not started again. */
-const KILLS_A_RUN = 10;
+/** A process that dies again and again soon after its start is not started any more. */
+const KILLS_A_RUN = 3;
 const LIMIT_MS = 60_000;
 const execute = promisify(execFile);
 const PEER_SCRIPT = new URL('peers/elastic_torchrun.py', import.meta.url).pathname;

@@ -74,6 +74,11 @@ async function openGroup(tls: string): Promise<{ children: ChildProcess[] }> {
       execArgv: ['--import', 'tsx'],
     }),
   );
+  for (const child of children) {
+    child.on('exit', (code) => {
+      if (code !== 0) process.exit(1); // it has said why
+    });
+  }
   const told = await Promise.all(children.map((child) => once(child, 'message')));
   const generation: MeshGeneration = {
     number: 1,

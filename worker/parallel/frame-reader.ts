@@ -1,8 +1,16 @@
 import { connect, type Socket, type TcpNetConnectOpts } from 'node:net';
-import { decodeHeader, HEADER_BYTES, verifyPayload, type FrameHeader } from './frame.ts';
+import {
+  decodeHeader,
+  FrameCorrupt,
+  HEADER_BYTES,
+  verifyPayload,
+  type FrameHeader,
+} from './frame.ts';
 
-/** Bytes that may already be on their way into the process when a frame has to wait: all that waiting costs. */
-const SPILL_BYTES = 256;
+/** Where bytes go that come while a frame waits for its place. */
+const SPILL_BYTES = 4096;
+/** What may come after reading was stopped: over TLS, all that one read of the socket has brought. */
+const MAX_EARLY_BYTES = 1 << 20;
 
 export interface FrameSink {
   /** Where the payload goes, exactly `length` bytes; undefined while there is no place: reading pauses. */
@@ -23,12 +31,16 @@ export class FrameReader {
   readonly #sink: FrameSink;
   readonly #headerBytes = Buffer.alloc(HEADER_BYTES);
   readonly #spill = Buffer.alloc(SPILL_BYTES);
+  /** Bytes that came while a frame waited for its place, in order: the rest of that frame, and what follows it. */
+  #early: Buffer[] = [];
+  #numEarly = 0;
   #header: FrameHeader | undefined;
   #payload: Uint8Array | undefined;
   /** Bytes of the header or of the payload that are there. */
   #filled = 0;
   /** The buffer that the socket holds for its next read is the spill. */
   #spilling = false;
+  #hasClosed = false;
   #ended = false;
 
   /** @param connectTcp opens TCP connections; those to a Unix socket stay as they are */
@@ -48,18 +60,21 @@ export class FrameReader {
         : connectTcp({ ...address, noDelay: true, keepAlive: true, onread });
     let failure: Error | undefined;
     this.socket.on('error', (error) => (failure = error));
-    this.socket.on('end', () => {
-      this.#end(undefined);
-    });
-    this.socket.on('close', () => {
-      this.#end(failure);
-    });
+    const close = (): void => {
+      // What came before the end counts.
+      this.#hasClosed = true;
+      if (failure !== undefined || this.#numEarly === 0) this.#end(failure);
+    };
+    this.socket.on('end', close);
+    this.socket.on('close', close);
   }
 
   /** Looks again for a place for the frame that waits, if one does. */
   resume(): void {
-    if (this.#header === undefined || this.#payload !== undefined || this.#ended) return;
-    if (this.#guard(() => this.#proceed())) this.socket.resume();
+    if (!this.#isWaiting() || this.#ended) return;
+    if (!this.#guard(() => this.#proceed() && this.#takeEarly())) return;
+    if (this.#hasClosed) this.#end(undefined);
+    else this.socket.resume();
   }
 
   destroy(): void {
@@ -67,30 +82,61 @@ export class FrameReader {
     this.socket.destroy();
   }
 
+  #isWaiting(): boolean {
+    return this.#header !== undefined && this.#payload === undefined;
+  }
+
   #nextBuffer(): Uint8Array {
-    if (this.#header === undefined) return this.#headerBytes.subarray(this.#filled);
-    if (this.#payload !== undefined) return this.#payload.subarray(this.#filled);
-    if (this.#header.length === 0) return this.#headerBytes;
-    this.#spilling = true;
-    return this.#spill.subarray(0, this.#header.length);
+    this.#spilling = this.#isWaiting() || this.#numEarly > 0;
+    if (this.#spilling) return this.#spill;
+    return this.#header === undefined
+      ? this.#headerBytes.subarray(this.#filled)
+      : this.#payload!.subarray(this.#filled);
   }
 
   /** Answers whether to read on. */
   #take(length: number): boolean {
     if (this.#ended) return false;
     return this.#guard(() => {
-      if (this.#spilling) {
-        this.#payload!.set(this.#spill.subarray(0, length));
-        this.#spilling = false;
+      if (!this.#spilling) {
+        this.#filled += length;
+        return this.#step();
       }
-      this.#filled += length;
-      if (this.#header === undefined) {
-        if (this.#filled < HEADER_BYTES) return true;
-        this.#header = decodeHeader(this.#headerBytes);
-        this.#filled = 0;
-      }
-      return this.#proceed();
+      this.#early.push(Buffer.from(this.#spill.subarray(0, length)));
+      this.#numEarly += length;
+      if (this.#numEarly > MAX_EARLY_BYTES)
+        throw new FrameCorrupt('the connection does not stop where it is told to');
+      // Reading was stopped, which `resume` alone takes back.
+      return !this.#isWaiting() && this.#takeEarly();
     });
+  }
+
+  /** Goes through what came early. Answers whether to read on. */
+  #takeEarly(): boolean {
+    while (this.#numEarly > 0 && !this.#ended) {
+      const bytes = this.#early[0]!;
+      const target =
+        this.#header === undefined
+          ? this.#headerBytes.subarray(this.#filled)
+          : this.#payload!.subarray(this.#filled);
+      const length = bytes.copy(target);
+      this.#filled += length;
+      this.#numEarly -= length;
+      if (length < bytes.length) this.#early[0] = bytes.subarray(length);
+      else this.#early.shift();
+      if (!this.#step()) return false;
+    }
+    return true;
+  }
+
+  /** After the header or the payload has grown. Answers whether to read on. */
+  #step(): boolean {
+    if (this.#header === undefined) {
+      if (this.#filled < HEADER_BYTES) return true;
+      this.#header = decodeHeader(this.#headerBytes);
+      this.#filled = 0;
+    }
+    return this.#proceed();
   }
 
   /** Finds the place of the frame's payload, ends the frame when it is whole. Answers whether to read on. */
