@@ -4,7 +4,7 @@ import type { Sample } from '../../video/index/sample.ts';
 import type { Tokenizer } from '../../video/text/tokenizer.ts';
 import { NO_LABEL } from '../losses/next-token.ts';
 import { packPixels } from '../tokens/pixels.ts';
-import { floatArray, intArray } from './host-arrays.ts';
+import { floatArray, intArray, packedFrames } from './host-arrays.ts';
 import type { HostBatch, Row } from './system.ts';
 
 /** What is asked, and by which words: every answer is text of the same decoder. */
@@ -104,6 +104,33 @@ export function assembleOfa(
   }
   const pixels = { data: packPixels(bytes), shape: [rows.length, bytes.length / 4 / rows.length] };
   return { arrays: { pixels, ...arrays }, counts, numTokens };
+}
+
+/**
+ * A question about each row's clip for the encoder to read, and no answer. None: what the video describes.
+ */
+export function assembleOfaQuestion(
+  { tokenizer, promptLength }: Pick<OfaAssembly, 'tokenizer' | 'promptLength'>,
+  rows: readonly Row[],
+  question: string,
+): HostBatch {
+  const words = tokenizer
+    .encode(question === '' ? PROMPTS.caption : question)
+    .slice(0, promptLength);
+  const [ids, present] = [
+    intArray(rows.length, promptLength),
+    floatArray(rows.length, promptLength),
+  ];
+  ids.data.fill(tokenizer.special.pad);
+  for (let r = 0; r < rows.length; r++) {
+    ids.data.set(words, r * promptLength);
+    present.data.fill(1, r * promptLength, r * promptLength + words.length);
+  }
+  return {
+    arrays: { pixels: packedFrames(rows), ids, present },
+    counts: {},
+    numTokens: rows.length * words.length,
+  };
 }
 
 function drawTask(tasks: Readonly<Record<Task, number>>, rng: Rng): Task {

@@ -3,6 +3,7 @@ import { test } from 'node:test';
 import * as tf from '@tensorflow/tfjs-core';
 import { openCpuEngine } from '../backend/cpu-engine.ts';
 import { uploadBatch } from '../batches.ts';
+import { openGenerator } from '../generation/generator.ts';
 import { openInitializer } from '../initializer.ts';
 import {
   initEncoderDecoder,
@@ -107,4 +108,33 @@ test('whatever is asked, the words of the one decoder answer', async () => {
     const [correct] = await sums[task.objective]!.correct.data();
     assert.ok(correct! >= 0 && correct! <= task.labels(batch).length, task.name);
   }
+});
+
+test('asked nothing it reads the question for a caption, else the question, and writes what evaluation sees it write', async () => {
+  const engine = await openCpuEngine();
+  const { system, config } = await open();
+  const answers = system.answers!;
+  const rows = captionedRows(config).slice(0, 2);
+  const caption = system.heldOutTasks.find(({ name }) => name === 'caption-exact')!.assemble(rows);
+  const asked = answers.assemble(rows, '');
+  for (const [name, array] of Object.entries(asked.arrays)) {
+    assert.deepEqual(array, caption.arrays[name], name);
+  }
+  assert.notDeepEqual(answers.assemble(rows, 'a red circle?').arrays['ids'], asked.arrays['ids']);
+
+  const params = system.init(openInitializer(3));
+  const generator = openGenerator(engine, answers.model, { maxNewTokens: answers.maxNewTokens });
+  const written = await generator.generate({ params, frozen: {} }, uploadBatch(engine, asked), {
+    strategy: { kind: 'greedy' },
+    eosIds: answers.eosIds,
+  });
+  const whole = caption.arrays['answers']!;
+  const length = whole.shape[1]!;
+  const data = Int32Array.from(whole.data);
+  for (const [r, { ids, isFinished }] of written.entries()) {
+    data.set([...ids, ...(isFinished ? answers.eosIds : [])], r * length + 1);
+  }
+  const expected = { ...caption.arrays, answers: { data, shape: whole.shape } };
+  const sums = system.sums(params, {}, uploadBatch(engine, { ...caption, arrays: expected }));
+  assert.equal((await sums['caption']!.correct.data())[0], rows.length);
 });

@@ -11,11 +11,15 @@ import { nextTokenSums } from '../losses/next-token.ts';
 import {
   initEncoderDecoder,
   readAll,
+  writerOf,
   writtenLogits,
   type EncoderDecoderParams,
   type EncoderDecoderSizes,
+  type ReaderInput,
   type ReadStates,
+  type WriterState,
 } from '../models/encoder-decoder.ts';
+import type { LanguageModel } from '../models/language-model.ts';
 import { STEM_STRIDE } from '../models/resnet-stem.ts';
 import { constantOf } from '../tokens/constant.ts';
 import { CLIP_PIXELS, normalizePixels } from '../tokens/pixels.ts';
@@ -23,6 +27,7 @@ import { countedOf, floatArray, intArray } from './host-arrays.ts';
 import {
   defineSystem,
   isOneMedium,
+  type AnsweringParams,
   type HeldOutTask,
   type HostBatch,
   type Row,
@@ -33,6 +38,7 @@ import { fitTokenizer, readTokenizer } from './text-assets.ts';
 import { checkBlocks, encoderFields, encoderSizes } from './tower-fields.ts';
 import {
   assembleOfa,
+  assembleOfaQuestion,
   OFA_TRAINING,
   ofaTexts,
   TASKS,
@@ -119,18 +125,11 @@ export function ofaSizes(model: OfaConfig, data: RunConfig['data']): EncoderDeco
   };
 }
 
-type OfaBatch = {
-  readonly [
-    K in
-      | 'pixels'
-      | 'ids'
-      | 'present'
-      | 'answers'
-      | 'captionLabels'
-      | 'matchLabels'
-      | 'orderLabels'
-      | 'places'
-  ]: tf.Tensor;
+/** What the encoder is given. */
+type OfaPrompt = { readonly [K in 'pixels' | 'ids' | 'present']: tf.Tensor };
+
+type OfaBatch = OfaPrompt & {
+  readonly [K in 'answers' | 'captionLabels' | 'matchLabels' | 'orderLabels' | 'places']: tf.Tensor;
 } & {
   /** In a held-out question: which rows count, by their whole answer as the model writes it. */
   readonly answerWeights?: tf.Tensor; // [B]
@@ -157,13 +156,13 @@ async function open({
     orderNamesCaption: model.orderNamesCaption,
   };
   const digits = digitTable(tokenizer, { size: model.vocabulary, numFrames: data.windows });
-  const read = (params: EncoderDecoderParams, { pixels, ids, present }: OfaBatch): ReadStates => {
+  const given = ({ pixels, ids, present }: OfaPrompt): ReaderInput => {
     const count = pixels.shape[0] * data.windows;
     const pictures = normalizePixels(pixels, [count, frameSize, frameSize, 3], CLIP_PIXELS);
-    return readAll(params, { pictures, ids, present }, sizes);
+    return { pictures, ids, present };
   };
   const sums = (params: EncoderDecoderParams, batch: OfaBatch): Record<string, ObjectiveSums> => {
-    const states = read(params, batch);
+    const states = readAll(params, given(batch), sizes);
     const logits = writtenLogits(params, batch.answers, states, sizes);
     const byTask = Object.fromEntries(
       TASKS.map((task) => [task, nextTokenSums(logits, batch[`${task}Labels`])]),
@@ -255,7 +254,28 @@ async function open({
     decays: (path, shape) =>
       shape.length > 1 && !/(^|\/)(words|frame|position|\w+Position)$/.test(path),
     assemble: (rows) => assembleOfa(assembly, rows, index.train, OFA_TRAINING),
+    answers: {
+      assemble: (rows, question) => assembleOfaQuestion(assembly, rows, question),
+      model: answeringWriter(writerOf(sizes, tokenizer.special.cls), given),
+      eosIds: [tokenizer.special.sep],
+      maxNewTokens: model.answerTokens - 1, // its start is given
+      decode: (ids) => tokenizer.decode(ids),
+    },
     sums: (params, _frozen, batch) => sums(params, batch as OfaBatch),
+  };
+}
+
+/** The writer that is asked about packed frames. */
+function answeringWriter(
+  writer: LanguageModel<EncoderDecoderParams, ReaderInput, WriterState>,
+  given: (prompt: OfaPrompt) => ReaderInput,
+): LanguageModel<AnsweringParams<EncoderDecoderParams>> {
+  return {
+    name: writer.name,
+    prefill: ({ params }, prompt, numSteps) =>
+      writer.prefill(params, given(prompt as OfaPrompt), numSteps),
+    step: ({ params }, state, tokens) => writer.step(params, state as WriterState, tokens),
+    select: (state, rows) => writer.select(state as WriterState, rows),
   };
 }
 
