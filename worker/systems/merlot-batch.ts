@@ -123,8 +123,11 @@ export function assembleMerlot(
       }
 
       if (showsWords && question.words !== 'shown') {
-        const candidates = wordPositions(ids, firstWordId);
-        const budget = Math.min(slots, maskingBudget(candidates.length, config.maskRatio));
+        const words = wordPositions(ids, firstWordId);
+        const budget = Math.min(slots, maskingBudget(words.length, config.maskRatio));
+        // An evaluation leaves no choice to the model, so that it is known how often each word is asked.
+        const candidates =
+          question.words === 'asked' ? shuffled(words, own.fork('asked')).slice(0, budget) : words;
         arrays.maskWeights.data.fill(1, group * slots, group * slots + budget);
         counts['masked-token'] += budget;
         const draw = own.fork('mask');

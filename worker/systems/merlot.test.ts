@@ -81,6 +81,18 @@ test('training hides a fifth of the words, never a start, and counts what it hid
   assert.ok(Math.abs(perWord - Math.log(config.model['vocabulary'] as number)) < 1, `${perWord}`);
 });
 
+test('an evaluation asks as many hidden words as it counts answers', async () => {
+  const { system, config } = await openCaptioned('merlot', {
+    preset: 'tiny',
+    overrides: OVERRIDES,
+  });
+  const task = system.heldOutTasks.find(({ name }) => name === 'masked-token-accuracy')!;
+  const batch = task.assemble(captionedRows(config));
+  const numAsked = [...batch.arrays['maskWeights']!.data].filter((weight) => weight === 1).length;
+  assert.equal(task.labels(batch).length, numAsked);
+  assert.equal(batch.counts['masked-token'], numAsked);
+});
+
 test('half of the picks fall on the most attended fifth, and runs stay within candidates', async () => {
   await openCpuEngine();
   const [rows, length] = [400, 40];

@@ -307,7 +307,6 @@ function maskedWords(assembly: MerlotAssembly): HeldOutTask {
     objective: 'masked-token',
     numClasses: assembly.tokenizer.vocabularySize,
     assemble: (rows) => assembleMerlot(assembly, rows, question),
-    // Which words are chosen is known within the program alone; how often each is there gives chance.
     labels: ({ arrays }) => countedOf(arrays['ids']!, arrays['candidates']!),
   };
 }
