@@ -10,6 +10,7 @@ import { imageQueries, initQueries, type ImageQueryParams } from '../models/imag
 import type { TensorTree } from '../tree.ts';
 import { filledTemplate } from './dialogue.ts';
 import { dialogueFields, dialogueSystem } from './dialogue-system.ts';
+import { changedRow } from './frame-changes.ts';
 import { languageFault, languageFields, languageOf } from './language-part.ts';
 import { qFormerFault, qFormerFields, qFormerSizes } from './q-former-part.ts';
 import { defineSystem, isClipOfOneVideo } from './system.ts';
@@ -31,6 +32,7 @@ const fields = z.strictObject({
   vision: visionFields,
   qFormer: qFormerFields,
   language: languageFields,
+  blind: z.boolean().describe('All pictures are grey; for comparison'),
   template: z.string().describe('A conversation up to the answer, with {seen} and {question}'),
   ...dialogueFields,
 });
@@ -80,9 +82,11 @@ export const blip2Generation = defineSystem<Blip2GenerationConfig, Blip2Generati
         const images = unpackedFrames(pictures!, frameSize);
         return dense(params.projection, imageQueries(params, images, { vision, qFormer }));
       },
-      arrays: (rows) => ({
-        pictures: packedFrames(rows, frameSize, anyFrame(train.seed, 'picture')),
-      }),
+      arrays(rows) {
+        const blank = { frameSize, seed: train.seed };
+        const shown = model.blind ? rows.map((row) => changedRow(row, 'blank', blank)) : rows;
+        return { pictures: packedFrames(shown, frameSize, anyFrame(train.seed, 'picture')) };
+      },
       prompt: (_row, question) =>
         filledTemplate(model.template, {
           seen: [{ numSoft: model.qFormer.queries }],

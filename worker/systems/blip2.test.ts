@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { after, before, describe, it } from 'node:test';
+import { after, before, describe, it, test } from 'node:test';
 import * as tf from '@tensorflow/tfjs-core';
 import { openRng } from '../../proto/random.ts';
 import { userCacheDir } from '../../proto/user-cache.ts';
@@ -133,4 +133,13 @@ void describe('BLIP-2, first stage', () => {
     assert.equal(batch.counts['write'], sum('writeWeights'));
     assert.deepEqual(system.assemble(rows), batch);
   });
+});
+
+test('a blind second stage is trained and asked with grey pictures alone', async () => {
+  const { system, config } = await openTestSystem('blip2', 'generate', ['model.blind=true']);
+  const rows = testRows(TEST_SAMPLES.slice(0, 3), config);
+  const others = rows.map((row) => ({ ...row, frames: row.frames.toReversed() }));
+  assert.deepEqual(system.assemble(others), system.assemble(rows));
+  for (const task of system.heldOutTasks)
+    assert.deepEqual(task.assemble(others), task.assemble(rows), task.name);
 });
