@@ -54,9 +54,10 @@ function stepLine(status: RunStatus, isTTY: boolean): string {
     status.clipsPerSecond > 0
       ? ((totalSteps - committedStep) * status.clipsPerStep) / status.clipsPerSecond
       : Infinity;
-  const losses = status.objectives.map(
-    ({ name, lossSum, count }) => `${name} ${(lossSum / count).toFixed(2)}`,
-  );
+  // A stage may ask nothing of an objective.
+  const losses = status.objectives
+    .filter(({ count }) => count > 0)
+    .map(({ name, lossSum, count }) => `${name} ${(lossSum / count).toFixed(2)}`);
   const parts = [
     `step ${committedStep}/${totalSteps}`,
     isTTY ? `${bar(committedStep / totalSteps, 16)}|` : '',
