@@ -38,15 +38,23 @@ export type SiglipParams = {
   readonly logitBias: tf.Tensor; // [1]
 };
 
-/** Source: Zhai et al. 2023, arXiv:2303.15343, sec. 3.2: factor 10 and bias -10 at the start. */
-export function initSiglip({ vision, text }: SiglipSizes, init: Initializer): SiglipParams {
+/**
+ * Source: Zhai et al. 2023, arXiv:2303.15343, sec. 3.2: factor 10 at the start.
+ *
+ * @param bias at the start; the paper's -10 is the log odds that two of its 32k rows belong together
+ */
+export function initSiglip(
+  { vision, text }: SiglipSizes,
+  init: Initializer,
+  { bias = -10 }: { readonly bias?: number } = {},
+): SiglipParams {
   return {
     vision: initVit(vision, init, { parts: SIGLIP_VISION, path: 'vision/' }),
     visionHead: initAttentionPool(init, 'visionHead', vision),
     text: initTextTower(text, init, 'text'),
     textHead: initDense(init, 'textHead', text.width, vision.width),
     logitScale: init.fill('logitScale', [1], Math.log(10)),
-    logitBias: init.fill('logitBias', [1], -10),
+    logitBias: init.fill('logitBias', [1], bias),
   };
 }
 

@@ -26,6 +26,12 @@ const fields = z.strictObject({
   name: z.literal('siglip').describe('Zhai et al. 2023, arXiv:2303.15343'),
   vision: visionFields.describe('The tower that sees; a learned query reads its tokens'),
   text: textFields.describe('The tower that reads; its last position speaks for the text'),
+  initialBias: z
+    .number()
+    .describe(
+      'What is added to similarities at first; it is learned. About minus the logarithm of the rows of a global batch, ' +
+        'else the first steps go into pulling all clips and texts together',
+    ),
   frames: z
     .enum(['tubelets', 'bag'])
     .describe(
@@ -55,7 +61,7 @@ export const siglip = defineSystem<SiglipConfig, SiglipParams>({
       maxTokens: model.text.maxTokens,
       tokensOfClip: data.windows * (data.frameSize / model.vision.patchSize) ** 2,
       parameters: ['logitScale', 'logitBias'],
-      init: (initializer) => initSiglip(sizes, initializer),
+      init: (initializer) => initSiglip(sizes, initializer, { bias: model.initialBias }),
       images: (params, images) => siglipImages(params, images, sizes),
       texts: (params, ids) => siglipTexts(params, { ids }, sizes),
       sums: ({ logitScale, logitBias }, pairs) =>
