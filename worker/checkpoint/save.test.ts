@@ -10,7 +10,7 @@ import { CheckpointError } from './checkpoint-error.ts';
 import type { TensorData } from './format.ts';
 import { loadCheckpoint } from './load.ts';
 import { openFileWriter, type FileWriter, type SavedFile } from './file-writer.ts';
-import { saveCheckpointPart, shareOf } from './save.ts';
+import { saveCheckpointPart, shareOf, type SavedTensor } from './save.ts';
 
 const writers: FileWriter[] = [];
 const openWriter = (): FileWriter => {
@@ -181,6 +181,26 @@ const nodeArguments = (script: string): string[] => [
   '-e',
   script,
 ];
+
+test('a share that fails leaves a checkpoint whole that others have completed meanwhile', async (t) => {
+  const dir = await folder(t);
+  const state = stateOf([5000]);
+  await writeManifest(dir, await save(dir, state, 1));
+  const whole = await loadCheckpoint(dir);
+  const load = (): Promise<never> => Promise.reject(new Error('the worker has left'));
+  const tensors = new Map(
+    [...state].map(([name, tensor]): [string, SavedTensor] => {
+      const { byteLength } = tensor.data;
+      return [
+        name,
+        name.startsWith('optimizer/') ? { ...tensor, data: { byteLength, load } } : tensor,
+      ];
+    }),
+  );
+  const late = { dir, rank: 0, worldSize: 1, tensors, sizes: sizesOf(state) };
+  await assert.rejects(saveCheckpointPart(late, openWriter()));
+  assert.deepEqual(await loadCheckpoint(dir), whole);
+});
 
 test('a full disk is told, and nothing is left of the share', async (t) => {
   const dir = await folder(t);

@@ -1,5 +1,6 @@
-import { mkdir, rm } from 'node:fs/promises';
+import { mkdir, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
+import { MANIFEST_FILE } from '../../proto/checkpoint-manifest.ts';
 import { syncFolder } from '../../proto/durable-file.ts';
 import { writeFailure } from './checkpoint-error.ts';
 import { NUM_THREADS, type FileWriter, type Piece, type SavedFile } from './file-writer.ts';
@@ -75,7 +76,7 @@ function partsPerRank(sizes: ReadonlyMap<string, number>, worldSize: number): nu
  * which Hugging Face's tools find the tensors of all parts. Nothing is under its final name before it is whole.
  * @returns the files written, for the coordinator's manifest
  * @throws CheckpointError CHECKPOINT_DISK_FULL, CHECKPOINT_TOO_LARGE, CHECKPOINT_NOT_WRITABLE or CHECKPOINT_DISK_FAILED;
- * nothing is left behind then
+ * nothing is left behind then, but in a checkpoint that is complete
  */
 export async function saveCheckpointPart(
   part: CheckpointPart,
@@ -116,9 +117,18 @@ export async function saveCheckpointPart(
     await syncFolder(dir);
     return saved;
   } catch (error) {
-    await Promise.all(saved.map(({ name }) => rm(join(dir, name), { force: true })));
+    // A worker that was stopped for long may save what others have completed without it: their files have its names.
+    if (!(await hasManifest(dir)))
+      await Promise.all(saved.map(({ name }) => rm(join(dir, name), { force: true })));
     throw error;
   }
+}
+
+function hasManifest(dir: string): Promise<boolean> {
+  return stat(join(dir, MANIFEST_FILE)).then(
+    () => true,
+    () => false,
+  );
 }
 
 /** Where each model tensor is. Source: huggingface.co/docs/transformers/big_models, "Sharded checkpoints". */
