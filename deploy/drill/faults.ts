@@ -78,7 +78,8 @@ export async function inject(
   const isLoss =
     (victim: string) =>
     ({ type, workerId }: JournalEvent): boolean =>
-      type === 'worker-lost' && workerId === victim;
+      // One that is told to go leaves in order, if it is given the time.
+      (type === 'worker-lost' || type === 'worker-left') && workerId === victim;
   const isMember =
     (victim: string) =>
     ({ type, members: all = [] }: JournalEvent): boolean =>
