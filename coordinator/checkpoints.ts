@@ -5,6 +5,7 @@ import {
   CheckpointFileName,
   checkpointFolderName,
   checkpointStepOf,
+  hasManifest,
   invalidCheckpoint,
   isCheckpointFile,
   MANIFEST_FILE,
@@ -219,11 +220,4 @@ async function stepsIn(folder: string): Promise<number[]> {
     .filter((entry) => entry.isDirectory())
     .flatMap(({ name }) => checkpointStepOf(name) ?? [])
     .sort((a, b) => a - b);
-}
-
-async function hasManifest(path: string): Promise<boolean> {
-  return stat(join(path, MANIFEST_FILE)).then(
-    () => true,
-    () => false,
-  );
 }

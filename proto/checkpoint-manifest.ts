@@ -64,6 +64,14 @@ export const CheckpointManifest = z.object({
 });
 export type CheckpointManifest = z.infer<typeof CheckpointManifest>;
 
+/** Whether a checkpoint's folder has been completed: its manifest is written last. */
+export function hasManifest(folder: string): Promise<boolean> {
+  return access(join(folder, MANIFEST_FILE)).then(
+    () => true,
+    () => false,
+  );
+}
+
 /**
  * Reads the manifest of a checkpoint's folder; does not read the files that it lists.
  * @throws VideoloomError CHECKPOINT_INVALID
@@ -127,12 +135,7 @@ export async function newestCheckpointStep(runFolder: string): Promise<number | 
   const names = await readdir(folder).catch((): string[] => []);
   const steps = names.map(checkpointStepOf).filter((step) => step !== undefined);
   for (const step of steps.sort((a, b) => b - a)) {
-    const manifest = join(folder, checkpointFolderName(step), MANIFEST_FILE);
-    const exists = await access(manifest).then(
-      () => true,
-      () => false,
-    );
-    if (exists) return step;
+    if (await hasManifest(join(folder, checkpointFolderName(step)))) return step;
   }
   return undefined;
 }

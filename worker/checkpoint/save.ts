@@ -1,6 +1,6 @@
-import { mkdir, rm, stat } from 'node:fs/promises';
+import { mkdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import { MANIFEST_FILE } from '../../proto/checkpoint-manifest.ts';
+import { hasManifest } from '../../proto/checkpoint-manifest.ts';
 import { syncFolder } from '../../proto/durable-file.ts';
 import { writeFailure } from './checkpoint-error.ts';
 import { NUM_THREADS, type FileWriter, type Piece, type SavedFile } from './file-writer.ts';
@@ -122,13 +122,6 @@ export async function saveCheckpointPart(
       await Promise.all(saved.map(({ name }) => rm(join(dir, name), { force: true })));
     throw error;
   }
-}
-
-function hasManifest(dir: string): Promise<boolean> {
-  return stat(join(dir, MANIFEST_FILE)).then(
-    () => true,
-    () => false,
-  );
 }
 
 /** Where each model tensor is. Source: huggingface.co/docs/transformers/big_models, "Sharded checkpoints". */
