@@ -32,8 +32,7 @@ export class FrameReader {
   readonly #headerBytes = Buffer.alloc(HEADER_BYTES);
   readonly #spill = Buffer.alloc(SPILL_BYTES);
   /** Bytes that came while a frame waited for its place, in order: the rest of that frame, and what follows it. */
-  #early: Buffer[] = [];
-  #numEarly = 0;
+  #early = Buffer.alloc(0);
   #header: FrameHeader | undefined;
   #payload: Uint8Array | undefined;
   /** Bytes of the header or of the payload that are there. */
@@ -63,7 +62,7 @@ export class FrameReader {
     const close = (): void => {
       // What came before the end counts.
       this.#hasClosed = true;
-      if (failure !== undefined || this.#numEarly === 0) this.#end(failure);
+      if (failure !== undefined || this.#early.length === 0) this.#end(failure);
     };
     this.socket.on('end', close);
     this.socket.on('close', close);
@@ -87,8 +86,12 @@ export class FrameReader {
   }
 
   #nextBuffer(): Uint8Array {
-    this.#spilling = this.#isWaiting() || this.#numEarly > 0;
-    if (this.#spilling) return this.#spill;
+    this.#spilling = this.#isWaiting();
+    return this.#spilling ? this.#spill : this.#target();
+  }
+
+  /** Where the next bytes of a frame go that has its place, or of a header. */
+  #target(): Uint8Array {
     return this.#header === undefined
       ? this.#headerBytes.subarray(this.#filled)
       : this.#payload!.subarray(this.#filled);
@@ -102,9 +105,8 @@ export class FrameReader {
         this.#filled += length;
         return this.#step();
       }
-      this.#early.push(Buffer.from(this.#spill.subarray(0, length)));
-      this.#numEarly += length;
-      if (this.#numEarly > MAX_EARLY_BYTES)
+      this.#early = Buffer.concat([this.#early, this.#spill.subarray(0, length)]);
+      if (this.#early.length > MAX_EARLY_BYTES)
         throw new FrameCorrupt('the connection does not stop where it is told to');
       // Reading was stopped, which `resume` alone takes back.
       return !this.#isWaiting() && this.#takeEarly();
@@ -113,17 +115,10 @@ export class FrameReader {
 
   /** Goes through what came early. Answers whether to read on. */
   #takeEarly(): boolean {
-    while (this.#numEarly > 0 && !this.#ended) {
-      const bytes = this.#early[0]!;
-      const target =
-        this.#header === undefined
-          ? this.#headerBytes.subarray(this.#filled)
-          : this.#payload!.subarray(this.#filled);
-      const length = bytes.copy(target);
+    while (this.#early.length > 0 && !this.#ended) {
+      const length = this.#early.copy(this.#target());
+      this.#early = this.#early.subarray(length);
       this.#filled += length;
-      this.#numEarly -= length;
-      if (length < bytes.length) this.#early[0] = bytes.subarray(length);
-      else this.#early.shift();
       if (!this.#step()) return false;
     }
     return true;
