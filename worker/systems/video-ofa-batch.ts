@@ -5,7 +5,7 @@ import type { Tokenizer } from '../../video/text/tokenizer.ts';
 import { NO_LABEL } from '../losses/next-token.ts';
 import { packPixels } from '../tokens/pixels.ts';
 import { floatArray, intArray, packedFrames } from './host-arrays.ts';
-import type { HostBatch, Row } from './system.ts';
+import type { HostArray, HostBatch, Row } from './system.ts';
 
 /** What is asked, and by which words: every answer is text of the same decoder. */
 export const TASKS = ['caption', 'match', 'order'] as const;
@@ -92,15 +92,12 @@ export function assembleOfa(
     arrays.places.data.set(shown, r * numFrames);
     const namesCaption = question.namesCaption ?? config.orderNamesCaption;
     const [named, answer] = asked(task, { row, rng, shown, split, namesCaption });
-    const prompt = tokenizer.encode(PROMPTS[task].replace('{caption}', named));
-    const words = prompt.slice(0, promptLength);
-    arrays.ids.data.set(words, r * promptLength);
-    arrays.present.data.fill(1, r * promptLength, r * promptLength + words.length);
+    numTokens += setPrompt(config, arrays, r, PROMPTS[task].replace('{caption}', named));
     const written = tokenizer.encode(answer).slice(0, answerLength - 2);
     arrays.answers.data.set([cls, ...written, sep], r * answerLength);
     arrays[`${task}Labels`].data.set([...written, sep], r * answerLength + 1);
     counts[task] += written.length + 1;
-    numTokens += words.length + written.length + 2;
+    numTokens += written.length + 2;
   }
   const pixels = { data: packPixels(bytes), shape: [rows.length, bytes.length / 4 / rows.length] };
   return { arrays: { pixels, ...arrays }, counts, numTokens };
@@ -114,23 +111,28 @@ export function assembleOfaQuestion(
   rows: readonly Row[],
   question: string,
 ): HostBatch {
-  const words = tokenizer
-    .encode(question === '' ? PROMPTS.caption : question)
-    .slice(0, promptLength);
-  const [ids, present] = [
-    intArray(rows.length, promptLength),
-    floatArray(rows.length, promptLength),
-  ];
+  const ids = intArray(rows.length, promptLength);
+  const present = floatArray(rows.length, promptLength);
   ids.data.fill(tokenizer.special.pad);
+  const prompt = question === '' ? PROMPTS.caption : question;
+  let numTokens = 0;
   for (let r = 0; r < rows.length; r++) {
-    ids.data.set(words, r * promptLength);
-    present.data.fill(1, r * promptLength, r * promptLength + words.length);
+    numTokens += setPrompt({ tokenizer, promptLength }, { ids, present }, r, prompt);
   }
-  return {
-    arrays: { pixels: packedFrames(rows), ids, present },
-    counts: {},
-    numTokens: rows.length * words.length,
-  };
+  return { arrays: { pixels: packedFrames(rows), ids, present }, counts: {}, numTokens };
+}
+
+/** Writes what the encoder reads of row `r`; gives the number of its tokens. */
+function setPrompt(
+  { tokenizer, promptLength }: Pick<OfaAssembly, 'tokenizer' | 'promptLength'>,
+  { ids, present }: { readonly ids: HostArray; readonly present: HostArray },
+  r: number,
+  prompt: string,
+): number {
+  const words = tokenizer.encode(prompt).slice(0, promptLength);
+  ids.data.set(words, r * promptLength);
+  present.data.fill(1, r * promptLength, r * promptLength + words.length);
+  return words.length;
 }
 
 function drawTask(tasks: Readonly<Record<Task, number>>, rng: Rng): Task {
