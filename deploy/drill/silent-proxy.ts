@@ -40,6 +40,8 @@ export async function openSilentProxy(target: string): Promise<SilentProxy> {
       // An end is a packet, too: it does not get through while there is no route.
       const end = (): void => {
         if (silent) waiting.add(end);
+        // Nobody listens there: without the proxy, the caller would have been told so.
+        else if (from === far && far.bytesRead === 0) near.resetAndDestroy();
         else to.destroy();
       };
       from.on('close', () => {
@@ -50,10 +52,6 @@ export async function openSilentProxy(target: string): Promise<SilentProxy> {
     }
     far.on('connect', () => {
       if (!silent) near.resume();
-    });
-    // Nobody listens there: without the proxy, the caller would have been told so.
-    far.on('error', () => {
-      if (far.connecting || far.bytesRead === 0) near.resetAndDestroy();
     });
   };
   const server = createServer({ pauseOnConnect: true }, (near) => {
