@@ -97,4 +97,5 @@ export type JournalEvent =
   | { readonly type: 'failed'; readonly code: string; readonly message: string };
 
 /** Why a worker is no member any more. */
-export type LossReason = 'disconnected' | 'heartbeat' | 'stalled' | 'late' | 'replaced';
+export type LossReason =
+  'disconnected' | 'heartbeat' | 'stalled' | 'unreachable' | 'late' | 'replaced';

@@ -35,15 +35,25 @@ export interface Worker {
 /**
  * The members of a generation that goes on from `committedStep`: the first workers that attend, as many as there are
  * microbatches, in the order in which they joined, so that survivors keep their order. Those that want to leave stay
- * out, unless they alone hold the state that the others need.
+ * out, unless they alone hold the state that the others need; so do those that rest, unless there is nobody else.
  */
 export function chooseMembers(
   workers: readonly Worker[],
-  { numMicrobatches, committedStep }: { numMicrobatches: number; committedStep: number },
+  {
+    numMicrobatches,
+    committedStep,
+    isResting = () => false,
+  }: {
+    numMicrobatches: number;
+    committedStep: number;
+    isResting?: (worker: Worker) => boolean;
+  },
 ): readonly Worker[] {
   const here = workers.filter(({ isAttending }) => isAttending);
   const holds = (worker: Worker): boolean => holdsState(worker, committedStep);
-  const staying = here.filter(({ isLeaving }) => !isLeaving).slice(0, numMicrobatches);
+  const willing = here.filter(({ isLeaving }) => !isLeaving);
+  const awake = willing.filter((worker) => !isResting(worker));
+  const staying = (awake.length > 0 ? awake : willing).slice(0, numMicrobatches);
   const isStateLost = staying.length > 0 && here.some(holds) && !staying.some(holds);
   return isStateLost ? withHolder(here, holds, numMicrobatches) : staying;
 }

@@ -101,6 +101,18 @@ export function stalled({ workerId, vitals }: Worker, rank: number, stillMs: num
   );
 }
 
+/** To a worker of a group whose members wait for each other, in vain twice. */
+export function unreachable({ workerId, vitals }: Worker, rank: number, restMs: number): RpcError {
+  return new RpcError(
+    status.UNAVAILABLE,
+    'WORKER_UNREACHABLE',
+    `the members waited for each other, and so they did after they had connected anew: worker "${workerId}" ` +
+      `(rank ${rank}, phase ${vitals.phase}) sits out for ${Math.round(restMs / 1000)} s. ` +
+      'Can its host and those of the others reach the tensor addresses of each other?',
+    { retryable: true },
+  );
+}
+
 /** To a worker that kept the others waiting at a barrier; `late` are all that did. */
 export function tooLate(
   { workerId, vitals }: Worker,

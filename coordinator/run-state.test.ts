@@ -74,6 +74,23 @@ function beating(
   );
 }
 
+/** Members that wait for each other since `sinceMs`. */
+function stalling(fromMs: number, toMs: number, reduces: string, waits: string, sinceMs = 0) {
+  return beating(fromMs, toMs, (atMs) => [
+    beat(reduces, 'reduce', atMs - sinceMs),
+    beat(waits, 'wait', atMs - sinceMs),
+  ]);
+}
+
+/** Members of the generations that were opened. */
+function openedBy(effects: readonly RunEffect[]): string[][] {
+  return effects.flatMap((effect) =>
+    effect.type === 'journal' && effect.event.type === 'generation'
+      ? [effect.event.members.map(({ workerId }) => workerId)]
+      : [],
+  );
+}
+
 function playOn(before: RunState, ...events: (readonly [number, RunEvent])[]) {
   let state = before;
   const effects: RunEffect[] = [];
@@ -175,31 +192,73 @@ describe('the state machine of a run', () => {
     assert.equal(state.generationNumber, 2);
   });
 
-  it('tells who does what when a group waits for itself', () => {
+  it('tells who does what when a group waits for itself, and lets it connect anew', () => {
     const plan = testPlan({ detectWithinMs: 1000, minWorkers: 2 });
-    const { state, effects } = play(
-      plan,
-      ...enter('a', 'b'),
-      ...beating(100, 40_000, (atMs) => [beat('a/1', 'reduce', atMs), beat('b/1', 'wait', atMs)]),
-    );
+    const { state, effects } = play(plan, ...enter('a', 'b'), ...stalling(100, 4000, 'a/1', 'b/1'));
     const stalls = effects.filter((effect) => effect.type === 'stalled');
     assert.match(stalls[0]!.message, /"a" in phase reduce, "b" in phase wait/);
     // Once with the same members, then without the last of them.
-    const generations = effects.flatMap((effect) =>
-      effect.type === 'announce' ? [effect.generation.members.length] : [],
+    assert.deepEqual(openedBy(effects), [
+      ['a', 'b'],
+      ['a', 'b'],
+    ]);
+    const later = playOn(state, ...stalling(4100, 4200, 'a/1', 'b/1'));
+    assert.deepEqual(openedBy(later.effects), [['a']]);
+    const [lost] = later.effects.flatMap((effect) =>
+      effect.type === 'journal' && effect.event.type === 'worker-lost' ? [effect.event] : [],
     );
-    assert.deepEqual(generations, [2, 2]);
-    const later = playOn(
+    assert.equal(lost?.reason, 'unreachable');
+    assert.match(lost.message, /"b" \(rank 1, phase wait\) sits out for 15 s/);
+  });
+
+  it('lets one that was not reached sit out, longer each time, until a step is committed with it', () => {
+    const plan = testPlan({ detectWithinMs: 1000, minWorkers: 2 });
+    let { state } = play(plan, ...enter('a', 'b'), ...stalling(100, 4200, 'a/1', 'b/1'));
+    /** It comes back under another session; the other one trains on. */
+    const returns = (session: string, fromMs: number, step: number) => {
+      const before = playOn(
+        state,
+        [fromMs, { type: 'join', worker: joiner('b', session) }],
+        [fromMs, { type: 'attend', session }],
+      ).state;
+      assert.equal(before.generation?.members.length, 1);
+      return playOn(before, [fromMs, vote('a/1', before.generationNumber, step)]).state;
+    };
+    state = returns('b/2', 4300, 1);
+    assert.equal(state.generation?.members.length, 1);
+    // After its time it is a member again; the link is still dead: nobody is asked to connect anew this time.
+    const early = playOn(state, [19_000, beat('b/2', 'idle')], [19_000, beat('a/1', 'wait')]).state;
+    state = playOn(early, [19_300, vote('a/1', early.generationNumber, 2)]).state;
+    assert.equal(state.generation?.members.length, 2);
+    const again = playOn(state, ...stalling(19_400, 21_400, 'a/1', 'b/2', 19_300));
+    assert.deepEqual(openedBy(again.effects), [['a']]);
+    state = again.state;
+    assert.equal(state.rests.get('b')?.lengthMs, 30_000);
+    // The third time the link is back.
+    state = returns('b/3', 21_500, 3);
+    state = playOn(state, [51_500, beat('b/3', 'idle')], [51_500, beat('a/1', 'wait')]).state;
+    state = playOn(state, [51_500, vote('a/1', state.generationNumber, 4)]).state;
+    assert.equal(state.generation?.members.length, 2);
+    state = playOn(
       state,
-      ...beating(40_100, 60_000, (atMs) => [
-        beat('a/1', 'reduce', atMs - 20_100),
-        beat('b/1', 'wait', atMs - 20_100),
-      ]),
+      [51_600, vote('a/1', state.generationNumber, 5)],
+      [51_700, vote('b/3', state.generationNumber, 5)],
+    ).state;
+    assert.deepEqual([state.committedStep, state.rests.size], [5, 0]);
+  });
+
+  it('takes nobody for waiting that maps memory or compiles meanwhile', () => {
+    const plan = testPlan({ detectWithinMs: 1000, minWorkers: 2 });
+    const working = (session: string, atMs: number): RunEvent => {
+      const told = { phase: 'wait', progress: 0, stillMs: atMs, cpuMs: atMs / 2 };
+      return { type: 'beat', session, step: 1, beat: told, isLeaving: false, time: UNTOLD };
+    };
+    const { effects } = play(
+      plan,
+      ...enter('a', 'b'),
+      ...beating(100, 60_000, (atMs) => [beat('a/1', 'wait', atMs), working('b/1', atMs)]),
     );
-    assert.deepEqual(
-      later.state.generation?.members.map(({ workerId }) => workerId),
-      ['a'],
-    );
+    assert.deepEqual(openedBy(effects), [['a', 'b']]);
   });
 
   it('gives up at a barrier who is late, and names the rank to each', () => {
@@ -208,7 +267,7 @@ describe('the state machine of a run', () => {
       plan,
       ...enter('a', 'b', 'c'),
       [10, { type: 'vote', callId: 1, request: ballot('b/1', 1, 1) }],
-      ...beating(100, 345_000, (atMs) => [
+      ...beating(100, 330_500, (atMs) => [
         beat('a/1', 'compute', 0, atMs),
         beat('b/1', 'wait', atMs),
         beat('c/1', 'decode', 0, atMs),

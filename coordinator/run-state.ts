@@ -42,8 +42,16 @@ import {
   stalled,
   staleGeneration,
   tooLate,
+  unreachable,
 } from './refusals.ts';
-import { afterBeat, isWaiting, NEWBORN, stillnessLimitMs, withGap } from './stillness.ts';
+import {
+  afterBeat,
+  isBusyFor,
+  isWaiting,
+  NEWBORN,
+  stillnessLimitMs,
+  withGap,
+} from './stillness.ts';
 import type { Beat, GapsByPhase } from './stillness.ts';
 import { closingTime, UNTOLD } from './time-book.ts';
 import type { ProcessTime } from './time-book.ts';
@@ -122,6 +130,14 @@ export interface RunState {
   readonly lastProgressMs: number;
   /** Since then the stall was told of; the same members were given another try. */
   readonly stall: { readonly isTold: boolean; readonly isRetried: boolean };
+  /** Workers that the others could not reach, by id: they join again at once, and would stop the others again. */
+  readonly rests: ReadonlyMap<string, Rest>;
+}
+
+/** How long a worker sits out; the next time twice as long, until a step is committed with it. */
+interface Rest {
+  readonly lengthMs: number;
+  readonly untilMs: number;
 }
 
 /** What can happen to a run. Call events carry a `callId` that exactly one answer or refusal names later. */
@@ -228,6 +244,7 @@ export function initialRunState(plan: RunPlan, origin: RunOrigin, nowMs: number)
     lastTickMs: nowMs,
     lastProgressMs: nowMs,
     stall: NO_STALL,
+    rests: new Map(),
   };
 }
 
@@ -349,7 +366,11 @@ function attend(turn: Turn, session: string): void {
   if (isOver(turn.state)) throw runOver(turn.state);
   workerOf(turn.state.workers, session);
   updateWorker(turn, session, { isAttending: true, lastBeatMs: turn.nowMs });
-  if (turn.state.generation === undefined) openGeneration(turn);
+  const { generation } = turn.state;
+  // That it is no member tells it to wait for the next one.
+  if (generation !== undefined)
+    turn.effects.push({ type: 'announce', sessions: [session], generation });
+  else openGeneration(turn);
 }
 
 function beat(turn: Turn, event: RunEvent & { type: 'beat' }): void {
@@ -438,7 +459,7 @@ function openGeneration(turn: Turn): void {
   const { plan } = state;
   disperse(turn, staleGeneration(state, state.generationNumber));
   if (isOver(state) || state.isStopping) return;
-  const chosen = chosenOf(state);
+  const chosen = chosenOf(turn);
   const sessions = chosen.map(({ session }) => session);
   if (sessions.length < (state.hasStarted ? 1 : Math.min(plan.minWorkers, plan.microbatches))) {
     state.generation = undefined;
@@ -493,8 +514,12 @@ function lacksResult({ plan, committedStep, restoreStep }: RunState): boolean {
 }
 
 /** Those who would be members of a generation that is opened now. */
-function chosenOf({ workers, plan, committedStep }: RunState): readonly Worker[] {
-  return chooseMembers(workers, { numMicrobatches: plan.microbatches, committedStep });
+function chosenOf({ state, nowMs }: Turn): readonly Worker[] {
+  const { workers, plan, committedStep, rests } = state;
+  return chooseMembers(workers, {
+    ...{ numMicrobatches: plan.microbatches, committedStep },
+    isResting: ({ workerId }) => nowMs < (rests.get(workerId)?.untilMs ?? 0),
+  });
 }
 
 function releaseLeavers({ state, effects }: Turn): void {
@@ -613,6 +638,8 @@ function commit(turn: Turn, votes: Poll<CommitStepRequest>, generation: Generati
   state.lastCommit = { step, generation: generation.number, workerIds, response };
   state.lastProgressMs = turn.nowMs;
   state.stall = NO_STALL;
+  if (workerIds.some((id) => state.rests.has(id)))
+    state.rests = new Map([...state.rests].filter(([id]) => !workerIds.includes(id)));
   state.votes = undefined;
   for (const session of state.memberSessions) updateWorker(turn, session, { stateStep: step });
   if (checkpoint) {
@@ -633,7 +660,7 @@ function commit(turn: Turn, votes: Poll<CommitStepRequest>, generation: Generati
 
 /** Opens a generation for those who joined since the last one, if it would have other members. */
 function admitWaiting(turn: Turn): void {
-  const sessions = chosenOf(turn.state).map(({ session }) => session);
+  const sessions = chosenOf(turn).map(({ session }) => session);
   const { memberSessions } = turn.state;
   if (
     sessions.length !== memberSessions.length ||
@@ -874,11 +901,12 @@ function loseLate(turn: Turn, poll: Poll<unknown>, limitMs: number): void {
 
 /**
  * When all members wait for each other, nobody is to blame by what it does itself: a connection between two of them is
- * dead, or a message was lost. It is told; then who has not voted goes, or all begin anew, or the last rank goes.
+ * dead, or a message was lost. It is told; then all connect anew; then some sit out: those known for it, else who has not
+ * voted, else the last rank.
  */
 function breakStall(turn: Turn): void {
   const { state, nowMs } = turn;
-  const { stallReportMs } = state.limits;
+  const { stallReportMs, firstStillMs } = state.limits;
   const members = membersOf(state);
   if (state.generation === undefined || members.length === 0 || isOver(state)) return;
   const stillMs = Math.min(
@@ -886,7 +914,9 @@ function breakStall(turn: Turn): void {
     ...members.map((worker) => stillnessOf(worker, nowMs)),
   );
   const areWaiting = members.every(({ vitals }) => isWaiting(vitals.phase));
-  if (!areWaiting || stillMs <= stallReportMs) return;
+  const isOneBusy = members.some(({ vitals }) => isBusyFor(vitals, stillMs));
+  const reportMs = isOneBusy ? firstStillMs : stallReportMs;
+  if (!areWaiting || stillMs <= reportMs) return;
   if (!state.stall.isTold) {
     const doing = members.map(({ workerId, vitals }) => `"${workerId}" in phase ${vitals.phase}`);
     const message =
@@ -896,19 +926,37 @@ function breakStall(turn: Turn): void {
     state.stall = { ...state.stall, isTold: true };
     turn.effects.push({ type: 'stalled', message });
   }
-  if (stillMs <= 2 * stallReportMs) return;
-  const poll = state.votes ?? state.results;
-  if (poll !== undefined) {
-    loseLate(turn, poll, 2 * stallReportMs);
-    closeRanks(turn);
-  } else if (!state.stall.isRetried) {
+  if (stillMs <= 2 * reportMs) return;
+  const known = members.filter(({ workerId }) => state.rests.has(workerId));
+  if (!state.stall.isRetried && known.length === 0) {
     state.stall = { ...state.stall, isRetried: true };
     openGeneration(turn);
-  } else {
-    const last = members.at(-1)!;
-    lose(turn, last, 'stalled', stalled(last, rankOf(state, last), stillMs));
-    closeRanks(turn);
+    return;
   }
+  const poll = state.votes ?? state.results;
+  const silent = members.filter(
+    ({ session }) => poll?.ballots.some((ballot) => ballot.session === session) === false,
+  );
+  // Somebody has to stay.
+  const suspects = [known, silent].find((some) => some.length > 0 && some.length < members.length);
+  for (const worker of suspects ?? members.slice(-1)) sitOut(turn, worker);
+  closeRanks(turn);
+}
+
+function sitOut(turn: Turn, worker: Worker): void {
+  const { state, nowMs } = turn;
+  const { workerId } = worker;
+  const { leastRestMs, mostRestMs } = state.limits;
+  const lengthMs = Math.min(
+    2 * (state.rests.get(workerId)?.lengthMs ?? leastRestMs / 2),
+    mostRestMs,
+  );
+  // Who has not come back for so long is forgotten.
+  const others = [...state.rests].filter(([, { untilMs }]) => nowMs < untilMs + mostRestMs);
+  const rest = { lengthMs, untilMs: nowMs + lengthMs };
+  const rank = rankOf(state, worker);
+  state.rests = new Map([...others, [workerId, rest]]);
+  lose(turn, worker, 'unreachable', unreachable(worker, rank, lengthMs));
 }
 
 // Small parts

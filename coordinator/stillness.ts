@@ -88,6 +88,14 @@ export function stillnessLimitMs(vitals: Vitals, all: GapsByPhase, limits: TimeL
   const isKnown = STEADY.has(phase) && (gaps[phase]?.count ?? 0) >= KNOWN_AFTER;
   // While decoding, its children work, not the process itself, and the first clip is as bounded as any other.
   if (DECODING.has(phase)) return Math.max(limits.stillDecodingMs, learnedMs);
-  const isBusy = cpuMs - cpuAtProgressMs > BUSY_SHARE * stillMs;
+  const isBusy = isBusyFor({ cpuMs, cpuAtProgressMs }, stillMs);
   return Math.max(isKnown && !isBusy ? limits.stillMs : limits.firstStillMs, learnedMs);
+}
+
+/** Whether a worker works at something that shows no progress: it maps memory or compiles. */
+export function isBusyFor(
+  { cpuMs, cpuAtProgressMs }: Pick<Vitals, 'cpuMs' | 'cpuAtProgressMs'>,
+  stillMs: number,
+): boolean {
+  return cpuMs - cpuAtProgressMs > BUSY_SHARE * stillMs;
 }

@@ -36,8 +36,14 @@ export interface TimeLimits {
   readonly reconnectMs: number;
   /** How long a joiner looks for a peer that holds the state. */
   readonly peerStateMs: number;
-  /** Nobody in a generation moves: told so soon, broken up after twice that. */
+  /**
+   * All members of a generation wait for each other and no byte arrives: told so soon, connected anew after twice that.
+   * A link that takes longer than that for one frame (1 MiB) is too slow for the setting.
+   */
   readonly stallReportMs: number;
+  /** How long a worker sits out that the others cannot reach: at first, and at most. */
+  readonly leastRestMs: number;
+  readonly mostRestMs: number;
   /** Least time without progress after which a phase that is known counts as stuck. */
   readonly stillMs: number;
   /** The same while decoding, which is bounded by itself. */
@@ -66,7 +72,9 @@ export function timeLimits({ detectWithinMs, decodeTimeoutMs }: TimeSetting): Ti
     renewMs: times(1),
     reconnectMs: times(60),
     peerStateMs: times(30),
-    stallReportMs: times(10),
+    stallReportMs: times(1),
+    leastRestMs: times(15),
+    mostRestMs: times(900),
     stillMs: times(10),
     stillDecodingMs: Math.max(times(10), Math.round(1.5 * decodeTimeoutMs)),
     firstStillMs: times(300),

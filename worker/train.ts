@@ -178,6 +178,12 @@ export async function train(options: TrainOptions): Promise<void> {
     ledger.enter('idle');
     let generation = await session.generationAfter(0);
     for (;;) {
+      if (!generation.members.some(({ workerId }) => workerId === options.workerId)) {
+        log.info({ generation: generation.number }, 'waits as a spare');
+        ledger.enter('idle');
+        generation = await session.generationAfter(generation.number);
+        continue;
+      }
       const scope = session.scopeOf(generation);
       // A peer that stands still closes nothing: that the run goes on without it is learned from the coordinator alone.
       const drop = (): void => {
@@ -223,12 +229,7 @@ export async function train(options: TrainOptions): Promise<void> {
   /** Trains with one set of members until the run's end; throws when the membership changes. */
   async function trainGeneration(generation: Generation, scope: AbortSignal): Promise<void> {
     const { members, number } = generation;
-    const self = members.find(({ workerId }) => workerId === options.workerId);
-    if (self === undefined) {
-      throw new VideoloomError('GENERATION_CHANGED', 'this worker waits as a spare', {
-        retryable: true,
-      });
-    }
+    const self = members.find(({ workerId }) => workerId === options.workerId)!;
     log.info(
       { generation: number, rank: self.rank, world_size: members.length },
       'generation opened',
@@ -365,6 +366,7 @@ export async function train(options: TrainOptions): Promise<void> {
       state = initState(system, config.train.seed);
     } else if (holders.length > 0) {
       const startMs = clockMs();
+      ledger.enter('wait');
       const host = await fetchState(
         holders,
         { generation: generation.number, step: committedStep },
@@ -375,6 +377,7 @@ export async function train(options: TrainOptions): Promise<void> {
           },
         },
       );
+      ledger.enter('setup');
       state = stateFromHost(engine, state, committedStep, host);
       const seconds = Math.round(clockMs() - startMs) / 1000;
       log.info({ step: committedStep, seconds }, 'took the state from a peer');

@@ -23,7 +23,7 @@ export interface Collectives {
   /** host:port that peers connect to. */
   readonly address: string;
 
-  /** Bytes sent and received so far, heading included: a sign that peers move. */
+  /** Bytes sent and received so far, heading included, and added in shared memory: a sign that the sum goes on. */
   readonly movedBytes: number;
 
   /**

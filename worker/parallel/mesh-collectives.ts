@@ -62,6 +62,7 @@ class SocketCollectives implements MeshCollectives {
   #reduction: Reduction | undefined;
   #group: SharedGroup | undefined;
   #alone = false;
+  #addedBytes = 0;
 
   constructor(mesh: Mesh, options: CollectivesOptions) {
     this.#mesh = mesh;
@@ -73,7 +74,7 @@ class SocketCollectives implements MeshCollectives {
   }
 
   get movedBytes(): number {
-    return this.#mesh.stats.sentBytes + this.#mesh.stats.receivedBytes;
+    return this.#mesh.stats.sentBytes + this.#mesh.stats.receivedBytes + this.#addedBytes;
   }
 
   get stats(): Readonly<MeshStats> {
@@ -197,7 +198,10 @@ class SocketCollectives implements MeshCollectives {
     if (group !== undefined) {
       if (this.#mesh.generation === generation) this.#group = group;
       else group.close(); // `run` refuses what follows
-      const means = { group, memory, staging, precision };
+      const onAdded = (bytes: number): void => {
+        this.#addedBytes += bytes;
+      };
+      const means = { group, memory, staging, precision, onAdded };
       return {
         ...{ transport: 'shared memory', result: group.result },
         exchange: (of, blocks) => new SharedReduceExchange(of, plan, means, blocks),

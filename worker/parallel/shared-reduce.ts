@@ -25,6 +25,8 @@ export interface SharedReduceOptions {
   /** For partial sums. */
   readonly staging: Float32Array;
   readonly precision: SumPrecision;
+  /** Told of what was added: there is nothing else to see of a long sum. */
+  readonly onAdded: (bytes: number) => void;
 }
 
 /** The exchange of one step. The sum is in `group.result` once it has run. */
@@ -116,6 +118,7 @@ export class SharedReduceExchange implements Exchange {
     for (let at = from; at < until; at += CHUNK_ELEMENTS) {
       this.#addChunk(at, Math.min(at + CHUNK_ELEMENTS, until));
     }
+    this.#options.onAdded((until - from) * Float32Array.BYTES_PER_ELEMENT);
     if (until === length) {
       this.#finished = true;
       return;
