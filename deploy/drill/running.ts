@@ -1,7 +1,7 @@
 import { rm } from 'node:fs/promises';
 import { randomUUID } from 'node:crypto';
 import { join } from 'node:path';
-import { messageOf } from '../../proto/errors.ts';
+import { messageOf, VideoloomError } from '../../proto/errors.ts';
 import { exitOf, type Exit } from '../processes.ts';
 import { COORDINATOR, startCluster, type Cluster, type Prepared } from '../local-cluster.ts';
 import { auditFolder } from '../reports/audit.ts';
@@ -61,7 +61,10 @@ export interface RunOptions {
   readonly endsAfter?: boolean;
 }
 
-/** Runs a prepared run to its end as processes of their own, disturbs it, and looks at what is left. */
+/**
+ * Runs a prepared run to its end as processes of their own, disturbs it, and looks at what is left.
+ * @throws VideoloomError INTERRUPTED after SIGINT or SIGTERM: then all is ended first, what was stopped too
+ */
 export async function runDisturbed(prepared: Prepared, options: RunOptions): Promise<RunOutcome> {
   const mark = randomUUID();
   const temporary = join(prepared.folder, 'tmp');
@@ -109,6 +112,12 @@ export async function runDisturbed(prepared: Prepared, options: RunOptions): Pro
     },
   };
   const { journal } = running;
+  let isInterrupted = false;
+  const interrupt = (): void => {
+    isInterrupted = true;
+    ending.abort();
+  };
+  process.on('SIGINT', interrupt).on('SIGTERM', interrupt);
   try {
     const disturbing = options.disturb(running, ending.signal);
     const isDone = disturbing.then(() => {
@@ -125,10 +134,12 @@ export async function runDisturbed(prepared: Prepared, options: RunOptions): Pro
   } finally {
     ending.abort();
     for (const pid of running.stopped) signal(pid, 'SIGCONT');
-    if (options.endsAfter === true) running.cluster.kill();
+    if (options.endsAfter === true || isInterrupted) running.cluster.kill();
     await running.cluster.end();
     for (const proxy of proxies.values()) proxy.close();
+    process.off('SIGINT', interrupt).off('SIGTERM', interrupt);
   }
+  if (isInterrupted) throw new VideoloomError('INTERRUPTED', 'the run was ended before its time');
   journal.poll();
   const commits = journal.events.filter(({ type }) => type === 'commit');
   const folders = [prepared.folder];
