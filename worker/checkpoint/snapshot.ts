@@ -1,5 +1,5 @@
 import { freemem } from 'node:os';
-import type * as tf from '@tensorflow/tfjs-core';
+import * as tf from '@tensorflow/tfjs-core';
 import type { Engine } from '../backend/engine.ts';
 import { namedLeaves, readState, type TrainingState } from '../state.ts';
 import { partsOf } from '../tree.ts';
@@ -58,7 +58,7 @@ function holdTensors(
   for (const [path, tensor] of leaves) {
     const parts = partsOf(path, tensor.shape);
     if (!parts.some(({ name }) => names.has(name))) continue;
-    const held = tensor.clone();
+    const held = holdOf(tensor);
     clones.push(held);
     const sizeBytes = (4 * held.size) / parts.length;
     const whole = openBytes(engine, held);
@@ -77,6 +77,13 @@ function holdTensors(
       for (const clone of clones.splice(0)) clone.dispose();
     },
   };
+}
+
+/** What `clone` gives, without what tfjs does around each op: training waits for hundreds of them. */
+function holdOf({ dataId, shape, dtype }: tf.Tensor): tf.Tensor {
+  const core = tf.engine();
+  core.backend.incRef(dataId);
+  return core.makeTensorFromDataId(dataId, shape, dtype, core.backend);
 }
 
 /** Parts of a tensor's bytes: where they lie, or of a copy that is made with the first. */
