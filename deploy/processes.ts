@@ -1,20 +1,17 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
-import { fileURLToPath } from 'node:url';
-import { join } from 'node:path';
 import { createInterface } from 'node:readline';
+import { compiled } from '../proto/compiled.mjs';
 import { VideoloomError } from '../proto/errors.ts';
 import { withTrainingMemory } from '../proto/memory-environment.ts';
 
 /** A folder's `main.ts`, to be run as a process of its own. */
 export type Program = 'worker' | 'coordinator' | 'video';
 
-const TSX = import.meta.resolve('tsx');
-
 type Stream = 'ignore' | 'pipe' | 'inherit';
 
 /**
- * Starts `<program>/main.ts`; sources run as they are. `stdio` is what becomes of its standard streams. A fourth one,
+ * Starts `<program>/main.ts`. `stdio` is what becomes of its standard streams. A fourth one,
  * an IPC channel, tells it when this process is gone, so that it leaves too. Who trains gets the memory settings for it.
  */
 export function start(
@@ -23,9 +20,9 @@ export function start(
   stdio: readonly [Stream, Stream, Stream],
   env: NodeJS.ProcessEnv = process.env,
 ): ChildProcess {
-  const main = fileURLToPath(new URL(join('..', program, 'main.ts'), import.meta.url));
+  const main = compiled(new URL(`../${program}/main.ts`, import.meta.url));
   const trains = program === 'worker' && args[0] === 'train';
-  const child = spawn(process.execPath, ['--import', TSX, main, ...args], {
+  const child = spawn(process.execPath, [main, ...args], {
     stdio: [...stdio, 'ipc'],
     env: trains ? withTrainingMemory(env) : env,
   });

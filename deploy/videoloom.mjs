@@ -1,6 +1,6 @@
 #!/usr/bin/env node
-// The `videoloom` command: sources run as they are, through tsx.
-import { register } from 'tsx/esm/api';
+// The `videoloom` command.
+import { pathToFileURL } from 'node:url';
+import { compiled } from '../proto/compiled.mjs';
 
-register();
-await import('./main.ts');
+await import(pathToFileURL(compiled(new URL('main.ts', import.meta.url))).href);

@@ -1,4 +1,5 @@
 import { Worker } from 'node:worker_threads';
+import { compiled } from '../proto/compiled.mjs';
 import { VideoloomError } from '../proto/errors.ts';
 import type { Generation } from '../proto/gen/videoloom/v1/run.ts';
 import type { Security } from '../proto/security.ts';
@@ -70,7 +71,7 @@ export function openAttendance({
     ...{ ...reach, buffer: cells.buffer },
     keepalive: { timeMs: limits.keepaliveTimeMs, timeoutMs: limits.keepaliveTimeoutMs },
   };
-  const thread = new Worker(new URL('./attendance-thread.mjs', import.meta.url), {
+  const thread = new Worker(compiled(new URL('./attendance-thread.ts', import.meta.url)), {
     workerData: setting,
     execArgv: [],
   });

@@ -1,9 +1,9 @@
 import { spawn } from 'node:child_process';
 import type { ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
-import { fileURLToPath } from 'node:url';
+import { compiled } from '../../proto/compiled.mjs';
 
-const MAIN = fileURLToPath(new URL('../main.ts', import.meta.url));
+const MAIN = compiled(new URL('../main.ts', import.meta.url));
 
 /** A coordinator in a process of its own. */
 export interface CoordinatorProcess {
@@ -21,7 +21,7 @@ export async function startCoordinator(
   folder: string,
   ...flags: string[]
 ): Promise<CoordinatorProcess> {
-  const args = ['--import', 'tsx', MAIN, '--run', folder, '--linger-seconds', '0.2', ...flags];
+  const args = [MAIN, '--run', folder, '--linger-seconds', '0.2', ...flags];
   const child = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'pipe'] });
   let [stdout, stderr] = ['', ''];
   child.stderr.setEncoding('utf8').on('data', (text: string) => (stderr += text));

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { connect, createServer, type AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -8,7 +8,7 @@ import { spawn } from 'node:child_process';
 import { setTimeout as delay } from 'node:timers/promises';
 import { test } from 'node:test';
 import { scheduleOf } from '../chaos/schedule.ts';
-import { findLeftovers, makeTemporaryFolder, MARK } from './leftovers.ts';
+import { findLeftovers, MARK } from './leftovers.ts';
 import { openSilentProxy } from './silent-proxy.ts';
 
 test('a silent proxy forwards nothing and closes nothing, and delivers all once it speaks', async () => {
@@ -45,7 +45,7 @@ test('a process and temporary files that a run leaves are found, wherever the pr
   }
   const folder = await mkdtemp(join(tmpdir(), 'videoloom-drill-'));
   const temporary = join(folder, 'tmp');
-  await makeTemporaryFolder(temporary);
+  await mkdir(temporary, { recursive: true });
   await writeFile(join(folder, 'summary.json'), '');
   await writeFile(join(folder, 'manifest.json.tmp-12'), '');
   await writeFile(join(temporary, 'a.sock'), '');

@@ -1,21 +1,9 @@
-import { mkdir, readdir, readFile, symlink } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
-import { basename, join } from 'node:path';
+import { readdir, readFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 
 /** Variable that all processes of a drill inherit, so that they are found wherever they end up. */
 export const MARK = 'VIDEOLOOM_DRILL';
-
-/** tsx keeps what it has compiled in the folder for temporary files, under this name. */
-const COMPILED = `tsx-${process.getuid?.() ?? 'any'}`;
-
-/** Makes a folder to be the TMPDIR of a run's processes; what was compiled before is found in it. */
-export async function makeTemporaryFolder(folder: string): Promise<void> {
-  await mkdir(folder, { recursive: true });
-  const compiled = join(tmpdir(), COMPILED);
-  await mkdir(compiled, { recursive: true });
-  await symlink(compiled, join(folder, COMPILED));
-}
 
 /** What a run should not leave behind. */
 export interface Leftovers {
@@ -47,7 +35,7 @@ export async function findLeftovers(
   const files = (await Promise.all(folders.map(filesBelow)))
     .flat()
     .filter((file) => TEMPORARY.test(file));
-  const left = (await filesBelow(temporary)).filter((file) => basename(file) !== COMPILED);
+  const left = await filesBelow(temporary);
   return { processes, files: [...new Set([...files, ...left])] };
 }
 

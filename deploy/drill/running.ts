@@ -1,11 +1,11 @@
-import { rm } from 'node:fs/promises';
+import { mkdir, rm } from 'node:fs/promises';
 import { randomUUID } from 'node:crypto';
 import { join } from 'node:path';
 import { messageOf, VideoloomError } from '../../proto/errors.ts';
 import { exitOf, type Exit } from '../processes.ts';
 import { COORDINATOR, startCluster, type Cluster, type Prepared } from '../local-cluster.ts';
 import { auditFolder } from '../reports/audit.ts';
-import { findLeftovers, makeTemporaryFolder, MARK, type Leftovers } from './leftovers.ts';
+import { findLeftovers, MARK, type Leftovers } from './leftovers.ts';
 import { followJournal, type RunJournal } from './run-journal.ts';
 import { openSilentProxy, type SilentProxy } from './silent-proxy.ts';
 
@@ -68,7 +68,7 @@ export interface RunOptions {
 export async function runDisturbed(prepared: Prepared, options: RunOptions): Promise<RunOutcome> {
   const mark = randomUUID();
   const temporary = join(prepared.folder, 'tmp');
-  await makeTemporaryFolder(temporary);
+  await mkdir(temporary, { recursive: true });
   const env = { ...options.env, [MARK]: mark, TMPDIR: temporary };
   const proxies = new Map<string, SilentProxy>();
   const exits: Running['exits'] = new Map();
@@ -112,9 +112,9 @@ export async function runDisturbed(prepared: Prepared, options: RunOptions): Pro
     },
   };
   const { journal } = running;
-  let isInterrupted = false;
+  const interruption = new AbortController();
   const interrupt = (): void => {
-    isInterrupted = true;
+    interruption.abort();
     ending.abort();
   };
   process.on('SIGINT', interrupt).on('SIGTERM', interrupt);
@@ -134,12 +134,13 @@ export async function runDisturbed(prepared: Prepared, options: RunOptions): Pro
   } finally {
     ending.abort();
     for (const pid of running.stopped) signal(pid, 'SIGCONT');
-    if (options.endsAfter === true || isInterrupted) running.cluster.kill();
+    if (options.endsAfter === true || interruption.signal.aborted) running.cluster.kill();
     await running.cluster.end();
     for (const proxy of proxies.values()) proxy.close();
     process.off('SIGINT', interrupt).off('SIGTERM', interrupt);
   }
-  if (isInterrupted) throw new VideoloomError('INTERRUPTED', 'the run was ended before its time');
+  if (interruption.signal.aborted)
+    throw new VideoloomError('INTERRUPTED', 'the run was ended before its time');
   journal.poll();
   const commits = journal.events.filter(({ type }) => type === 'commit');
   const folders = [prepared.folder];

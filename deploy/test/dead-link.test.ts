@@ -3,20 +3,19 @@ import { execFileSync, spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
-import { fileURLToPath } from 'node:url';
 import { followJournal, type JournalEvent, type RunJournal } from '../drill/run-journal.ts';
 import { firstJsonLine } from '../processes.ts';
 import { auditFolder } from '../reports/audit.ts';
 import { makeWorkFolder } from './command.ts';
+import { compiled } from '../../proto/compiled.mjs';
 
 /**
  * The network between two workers loses all packets, and both still reach the coordinator. Nothing closes, so that
  * each waits for the other. In a network of its own (Linux namespaces), with an address a worker; what the kernel of one
  * host sends to an address of its own comes from that address, too.
  */
-const MAIN = (program: string): string =>
-  fileURLToPath(new URL(`../../${program}/main.ts`, import.meta.url));
-const TSX = ['--import', import.meta.resolve('tsx')];
+const mainOf = (program: string): string =>
+  compiled(new URL(`../../${program}/main.ts`, import.meta.url));
 const ADDRESSES = ['10.77.0.1', '10.77.0.2'];
 const FIELDS = [
   // Never reached: the test ends the run when it has seen all.
@@ -60,12 +59,12 @@ test(
     const run = join(work.folder, 'run');
     const set = FIELDS.flatMap((field) => ['--set', field]);
     const prepare = ['prepare', 'videobert', '--preset', 'tiny', '--out', run, ...set];
-    execFileSync(process.execPath, [...TSX, MAIN('worker'), ...prepare], {
+    execFileSync(process.execPath, [mainOf('worker'), ...prepare], {
       ...{ cwd: work.folder, stdio: ['ignore', 'ignore', 'inherit'] },
     });
     const network = await openNetwork();
     const inside = (program: string, args: readonly string[]): ChildProcess => {
-      const node = [process.execPath, ...TSX, MAIN(program), ...args];
+      const node = [process.execPath, mainOf(program), ...args];
       const child = spawn('nsenter', ['-t', network, '-n', ...node], {
         stdio: ['ignore', 'pipe', 'ignore'],
       });

@@ -4,7 +4,7 @@ import { cp, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
-import { fileURLToPath } from 'node:url';
+import { compiled } from '../../proto/compiled.mjs';
 import { CoordinatorServiceService as Rpc } from '../../proto/gen/videoloom/v1/coordinator.ts';
 import type { RunStatus, TimeLedger } from '../../proto/gen/videoloom/v1/run.ts';
 import { call, dial } from '../../proto/grpc.ts';
@@ -16,7 +16,7 @@ import { makeWorkFolder } from './command.ts';
  * Workers come and go while a run trains: one joins, one is killed, one leaves because it is told to, one is stopped
  * and goes on. What the steps give must not change by it.
  */
-const WORKER_MAIN = fileURLToPath(new URL('../../worker/main.ts', import.meta.url));
+const WORKER_MAIN = compiled(new URL('../../worker/main.ts', import.meta.url));
 const FIELDS = [
   // Never reached: the test ends the run when it has done all it wanted.
   ...['train.steps=100000', 'train.microbatches=4', 'train.microbatchSize=2'],
@@ -33,11 +33,10 @@ before(async () => {
   work = await makeWorkFolder();
   const set = FIELDS.flatMap((field) => ['--set', field]);
   const prepare = ['prepare', 'videobert', '--preset', 'tiny', '--out', 'prepared', ...set];
-  execFileSync(
-    process.execPath,
-    ['--import', import.meta.resolve('tsx'), WORKER_MAIN, ...prepare],
-    { cwd: work.folder, stdio: ['ignore', 'ignore', 'inherit'] },
-  );
+  execFileSync(process.execPath, [WORKER_MAIN, ...prepare], {
+    cwd: work.folder,
+    stdio: ['ignore', 'ignore', 'inherit'],
+  });
 });
 
 after(async () => {

@@ -94,7 +94,7 @@ test('a coordinator that is killed while it trains comes back, and the weights a
   const run = join(work.folder, 'coordinator-killed');
   const started = startVideoloom(train('coordinator-killed', 2), { cwd: work.folder });
   await reachStep(run, 8, started);
-  process.kill(await childPid(started.child.pid!, 'coordinator/main.ts'), 'SIGKILL');
+  process.kill(await childPid(started.child.pid!, 'coordinator/main.js'), 'SIGKILL');
   const { code, output } = await started.ended;
   assert.equal(code, 0, output);
   assert.equal((await readSummary(run)).weightsSha256, undisturbed.weightsSha256);

@@ -4,7 +4,6 @@ import { cp, mkdtemp, readdir, readFile, stat, writeFile } from 'node:fs/promise
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
-import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import {
   committedStep,
@@ -16,6 +15,7 @@ import {
   type Summary,
 } from './command.ts';
 import { makeTlsFolder, type TlsFolder } from './tls-folder.ts';
+import { compiled } from '../../proto/compiled.mjs';
 
 /** A run over TLS between real processes, and whoever tries to take part in it without the right to. */
 const STEPS = 12;
@@ -205,11 +205,11 @@ test('over TLS a run ends with the weights of the one in plain text, strangers o
 async function prepareRun(out: string): Promise<string[]> {
   const overrides = recipe(out, 2).filter((word) => /^[a-z]+\.[A-Za-z]+=/.test(word));
   const set = [`train.steps=${STEPS}`, 'cluster.workers=2', ...overrides];
-  const main = fileURLToPath(new URL('../../worker/main.ts', import.meta.url));
+  const main = compiled(new URL('../../worker/main.ts', import.meta.url));
   const { stdout } = await promisify(execFile)(
     process.execPath,
     [
-      ...['--import', import.meta.resolve('tsx'), main, 'prepare', 'videobert'],
+      ...[main, 'prepare', 'videobert'],
       ...['--preset', 'tiny', '--out', out, ...set.flatMap((override) => ['--set', override])],
     ],
     { cwd: work.folder },

@@ -3,7 +3,7 @@ import { execFileSync } from 'node:child_process';
 import { cp, readdir, readFile, rename, rm, truncate } from 'node:fs/promises';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
-import { fileURLToPath } from 'node:url';
+import { compiled } from '../../proto/compiled.mjs';
 import { readRunPlan } from '../../proto/run-plan.ts';
 import { positionOf, sampleAt } from '../../proto/sample-order.ts';
 import { readIndex } from '../../video/index/sample-index.ts';
@@ -18,7 +18,7 @@ import { startVideoloom, videoloom, type Started } from './command.ts';
  * in whose place there is a pipe that nobody writes to.
  */
 const [CHECKPOINT, CHANGING, LAST_BEFORE_KILL, STEPS] = [3, 5, 5, 7];
-const WORKER_MAIN = fileURLToPath(new URL('../../worker/main.ts', import.meta.url));
+const WORKER_MAIN = compiled(new URL('../../worker/main.ts', import.meta.url));
 const FIELDS = [
   ...['data.folder="films"', 'data.clipSeconds=10', 'data.cacheMebibytes=0'],
   // A slow machine must not give up the film that holds a run.
@@ -46,14 +46,10 @@ before(async () => {
 
   const set = FIELDS.flatMap((field) => ['--set', field]);
   const prepare = ['prepare', 'videobert', '--preset', 'tiny', '--out', 'prepared', ...set];
-  execFileSync(
-    process.execPath,
-    ['--import', import.meta.resolve('tsx'), WORKER_MAIN, ...prepare],
-    {
-      cwd: work.folder,
-      stdio: ['ignore', 'ignore', 'inherit'],
-    },
-  );
+  execFileSync(process.execPath, [WORKER_MAIN, ...prepare], {
+    cwd: work.folder,
+    stdio: ['ignore', 'ignore', 'inherit'],
+  });
   const plan = await readRunPlan(join(work.folder, 'prepared'));
   const { root, files, train } = await readIndex(join(work.folder, 'prepared/samples.jsonl'));
   const filmOf = (step: number): string => {

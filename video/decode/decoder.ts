@@ -6,7 +6,6 @@ import { execFile, spawn, type ChildProcess } from 'node:child_process';
 import { readSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import type { Readable } from 'node:stream';
-import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import type {
   AudioRequest,
@@ -32,6 +31,7 @@ import type { Framing } from './framing.ts';
 import type { ImageFault } from './image-batch.ts';
 import { placeName, type MediaPlace } from './media-place.ts';
 import { closeSharedMemory, createSharedMemory } from './shared-memory.ts';
+import { compiled } from '../../proto/compiled.mjs';
 
 export type { AudioRequest, DecodedFrames, DecodeRequest, ImageInfo, ImageRequest, VideoInfo };
 export { DecodeError, type DecodeErrorCode };
@@ -463,8 +463,7 @@ class DecoderProcess {
     this.#child = spawn(
       process.execPath,
       [
-        ...typeScriptFlags(),
-        fileURLToPath(new URL('decoder-process.ts', import.meta.url)),
+        compiled(new URL('decoder-process.ts', import.meta.url)),
         ...[String(process.pid), backend, device],
       ],
       // A group of its own: whatever it starts ends with it, and Ctrl-C in a terminal goes to the parent alone.
@@ -592,12 +591,6 @@ function parseBody(body: Uint8Array): unknown {
 function errorOf(path: string, body: Uint8Array): DecodeError {
   const { code, message } = parseBody(body) as { code: DecodeErrorCode; message: string };
   return new DecodeError(code, path, message);
-}
-
-/** Node before 22.18 cannot read TypeScript by itself. */
-function typeScriptFlags(): string[] {
-  const native = (process.features as { typescript?: unknown }).typescript;
-  return native ? [] : ['--import', import.meta.resolve('tsx')];
 }
 
 /** Bounds the memory of a running process; where the tools for it are missing (not Linux) there is no bound. */

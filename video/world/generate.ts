@@ -5,7 +5,7 @@
 import { fork, type ChildProcess } from 'node:child_process';
 import { mkdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
+import { compiled } from '../../proto/compiled.mjs';
 import { messageOf, UsageError, VideoloomError } from '../../proto/errors.ts';
 import type { ChildMessage, ChildSettings } from './child.ts';
 import {
@@ -317,9 +317,8 @@ async function inProcesses(
     const numProcesses = Math.min(options.numProcesses, places.length);
     await Promise.all(
       Array.from({ length: numProcesses }, () => {
-        const child = fork(fileURLToPath(new URL('child.ts', import.meta.url)), {
-          // The loader by its address: the working folder may be anywhere.
-          execArgv: ['--import', import.meta.resolve('tsx')],
+        const child = fork(compiled(new URL('child.ts', import.meta.url)), {
+          execArgv: [],
           stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
         });
         children.push(child);

@@ -2,6 +2,7 @@ import { basename } from 'node:path';
 import { Worker } from 'node:worker_threads';
 import { writeFailure } from './checkpoint-error.ts';
 import { rangeOf, type MemoryRange } from './memory-range.ts';
+import { compiled } from '../../proto/compiled.mjs';
 
 /** A file that is whole and durable. */
 export interface SavedFile {
@@ -87,7 +88,9 @@ export function openFileWriter(): FileWriter {
 
 /** One thread; one file at a time. */
 function openFileThread(): FileWriter {
-  const thread = new Worker(new URL('./file-thread.mjs', import.meta.url), { execArgv: [] });
+  const thread = new Worker(compiled(new URL('./file-thread.ts', import.meta.url)), {
+    execArgv: [],
+  });
   // An open writer keeps no process alive; a write under way does.
   thread.unref();
   const waiting = new Map<number, Waiting>();

@@ -83,7 +83,7 @@ function holdTensors(
 function holdOf({ dataId, shape, dtype }: tf.Tensor): tf.Tensor {
   const core = tf.engine();
   core.backend.incRef(dataId);
-  return core.makeTensorFromDataId(dataId, shape, dtype, core.backend);
+  return core.makeTensorFromTensorInfo({ dataId, shape, dtype }, core.backend);
 }
 
 /** Parts of a tensor's bytes: where they lie, or of a copy that is made with the first. */

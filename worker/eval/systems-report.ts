@@ -3,6 +3,7 @@ import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { readdir, readFile } from 'node:fs/promises';
 import path from 'node:path';
+import { compiled } from '../../proto/compiled.mjs';
 import type { Figure } from '../../proto/gen/videoloom/v1/run.ts';
 import { evidenceOf, stagesOf, type Evidence } from '../config.ts';
 import { openTrainedRun } from '../trained-run.ts';
@@ -11,7 +12,7 @@ import { probe, type Probed } from './probe.ts';
 
 const ROOT = path.join(import.meta.dirname, '..', '..');
 const VIDEOLOOM = path.join(ROOT, 'deploy', 'videoloom.mjs');
-const PARITY = path.join(ROOT, 'worker', 'pretrained', 'parity', 'main.ts');
+const PARITY = compiled(new URL('../pretrained/parity/main.ts', import.meta.url));
 const RECIPES = path.join(ROOT, 'worker', 'recipes');
 
 /** A recipe that says how its system is shown to work. */
@@ -95,7 +96,7 @@ export async function lookInto(
 /** The largest difference from transformers of the models that a system is made of; undefined where there is none. */
 export async function parityOf(names: readonly string[]): Promise<number | undefined> {
   if (names.length === 0) return undefined;
-  const lines = (await run(process.execPath, ['--import', 'tsx', PARITY, ...names])).trim();
+  const lines = (await run(process.execPath, [PARITY, ...names])).trim();
   const found = lines
     .split('\n')
     .map((line) => (JSON.parse(line) as { difference: number }).difference);

@@ -2,7 +2,7 @@ import { fork } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
 import { pipeline } from 'node:stream/promises';
-import { fileURLToPath } from 'node:url';
+import { compiled } from '../../proto/compiled.mjs';
 import { messageOf } from '../../proto/errors.ts';
 import type { ProbeReply } from './doctor-probe.ts';
 import { type Driver, type DriverNeed, driverProblem, findDriver } from './driver.ts';
@@ -110,7 +110,8 @@ function probe(
 ): Promise<ProbeReply> {
   const timeoutMs = options.timeoutMs ?? DEFAULT_TIMEOUT_MS;
   return new Promise((done, fail) => {
-    const child = fork(fileURLToPath(new URL('doctor-probe.ts', import.meta.url)), {
+    const child = fork(compiled(new URL('doctor-probe.ts', import.meta.url)), {
+      execArgv: [],
       stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
       timeout: timeoutMs,
       killSignal: 'SIGKILL',

@@ -1,5 +1,6 @@
 import { once } from 'node:events';
 import { MessageChannel, Worker } from 'node:worker_threads';
+import { compiled } from '../../proto/compiled.mjs';
 import { messageOf, VideoloomError } from '../../proto/errors.ts';
 
 /** Where the processes of one job leave small values for each other, such as NCCL's ids. */
@@ -63,8 +64,8 @@ export async function openKeyValueCallbacks(store: KeyValueStore): Promise<KeyVa
 async function startThread(store: KeyValueStore, calls: readonly KeyValueCall[]) {
   const { port1: toThread, port2: answers } = new MessageChannel();
   const isAnswered = new Int32Array(new SharedArrayBuffer(4));
-  const worker = new Worker(new URL('./key-value-thread.mjs', import.meta.url), {
-    workerData: { calls, answers, isAnswered },
+  const worker = new Worker(compiled(new URL('./key-value-thread.ts', import.meta.url)), {
+    ...{ execArgv: [], workerData: { calls, answers, isAnswered } },
     transferList: [answers],
   });
   const [{ addresses }] = (await once(worker, 'message')) as [

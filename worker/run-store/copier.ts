@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Worker } from 'node:worker_threads';
+import { compiled } from '../../proto/compiled.mjs';
 import type { Log } from '../../proto/log.ts';
 import type { CopyOutcome, CopyRetention } from './copy-run.ts';
 
@@ -71,7 +72,7 @@ export function openCopier(
   }: { log: Log; metrics: CopyMetrics; retryDelayMs?: number },
 ): Copier {
   const start = (): Worker => {
-    const started = new Worker(new URL('./copier-thread.mjs', import.meta.url), {
+    const started = new Worker(compiled(new URL('./copier-thread.ts', import.meta.url)), {
       ...{ execArgv: [], workerData: setting },
     });
     // A copy under way keeps the process alive; the thread itself does not.

@@ -2,6 +2,7 @@ import { createRequire } from 'node:module';
 import { join } from 'node:path';
 import * as tf from '@tensorflow/tfjs-core';
 import { messageOf } from '../../proto/errors.ts';
+import { requireOfTfjs } from '../tfjs-modules.ts';
 import {
   findTensorflow,
   notInstalled,
@@ -51,7 +52,6 @@ export async function loadTensorflow({
 
 /** The name that tfjs-node's kernels are registered under. */
 const BACKEND_NAME = 'tensorflow';
-const CHAINED_METHODS = '@tensorflow/tfjs-core/dist/public/chained_ops/register_all_chained_ops';
 
 type NodeBackend = tf.KernelBackend & { readonly isUsingGpuDevice: boolean };
 
@@ -60,8 +60,8 @@ function openBackend({ npmPackage, folder, binding }: TensorflowInstallation): N
   const require = createRequire(join(folder, 'package.json'));
   Object.assign(globalThis, { [Symbol.for(TFJS_SYMBOL)]: tf });
   restoreUtilities(require);
-  // Some kernels call methods of tensors, `x.toInt()`; the module is in a form that only a `require` under tsx reads.
-  createRequire(import.meta.url)(CHAINED_METHODS);
+  // Some kernels call methods of tensors, `x.toInt()`.
+  requireOfTfjs('public/chained_ops/register_all_chained_ops');
   require('./dist/register_all_kernels');
   const { NodeJSKernelBackend } = require('./dist/nodejs_kernel_backend') as {
     NodeJSKernelBackend: new (binding: unknown, npmPackage: string) => NodeBackend;

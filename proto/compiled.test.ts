@@ -1,0 +1,79 @@
+import assert from 'node:assert/strict';
+import { execFile } from 'node:child_process';
+import { chmod, cp, mkdir, mkdtemp, readdir, rm, symlink, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
+import { after, before, test } from 'node:test';
+import { promisify } from 'node:util';
+
+const OWN = new URL('compiled.mjs', import.meta.url).pathname;
+const PACKAGES = join(dirname(OWN), '..', 'node_modules');
+let folder: string;
+let project: string;
+
+/** A project as this one is laid out: a program that starts a thread and reads a file beside it. */
+before(async () => {
+  folder = await mkdtemp(join(tmpdir(), 'videoloom-compiled-'));
+  project = join(folder, 'project');
+  for (const name of ['proto', 'coordinator', 'worker', 'video', 'deploy'])
+    await mkdir(join(project, name), { recursive: true });
+  await cp(OWN, join(project, 'proto', 'compiled.mjs'));
+  await symlink(PACKAGES, join(project, 'node_modules'));
+  const files = {
+    'package.json': '{"type":"module"}',
+    'worker/greeting.txt': 'hello',
+    'worker/words.ts': 'export const words = (text: string): string[] => text.split(" ");',
+    'worker/thread.ts': `import { parentPort } from 'node:worker_threads';
+      const { words } = await import('./words.ts');
+      parentPort!.postMessage(words('from a thread'));`,
+    'worker/main.ts': `import { readFileSync } from 'node:fs';
+      import { Worker } from 'node:worker_threads';
+      import { parse } from 'yaml';
+      import { compiled } from '../proto/compiled.mjs';
+      import { words } from './words.ts';
+      const text: string = readFileSync(new URL('greeting.txt', import.meta.url), 'utf8');
+      const thread = new Worker(compiled(new URL('thread.ts', import.meta.url)));
+      thread.once('message', (said: string[]) => {
+        console.log(JSON.stringify([words(text), said, parse('a: 1')]));
+      });`,
+  };
+  for (const [name, text] of Object.entries(files)) await writeFile(join(project, name), text);
+});
+
+after(() => rm(folder, { recursive: true, force: true }));
+
+/** Compiles the project with a cache of its own; gives the path of the program. */
+async function compile(cache: string): Promise<string> {
+  const script = `const { compiled } = await import(${JSON.stringify(join(project, 'proto', 'compiled.mjs'))});
+    console.log(compiled(new URL(${JSON.stringify(`file://${join(project, 'worker', 'main.ts')}`)})));`;
+  const env = { ...process.env, XDG_CACHE_HOME: cache, TMPDIR: join(folder, 'tmp') };
+  const args = ['--input-type=module', '-e', script];
+  return (await promisify(execFile)(process.execPath, args, { env })).stdout.trim();
+}
+
+test('all sources are compiled once for what they are, and run without a loader', async () => {
+  const cache = join(folder, 'once');
+  const main = await compile(cache);
+  assert.ok(main.startsWith(join(cache, 'videoloom', 'compiled')), main);
+  const { stdout } = await promisify(execFile)(process.execPath, [main], { cwd: folder });
+  assert.deepEqual(JSON.parse(stdout), [['hello'], ['from', 'a', 'thread'], { a: 1 }]);
+  assert.equal(await compile(cache), main);
+  await writeFile(join(project, 'worker', 'more.ts'), 'export const more = 1;');
+  assert.notEqual(await compile(cache), main);
+});
+
+test('processes that compile at once end with one folder', async () => {
+  const cache = join(folder, 'together');
+  const mains = await Promise.all(Array.from({ length: 4 }, () => compile(cache)));
+  assert.equal(new Set(mains).size, 1);
+  assert.equal((await readdir(join(cache, 'videoloom', 'compiled'))).length, 1);
+});
+
+test('nothing is run from a folder that others can write', async () => {
+  const cache = join(folder, 'open');
+  const shared = join(cache, 'videoloom', 'compiled');
+  await mkdir(shared, { recursive: true });
+  await chmod(shared, 0o777);
+  const main = await compile(cache);
+  assert.ok(main.startsWith(join(folder, 'tmp')), main);
+});
