@@ -46,8 +46,6 @@ export interface Session {
     signal: AbortSignal,
   ): Promise<boolean>;
   reportResult(result: Omit<ReportResultRequest, 'session'>, signal: AbortSignal): Promise<void>;
-  /** Leaves in order: as soon as the others can do without it, the scope ends and `generationAfter` says LEFT. */
-  leave(): void;
   /** Leaves and joins again, which opens another generation: for when the workers cannot reach each other. */
   renew(): void;
   /** Says good-bye and ends the session. */
@@ -62,7 +60,10 @@ export interface SessionOptions {
   readonly prepared?: Promise<void>;
   /** What the worker says of itself at each joining. */
   readonly describe: () => Omit<JoinRequest, 'session'>;
-  /** When it aborts before the first joining, nothing is prepared or joined any more. */
+  /**
+   * When it aborts, the worker leaves in order: as soon as the others can do without it, the scope ends and
+   * `generationAfter` says LEFT. Before the first joining, nothing is prepared or joined any more.
+   */
   readonly leaving?: AbortSignal;
   /** What it is doing, for the beats. */
   readonly ledger: Ledger;
@@ -192,6 +193,16 @@ export async function openSession(options: SessionOptions): Promise<Session> {
     wake();
   });
 
+  const leave = (): void => {
+    log.info('asked to leave: the step in progress is ended first');
+    wantsToLeave = true;
+    ledger.sayLeaving();
+    attendance.beat();
+    if (!connected) release();
+  };
+  if (options.leaving?.aborted === true) leave();
+  else options.leaving?.addEventListener('abort', leave, { once: true });
+
   return {
     async generationAfter(number, signal) {
       for (;;) {
@@ -256,16 +267,11 @@ export async function openSession(options: SessionOptions): Promise<Session> {
       const request = { ...result, session: sessionId };
       await call(channel, Rpc.reportResult, request, { timeoutMs: Infinity, signal });
     },
-    leave() {
-      wantsToLeave = true;
-      ledger.sayLeaving();
-      attendance.beat();
-      if (!connected) release();
-    },
     renew() {
       attendance.cut();
     },
     async close() {
+      options.leaving?.removeEventListener('abort', leave);
       ledger.sayLeaving();
       const isAttending = connected;
       closing.abort();

@@ -154,12 +154,6 @@ export async function train(options: TrainOptions): Promise<void> {
     limits,
     log,
   });
-  const leave = (): void => {
-    log.info({ step: state.step }, 'asked to leave: the step in progress is ended first');
-    session.leave();
-  };
-  options.leaving.addEventListener('abort', leave, { once: true });
-  if (options.leaving.aborted) leave();
   const checkpoints = openCheckpointWriter({
     engine,
     run,
@@ -220,7 +214,6 @@ export async function train(options: TrainOptions): Promise<void> {
     throw error;
   } finally {
     endWatch();
-    options.leaving.removeEventListener('abort', leave);
     // A share of a checkpoint counts when it is written and told of.
     await checkpoints.close();
     await session.close();
