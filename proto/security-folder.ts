@@ -120,19 +120,25 @@ async function readText(path: string, folder: string, as?: PeerIdentity): Promis
   }
 }
 
-/** As Postgres has it: the owner's alone, or root's and readable by one group, as mounted secrets are. */
 async function readSecret(path: string, folder: string, as?: PeerIdentity): Promise<string> {
   const text = await readText(path, folder, as);
+  await checkSecretMode(path);
+  return text;
+}
+
+/**
+ * As Postgres has it: a secret is the owner's alone, or root's and readable by one group, as mounted secrets are.
+ * @throws UsageError SECRET_EXPOSED
+ */
+export async function checkSecretMode(path: string): Promise<void> {
   const { mode, uid } = await stat(path);
   const forbidden = uid === 0 && process.getuid?.() !== 0 ? 0o037 : 0o077;
-  if ((mode & forbidden) !== 0) {
-    throw new UsageError(
-      'SECRET_EXPOSED',
-      `${path} can be read or written by others (mode ${(mode & 0o777).toString(8)}): run \`chmod 600 ${path}\`, ` +
-        'and make a new one if others may have seen it.',
-    );
-  }
-  return text;
+  if ((mode & forbidden) === 0) return;
+  throw new UsageError(
+    'SECRET_EXPOSED',
+    `${path} can be read or written by others (mode ${(mode & 0o777).toString(8)}): run \`chmod 600 ${path}\`, ` +
+      'and make a new one if others may have seen it.',
+  );
 }
 
 function invalid(folder: string, what: string): UsageError {
