@@ -34,7 +34,8 @@ import type { JournalEvent } from './journal-events.ts';
 export const JOURNAL_FILE = 'journal.jsonl';
 
 const SYNC_INTERVAL_MS = 1000;
-const MAX_LINE_BYTES = 16 * 2 ** 20;
+/** No record is longer. */
+export const MAX_LINE_BYTES = 16 * 2 ** 20;
 const CHUNK_BYTES = 1 << 20;
 
 /** One line: an event, its number (from 1) and the wall clock when it was written, ISO 8601. */
@@ -133,6 +134,8 @@ export interface JournalSurroundings {
   readonly wallTime: () => Date;
   /** Told when a write in the background failed: the run cannot go on. */
   readonly onFailure: (error: VideoloomError) => void;
+  /** Told the number of each record, once it is with the operating system. */
+  readonly onAppended?: ((seq: number) => void) | undefined;
 }
 
 /**
@@ -143,7 +146,7 @@ export interface JournalSurroundings {
 export function openJournal(
   path: string,
   visit: (record: JournalRecord) => void,
-  { wallTime, onFailure }: JournalSurroundings,
+  { wallTime, onFailure, onAppended }: JournalSurroundings,
 ): Journal {
   const end = readJournal(path, visit);
   const file = openSync(path, 'a+', 0o644);
@@ -204,6 +207,7 @@ export function openJournal(
           onFailure(writeFailed(path, error));
         });
       }, SYNC_INTERVAL_MS).unref();
+      onAppended?.(seq);
       return record;
     },
     close() {

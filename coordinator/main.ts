@@ -13,12 +13,17 @@ import { RunPhase } from '../proto/gen/videoloom/v1/run.ts';
 import { serve } from '../proto/grpc.ts';
 import type { RpcServer } from '../proto/grpc.ts';
 import { openLog } from '../proto/log.ts';
+import { checkNatsReach, parseNatsServers } from '../proto/nats-servers.ts';
 import { serveMetrics } from '../proto/metrics.ts';
 import type { MetricsServer } from '../proto/metrics.ts';
 import { EXIT_RESUMABLE, onLauncherGone } from '../proto/parent-process.ts';
 import { readRunPlan } from '../proto/run-plan.ts';
+import type { RunPlan } from '../proto/run-plan.ts';
 import { openSecurity } from '../proto/security-folder.ts';
 import { checkReach, refusalLog, warnWhileInsecure } from '../proto/security.ts';
+import { timeLimits } from '../proto/time-limits.ts';
+import type { EventPublisher, EventPublisherOptions } from './events/event-publisher.ts';
+import { JOURNAL_FILE } from './journal.ts';
 import { KeyValues, rendezvousService } from './key-values.ts';
 import { openRun } from './run.ts';
 import type { Run } from './run.ts';
@@ -53,7 +58,10 @@ async function main(argv: readonly string[]): Promise<number> {
   const endWarnings = warnWhileInsecure(security, log);
   const registry = new Registry();
   const nowMs = (): number => performance.now();
-  const surroundings = { log, registry, nowMs, wallTime: () => new Date() };
+  const wallTime = (): Date => new Date();
+  const events = await openEvents(runFolder, plan, { security, log, registry, wallTime });
+  const onJournaled = events?.journaled.bind(events);
+  const surroundings = { log, registry, nowMs, wallTime, onJournaled };
   const run = await openRun(flags.run, plan, surroundings, { takeOver: flags.takeOver ?? false });
   let server: RpcServer | undefined;
   let metrics: MetricsServer | undefined;
@@ -78,13 +86,33 @@ async function main(argv: readonly string[]): Promise<number> {
     // Workers leave by themselves once they have their answers; then whoever watches may still ask how it went.
     await run.abandoned(isPreempted ? 1000 : flags.graceSeconds * 1000);
     if (!isPreempted) await sleep(flags.lingerSeconds * 1000);
+    await events?.end(timeLimits(plan).farewellMs);
     return exitCodeOf(run, isPreempted);
   } finally {
     endWarnings();
+    await events?.end(0);
     await run.close();
     await server?.close(1000);
     await metrics?.close();
   }
+}
+
+/** What publishes the run's events, where its config names servers for them. @throws UsageError */
+async function openEvents(
+  runFolder: string,
+  { runId, events }: RunPlan,
+  surroundings: Pick<EventPublisherOptions, 'security' | 'log' | 'registry' | 'wallTime'>,
+): Promise<EventPublisher | undefined> {
+  if (events === undefined) return undefined;
+  const servers = parseNatsServers(events, 'cluster.events');
+  checkNatsReach(servers, surroundings.security);
+  const { natsAuthenticator, NATS_CREDENTIALS_VARIABLE } = await import('../proto/nats.ts');
+  const { openEventPublisher } = await import('./events/event-publisher.ts');
+  const credentialsFile = process.env[NATS_CREDENTIALS_VARIABLE];
+  // What is wrong with it is said now, not in the middle of the run.
+  await natsAuthenticator(credentialsFile);
+  const journal = join(runFolder, JOURNAL_FILE);
+  return openEventPublisher({ ...surroundings, runId, journal, servers, credentialsFile });
 }
 
 /**

@@ -69,6 +69,8 @@ export interface RunSurroundings {
   /** Milliseconds on a clock that never goes back. */
   readonly nowMs: () => number;
   readonly wallTime: () => Date;
+  /** Told the number of each record of the journal. */
+  readonly onJournaled?: ((seq: number) => void) | undefined;
 }
 
 /**
@@ -97,6 +99,7 @@ export async function openRun(
       },
       {
         wallTime,
+        onAppended: surroundings.onJournaled,
         onFailure: (error) => run?.fail(error) ?? failures.push(error),
       },
     );

@@ -45,6 +45,8 @@ export const RunPlan = z.strictObject({
   prefetchSteps: count.max(1024).default(8),
   /** Substitutes handed out with each sample. */
   numSubstitutes: z.int().min(0).max(64).default(4),
+  /** NATS servers that the run's events go to; without it they stay in the journal. */
+  events: z.array(z.string()).min(1).optional(),
 });
 export type RunPlan = z.infer<typeof RunPlan>;
 

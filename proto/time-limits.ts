@@ -52,6 +52,8 @@ export interface TimeLimits {
   readonly firstStillMs: number;
   /** Longest wait of a barrier for somebody who makes progress all the time. */
   readonly barrierMs: number;
+  /** How long the end of a run may take to deliver its last events; a launcher kills whoever takes 10 s to end. */
+  readonly farewellMs: number;
 }
 
 /** Bounds of the setting: below, timers and a busy machine look like death; above, nothing is found. */
@@ -79,6 +81,7 @@ export function timeLimits({ detectWithinMs, decodeTimeoutMs }: TimeSetting): Ti
     stillDecodingMs: Math.max(times(10), Math.round(1.5 * decodeTimeoutMs)),
     firstStillMs: times(300),
     barrierMs: times(330),
+    farewellMs: Math.min(5000, times(1)),
   };
 }
 

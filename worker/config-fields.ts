@@ -266,6 +266,14 @@ export const runFields = z.strictObject({
       .describe(
         'Whether workers that are all on one host sum, with tree, in memory that they share (Linux); the bits are the same',
       ),
+    events: z
+      .union([z.string(), z.array(z.string())])
+      .nullable()
+      .default(null)
+      .describe(
+        'NATS servers that what happens to the run is published to: nats://host:port or tls://host:port, or a list of ' +
+          'them; null: nowhere. Training never waits for them',
+      ),
   }),
 });
 

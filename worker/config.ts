@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs';
 import { isNode, LineCounter, parse, parseDocument, type Document } from 'yaml';
 import { z } from 'zod';
 import { UsageError } from '../proto/errors.ts';
+import { parseNatsServers } from '../proto/nats-servers.ts';
 import { timeConflict } from '../proto/time-limits.ts';
 import { runFields, type RunConfig } from './config-fields.ts';
 import { nearest } from './nearest.ts';
@@ -104,7 +105,7 @@ const DEFAULTS = parse(
  * The checked config of a recipe with its preset and overrides applied.
  *
  * @throws UsageError `CONFIG_INVALID`: names file and line or the override, the field, what was expected and, for an
- *   unknown key, the nearest valid one.
+ *   unknown key, the nearest valid one. As {@link parseNatsServers} for `cluster.events`.
  */
 export function resolveConfig({ text, file, preset, stage, overrides }: ConfigSource): Config {
   const lines = new LineCounter();
@@ -184,6 +185,7 @@ function checkAcross(config: Config, file: string): void {
     decodeTimeoutMs: 1000 * data.decodeTimeoutSeconds,
   });
   if (late !== undefined) throw invalid(`${file}: cluster and data do not go together: ${late}`);
+  if (cluster.events !== null) parseNatsServers(cluster.events, 'cluster.events');
   const wrong = systemNamed(model.name).check?.(config);
   if (wrong !== undefined) throw invalid(`${file}: ${wrong}`);
   if (cluster.workers > train.microbatches) {

@@ -341,6 +341,7 @@ function adjustable({ checkpoint, cluster, data }: Config): Partial<RunPlan> {
     detectWithinMs: Math.round(cluster.detectWithin * 1000),
     decodeTimeoutMs: Math.round(data.decodeTimeoutSeconds * 1000),
     prefetchSteps: data.prefetchSteps + 1,
+    events: cluster.events === null ? undefined : [cluster.events].flat(),
   };
 }
 
