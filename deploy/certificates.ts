@@ -10,6 +10,8 @@ import {
   X509Certificate,
   type KeyObject,
 } from 'node:crypto';
+import { isIP } from 'node:net';
+import ipaddr from 'ipaddr.js';
 import { identityUri, type PeerIdentity } from '../proto/identity.ts';
 import {
   bits,
@@ -58,16 +60,49 @@ export function createAuthority(validity: Validity): KeyPair {
   return { cert, key: pemOf(privateKey) };
 }
 
+interface Authority {
+  readonly cert: X509Certificate;
+  readonly key: KeyObject;
+}
+
 /** A certificate of one process with a key of its own. */
 export function issueCertificate(
   identity: PeerIdentity,
-  authority: { readonly cert: X509Certificate; readonly key: KeyObject },
+  authority: Authority,
+  validity: Validity,
+): KeyPair {
+  const uri = identityUri(identity);
+  const name = uri.slice('spiffe://'.length).slice(-64);
+  return issue(name, [implicit(6, Buffer.from(uri))], authority, validity);
+}
+
+/**
+ * A certificate of a server that is no process of a run, for the names and addresses that it is reached at: it proves no
+ * identity, so that no process takes it for one of its own.
+ */
+export function issueServerCertificate(
+  name: string,
+  hosts: readonly string[],
+  authority: Authority,
+  validity: Validity,
+): KeyPair {
+  const names = hosts.map((host) =>
+    isIP(host) === 0
+      ? implicit(2, Buffer.from(host))
+      : implicit(7, Buffer.from(ipaddr.parse(host).toByteArray())),
+  );
+  return issue(name, names, authority, validity);
+}
+
+function issue(
+  name: string,
+  alternativeNames: readonly Buffer[],
+  authority: Authority,
   validity: Validity,
 ): KeyPair {
   const { publicKey, privateKey } = newKeys();
-  const uri = identityUri(identity);
   const cert = certificate({
-    subject: commonName(uri.slice('spiffe://'.length).slice(-64)),
+    subject: commonName(name),
     issuer: subjectOf(authority.cert),
     ...{ publicKey, signer: authority.key, validity },
     extensions: [
@@ -77,7 +112,7 @@ export function issueCertificate(
       }),
       // Processes call and are called.
       extension('2.5.29.37', sequence(oid('1.3.6.1.5.5.7.3.1'), oid('1.3.6.1.5.5.7.3.2'))),
-      extension('2.5.29.17', sequence(implicit(6, Buffer.from(uri)))),
+      extension('2.5.29.17', sequence(...alternativeNames)),
       extension('2.5.29.14', octets(keyIdentifier(publicKey))),
       extension('2.5.29.35', sequence(implicit(0, keyIdentifier(authority.cert.publicKey)))),
     ],

@@ -5,9 +5,10 @@ import { chmod, mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test, type TestContext } from 'node:test';
+import type { PeerCertificate } from 'node:tls';
 import { promisify } from 'node:util';
 import { UsageError } from '../proto/errors.ts';
-import type { PeerIdentity } from '../proto/identity.ts';
+import { identityOf, type PeerIdentity } from '../proto/identity.ts';
 import { openSecurity } from '../proto/security-folder.ts';
 import { issueCertificate } from './certificates.ts';
 import { initTls, type InitTlsOptions } from './init-tls.ts';
@@ -170,6 +171,26 @@ test('ids that would be paths, and numbers that are none, are refused', async (t
     await assert.rejects(init(folder, { workers }), code('BAD_FLAG', /--workers/));
   await assert.rejects(init(folder, { days: '0' }), code('BAD_FLAG', /--days/));
   await assert.rejects(stat(folder), { code: 'ENOENT' });
+});
+
+test('a NATS server gets a certificate for its names, which proves nobody and is renewed', async (t) => {
+  const folder = await folderOf(t);
+  const hosts = ['events.example', '10.0.0.7', '2001:db8::1'];
+  for (const wrong of ['events.example:4222', 'nats://a', '-a', 'a b', '', '*'])
+    await assert.rejects(init(folder, { nats: [wrong] }), code('BAD_FLAG', /--nats/));
+  await assert.rejects(stat(folder), { code: 'ENOENT' });
+  await init(folder, { workers: '1', nats: hosts });
+  const made = await certificateIn(folder, 'nats.pem');
+  assert.equal(made.checkHost('events.example'), 'events.example');
+  for (const address of hosts.slice(1)) assert.equal(made.checkIP(address), address);
+  assert.equal(made.checkHost('localhost'), undefined);
+  const { subjectAltName: subjectaltname } = made;
+  assert.equal(identityOf({ subjectaltname } as PeerCertificate), undefined);
+  await init(folder);
+  const renewed = await certificateIn(folder, 'nats.pem');
+  assert.equal(renewed.subjectAltName, subjectaltname);
+  assert.notEqual(renewed.serialNumber, made.serialNumber);
+  assert.ok(renewed.verify((await certificateIn(folder, 'ca.pem')).publicKey));
 });
 
 test('what cannot be right is refused before a process starts, with the mend', async (t) => {

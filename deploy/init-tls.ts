@@ -1,5 +1,6 @@
 import { createPrivateKey, X509Certificate } from 'node:crypto';
 import { access, chmod, mkdir, readdir, readFile } from 'node:fs/promises';
+import { isIP } from 'node:net';
 import { join } from 'node:path';
 import { writeFileDurably } from '../proto/durable-file.ts';
 import { messageOf, UsageError } from '../proto/errors.ts';
@@ -10,11 +11,18 @@ import {
   CA_CERTIFICATE,
   CA_KEY,
   identityFiles,
+  NATS_FILES,
   TLS_FOLDER,
   TOKEN_FILE,
   WORKERS_FOLDER,
 } from '../proto/security-folder.ts';
-import { createAuthority, issueCertificate, type Validity } from './certificates.ts';
+import {
+  createAuthority,
+  issueCertificate,
+  issueServerCertificate,
+  type KeyPair,
+  type Validity,
+} from './certificates.ts';
 
 export interface InitTlsOptions {
   /** The folder to make, or a run folder, in which it is `tls`. */
@@ -23,6 +31,8 @@ export interface InitTlsOptions {
   readonly workers?: string | undefined;
   /** Ids of further workers. */
   readonly worker?: readonly string[] | undefined;
+  /** Names and addresses at which a NATS server is reached, which gets a certificate for them. */
+  readonly nats?: readonly string[] | undefined;
   /** How long the certificates of processes hold. */
   readonly days: string;
   readonly say: (text: string) => void;
@@ -49,6 +59,7 @@ export async function initTls(options: InitTlsOptions): Promise<void> {
   const workersFolder = join(folder, WORKERS_FOLDER);
   const known = await workersIn(workersFolder);
   const workers = new Set([...known, ...namedWorkers(options, known.length)]);
+  const natsHosts = await namedHosts(options, join(folder, NATS_FILES.cert));
 
   await mkdir(workersFolder, { recursive: true, mode: 0o700 });
   for (const each of [folder, workersFolder]) await chmod(each, 0o700);
@@ -68,16 +79,28 @@ export async function initTls(options: InitTlsOptions): Promise<void> {
   ];
   for (const identity of identities) {
     const { cert, key } = issueCertificate(identity, authority, validity);
-    const files = identityFiles(identity);
-    // The key first: a certificate without its key would be refused, a key without its certificate is replaced.
-    await writeFileDurably(join(folder, files.key), key, SECRET_MODE);
-    await writeFileDurably(join(folder, files.cert), cert, SECRET_MODE);
+    await writePair(folder, identityFiles(identity), { cert, key });
+  }
+  if (natsHosts.length > 0) {
+    const pair = issueServerCertificate('videoloom/nats', natsHosts, authority, validity);
+    await writePair(folder, NATS_FILES, pair);
   }
   options.say(
-    `${folder}: authority, join token and certificates of the coordinator, an operator and ${workers.size} workers, ` +
+    `${folder}: authority, join token and certificates of the coordinator, an operator, ${workers.size} workers` +
+      `${natsHosts.length === 0 ? '' : ` and NATS at ${natsHosts.join(', ')}`}, ` +
       `valid until ${notAfter.toISOString().slice(0, 10)}\n` +
       `Copy it with its modes (cp -p, scp -p) to each host of the run, without ${CA_KEY}: who has that can make workers.\n`,
   );
+}
+
+/** The key first: a certificate without its key would be refused, a key without its certificate is replaced. */
+async function writePair(
+  folder: string,
+  files: { readonly cert: string; readonly key: string },
+  { cert, key }: KeyPair,
+): Promise<void> {
+  await writeFileDurably(join(folder, files.key), key, SECRET_MODE);
+  await writeFileDurably(join(folder, files.cert), cert, SECRET_MODE);
 }
 
 interface Authority {
@@ -144,6 +167,23 @@ function namedWorkers({ workers, worker = [] }: InitTlsOptions, numKnown: number
   const implied = worker.length > 0 || numKnown > 0 ? 0 : DEFAULT_WORKERS;
   const count = workers === undefined ? implied : wholeNumber('--workers', workers, MAX_WORKERS);
   return [...worker, ...Array.from({ length: count }, (_, number) => `worker-${number}`)];
+}
+
+const HOST_NAME = /^(?!-)[A-Za-z0-9-]{1,63}(\.(?!-)[A-Za-z0-9-]{1,63})*$/;
+
+/** The hosts that are named, else those of the certificate that is there. */
+async function namedHosts({ nats }: InitTlsOptions, certificate: string): Promise<string[]> {
+  if (nats === undefined) {
+    if (!(await exists(certificate))) return [];
+    const names = new X509Certificate(await readFile(certificate)).subjectAltName ?? '';
+    return names.split(', ').map((name) => name.replace(/^(DNS|IP Address):/, ''));
+  }
+  const bad = nats.find((host) => isIP(host) === 0 && !HOST_NAME.test(host));
+  if (bad === undefined) return [...new Set(nats)];
+  throw new UsageError(
+    'BAD_FLAG',
+    `--nats ${JSON.stringify(bad)} is neither a host name nor an address: write it without port, as events.example or 10.0.0.7.`,
+  );
 }
 
 /** Ids of the workers that have certificates. */

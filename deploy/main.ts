@@ -257,6 +257,7 @@ program
     'certificates for worker-0 to worker-<n - 1> (default: 16, or those named)',
   )
   .option('--worker <id...>', 'certificates for workers of these names')
+  .option('--nats <host...>', 'a certificate for a NATS server that is reached at these names')
   .option('--days <n>', 'how long certificates are valid', '90')
   .addHelpText(
     'after',
@@ -266,10 +267,18 @@ Examples:
   videoloom init --tls ~/cluster --worker gpu-a gpu-b    and then each program with --tls ~/cluster
   videoloom init --tls ~/cluster                         again: same authority and token, certificates renewed`,
   )
-  .action(async (options: { tls: string; workers?: string; worker?: string[]; days: string }) => {
-    const { initTls } = await import('./init-tls.ts');
-    await initTls({ ...options, say: (text) => process.stdout.write(text) });
-  });
+  .action(
+    async (
+      options: Record<'tls' | 'days', string> & {
+        workers?: string;
+        worker?: string[];
+        nats?: string[];
+      },
+    ) => {
+      const { initTls } = await import('./init-tls.ts');
+      await initTls({ ...options, say: (text) => process.stdout.write(text) });
+    },
+  );
 
 program
   .command('status')

@@ -60,7 +60,7 @@ export async function connectNats(
   } catch (error) {
     throw new VideoloomError(
       'EVENTS_NOT_CONNECTED',
-      `no connection to ${url}: ${reasonOf(error)}`,
+      `no connection to ${url}: ${reasonOf(error)}${hintFor(error, host)}`,
       { cause: error, retryable: true },
     );
   }
@@ -75,6 +75,12 @@ function tlsOptions(host: string, { tls }: Security): (TlsOptions & object) | nu
       checkServerIdentity(host, certificate),
   };
   return options;
+}
+
+function hintFor(error: unknown, host: string): string {
+  return /certificate/i.test(messageOf(error))
+    ? ` (a server gets a certificate of this authority with \`videoloom init --tls DIR --nats ${host}\`)`
+    : '';
 }
 
 /** The client wraps what happened, at times more than once; the innermost says most. */

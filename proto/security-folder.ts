@@ -21,6 +21,9 @@ export const TOKEN_FILE = 'token';
 /** Of the certificates of workers, one pair of files each. */
 export const WORKERS_FOLDER = 'workers';
 
+/** Of a NATS server that takes the events of runs. */
+export const NATS_FILES = { cert: 'nats.pem', key: 'nats.key' } as const;
+
 /** Where certificate and key of a process are, relative to the folder. */
 export function identityFiles(identity: PeerIdentity): { cert: string; key: string } {
   const name = identity.role === 'worker' ? join(WORKERS_FOLDER, identity.workerId) : identity.role;
