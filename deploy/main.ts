@@ -2,6 +2,7 @@ import { Command } from 'commander';
 import { reportFatal } from '../proto/errors.ts';
 import { runThrough } from './processes.ts';
 import type { DrillFlags } from './drill/command.ts';
+import type { EventsOptions } from './events.ts';
 import type { StatusOptions } from './status.ts';
 
 /** The `videoloom` command: picks the verb and starts that folder's main. */
@@ -299,6 +300,34 @@ Examples:
   .action(async (run: string, options: Omit<StatusOptions, 'env'>) => {
     const { showStatus } = await import('./status.ts');
     await showStatus(run, { ...options, env: process.env });
+  });
+
+program
+  .command('events')
+  .description('what happens to a run, as lines: what its NATS server keeps, then what comes')
+  .argument('<run>', 'run folder, or the name of a run with --server')
+  .option(
+    '--server <url>',
+    "nats://host:port or tls://host:port (default: the run's cluster.events)",
+  )
+  .option('--new', 'leave out what was before')
+  .option('--json', 'whole events, CloudEvents as JSON')
+  .option('--tls <dir>', TLS_HELP)
+  .option('--insecure', INSECURE_HELP)
+  .addHelpText(
+    'after',
+    `
+Ends with the run. Any NATS client sees the same: nats sub 'videoloom.>'. What a server asks for beside a certificate
+(credentials of nsc, user:password, a token) stands in the file that VIDEOLOOM_NATS_CREDENTIALS names.
+
+Examples:
+  videoloom train videobert cluster.events=nats://127.0.0.1:4222
+  videoloom events runs/videobert
+  videoloom events videobert --server tls://events.example --tls ~/cluster --json`,
+  )
+  .action(async (run: string, options: Omit<EventsOptions, 'env'>) => {
+    const { showEvents } = await import('./events.ts');
+    await showEvents(run, { ...options, env: process.env });
   });
 
 program

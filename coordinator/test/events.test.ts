@@ -368,11 +368,13 @@ describe('the events of a run', { skip }, () => {
     );
   });
 
-  it('are sent with what a file says, which is never shown and may change', async (t) => {
+  it('are sent with what a file says, which is never shown, and may change while the run goes on', async (t) => {
     const secrets = await temporary(t, 'secrets');
-    const file = join(secrets, 'nats');
-    const store = await temporary(t, 'js');
-    const server = await nats(t, { store, args: ['--user', 'coordinator', '--pass', 'pa55:word'] });
+    const [file, config] = [join(secrets, 'nats'), join(secrets, 'nats.conf')];
+    const admit = (password: string): Promise<void> =>
+      writeFile(config, `authorization { user: coordinator, password: "${password}" }\n`);
+    await admit('pa55:word');
+    const server = await nats(t, { store: await temporary(t, 'js'), args: ['--config', config] });
     const run = await eventfulRun(t, [server.url]);
     process.env['VIDEOLOOM_NATS_CREDENTIALS'] = file;
     t.after(() => delete process.env['VIDEOLOOM_NATS_CREDENTIALS']);
@@ -386,18 +388,29 @@ describe('the events of a run', { skip }, () => {
     await chmod(file, 0o600);
     const coordinator = await coordinate(t, run.folder, LINGER);
     await said(coordinator, /Authorization Violation/);
-    await train(coordinator, run);
     await writeFile(file, 'coordinator:pa55:word\n');
-    const options = { user: 'coordinator', pass: 'pa55:word' };
-    const ids = await poll('the events', async () => {
-      const events = await storedEvents(server.url, options);
-      return events.at(-1)?.event.type === 'videoloom.run.finished' ? events : undefined;
+    const user = 'coordinator';
+    const ids = async (pass: string): Promise<string[]> =>
+      (await storedEvents(server.url, { user, pass })).map(({ msgId }) => msgId);
+    const first = await poll('the first event', async () => {
+      const own = await ids('pa55:word');
+      return own.length > 0 ? own : undefined;
     });
-    assert.deepEqual(
-      ids.map(({ msgId }) => msgId),
-      await journaled(run.folder),
-    );
-    assert.doesNotMatch(coordinator.stderr(), /pa55|wrong-one/);
+    assert.deepEqual(first, await journaled(run.folder));
+
+    // --- What was right is so no more.
+    await admit('n3w-word');
+    server.kill('SIGHUP');
+    await said(coordinator, /events go to the stream(.|\n)*EVENTS_NOT/);
+    await train(coordinator, run);
+    await writeFile(file, 'coordinator:n3w-word\n');
+    const all = await journaled(run.folder);
+    const last = await poll('the last event', async () => {
+      const own = await ids('n3w-word').catch((): string[] => []);
+      return own.length >= all.length ? own : undefined;
+    });
+    assert.deepEqual(last, all);
+    assert.doesNotMatch(coordinator.stderr(), /pa55|wrong-one|n3w/);
   });
 
   it('are sent without JetStream by a user who may not use it', async (t) => {

@@ -20,7 +20,7 @@ export interface NatsServerProcess {
   /** `nats://127.0.0.1:<port>` */
   readonly url: string;
   readonly pid: number;
-  kill(signal: 'SIGKILL' | 'SIGSTOP' | 'SIGCONT'): void;
+  kill(signal: 'SIGKILL' | 'SIGSTOP' | 'SIGCONT' | 'SIGHUP'): void;
   /** What it has logged. */
   log(): string;
   /** Kills it, and waits for its end. */
