@@ -113,16 +113,14 @@ export function isComplete(files: readonly StoredCheckpointFile[]): boolean {
 }
 
 /** Fields of a plan that tell whether two runs are the same one. */
-const SAME: readonly (keyof RunPlan)[] = [
-  ...([
-    'runId',
-    'seed',
-    'configDigest',
-    'datasetDigest',
-    'microbatches',
-    'microbatchSize',
-  ] as const),
-];
+const SAME = [
+  'runId',
+  'seed',
+  'configDigest',
+  'datasetDigest',
+  'microbatches',
+  'microbatchSize',
+] as const satisfies readonly (keyof RunPlan)[];
 
 /** @throws VideoloomError STORE_HOLDS_OTHER_RUN */
 export function checkSameRun(root: string, there: RunPlan, here: RunPlan): void {
