@@ -76,7 +76,7 @@ export async function openEventChannel(
         violations.length = 0;
         connection.publish(event.subject, event.payload, { headers: headersOf(event) });
         // What the server has to say against it comes before its answer to this.
-        await within(connection.flush(), NATS_REQUEST_MS);
+        await answered(connection, connection.flush());
         const [violation] = violations;
         if (violation !== undefined) throw new Error(violation);
         return 'sent';
@@ -181,16 +181,24 @@ function isTooLarge({ info }: NatsConnection, { payload }: OutgoingEvent): boole
   return Buffer.byteLength(payload) + HEADROOM_BYTES > (info?.max_payload ?? Infinity);
 }
 
-async function within<T>(work: Promise<T>, limitMs: number): Promise<T> {
+/** What the server answers, while there is a server that can. */
+async function answered<T>(connection: NatsConnection, answer: Promise<T>): Promise<T> {
   let timer: NodeJS.Timeout | undefined;
   const late = new Promise<never>((_, reject) => {
     timer = setTimeout(() => {
-      reject(new VideoloomError('EVENTS_NOT_ANSWERED', `no answer within ${limitMs / 1000} s`));
-    }, limitMs);
+      reject(notAnswered(`no answer within ${NATS_REQUEST_MS / 1000} s`));
+    }, NATS_REQUEST_MS);
+  });
+  const ended = connection.closed().then((): never => {
+    throw notAnswered('the connection has ended');
   });
   try {
-    return await Promise.race([work, late]);
+    return await Promise.race([answer, late, ended]);
   } finally {
     clearTimeout(timer);
   }
+}
+
+function notAnswered(why: string): VideoloomError {
+  return new VideoloomError('EVENTS_NOT_DELIVERED', why, { retryable: true });
 }

@@ -58,6 +58,14 @@ test('of the steps about a hundred are told of, and the ends of epochs', () => {
   );
 });
 
+test('where there are very many epochs, not each of them is told of', () => {
+  const small: JournalEvent = { ...opened, plan: { ...plan, numTrainSamples: 16 } };
+  const steps = Array.from({ length: 1000 }, (_, i) => commit(i + 1));
+  const names = namesOf(small, ...steps);
+  const number = names.filter((name) => name === 'epoch.finished').length;
+  assert.ok(number >= 100 && number < 200, `${number} of 4000 epochs`);
+});
+
 test('a sample that cannot be used is told of once, however often it comes', () => {
   const events = eventsOf(
     opened,

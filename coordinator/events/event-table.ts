@@ -136,14 +136,17 @@ function commitEvents(
   const epochsAfter = (steps: number): number =>
     Math.floor((steps * clipsPerStep) / plan.numTrainSamples);
   const data = { step, totalSteps: plan.totalSteps, epoch: epochsAfter(step), losses };
-  if (epochsAfter(step) > epochsAfter(step - 1))
+  const apart = (whole: number): number => Math.max(1, Math.floor(whole / PROGRESS_EVENTS));
+  const epochsApart = apart(epochsAfter(plan.totalSteps));
+  const toldAfter = (steps: number): number => Math.floor(epochsAfter(steps) / epochsApart);
+  if (toldAfter(step) > toldAfter(step - 1))
     events.push({ name: 'epoch.finished', data: { ...data, epoch: epochsAfter(step) - 1 } });
-  if (step % Math.max(1, Math.floor(plan.totalSteps / PROGRESS_EVENTS)) === 0)
+  if (step % apart(plan.totalSteps) === 0)
     events.push({ name: 'run.progressed', data: { ...data, gradientNorm, learningRate } });
   return events;
 }
 
-/** So many a run, about. */
+/** So many a run of each kind, about: those of steps, and those of epochs where there are more of them. */
 const PROGRESS_EVENTS = 100;
 /** What a server takes at most, 1 MiB unless it is told otherwise, is not to be reached by lists and texts. */
 const MAX_LISTED = 100;

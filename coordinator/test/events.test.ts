@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
 import { chmod, cp, mkdtemp, readFile, rm, truncate, writeFile } from 'node:fs/promises';
 import { createServer, type AddressInfo, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -171,6 +172,12 @@ describe('the events of a run', { skip }, () => {
     const metrics = await metricsOf(coordinator);
     assert.match(metrics, /^videoloom_nats_connected 1$/m);
     assert.match(metrics, /^videoloom_events_pending_records 0$/m);
+    const checked = spawnSync('promtool', ['check', 'metrics'], {
+      input: metrics,
+      encoding: 'utf8',
+    });
+    // Where there is none (Debian: prometheus) that is all.
+    if (checked.error === undefined) assert.equal(checked.stdout + checked.stderr, '');
   });
 
   it('cost no step while the server is killed, stopped and slow, and all arrive, once each', async (t) => {
