@@ -1,9 +1,9 @@
-import { access } from 'node:fs/promises';
 import { join } from 'node:path';
 import { DeliverPolicy, jetstream, jetstreamManager, type JsMsg } from '@nats-io/jetstream';
 import type { Msg, NatsConnection } from '@nats-io/transport-node';
 import pc from 'picocolors';
 import { UsageError, VideoloomError } from '../proto/errors.ts';
+import { exists } from '../proto/exists.ts';
 import { connectNats, NATS_CREDENTIALS_VARIABLE, type NatsOptions } from '../proto/nats.ts';
 import { checkNatsReach, parseNatsServers, type NatsServer } from '../proto/nats-servers.ts';
 import { printable } from '../proto/printable.ts';
@@ -25,10 +25,7 @@ export interface EventsOptions {
  * @throws UsageError EVENTS_NOT_CONFIGURED; VideoloomError EVENTS_NOT_CONNECTED
  */
 export async function showEvents(run: string, options: EventsOptions): Promise<void> {
-  const isFolder = await access(join(run, RUN_PLAN_FILE)).then(
-    () => true,
-    () => false,
-  );
+  const isFolder = await exists(join(run, RUN_PLAN_FILE));
   const plan = isFolder ? await readRunPlan(run) : undefined;
   const urls = options.server ?? plan?.events;
   if (urls === undefined) {

@@ -1,9 +1,10 @@
 import { createPrivateKey, X509Certificate } from 'node:crypto';
-import { access, chmod, mkdir, readdir, readFile } from 'node:fs/promises';
+import { chmod, mkdir, readdir, readFile } from 'node:fs/promises';
 import { isIP } from 'node:net';
 import { join } from 'node:path';
 import { writeFileDurably } from '../proto/durable-file.ts';
 import { messageOf, UsageError } from '../proto/errors.ts';
+import { exists } from '../proto/exists.ts';
 import { WORKER_ID, type PeerIdentity } from '../proto/identity.ts';
 import { isJoinToken, newJoinToken } from '../proto/join-token.ts';
 import { RUN_PLAN_FILE } from '../proto/run-plan.ts';
@@ -199,12 +200,5 @@ function wholeNumber(flag: string, text: string, most: number): number {
   throw new UsageError(
     'BAD_FLAG',
     `${flag} is "${text}", expected a whole number from 1 to ${most}.`,
-  );
-}
-
-async function exists(path: string): Promise<boolean> {
-  return access(path).then(
-    () => true,
-    () => false,
   );
 }

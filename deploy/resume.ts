@@ -1,6 +1,6 @@
-import { access } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { UsageError } from '../proto/errors.ts';
+import { exists } from '../proto/exists.ts';
 import { RUN_PLAN_FILE } from '../proto/run-plan.ts';
 import { trainLocally } from './local.ts';
 import { runThrough } from './processes.ts';
@@ -26,12 +26,12 @@ export async function resumeRun(run: string, options: ResumeOptions): Promise<nu
   let folder = run;
   if (/^s3:\/\//i.test(run)) {
     folder = options.out ?? join('runs', basename(run));
-    if (!(await isThere(join(folder, RUN_PLAN_FILE)))) {
+    if (!(await exists(join(folder, RUN_PLAN_FILE)))) {
       const code = await runThrough('worker', ['fetch', run, '--out', folder]);
       if (code !== 0) return code;
     }
   }
-  if (!(await isThere(join(folder, RUN_PLAN_FILE)))) {
+  if (!(await exists(join(folder, RUN_PLAN_FILE)))) {
     throw new UsageError(
       'RUN_NOT_FOUND',
       `${folder} is no run folder: it has no ${RUN_PLAN_FILE}. Of a recipe with stages name the folder of a stage, or ` +
@@ -51,11 +51,4 @@ export async function resumeRun(run: string, options: ResumeOptions): Promise<nu
     metricsAddress: options.metrics,
     ...{ tls: options.tls, insecure: options.insecure, env: process.env },
   });
-}
-
-function isThere(path: string): Promise<boolean> {
-  return access(path).then(
-    () => true,
-    () => false,
-  );
 }

@@ -1,10 +1,11 @@
-import { access, readdir, readFile, stat } from 'node:fs/promises';
+import { readdir, readFile, stat } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 
 import { z } from 'zod';
 
 import { digestFile } from './durable-file.ts';
 import { messageOf, VideoloomError } from './errors.ts';
+import { exists } from './exists.ts';
 
 /** Folder of all checkpoints, inside the run folder. */
 export const CHECKPOINTS_FOLDER = 'checkpoints';
@@ -66,10 +67,7 @@ export type CheckpointManifest = z.infer<typeof CheckpointManifest>;
 
 /** Whether a checkpoint's folder has been completed: its manifest is written last. */
 export function hasManifest(folder: string): Promise<boolean> {
-  return access(join(folder, MANIFEST_FILE)).then(
-    () => true,
-    () => false,
-  );
+  return exists(join(folder, MANIFEST_FILE));
 }
 
 /**

@@ -3,9 +3,10 @@
  * authority's certificate, the token, and certificate and key of the processes that run on it, never the authority's key.
  */
 import { createPrivateKey, X509Certificate } from 'node:crypto';
-import { access, readFile, stat } from 'node:fs/promises';
+import { readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { messageOf, UsageError } from './errors.ts';
+import { exists } from './exists.ts';
 import { nameOfIdentity, type PeerIdentity } from './identity.ts';
 import { isJoinToken } from './join-token.ts';
 import type { Security, TlsCredentials } from './security.ts';
@@ -73,13 +74,6 @@ async function findFolder({ tls, env, runFolder }: SecurityOptions): Promise<str
   for (const folder of [named, join(named, TLS_FOLDER)])
     if (await exists(join(folder, TOKEN_FILE))) return folder;
   throw invalid(named, `it has no ${TOKEN_FILE}.`);
-}
-
-async function exists(path: string): Promise<boolean> {
-  return access(path).then(
-    () => true,
-    () => false,
-  );
 }
 
 function checkCertificate(tls: TlsCredentials, folder: string, as: PeerIdentity): void {

@@ -1,7 +1,8 @@
-import { access, readFile } from 'node:fs/promises';
+import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { checkpointFolderName, CHECKPOINTS_FOLDER } from '../../proto/checkpoint-manifest.ts';
 import { messageOf } from '../../proto/errors.ts';
+import { exists } from '../../proto/exists.ts';
 import { readRunPlan, type RunPlan } from '../../proto/run-plan.ts';
 import { openStepOrder } from '../../proto/step-order.ts';
 import { JOURNAL_FILE, readJournal, type JournalRecord } from '../journal.ts';
@@ -54,13 +55,13 @@ export interface AuditOptions {
 export async function auditRun(folder: string, options: AuditOptions): Promise<RunAudit> {
   const plan = await readRunPlan(folder);
   const findings = collectFindings();
-  const isLive = await isThere(join(folder, LOCK_FILE));
+  const isLive = await exists(join(folder, LOCK_FILE));
 
   // --- The journal.
   const run = newPlayedRun();
   const path = join(folder, JOURNAL_FILE);
   let journal: JournalScan = { numRecords: 0, numEpochs: 0, numFenced: 0 };
-  if (await isThere(path)) {
+  if (await exists(path)) {
     const play = (record: JournalRecord): void => {
       playEvent(run, record, findings);
     };
@@ -174,11 +175,4 @@ async function readSummary(folder: string): Promise<string | undefined> {
   } catch {
     return 'nothing that can be read';
   }
-}
-
-function isThere(path: string): Promise<boolean> {
-  return access(path).then(
-    () => true,
-    () => false,
-  );
 }

@@ -1,5 +1,6 @@
-import { access, readdir, readFile } from 'node:fs/promises';
+import { readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { exists } from '../../proto/exists.ts';
 
 /** What a plugin for GPUs needs of the system's driver. */
 export type DriverNeed =
@@ -127,13 +128,6 @@ const LIBRARY_FOLDERS = [
 async function anyExists(root: string, folders: readonly string[], file: string): Promise<boolean> {
   const found = await Promise.all(folders.map((folder) => exists(join(root, folder, file))));
   return found.includes(true);
-}
-
-async function exists(path: string): Promise<boolean> {
-  return access(path).then(
-    () => true,
-    () => false,
-  );
 }
 
 async function textOf(path: string): Promise<string | undefined> {
