@@ -915,7 +915,8 @@ function breakStall(turn: Turn): void {
   );
   const areWaiting = members.every(({ vitals }) => isWaiting(vitals.phase));
   const isOneBusy = members.some(({ vitals }) => isBusyFor(vitals, stillMs));
-  const reportMs = isOneBusy ? firstStillMs : stallReportMs;
+  // Only to tell many of a generation takes its time: each hears of all.
+  const reportMs = isOneBusy ? firstStillMs : stallReportMs * (1 + members.length / CROWD);
   if (!areWaiting || stillMs <= reportMs) return;
   if (!state.stall.isTold) {
     const doing = members.map(({ workerId, vitals }) => `"${workerId}" in phase ${vitals.phase}`);
@@ -942,6 +943,9 @@ function breakStall(turn: Turn): void {
   for (const worker of suspects ?? members.slice(-1)) sitOut(turn, worker);
   closeRanks(turn);
 }
+
+/** So many members double the time in which a stall is told. */
+const CROWD = 64;
 
 function sitOut(turn: Turn, worker: Worker): void {
   const { state, nowMs } = turn;
