@@ -125,7 +125,8 @@ export const runFields = z.strictObject({
         from: z
           .string()
           .describe(
-            'A run folder, or an earlier stage of the same recipe, whose weights are taken',
+            'A run folder, an earlier stage of the same recipe, or a folder of a model of transformers (config.json and ' +
+              'safetensors), whose weights are taken',
           ),
         take: z.string().default('').describe('Path of the tree that is taken there; empty: all'),
         as: z
@@ -136,6 +137,12 @@ export const runFields = z.strictObject({
           .array(z.string())
           .default([])
           .describe('Paths within it that are not taken; * is any one part, ** any number'),
+        firstRows: z
+          .array(z.string())
+          .default([])
+          .describe(
+            'Paths within it of tables, of positions for one, of which the model has fewer rows: the first are taken',
+          ),
       }),
     )
     .default([])

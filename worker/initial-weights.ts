@@ -1,37 +1,36 @@
-/** Weights that a run begins with: drawn, or taken from runs before it. */
-import { createReadStream } from 'node:fs';
-import { access, rename, writeFile } from 'node:fs/promises';
+/** Weights that a run begins with: drawn, or taken from runs before it or from somebody else's model. */
+import { open, rename } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import * as tf from '@tensorflow/tfjs-core';
-import {
-  checkpointFolderName,
-  CHECKPOINTS_FOLDER,
-  newestCheckpointStep,
-} from '../proto/checkpoint-manifest.ts';
 import { UsageError } from '../proto/errors.ts';
-import { RUN_PLAN_FILE } from '../proto/run-plan.ts';
 import { openCpuEngine } from './backend/cpu-engine.ts';
-import type { TensorData } from './checkpoint/format.ts';
-import { loadCheckpoint } from './checkpoint/load.ts';
-import { readSafetensorsStream, safetensorsStream } from './checkpoint/stream.ts';
+import { encodeHeader } from './checkpoint/format.ts';
 import type { RunConfig } from './config-fields.ts';
 import { freezeParameters, frozenPaths } from './frozen-parameters.ts';
+import {
+  nameBelow,
+  openInitialSource,
+  type InitialEntry,
+  type InitialSource,
+  type SourceTensor,
+} from './initial-source.ts';
 import { openInitializer, shapesOnly } from './initializer.ts';
+import { nearest } from './nearest.ts';
 import { pathMatcher } from './parameter-paths.ts';
-import { isOptimizerTensor } from './state.ts';
+import { kindAt, kindDifferences, type PartKinds } from './part-kind.ts';
+import { INITIAL_FILE, readInitialWeights, type Weights } from './run-weights.ts';
 import type { VideoLanguageSystem } from './systems/system.ts';
 import { leavesOf, partsOf, withLeaves, type TensorTree } from './tree.ts';
 
-export const INITIAL_FILE = 'initial.safetensors';
-
-type Weights = Map<string, TensorData>;
+/** Where a tensor of the run comes from. */
+type Taken = SourceTensor & { readonly shape: readonly number[] };
 
 /**
- * Writes into a run's folder what its parameters are not drawn for: those taken from other runs, and all frozen ones,
- * which no checkpoint has. Does nothing where there are none.
+ * Writes into a run's folder what its parameters are not drawn for: those taken from elsewhere, and all frozen ones,
+ * which no checkpoint has. Does nothing where there are none. Tensors are read and written one by one.
  *
  * @param runs the folders of `config.init`, in its order
- * @throws UsageError `INIT_INVALID` where a run has no such weights, or they do not fit the model
+ * @throws UsageError `INIT_INVALID` where there are no such weights, or they do not fit the model; PretrainedError
  */
 export async function writeInitialWeights(
   system: VideoLanguageSystem,
@@ -39,60 +38,135 @@ export async function writeInitialWeights(
   { folder, runs }: { readonly folder: string; readonly runs: readonly string[] },
 ): Promise<string[]> {
   if (init.length === 0 && train.frozen.length === 0) return [];
+  await openCpuEngine();
   const form = formOf(system);
-  const shapes = new Map(
-    leavesOf(form).flatMap(([path, { shape }]) =>
-      partsOf(path, shape).map((part): [string, readonly number[]] => [part.name, part.shape]),
+  const model: Model = {
+    shapes: new Map(
+      leavesOf(form).flatMap(([path, { shape }]) =>
+        partsOf(path, shape).map((part): [string, readonly number[]] => [part.name, part.shape]),
+      ),
     ),
-  );
-  const weights: Weights = new Map();
+    kinds: system.kinds ?? {},
+  };
+  const weights = new Map<string, Taken>();
   const said: string[] = [];
-  for (const [k, { take, as, skip }] of init.entries()) {
+  for (const [k, entry] of init.entries()) {
     const where = `init[${k}] (${runs[k]!})`;
-    const taken = below(await weightsOfRun(runs[k]!), take);
-    for (const pattern of skip) {
-      const dropped = [...taken.keys()].filter(pathMatcher(pattern));
-      if (dropped.length === 0)
-        throw invalid(`${where}: skip names ${pattern}, which it does not have`);
-      for (const name of dropped) taken.delete(name);
-    }
-    if (taken.size === 0)
-      throw invalid(`${where}: it has no weights below ${take === '' ? 'its root' : take}`);
-    for (const [name, tensor] of taken) {
-      const target = as === '' ? name : `${as}/${name}`;
-      const shape = shapes.get(target);
-      if (shape === undefined)
-        throw invalid(`${where}: the model has no ${target}; leave it out with skip`);
-      if (shape.join() !== tensor.shape.join()) {
-        throw invalid(
-          `${where}: ${target} is [${tensor.shape.join(', ')}] there and [${shape.join(', ')}] in this model`,
-        );
-      }
-      weights.set(target, tensor);
-    }
+    const taken = takenOf(await openInitialSource(runs[k]!), entry, { model, where });
+    for (const [name, tensor] of taken) weights.set(name, tensor);
     said.push(`${taken.size} tensors of ${basename(runs[k]!)}`);
   }
   const isFrozen = frozenPaths(
     train.frozen,
     leavesOf(form).map(([path]) => path),
   );
-  await openCpuEngine();
-  for (const [path, tensor] of leavesOf(system.init(openInitializer(train.seed)))) {
-    if (isFrozen.has(path)) {
-      const bytes = new Uint8Array((tensor.dataSync() as Float32Array).slice().buffer);
-      const parts = partsOf(path, tensor.shape);
-      const size = bytes.length / parts.length;
-      for (const [k, { name, shape }] of parts.entries()) {
-        if (weights.has(name)) continue;
-        weights.set(name, { dtype: 'F32', shape, data: bytes.subarray(k * size, (k + 1) * size) });
+  const isMissing = leavesOf(form).some(
+    ([path, { shape }]) =>
+      isFrozen.has(path) && partsOf(path, shape).some(({ name }) => !weights.has(name)),
+  );
+  if (isMissing) {
+    for (const [path, tensor] of leavesOf(system.init(openInitializer(train.seed)))) {
+      if (isFrozen.has(path)) {
+        const bytes = new Uint8Array((tensor.dataSync() as Float32Array).slice().buffer);
+        const parts = partsOf(path, tensor.shape);
+        const size = bytes.length / parts.length;
+        for (const [k, { name, shape }] of parts.entries()) {
+          if (weights.has(name)) continue;
+          const own = bytes.subarray(k * size, (k + 1) * size);
+          weights.set(name, { shape, read: () => Promise.resolve(own) });
+        }
       }
+      tensor.dispose();
     }
-    tensor.dispose();
   }
-  const file = join(folder, INITIAL_FILE);
-  await writeFile(`${file}.tmp`, safetensorsStream(weights));
-  await rename(`${file}.tmp`, file);
+  await writeWeights(join(folder, INITIAL_FILE), weights);
   return said;
+}
+
+interface Model {
+  /** By name. */
+  readonly shapes: ReadonlyMap<string, readonly number[]>;
+  readonly kinds: PartKinds;
+}
+
+/** What an entry takes, by the names of the model that it is for. @throws UsageError `INIT_INVALID` */
+function takenOf(
+  { tensors, lacking, kinds }: InitialSource,
+  entry: InitialEntry,
+  { model, where }: { readonly model: Model; readonly where: string },
+): Map<string, Taken> {
+  const { take, as, skip, firstRows } = entry;
+  const all = [...tensors.keys(), ...lacking];
+  const below = all.flatMap((name) => nameBelow({ take, skip: [] }, name) ?? []);
+  for (const pattern of [...skip, ...firstRows]) {
+    if (!below.some(pathMatcher(pattern))) {
+      const field = skip.includes(pattern) ? 'skip' : 'firstRows';
+      throw invalid(`${where}: ${field} names ${pattern}, which it does not have`);
+    }
+  }
+  const missing = [...lacking].find((name) => nameBelow(entry, name) !== undefined);
+  if (missing !== undefined)
+    throw invalid(`${where}: its files lack ${missing}; leave it out with skip`);
+  const taken = new Map<string, Taken>();
+  for (const [name, tensor] of tensors) {
+    const rest = nameBelow(entry, name);
+    if (rest === undefined) continue;
+    const target = [as, rest].filter((part) => part !== '').join('/');
+    const there = tensor.place === undefined ? name : `${name} (${tensor.place})`;
+    const shape = model.shapes.get(target);
+    if (shape === undefined) {
+      const near = nearest(target, [...model.shapes.keys()]);
+      throw invalid(
+        `${where}: ${there} would be ${target}, which the model does not have` +
+          `${near === undefined ? '' : ` (it has ${near})`}; leave it out with skip`,
+      );
+    }
+    const isCut = firstRows.some((pattern) => pathMatcher(pattern)(rest));
+    taken.set(target, isCut ? firstRowsOf(tensor, shape) : tensor);
+    if (taken.get(target)!.shape.join() !== shape.join()) {
+      throw invalid(
+        `${where}: ${there} is [${tensor.shape.join(', ')}], and ${target} of this model is [${shape.join(', ')}]`,
+      );
+    }
+    const [own, others] = [kindAt(model.kinds, target), kindAt(kinds, name)];
+    const [different] =
+      own === undefined || others === undefined ? [] : kindDifferences(others, own);
+    if (different !== undefined) {
+      throw invalid(`${where}: of what ${there} and ${target} are in, ${different}`);
+    }
+  }
+  if (taken.size === 0)
+    throw invalid(`${where}: it has no weights below ${take === '' ? 'its root' : take}`);
+  return taken;
+}
+
+/** The tensor itself where it has no more rows than are wanted. */
+function firstRowsOf(tensor: SourceTensor, [rows = 0, ...others]: readonly number[]): SourceTensor {
+  const { shape, read } = tensor;
+  if (shape[0]! <= rows || shape.slice(1).join() !== others.join()) return tensor;
+  const sizeBytes = 4 * others.reduce((a, b) => a * b, rows);
+  return {
+    ...tensor,
+    shape: [rows, ...others],
+    read: async () => (await read()).subarray(0, sizeBytes),
+  };
+}
+
+async function writeWeights(file: string, weights: ReadonlyMap<string, Taken>): Promise<void> {
+  const forms = [...weights].map(([name, { shape }]) => {
+    const byteLength = 4 * shape.reduce((a, b) => a * b, 1);
+    return [name, { dtype: 'F32' as const, shape, data: { byteLength } }] as const;
+  });
+  const { header, order } = encodeHeader(new Map(forms));
+  const handle = await open(`${file}.tmp`, 'w');
+  try {
+    await handle.writeFile(header);
+    for (const name of order) await handle.writeFile(await weights.get(name)!.read());
+    await handle.sync();
+  } finally {
+    await handle.close();
+  }
+  await rename(`${file}.tmp`, file);
 }
 
 /** The system as a run of `folder` trains it: beginning from the weights there, with the frozen ones frozen. */
@@ -101,7 +175,7 @@ export async function withInitialWeights(
   folder: string,
   frozen: readonly string[],
 ): Promise<VideoLanguageSystem> {
-  const weights = await initialWeights(folder);
+  const weights = await readInitialWeights(folder);
   if (weights.size === 0 && frozen.length === 0) return system;
   const form = formOf(system);
   const beginning: VideoLanguageSystem = {
@@ -109,33 +183,6 @@ export async function withInitialWeights(
     init: (initializer) => filled(system.init(initializer), weights),
   };
   return frozen.length === 0 ? beginning : freezeParameters(beginning, frozen, form, weights);
-}
-
-/** All weights of a run as they are after its newest checkpoint, by name. */
-export async function weightsOfRun(folder: string): Promise<Weights> {
-  const isRun = await access(join(folder, RUN_PLAN_FILE)).then(
-    () => true,
-    () => false,
-  );
-  if (!isRun) throw invalid(`${folder} is no run folder`);
-  const step = await newestCheckpointStep(folder);
-  if (step === undefined) throw invalid(`the run in ${folder} has no checkpoint: train it first`);
-  const trained = await loadCheckpoint(
-    join(folder, CHECKPOINTS_FOLDER, checkpointFolderName(step)),
-  );
-  const own = [...trained].filter(([name]) => !isOptimizerTensor(name));
-  return new Map([...(await initialWeights(folder)), ...own]);
-}
-
-async function initialWeights(folder: string): Promise<Weights> {
-  const file = join(folder, INITIAL_FILE);
-  const isThere = await access(file).then(
-    () => true,
-    () => false,
-  );
-  return isThere
-    ? readSafetensorsStream(createReadStream(file, { highWaterMark: 4 << 20 }))
-    : new Map();
 }
 
 /** The parameters' paths and shapes; their values do not exist. */
@@ -159,17 +206,6 @@ function filled(params: TensorTree, weights: Weights): TensorTree {
     return tf.tensor(values, shape);
   });
   return withLeaves(params, leaves);
-}
-
-/** Those below a path, by what their names have after it. */
-function below(weights: Weights, path: string): Weights {
-  if (path === '') return new Map(weights);
-  const prefix = `${path}/`;
-  return new Map(
-    [...weights].flatMap(([name, tensor]) =>
-      name.startsWith(prefix) ? [[name.slice(prefix.length), tensor]] : [],
-    ),
-  );
 }
 
 function invalid(message: string): UsageError {

@@ -16,6 +16,7 @@ import type { Sample } from '../video/index/sample.ts';
 import { isUrl } from '../video/storage/paths.ts';
 import { generateWorld } from '../video/world/generate.ts';
 import { resolveConfig, stagesOf, type Config } from './config.ts';
+import { initialWords } from './initial-source.ts';
 import { writeInitialWeights } from './initial-weights.ts';
 import { fetchNewestCheckpoint, fetchRun, storedPlan } from './run-store/fetch-run.ts';
 import { writeRunFileNames } from './run-store/run-files.ts';
@@ -90,7 +91,7 @@ export async function prepare(options: PrepareOptions): Promise<Prepared> {
   const whole = resolve(options.out ?? defaultFolder(options, config));
   const folder = stage === undefined ? whole : join(whole, stage);
   const definition = systemNamed(config.model.name);
-  const initialRuns = config.init.map(({ from }) =>
+  const initialFolders = config.init.map(({ from }) =>
     stages.includes(from) ? join(whole, from) : resolve(from),
   );
   const prepared = {
@@ -136,9 +137,10 @@ export async function prepare(options: PrepareOptions): Promise<Prepared> {
 
     // --- What the system fits, from the training split alone, and the weights that it begins with.
     const loader = openClipLoader(clipLoaderOptions(config, index, 'train', data));
-    const fitted = await definition.fit({ config, index, folder, loader, initialRuns });
+    const words = await initialWords(config.init, initialFolders);
+    const fitted = await definition.fit({ config, index, folder, loader, initialWords: words });
     const system = await definition.open({ config, index, folder });
-    const taken = await writeInitialWeights(system, config, { folder, runs: initialRuns });
+    const taken = await writeInitialWeights(system, config, { folder, runs: initialFolders });
     if (taken.length > 0) say(`begins with ${taken.join(', ')}`);
 
     // --- What the samples cost, where steps are balanced by it. Batches have one shape, so they all compute alike.
@@ -286,7 +288,7 @@ async function makeDemoWorld({ data, cluster }: Config): Promise<string> {
 
 /** The index of what the model can take. */
 async function indexData(
-  { data, model }: Config,
+  config: Config,
   access: DataAccess,
   {
     definition,
@@ -298,6 +300,7 @@ async function indexData(
     readonly say: PrepareOptions['say'];
   },
 ): Promise<SampleIndex> {
+  const { data, model } = config;
   const { root } = access.store;
   const progress = openProgress('index', 1);
   const whole =
@@ -312,8 +315,9 @@ async function indexData(
       },
     }));
   const takes = (sample: Sample): boolean => definition.takes(sample, whole.files);
+  const train = whole.train.filter(takes);
   const index = subsetOf(whole, {
-    train: whole.train.filter(takes),
+    train: definition.arrange?.(config, train) ?? train,
     heldOut: whole.heldOut.filter(takes),
   });
   const numClips = index.train.length + index.heldOut.length;

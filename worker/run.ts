@@ -49,14 +49,7 @@ export interface Run {
  */
 export async function openRun(folder: string, overrides: readonly string[] = []): Promise<Run> {
   const plan = await readRunPlan(folder);
-  const configFile = join(folder, RUN_FILES.config);
-  const config = resolveConfig({
-    text: await readFile(configFile, 'utf8'),
-    file: configFile,
-    overrides,
-  });
-  const index = await readIndex(join(folder, RUN_FILES.index));
-  const opened = await systemNamed(config.model.name).open({ config, index, folder });
+  const { config, index, system: opened } = await openRunSystem(folder, overrides);
   const system = await withInitialWeights(opened, folder, config.train.frozen);
   const access = await openDataAccess(
     dataAccessOptions(config, index.root, userCacheDir(process.env)),
@@ -79,6 +72,18 @@ export async function openRun(folder: string, overrides: readonly string[] = [])
     }),
     close: () => access.close(),
   };
+}
+
+/** A run's system as it is described, with all parameters and whatever initial values. */
+export async function openRunSystem(
+  folder: string,
+  overrides: readonly string[] = [],
+): Promise<Pick<Run, 'config' | 'index' | 'system'>> {
+  const file = join(folder, RUN_FILES.config);
+  const config = resolveConfig({ text: await readFile(file, 'utf8'), file, overrides });
+  const index = await readIndex(join(folder, RUN_FILES.index));
+  const system = await systemNamed(config.model.name).open({ config, index, folder });
+  return { config, index, system };
 }
 
 function addCounts(...parts: readonly Record<string, number>[]): Record<string, number> {

@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { Template } from '@huggingface/jinja';
 import { Tokenizer as HuggingFaceTokenizer } from '@huggingface/tokenizers';
 import { messageOf } from '../../proto/errors.ts';
-import { TokenizerError } from './tokenizer.ts';
+import { TokenizerError, type Tokenizer } from './tokenizer.ts';
 
 /** `tokenizer.json` and what of `tokenizer_config.json` is used here, parsed. */
 export interface TokenizerFiles {
@@ -20,6 +20,9 @@ export interface TokenizerConfig {
   readonly eos_token?: SpecialToken | null;
   readonly pad_token?: SpecialToken | null;
   readonly unk_token?: SpecialToken | null;
+  readonly cls_token?: SpecialToken | null;
+  readonly sep_token?: SpecialToken | null;
+  readonly mask_token?: SpecialToken | null;
   readonly chat_template?: ChatTemplates | null;
   readonly clean_up_tokenization_spaces?: boolean | null;
 }
@@ -47,6 +50,10 @@ export interface PretrainedTokenizer {
     readonly bos: number | undefined;
     readonly eos: number | undefined;
     readonly pad: number | undefined;
+    readonly unk: number | undefined;
+    readonly cls: number | undefined;
+    readonly sep: number | undefined;
+    readonly mask: number | undefined;
   };
   /** With the special tokens that the file puts around a text, unless told otherwise. */
   encode(text: string, options?: { readonly addSpecialTokens?: boolean }): number[];
@@ -122,6 +129,10 @@ export function openPretrainedTokenizer(
       bos: idOf(names.bos_token),
       eos: idOf(names.eos_token),
       pad: idOf(names.pad_token),
+      unk: idOf(names.unk_token),
+      cls: idOf(contentOf(config.cls_token)),
+      sep: idOf(contentOf(config.sep_token)),
+      mask: idOf(contentOf(config.mask_token)),
     },
     encode: (text, { addSpecialTokens = true } = {}) =>
       tokenizer.encode(text, { add_special_tokens: addSpecialTokens }).ids,
@@ -159,6 +170,60 @@ export function openPretrainedTokenizer(
     },
   };
 }
+
+/**
+ * Such a tokenizer in the place of one of this project's: texts begin with its `[CLS]` or what else begins them, and
+ * end with `[SEP]` or what else ends them. What a system asks for that it has not is refused then.
+ *
+ * @param rows of the table of words that goes with it, which may be more than its tokens
+ * @throws TokenizerError `TOKENIZER_INVALID`
+ */
+export function asOwnTokenizer(
+  tokenizer: PretrainedTokenizer,
+  { rows, place }: { readonly rows: number; readonly place: string },
+): Tokenizer {
+  const { special } = tokenizer;
+  const wanted = (what: string, ...ids: readonly (number | undefined)[]): number => {
+    const id = ids.find((given) => given !== undefined);
+    if (id === undefined) {
+      throw new TokenizerError(
+        'TOKENIZER_INVALID',
+        `the tokenizer of ${place} has no ${what}, which this system needs; take weights of another model, or those of ` +
+          'its words not',
+      );
+    }
+    return id;
+  };
+  const cls = wanted('cls_token or bos_token', special.cls, special.bos);
+  const sep = wanted('sep_token or eos_token', special.sep, special.eos);
+  const pad = wanted('pad_token', special.pad, special.unk, sep);
+  const first = (): number => {
+    const last = Math.max(pad, cls, sep, special.unk ?? 0, special.mask ?? 0);
+    return wanted('special tokens in front of its words', last < MOST_FRONT ? last + 1 : undefined);
+  };
+  return {
+    vocabularySize: Math.max(rows, tokenizer.vocabularySize),
+    special: {
+      ...{ pad, cls, sep, unk: special.unk ?? pad },
+      get mask() {
+        return wanted('mask_token', special.mask);
+      },
+      // BERT keeps some tokens for such uses.
+      get join() {
+        return wanted('[>] or [unused0]', tokenizer.idOf('[>]'), tokenizer.idOf('[unused0]'));
+      },
+    },
+    get firstWordId() {
+      return first();
+    },
+    encode: (text) => tokenizer.encode(text, { addSpecialTokens: false }),
+    decode: (ids) => tokenizer.decode(ids),
+    pieceOf: (id) => tokenizer.decode([id], { skipSpecialTokens: false }),
+  };
+}
+
+/** Special tokens beyond here stand among or behind the words. */
+const MOST_FRONT = 1000;
 
 /** Of several templates that called `default`. */
 function templateOf(templates: ChatTemplates | null | undefined): string | undefined {

@@ -36,7 +36,7 @@ async function compute(
       let sums: tf.Tensor | undefined;
       const total = (...leaves: tf.Tensor[]): tf.Scalar => {
         const asked = batch as unknown as VideoBertBatch;
-        const logits = videoBertLogits(withLeaves(own, leaves), centres, asked, SIZES.numHeads);
+        const logits = videoBertLogits(withLeaves(own, leaves), centres, asked, SIZES);
         const all = Object.values(videoBertSums(logits, asked));
         sums = tf.keep(tf.stack(all.flatMap(({ lossSum, correct }) => [lossSum, correct])));
         return tf.sum(tf.stack(all.map(({ lossSum }) => lossSum)));
@@ -81,7 +81,7 @@ test('padding does not reach the losses: more of it leaves them as they are', as
     const changed = { ...arrays, ids: { ...arrays['ids']!, data: ids } };
     const batch = uploadBatch(engine, { arrays: changed, counts: {}, numTokens: 0 });
     const asked = batch as unknown as VideoBertBatch;
-    const logits = videoBertLogits(params, engine.upload(centroids, [8, 5]), asked, SIZES.numHeads);
+    const logits = videoBertLogits(params, engine.upload(centroids, [8, 5]), asked, SIZES);
     return Object.values(videoBertSums(logits, asked)).map(({ lossSum }) => lossSum.dataSync()[0]!);
   };
   const ids = Int32Array.from(arrays['ids']!.data);

@@ -8,8 +8,13 @@ import {
   type ObjectiveSums,
 } from '../losses/cross-entropy.ts';
 import { dense, initDense, type DenseParams } from '../layers/dense.ts';
-import { gelu } from '../layers/activations.ts';
-import { initBlock, transformerBlock, type BlockParams } from '../layers/transformer-block.ts';
+import { ACTIVATIONS } from '../layers/activations.ts';
+import {
+  initBlock,
+  transformerBlock,
+  type BlockOptions,
+  type BlockParams,
+} from '../layers/transformer-block.ts';
 import { initLayerNorm, layerNorm, type LayerNormParams } from '../layers/norm.ts';
 import { type Initializer } from '../initializer.ts';
 
@@ -27,7 +32,18 @@ export interface VideoBertSizes {
   readonly centroidWidth: number;
   /** Length of a sequence `[CLS] w1..wn [>] v1..vm [SEP]`. */
   readonly length: number;
+  /** `pre-norm` unless given. */
+  readonly blocks?: VideoBertBlocks;
 }
+
+/** Norms before each part and one at the end, as trains best from scratch; or BERT's own, to begin from its weights. */
+export type VideoBertBlocks = 'pre-norm' | 'bert';
+
+/** How each kind of block computes. BERT's: Devlin et al. 2019, arXiv:1810.04805, as its released weights want it. */
+export const VIDEOBERT_BLOCKS = {
+  'pre-norm': { norm: 'pre', activation: 'gelu-tanh', epsilon: 1e-5 },
+  bert: { norm: 'post', activation: 'gelu', epsilon: 1e-12 },
+} as const satisfies Record<VideoBertBlocks, Omit<BlockOptions, 'numHeads'>>;
 
 export type VideoBertParams = {
   readonly text: tf.Tensor; // [V, D]
@@ -37,7 +53,8 @@ export type VideoBertParams = {
   readonly segment: tf.Tensor; // [2, D]
   readonly embeddingNorm: LayerNormParams;
   readonly blocks: Stacked<BlockParams>;
-  readonly finalNorm: LayerNormParams;
+  /** Not of BERT's blocks, which end with one. */
+  readonly finalNorm?: LayerNormParams;
   readonly textHead: HeadParams;
   readonly visualHead: HeadParams;
   readonly alignmentHead: DenseParams; // D to 1
@@ -65,7 +82,7 @@ export type VideoBertBatch = {
   readonly alignmentWeights: tf.Tensor; // [B]
 };
 
-/** Source: Sun et al. 2019, arXiv:1904.01766, sec. 3.2; a pre-norm encoder, since it trains without BERT's weights. */
+/** Source: Sun et al. 2019, arXiv:1904.01766, sec. 3.2; pre-norm blocks where it trains without BERT's weights. */
 export function initVideoBert(sizes: VideoBertSizes, init: Initializer): VideoBertParams {
   const { width, numLayers, mlpRatio, textVocabulary, visualVocabulary, centroidWidth, length } =
     sizes;
@@ -82,7 +99,7 @@ export function initVideoBert(sizes: VideoBertSizes, init: Initializer): VideoBe
     segment: init.normal('segment', [2, width], 0.02),
     embeddingNorm: initLayerNorm(init, 'embeddingNorm', width),
     blocks: { '*': initBlock(init.layers(numLayers), 'blocks/*', width, mlpRatio) },
-    finalNorm: initLayerNorm(init, 'finalNorm', width),
+    ...(sizes.blocks !== 'bert' && { finalNorm: initLayerNorm(init, 'finalNorm', width) }),
     textHead: head('textHead', textVocabulary),
     visualHead: head('visualHead', visualVocabulary),
     alignmentHead: initDense(init, 'alignmentHead', width, 1),
@@ -94,7 +111,7 @@ function encode(
   params: VideoBertParams,
   centroids: tf.Tensor,
   { ids, segments, present }: VideoBertBatch,
-  numHeads: number,
+  { numHeads, blocks = 'pre-norm' }: VideoBertForm,
 ): { states: tf.Tensor; visualTable: tf.Tensor } {
   const [batch, length] = ids.shape as [number, number];
   const visualTable = dense(params.visualProjection, centroids); // [K, D]
@@ -107,20 +124,38 @@ function encode(
   ); // [B, L, D]
   const embedded = tf.add(tf.add(words, segment), params.position);
   const bias = tf.mul(tf.sub(tf.reshape(present, [batch, 1, 1, length]), 1), 1e9);
+  const form = VIDEOBERT_BLOCKS[blocks];
+  const { finalNorm } = params;
   const states = repeatLayers(
     params.blocks,
-    layerNorm(params.embeddingNorm, embedded),
-    (block, x, [seen]) => transformerBlock(block, x, { numHeads, bias: seen! }),
+    layerNorm(params.embeddingNorm, embedded, form.epsilon),
+    (block, x, [seen]) => transformerBlock(block, x, { ...form, numHeads, bias: seen! }),
     { shared: [bias] },
   );
-  return { states: layerNorm(params.finalNorm, states), visualTable };
+  return {
+    states: finalNorm === undefined ? states : layerNorm(finalNorm, states, form.epsilon),
+    visualTable,
+  };
 }
 
 /** States [N, D] to logits over the rows of a table [K, D]. */
-function headLogits(params: HeadParams, states: tf.Tensor, table: tf.Tensor): tf.Tensor {
-  const hidden = layerNorm(params.norm, gelu(dense(params.dense, states)));
+function headLogits(
+  params: HeadParams,
+  states: tf.Tensor,
+  table: tf.Tensor,
+  blocks: VideoBertBlocks = 'pre-norm',
+): tf.Tensor {
+  const { activation, epsilon } = VIDEOBERT_BLOCKS[blocks];
+  const hidden = layerNorm(
+    params.norm,
+    ACTIVATIONS[activation](dense(params.dense, states)),
+    epsilon,
+  );
   return tf.add(tf.matMul(hidden as tf.Tensor2D, table as tf.Tensor2D, false, true), params.bias);
 }
+
+/** What of the sizes the computation needs. */
+export type VideoBertForm = Pick<VideoBertSizes, 'numHeads' | 'blocks'>;
 
 /** Logits of the hidden positions, [B P, V] and [B Q, K], and of the alignment, [B]. */
 export interface VideoBertLogits {
@@ -133,16 +168,16 @@ export function videoBertLogits(
   params: VideoBertParams,
   centroids: tf.Tensor,
   batch: VideoBertBatch,
-  numHeads: number,
+  form: VideoBertForm,
 ): VideoBertLogits {
-  const { states, visualTable } = encode(params, centroids, batch, numHeads);
+  const { states, visualTable } = encode(params, centroids, batch, form);
   const width = states.shape[2]!;
   const chosen = (positions: tf.Tensor): tf.Tensor =>
     tf.reshape(gatherTokens(states, positions), [-1, width]);
   const first = tf.reshape(tf.slice(states, [0, 0, 0], [-1, 1, -1]), [-1, width]);
   return {
-    text: headLogits(params.textHead, chosen(batch.textPositions), params.text),
-    visual: headLogits(params.visualHead, chosen(batch.visualPositions), visualTable),
+    text: headLogits(params.textHead, chosen(batch.textPositions), params.text, form.blocks),
+    visual: headLogits(params.visualHead, chosen(batch.visualPositions), visualTable, form.blocks),
     alignment: tf.reshape(dense(params.alignmentHead, first), [-1]),
   };
 }

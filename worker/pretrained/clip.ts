@@ -159,6 +159,14 @@ export function textTowerWeights(path: string, prefix: string): Weights {
   };
 }
 
+/** Names of `CLIPTextModelWithProjection`, within those of {@link clipWeights}. */
+export function clipTextWeights(): Weights {
+  return {
+    ...textTowerWeights('text/', 'text_model.'),
+    'textProjection/kernel': transposed('text_projection.weight'),
+  };
+}
+
 /** What older files hold beside the weights. */
 export const POSITION_IDS = [
   'text_model.embeddings.position_ids',
@@ -170,9 +178,8 @@ export function clipWeights({ vision }: ClipSizes): WeightTable {
   return {
     weights: {
       ...clipVisionWeights('vision/', 'vision_model.', vision),
-      ...textTowerWeights('text/', 'text_model.'),
+      ...clipTextWeights(),
       'visionProjection/kernel': transposed('visual_projection.weight'),
-      'textProjection/kernel': transposed('text_projection.weight'),
       logitScale: same('logit_scale'),
     },
     ignored: POSITION_IDS,

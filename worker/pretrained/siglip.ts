@@ -11,7 +11,15 @@ import {
 } from './clip.ts';
 import { blockWeights, CLIP_BLOCK, count, parsedConfig } from './encoder.ts';
 import { vector, vitFields, vitJson, vitSizesIn } from './vit.ts';
-import { linear, norm, patchKernel, same, transposed, type WeightTable } from './weight-table.ts';
+import {
+  linear,
+  norm,
+  patchKernel,
+  same,
+  transposed,
+  type Weights,
+  type WeightTable,
+} from './weight-table.ts';
 
 /** transformers leaves out of a config what is as its own default. */
 const defaults = {
@@ -55,6 +63,11 @@ export function siglipConfigJson({ vision, text }: SiglipSizes): Record<string, 
   };
 }
 
+/** The text tower with its head, whose names begin with `prefix`. */
+export function siglipTextWeights(prefix: string): Weights {
+  return { ...textTowerWeights('text/', prefix), ...linear('textHead', `${prefix}head`) };
+}
+
 /** Names of `SiglipModel`. */
 export function siglipWeights({ vision }: SiglipSizes): WeightTable {
   const seen = 'vision_model.embeddings';
@@ -73,8 +86,7 @@ export function siglipWeights({ vision }: SiglipSizes): WeightTable {
       ...norm('visionHead/mlpNorm', `${head}.layernorm`),
       ...linear('visionHead/mlpIn', `${head}.mlp.fc1`),
       ...linear('visionHead/mlpOut', `${head}.mlp.fc2`),
-      ...textTowerWeights('text/', 'text_model.'),
-      ...linear('textHead', 'text_model.head'),
+      ...siglipTextWeights('text_model.'),
       logitScale: same('logit_scale'),
       logitBias: same('logit_bias'),
     },

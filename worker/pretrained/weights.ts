@@ -71,14 +71,27 @@ export async function exportTree(
   tree: TensorTree,
   table: WeightTable,
 ): Promise<Map<string, HostTensor>> {
-  const tensors = new Map<string, HostTensor>();
+  const values = new Map<string, Float32Array>();
   for (const [path, tensor] of leavesOf(tree)) {
-    const values = (await tensor.data()) as Float32Array;
-    const parts = partsIn(table, path, tensor.shape);
-    const size = values.length / parts.length;
-    for (const [index, { names, shape, weight }] of parts.entries()) {
-      const data = values.slice(index * size, (index + 1) * size);
-      const theirs = weight.toTheirs({ shape, data });
+    const whole = (await tensor.data()) as Float32Array;
+    const parts = partsOf(path, tensor.shape);
+    const size = whole.length / parts.length;
+    for (const [k, { name }] of parts.entries())
+      values.set(name, whole.slice(k * size, (k + 1) * size));
+  }
+  return exportValues(tree, table, (name) => values.get(name)!);
+}
+
+/** As {@link exportTree}, of a tree that has no values itself: `valuesOf` gives them by our names, one a layer. */
+export function exportValues(
+  form: TensorTree,
+  table: WeightTable,
+  valuesOf: (name: string) => Float32Array,
+): Map<string, HostTensor> {
+  const tensors = new Map<string, HostTensor>();
+  for (const [path, { shape: whole }] of leavesOf(form)) {
+    for (const { name: ours, names, shape, weight } of partsIn(table, path, whole)) {
+      const theirs = weight.toTheirs({ shape, data: valuesOf(ours) });
       for (const [i, name] of names.entries()) tensors.set(name, theirs[i]!);
     }
   }
@@ -86,6 +99,8 @@ export async function exportTree(
 }
 
 interface Part {
+  /** Ours. */
+  readonly name: string;
   readonly names: readonly string[];
   /** Of ours. */
   readonly shape: readonly number[];
@@ -93,11 +108,12 @@ interface Part {
 }
 
 /** A leaf's parts, one a layer where it is stacked. */
-function partsIn({ weights }: WeightTable, path: string, shape: readonly number[]): Part[] {
+export function partsIn({ weights }: WeightTable, path: string, shape: readonly number[]): Part[] {
   const weight = weights[path];
   assert(weight !== undefined, `the table of weights has no entry for ${path}`);
   const layerOf = weight.layer ?? ((layer: number) => layer);
-  return partsOf(path, shape).map(({ shape: own }, layer) => ({
+  return partsOf(path, shape).map(({ name: ours, shape: own }, layer) => ({
+    name: ours,
     names: weight.names.map((name) => name.replace('*', String(layerOf(layer)))),
     shape: own,
     weight,

@@ -16,6 +16,8 @@ import {
   type BindSizes,
   type Sense,
 } from '../models/bind.ts';
+import { encoderKind } from '../part-kind.ts';
+import { publishedVision } from '../pretrained/published-parts.ts';
 import type { Tokenizer } from '../../video/text/tokenizer.ts';
 import type { Sample } from '../../video/index/sample.ts';
 import { audioFields, audioFault, audioSizes, spectrograms } from './audio-part.ts';
@@ -161,6 +163,14 @@ function bindSystem(
         ),
     })),
     init: (initializer) => initBind(sizes, initializer),
+    kinds: {
+      'image/tower': encoderKind(vision),
+      'video/tower': encoderKind(vision),
+      text: encoderKind(sizes.text),
+    },
+    published: senses.includes('image')
+      ? [publishedVision('image/tower', config.vision.kind, vision)]
+      : [],
     frozen: {},
     decays: decaysMatrices,
     assemble: (rows) => assemble(rows, 'train'),

@@ -7,6 +7,8 @@ import { z } from 'zod';
 import { under } from '../initializer.ts';
 import { dense, initDense, type DenseParams } from '../layers/dense.ts';
 import { imageQueries, initQueries, type ImageQueryParams } from '../models/image-queries.ts';
+import { encoderKind } from '../part-kind.ts';
+import { publishedVision } from '../pretrained/published-parts.ts';
 import type { TensorTree } from '../tree.ts';
 import { filledTemplate } from './dialogue.ts';
 import { dialogueFields, dialogueSystem } from './dialogue-system.ts';
@@ -70,6 +72,8 @@ export const blip2Generation = defineSystem<Blip2GenerationConfig, Blip2Generati
       config: model,
       ...{ frameSize, seed: train.seed, tokenizer, language },
       views: ['picture'],
+      kinds: { vision: encoderKind(vision), qFormer: encoderKind(qFormer, 'behind') },
+      published: [publishedVision('vision', model.vision.kind, vision)],
       init: (init) => ({
         vision: initVision(model.vision, frameSize, { init, path: 'vision' }),
         ...initQueries(qFormer, model.qFormer.queries, init),

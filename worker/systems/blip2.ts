@@ -20,6 +20,8 @@ import {
   type Blip2TrainingParams,
 } from '../models/blip2-training.ts';
 import { vit } from '../models/vit.ts';
+import { encoderKind } from '../part-kind.ts';
+import { publishedBlip2, publishedVision } from '../pretrained/published-parts.ts';
 import { disposeTree } from '../tree.ts';
 import { hashOf } from './bind.ts';
 import { decaysMatrices } from './dialogue-system.ts';
@@ -229,6 +231,11 @@ export function blip2System(
       const place = { init: initializer, path: 'vision' };
       return { vision: initVision(config.vision, frameSize, place), ...rest };
     },
+    kinds: { vision: encoderKind(sizes.vision), qFormer: encoderKind(sizes.qFormer, 'behind') },
+    published:
+      config.vision.kind === 'vit'
+        ? [publishedBlip2(sizes)]
+        : [publishedVision('vision', 'clip', sizes.vision)],
     frozen: {},
     decays: decaysMatrices,
     assemble: (rows) => assemble(rows, 'train'),

@@ -10,6 +10,8 @@ import {
   type ClipParams,
   type ClipSizes,
 } from '../models/clip.ts';
+import { encoderKind } from '../part-kind.ts';
+import { publishedClip } from '../pretrained/published-parts.ts';
 import { channelsOf, momentsOf, retrievalSystem } from './retrieval.ts';
 import { defineSystem, isOneMedium } from './system.ts';
 import { fitTokenizer, readTokenizer } from './text-assets.ts';
@@ -60,6 +62,8 @@ export const clip = defineSystem<ClipConfig, ClipParams>({
       maxTokens: model.text.maxTokens,
       tokensOfClip: data.windows * (data.frameSize / model.vision.patchSize) ** 2 + 1,
       parameters: ['logitScale'],
+      kinds: { vision: encoderKind(sizes.vision), text: encoderKind(sizes.text) },
+      published: [publishedClip(sizes)],
       init: (initializer) => initClip(sizes, initializer),
       images: (params, images) => clipImages(params, images, sizes),
       texts: (params, ids) => clipTexts(params, { ids }, sizes),

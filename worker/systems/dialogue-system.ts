@@ -7,6 +7,8 @@ import type { Tokenizer } from '../../video/text/tokenizer.ts';
 import { count } from '../config-fields.ts';
 import type { Initializer } from '../initializer.ts';
 import { dialogueSums, seeingModel, type DialogueBatch } from '../models/soft-prompt.ts';
+import type { PartKinds } from '../part-kind.ts';
+import type { PublishedPart } from '../pretrained/published-parts.ts';
 import type { TensorTree } from '../tree.ts';
 import { assembleDialogues, turnsOf, type Piece, type Turn } from './dialogue.ts';
 import { changedRow, FRAME_CHANGES, type FrameChange } from './frame-changes.ts';
@@ -62,6 +64,11 @@ export interface DialogueParts<P extends TensorTree> {
   readonly tokenizer: Tokenizer;
   readonly language: Language;
   init(initializer: Initializer): P;
+  /** What its parts but the language model compute, and which of them transformers has. */
+  readonly kinds?: PartKinds;
+  readonly published?: readonly PublishedPart[];
+  /** Path of the language model among the parameters; `language` unless given. */
+  readonly languagePath?: string;
   /** The decoder's parameters out of all. */
   languageOf(params: P): TensorTree;
   /** What is seen and heard as soft tokens, [B, N, W]; undefined where there is nothing but words. */
@@ -90,7 +97,7 @@ interface HeldOutFigure {
 export function dialogueSystem<P extends TensorTree>(
   parts: DialogueParts<P>,
 ): VideoLanguageSystem<P> {
-  const { name, config, tokenizer, language, seed, frameSize } = parts;
+  const { name, config, tokenizer, language, seed, frameSize, languagePath = 'language' } = parts;
   const shape = { tokenizer, length: config.length };
   const allViews = parts.views ?? ['film'];
   const alike = (rows: readonly Row[], view: View): View[] => rows.map(() => view);
@@ -162,6 +169,11 @@ export function dialogueSystem<P extends TensorTree>(
       ),
     ],
     init: (initializer) => parts.init(initializer),
+    kinds: { ...parts.kinds, [languagePath]: language.kind },
+    published: [
+      ...(parts.published ?? []),
+      { path: languagePath, ...language.published, hasWords: true },
+    ],
     frozen: {},
     decays: decaysMatrices,
     assemble: (rows) =>

@@ -43,6 +43,7 @@ export const languageModel = defineSystem<LanguageModelConfig, TensorTree>({
       config: model,
       ...{ frameSize: data.frameSize, seed: train.seed, tokenizer, language },
       init: (initializer) => language.init(initializer),
+      languagePath: '',
       languageOf: (params) => params,
       see: () => undefined,
       arrays: () => ({}),

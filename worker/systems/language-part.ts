@@ -5,6 +5,11 @@ import type { Initializer } from '../initializer.ts';
 import type { Decoder } from '../models/decoder.ts';
 import { initLlama, llama, type LlamaConfig } from '../models/llama.ts';
 import { initOpt, opt, type OptConfig } from '../models/opt.ts';
+import { llamaKind, optKind, type PartKind } from '../part-kind.ts';
+import type { HuggingFaceConfig } from '../pretrained/known-models.ts';
+import { llamaConfigJson, llamaWeights } from '../pretrained/llama.ts';
+import { OPT_WEIGHTS, optConfigJson } from '../pretrained/opt.ts';
+import type { WeightTable } from '../pretrained/weight-table.ts';
 import type { TensorTree } from '../tree.ts';
 
 export const languageFields = z
@@ -18,6 +23,16 @@ export const languageFields = z
     keyValueHeads: count('Heads of its keys and values; of opt as many as the others'),
     mlpWidth: count('Width of its MLPs'),
     maxPositions: count('Places that opt has learned positions for; llama needs none'),
+    epsilon: z
+      .number()
+      .positive()
+      .default(1e-5)
+      .describe('Of the norms of llama, as pretrained weights want it; 1e-6 in LLaMA-1 and Vicuna'),
+    ropeTheta: z
+      .number()
+      .positive()
+      .default(10_000)
+      .describe("Base of llama's rotary positions, as pretrained weights want it"),
     tied: z.boolean().describe('The embeddings are the head too; of opt they always are'),
   })
   .describe('The decoder-only language model');
@@ -26,6 +41,9 @@ export type LanguageConfig = z.infer<typeof languageFields>;
 
 export interface Language {
   readonly decoder: Decoder<TensorTree>;
+  readonly kind: PartKind;
+  /** How transformers names and configures it. */
+  readonly published: { readonly table: WeightTable; readonly json: HuggingFaceConfig };
   init(initializer: Initializer): TensorTree;
 }
 
@@ -43,6 +61,8 @@ export function languageOf(config: LanguageConfig, vocabularySize: number): Lang
     };
     return {
       decoder: opt(own),
+      kind: optKind(own),
+      published: { table: OPT_WEIGHTS, json: optConfigJson(own) },
       init: (initializer) => initOpt(own, initializer),
     };
   }
@@ -50,12 +70,14 @@ export function languageOf(config: LanguageConfig, vocabularySize: number): Lang
     ...sizes,
     numKeyValueHeads: config.keyValueHeads,
     headWidth: width / numHeads,
-    epsilon: 1e-5,
-    ropeTheta: 10_000,
+    epsilon: config.epsilon,
+    ropeTheta: config.ropeTheta,
     isTied: config.tied,
   };
   return {
     decoder: llama(own),
+    kind: llamaKind(own),
+    published: { table: llamaWeights(own), json: llamaConfigJson(own, config.maxPositions) },
     init: (initializer) => initLlama(own, initializer),
   };
 }

@@ -16,6 +16,7 @@ import {
   type MerlotSizes,
 } from '../models/merlot.ts';
 import { STEM_STRIDE } from '../models/resnet-stem.ts';
+import { encoderKind } from '../part-kind.ts';
 import { attendedPositions } from '../tokens/attended-mask.ts';
 import { constantOf } from '../tokens/constant.ts';
 import { rowsOfAll } from '../tokens/gather-tokens.ts';
@@ -268,6 +269,7 @@ async function open({
       ),
     ],
     init: (initializer) => initMerlot(sizes, initializer),
+    kinds: { vision: encoderKind(sizes.vision), joint: encoderKind(sizes.joint) },
     frozen: {},
     decays: (path, shape) =>
       shape.length > 1 && !/(^|\/)(words|position|alonePosition|moment|classTokens)$/.test(path),

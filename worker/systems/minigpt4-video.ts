@@ -11,6 +11,8 @@ import { dense, initDense, type DenseParams } from '../layers/dense.ts';
 import { initLora, withLora, type LoraParams } from '../layers/lora.ts';
 import { vit, type VitParams } from '../models/vit.ts';
 import { concatenateTokens } from '../tokens/concatenate-merge.ts';
+import { encoderKind } from '../part-kind.ts';
+import { publishedVision } from '../pretrained/published-parts.ts';
 import type { TensorTree } from '../tree.ts';
 import { filledTemplate, type Piece } from './dialogue.ts';
 import { dialogueFields, dialogueSystem } from './dialogue-system.ts';
@@ -94,6 +96,8 @@ export const miniGpt4Video = defineSystem<MiniGpt4VideoConfig, MiniGpt4VideoPara
       name: 'minigpt4-video',
       config: model,
       ...{ frameSize, seed: train.seed, tokenizer, language },
+      kinds: { vision: encoderKind(vision) },
+      published: [publishedVision('vision', model.vision.kind, vision)],
       init: (init) => ({
         vision: initVision(model.vision, frameSize, { init, path: 'vision' }),
         projection: initDense(

@@ -8,6 +8,8 @@ import { crossEntropySums, type ObjectiveSums } from '../losses/cross-entropy.ts
 import type { Pairs } from '../losses/contrastive.ts';
 import { l2Normalize } from '../layers/normalize.ts';
 import { CLIP_PIXELS, normalizePixels } from '../tokens/pixels.ts';
+import type { PartKinds } from '../part-kind.ts';
+import type { PublishedPart } from '../pretrained/published-parts.ts';
 import type { TensorTree } from '../tree.ts';
 import { countedOf, floatArray, intArray, packedFrames } from './host-arrays.ts';
 import { textNumber } from './text-number.ts';
@@ -40,6 +42,8 @@ export interface RetrievalOptions<P extends TensorTree> {
   readonly hasStart: boolean;
   readonly tokensOfClip: number;
   readonly splits: { readonly heldOut: readonly Sample[] };
+  readonly kinds: PartKinds;
+  readonly published: readonly PublishedPart[];
   /** Those that the comparison uses itself. */
   readonly parameters: readonly string[];
   readonly init: (initializer: Initializer) => P;
@@ -127,6 +131,8 @@ export function retrievalSystem<P extends TensorTree>(
     objectives: { contrastive: 1 },
     heldOutTasks: [recall],
     init: (initializer) => options.init(initializer),
+    kinds: options.kinds,
+    published: options.published,
     frozen: {},
     // Of stacked layers `shape` is that of one; a table of words or positions is no map between spaces.
     decays: (path, shape) => shape.length > 1 && !/(^|\/)(words|position)$/.test(path),

@@ -10,6 +10,8 @@ import {
   type SiglipParams,
   type SiglipSizes,
 } from '../models/siglip.ts';
+import { encoderKind } from '../part-kind.ts';
+import { publishedSiglip } from '../pretrained/published-parts.ts';
 import { channelsOf, momentsOf, retrievalSystem } from './retrieval.ts';
 import { defineSystem, isOneMedium } from './system.ts';
 import { fitTokenizer, readTokenizer } from './text-assets.ts';
@@ -61,6 +63,12 @@ export const siglip = defineSystem<SiglipConfig, SiglipParams>({
       maxTokens: model.text.maxTokens,
       tokensOfClip: data.windows * (data.frameSize / model.vision.patchSize) ** 2,
       parameters: ['logitScale', 'logitBias'],
+      kinds: {
+        vision: encoderKind(sizes.vision),
+        visionHead: encoderKind(sizes.vision),
+        text: encoderKind(sizes.text),
+      },
+      published: [publishedSiglip(sizes)],
       init: (initializer) => initSiglip(sizes, initializer, { bias: model.initialBias }),
       images: (params, images) => siglipImages(params, images, sizes),
       texts: (params, ids) => siglipTexts(params, { ids }, sizes),

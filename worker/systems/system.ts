@@ -8,6 +8,8 @@ import type { RunConfig } from '../config-fields.ts';
 import type { Initializer } from '../initializer.ts';
 import type { ObjectiveSums } from '../losses/cross-entropy.ts';
 import type { LanguageModel } from '../models/language-model.ts';
+import type { PartKinds } from '../part-kind.ts';
+import type { PublishedPart } from '../pretrained/published-parts.ts';
 import type { TensorTree } from '../tree.ts';
 
 /** One host array of a batch, a row a clip. Those whose name ends in `Weights` say what counts. */
@@ -123,6 +125,10 @@ export interface VideoLanguageSystem<P extends TensorTree = TensorTree> {
   /** Questions that a run does not put at its end, but `videoloom probe` does. */
   readonly furtherTasks?: readonly HeldOutTask[];
   init(initializer: Initializer): P;
+  /** What its parts compute, for those whose weights may come from elsewhere. */
+  readonly kinds?: PartKinds;
+  /** What of it transformers has too. */
+  readonly published?: readonly PublishedPart[];
   /** Arrays that the program takes but does not train. */
   readonly frozen: Readonly<Record<string, HostArray>>;
   /** Whether weight decay applies to a parameter; of stacked layers, `shape` is that of one. */
@@ -162,8 +168,15 @@ export interface SystemContext<M extends ModelConfig = ModelConfig> {
 /** What a system fits its vocabularies with, from the training split alone. */
 export interface FitContext<M extends ModelConfig = ModelConfig> extends SystemContext<M> {
   readonly loader: ClipLoader;
-  /** Folders of the runs that initial weights come from: what their tokens mean is not to change. */
-  readonly initialRuns: readonly string[];
+  /** Where initial weights come from, as far as those of words do: what their tokens mean is not to change. */
+  readonly initialWords: readonly InitialWords[];
+}
+
+/** A folder with a tokenizer, where it has one. */
+export interface InitialWords {
+  readonly folder: string;
+  /** Rows of the table of words of somebody else's model; undefined: the folder is that of a run. */
+  readonly rows?: number | undefined;
 }
 
 /** A kind of run: its fields in recipes, the samples it takes, and how it is opened. */
@@ -175,6 +188,11 @@ export interface SystemDefinition<M extends ModelConfig = ModelConfig> {
   takes(sample: Sample, files: readonly MediaFile[]): boolean;
   /** What is wrong with the fields taken together, if anything. */
   check?(config: RunConfig & { readonly model: M }): string | undefined;
+  /** The samples of the training split as it trains on them, as many as there are; as they are unless given. */
+  arrange?(
+    config: RunConfig & { readonly model: M },
+    samples: readonly Sample[],
+  ): readonly Sample[];
   /** Writes into the run's folder what is found out from the training split; says what it was. */
   fit(context: FitContext<M>): Promise<string>;
   /** A pure function of the context's files and config: every worker opens the same. */

@@ -7,25 +7,36 @@ import {
   type Tokenizer,
   type TokenizerFile,
 } from '../../video/text/tokenizer.ts';
+import { asOwnTokenizer, readPretrainedTokenizer } from '../../video/text/pretrained-tokenizer.ts';
 import type { FitContext } from './system.ts';
 
 export const TOKENIZER_FILE = 'tokenizer.json';
+/** Beside a tokenizer that came with somebody else's weights: its special tokens, and the rows of the table of words. */
+export const TOKENIZER_CONFIG_FILE = 'tokenizer_config.json';
 
-/** The run's tokenizer: that of the run whose weights it begins from, else one trained on the training split's texts and `furtherTexts`. */
+/**
+ * The run's tokenizer: that of the weights it begins from, else one trained on the training split's texts and
+ * `furtherTexts`.
+ * @throws TokenizerError `TOKENIZER_INVALID`
+ */
 export async function fitTokenizer(
-  { index, folder, initialRuns }: FitContext,
+  { index, folder, initialWords }: FitContext,
   vocabularySize: number,
   furtherTexts: readonly string[] = [],
 ): Promise<Tokenizer> {
   const target = join(folder, TOKENIZER_FILE);
-  for (const run of initialRuns) {
-    const source = join(run, TOKENIZER_FILE);
-    const isThere = await access(source).then(
-      () => true,
-      () => false,
-    );
-    if (!isThere) continue;
+  for (const { folder: from, rows } of initialWords) {
+    const source = join(from, TOKENIZER_FILE);
+    if (!(await isThere(source))) continue;
     await copyFile(source, target);
+    const config = await readConfig(from);
+    if (rows !== undefined) {
+      const whole = { ...config, vocab_size: rows };
+      const text = `${JSON.stringify(whole, undefined, 1)}\n`;
+      await writeFileDurably(join(folder, TOKENIZER_CONFIG_FILE), text);
+    } else if (config !== undefined) {
+      await copyFile(join(from, TOKENIZER_CONFIG_FILE), join(folder, TOKENIZER_CONFIG_FILE));
+    }
     return readTokenizer(folder);
   }
   const texts = [...index.train.map(({ text }) => text), ...furtherTexts];
@@ -34,7 +45,25 @@ export async function fitTokenizer(
   return openTokenizer(file);
 }
 
+/** @throws TokenizerError `TOKENIZER_INVALID` */
 export async function readTokenizer(folder: string): Promise<Tokenizer> {
+  const config = await readConfig(folder);
+  if (config !== undefined) {
+    const { vocab_size: rows } = config as { readonly vocab_size: number };
+    return asOwnTokenizer(await readPretrainedTokenizer(folder), { rows, place: folder });
+  }
   const text = await readFile(join(folder, TOKENIZER_FILE), 'utf8');
   return openTokenizer(JSON.parse(text) as TokenizerFile);
+}
+
+async function readConfig(folder: string): Promise<object | undefined> {
+  const file = join(folder, TOKENIZER_CONFIG_FILE);
+  return (await isThere(file)) ? (JSON.parse(await readFile(file, 'utf8')) as object) : undefined;
+}
+
+async function isThere(file: string): Promise<boolean> {
+  return access(file).then(
+    () => true,
+    () => false,
+  );
 }

@@ -17,6 +17,8 @@ import {
   type ImageQueryParams,
   type QueryParams,
 } from '../models/image-queries.ts';
+import { encoderKind } from '../part-kind.ts';
+import { publishedVision } from '../pretrained/published-parts.ts';
 import type { TensorTree } from '../tree.ts';
 import { audioFault, audioFields, audioSizes, spectrograms } from './audio-part.ts';
 import { filledTemplate } from './dialogue.ts';
@@ -109,6 +111,12 @@ export const videoLlama = defineSystem<VideoLlamaConfig, VideoLlamaParams>({
       name: 'video-llama',
       config: model,
       ...{ frameSize, seed: train.seed, tokenizer, language },
+      kinds: {
+        vision: encoderKind(vision),
+        qFormer: encoderKind(qFormer, 'behind'),
+        'video/qFormer': encoderKind(videoQFormer, 'behind'),
+      },
+      published: [publishedVision('vision', model.vision.kind, vision)],
       init: (init) => ({
         vision: initVision(model.vision, frameSize, { init, path: 'vision' }),
         ...initQueries(qFormer, model.qFormer.queries, init),

@@ -10,6 +10,8 @@ import { dense, initDense, type DenseParams } from '../layers/dense.ts';
 import { under } from '../initializer.ts';
 import { initVideoTower, videoTowerStates, type VideoTowerParams } from '../models/video-tower.ts';
 import { vitStates, type VitParams } from '../models/vit.ts';
+import { encoderKind } from '../part-kind.ts';
+import { publishedVision } from '../pretrained/published-parts.ts';
 import type { TensorTree } from '../tree.ts';
 import { filledTemplate } from './dialogue.ts';
 import { dialogueFields, dialogueSystem } from './dialogue-system.ts';
@@ -73,6 +75,8 @@ export const videoLlava = defineSystem<VideoLlavaConfig, VideoLlavaParams>({
       name: 'video-llava',
       config: model,
       ...{ frameSize, seed: train.seed, tokenizer, language },
+      kinds: { image: encoderKind(vision), video: encoderKind(vision) },
+      published: [publishedVision('image', model.vision.kind, vision)],
       views: model.pictures ? ['picture', 'film'] : ['film'],
       init: (init) => ({
         image: initVision(model.vision, frameSize, { init, path: 'image' }),

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { test } from 'node:test';
+import { describe, it, test } from 'node:test';
 import { openRng } from '../../proto/random.ts';
 import { assembleVideoBert, TRAINING, type VideoBertExample } from './videobert-batch.ts';
 import { testAssembly } from '../test/assembly.ts';
@@ -22,6 +22,7 @@ function example(number: number, epoch = 0, numWords = 5): VideoBertExample {
 }
 
 const ASK = { ...TRAINING, alignment: 'matched' as const, maskAll: true };
+const ASK_EVALUATION = { ...ASK, purpose: 'asked', variesSpeed: false };
 const never = (): undefined => undefined;
 
 test('a sequence is [CLS] words [>] visual words [SEP], padding in between', () => {
@@ -194,4 +195,88 @@ test('text to video hides every window, video to future the later half and all w
   const room = whole['visualLabels']!.shape[1]!;
   assert.equal(asked(whole), 8 * Math.min(6, room));
   assert.equal(asked(later), 8 * Math.min(3, room));
+});
+
+void describe('films at several speeds', () => {
+  const varied = { ...CONFIG, visualStrides: 5, numWindows: 10, visualMaskRatio: 0.5 };
+  const film = (number: number): VideoBertExample => ({
+    ...example(number),
+    visualWords: Int32Array.from({ length: 10 }, (_, at) => at),
+  });
+  const shownOf = (arrays: Record<string, { data: ArrayLike<number> }>, row: number): number[] => {
+    const at = row * (varied.maxTextTokens + varied.numWindows + 3) + 2 + varied.maxTextTokens;
+    const present = Array.from(arrays['present']!.data).slice(at, at + varied.numWindows);
+    const ids = Array.from(arrays['ids']!.data).slice(at, at + varied.numWindows);
+    // The mask in place of a word is its own id.
+    return ids.filter((_, i) => present[i] === 1).map((id) => id - varied.textVocabulary - 1);
+  };
+
+  it('shows every s-th visual word, packed in front, and pads the rest', () => {
+    const rows = Array.from({ length: 60 }, (_, i) => film(i));
+    const open = { ...TRAINING, hideVideo: false, hideText: false };
+    const { arrays } = assembleVideoBert(varied, rows, open, never);
+    const strides = new Set<number>();
+    for (const row of rows.keys()) {
+      const shown = shownOf(arrays, row);
+      const stride = (shown[1] ?? shown[0]! + 5) - shown[0]!;
+      strides.add(stride);
+      assert.ok(stride >= 1 && stride <= 5);
+      assert.ok(shown[0]! < stride, 'begins among the first');
+      const last = shown.at(-1)!;
+      assert.ok(last + stride > 9, 'reaches to the end');
+      for (const [i, word] of shown.entries()) assert.equal(word, shown[0]! + i * stride);
+    }
+    assert.deepEqual([...strides].sort(), [1, 2, 3, 4, 5]);
+  });
+
+  it('asks for words that are shown, with what stood there, and at least one', () => {
+    const rows = Array.from({ length: 60 }, (_, i) => film(i));
+    const { arrays, counts } = assembleVideoBert(
+      { ...varied, mismatchedShare: 0 },
+      rows,
+      { ...TRAINING, maskAll: true },
+      never,
+    );
+    const numSlots = arrays['visualPositions']!.shape[1]!;
+    const length = arrays['ids']!.shape[1]!;
+    let numAsked = 0;
+    for (const row of rows.keys()) {
+      const own = (name: string): number[] =>
+        Array.from(arrays[name]!.data).slice(row * numSlots, (row + 1) * numSlots);
+      const [positions, labels, weights] = [
+        own('visualPositions'),
+        own('visualLabels'),
+        own('visualWeights'),
+      ];
+      const asked = [...weights.keys()].filter((slot) => weights[slot] === 1);
+      assert.ok(asked.length >= 1);
+      numAsked += asked.length;
+      for (const slot of asked) {
+        assert.equal(arrays['present']!.data[row * length + positions[slot]!], 1);
+        assert.equal(arrays['ids']!.data[row * length + positions[slot]!], varied.textVocabulary);
+      }
+      // Labels of a film of ascending words ascend with their places, a whole stride apart.
+      const places = asked.map((slot) => positions[slot]! - 2 - varied.maxTextTokens);
+      for (let i = 1; i < asked.length; i++) {
+        const words = labels[asked[i]!]! - labels[asked[i - 1]!]!;
+        assert.equal(words % (places[i]! - places[i - 1]!), 0);
+      }
+    }
+    assert.equal(counts['masked-frame'], numAsked);
+  });
+
+  it('draws the speed by row and epoch alone, and not in an evaluation', () => {
+    const rows = Array.from({ length: 8 }, (_, i) => film(i));
+    const whole = assembleVideoBert(varied, rows, TRAINING, never);
+    const one = assembleVideoBert(varied, [rows[5]!], TRAINING, never);
+    const length = whole.arrays['ids']!.shape[1]!;
+    assert.deepEqual(
+      [...one.arrays['ids']!.data],
+      [...whole.arrays['ids']!.data].slice(5 * length, 6 * length),
+    );
+    assert.deepEqual(
+      assembleVideoBert(varied, rows, ASK_EVALUATION, never),
+      assembleVideoBert({ ...varied, visualStrides: 1 }, rows, ASK_EVALUATION, never),
+    );
+  });
 });

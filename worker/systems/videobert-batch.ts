@@ -35,6 +35,8 @@ export interface AssemblyConfig {
   readonly visualMaskRatio: number;
   /** Visual words are hidden in runs of this many. */
   readonly visualMaskSpan: number;
+  /** Where a question varies the speed, every s-th visual word is shown, s drawn from 1 to this. */
+  readonly visualStrides: number;
   /** Shares of the samples that are shown with one modality alone; the rest have both. */
   readonly textOnlyShare: number;
   readonly videoOnlyShare: number;
@@ -60,6 +62,8 @@ export interface Question {
   readonly windows?: 'all' | 'later';
   /** Shows no text. */
   readonly isSilent?: boolean;
+  /** Shows films at several speeds; see {@link AssemblyConfig.visualStrides}. */
+  readonly variesSpeed?: boolean;
 }
 
 export const TRAINING: Question = {
@@ -68,6 +72,7 @@ export const TRAINING: Question = {
   hideVideo: true,
   maskAll: false,
   alignment: 'random',
+  variesSpeed: true,
 };
 
 export function sequenceLength({ maxTextTokens, numWindows }: AssemblyConfig): number {
@@ -139,13 +144,17 @@ export function assembleVideoBert(
       randomId: idsBetween(special.firstWord, textVocabulary),
       maskAll: question.maskAll,
     });
-    const visualIds = example.visualWords.map((word) => textVocabulary + 1 + word);
+    const shownWords = question.variesSpeed ? atSomeSpeed(example, config) : example.visualWords;
+    const numShown = shownWords.length;
+    // As large a share is hidden of few as of many.
+    const mostHidden = Math.max(1, Math.round(config.visualMaskRatio * numShown));
+    const visualIds = shownWords.map((word) => textVocabulary + 1 + word);
     const visual = hide(visualIds, videoShown && question.hideVideo, rng, {
       choose: () => {
-        if (question.windows !== undefined) return windowsOf(question.windows, numWindows);
+        if (question.windows !== undefined) return windowsOf(question.windows, numShown);
         // Training hides up to as many as a question does: it also has to see what goes with the words.
-        const count = question.maskAll ? numVisual : 1 + rng.integer(numVisual);
-        return chooseSpans(numWindows, { count, span: config.visualMaskSpan }, rng);
+        const count = question.maskAll ? mostHidden : 1 + rng.integer(mostHidden);
+        return chooseSpans(numShown, { count, span: config.visualMaskSpan }, rng);
       },
       maskId: textVocabulary,
       randomId: idsBetween(textVocabulary + 1, textVocabulary + 1 + visualVocabulary),
@@ -164,7 +173,10 @@ export function assembleVideoBert(
       put(1 + i, text.ids[i] ?? special.pad, textShown && i < textIds.length, 0);
     }
     put(1 + maxTextTokens, special.join, true, 1);
-    for (let i = 0; i < numWindows; i++) put(2 + maxTextTokens + i, visual.ids[i]!, videoShown, 1);
+    for (let i = 0; i < numWindows; i++) {
+      const isShown = videoShown && i < numShown;
+      put(2 + maxTextTokens + i, visual.ids[i] ?? special.pad, isShown, 1);
+    }
     put(length - 1, special.sep, true, 1);
 
     if (textShown && videoShown) {
@@ -182,13 +194,29 @@ export function assembleVideoBert(
       }
       for (const [slot, position] of visual.positions.slice(0, numVisual).entries()) {
         arrays.visualPositions.data[row * numVisual + slot] = 2 + maxTextTokens + position;
-        arrays.visualLabels.data[row * numVisual + slot] = example.visualWords[position]!;
+        arrays.visualLabels.data[row * numVisual + slot] = shownWords[position]!;
         arrays.visualWeights.data[row * numVisual + slot] = 1;
         counts['masked-frame']++;
       }
     }
   }
   return { arrays, counts, numTokens };
+}
+
+/**
+ * Every s-th visual word from one of the first s on: how fast the same is done differs from film to film. Drawn apart
+ * from all else, so that what is hidden does not depend on whether speeds vary.
+ * Source: Sun et al. 2019, arXiv:1904.01766, sec. 3.2: steps of 1 to 5.
+ */
+function atSomeSpeed(
+  { visualWords, epoch, number }: VideoBertExample,
+  { seed, visualStrides }: AssemblyConfig,
+): Int32Array {
+  if (visualStrides === 1) return visualWords;
+  const rng = openRng(seed, 'videobert/speed', epoch, number);
+  const stride = 1 + rng.integer(visualStrides);
+  const first = rng.integer(Math.min(stride, visualWords.length));
+  return visualWords.filter((_, at) => at >= first && (at - first) % stride === 0);
 }
 
 /** Which modalities a row shows. An evaluation shows all that the model has. */

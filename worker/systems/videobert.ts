@@ -14,6 +14,7 @@ import {
 } from '../../video/visual-words/visual-vocabulary.ts';
 import { readVisualVocabulary, writeVisualVocabulary } from '../assets.ts';
 import { count, share } from '../config-fields.ts';
+import type { PartKind } from '../part-kind.ts';
 import type { TensorTree } from '../tree.ts';
 import {
   defineSystem,
@@ -31,6 +32,7 @@ import {
   initVideoBert,
   videoBertLogits,
   videoBertSums,
+  VIDEOBERT_BLOCKS,
   type VideoBertBatch,
   type VideoBertLogits,
   type VideoBertParams,
@@ -44,6 +46,7 @@ import {
   type Question,
   type VideoBertExample,
 } from './videobert-batch.ts';
+import { joinSegments } from './videobert-segments.ts';
 
 const fields = z.strictObject({
   name: z.literal('videobert').describe('Sun et al. 2019, arXiv:1904.01766'),
@@ -51,6 +54,10 @@ const fields = z.strictObject({
   layers: count('Transformer blocks'),
   heads: count('Attention heads; divides the width'),
   mlpRatio: count('Width of the MLP over the width of the encoder'),
+  blocks: z
+    .enum(['pre-norm', 'bert'])
+    .default('pre-norm')
+    .describe("pre-norm trains best from scratch; bert: BERT's own, to begin from its weights"),
   maxTextTokens: count('Word pieces of a sequence; longer text is cut'),
   textVocabulary: count(
     'Most word pieces that the tokenizer is trained to, special tokens included',
@@ -64,6 +71,12 @@ const fields = z.strictObject({
     'Share of the visual words that is hidden: up to this in training, this in evaluation',
   ),
   visualMaskSpan: count('Visual words are hidden in runs of this many'),
+  visualStrides: count(
+    'In training every s-th visual word of a clip is shown, s drawn up to this: films go at several speeds',
+  ).default(1),
+  joinedShare: share(
+    'Share of the training samples that are joined with the one that follows in the film',
+  ).default(0),
   textOnlyShare: share('Share of the samples shown as text alone'),
   videoOnlyShare: share('Share of the samples shown as video alone'),
   mismatchedShare: share("Share of the pairs that get another sample's text, for alignment"),
@@ -99,6 +112,8 @@ export const videobert = defineSystem<VideoBertConfig, VideoBertParams>({
     width % heads === 0
       ? undefined
       : `model.width (${width}) is not a multiple of model.heads (${heads})`,
+  arrange: ({ model, train }, samples) =>
+    joinSegments(samples, { share: model.joinedShare, seed: train.seed }),
   async fit(context) {
     await fitTokenizer(context, context.config.model.textVocabulary);
     const vocabulary = await fitVocabulary(context);
@@ -168,6 +183,7 @@ export function videoBertSystem(
     textOnlyShare: config.textOnlyShare,
     videoOnlyShare: config.videoOnlyShare,
     mismatchedShare: config.mismatchedShare,
+    visualStrides: config.visualStrides,
     modalities: config.modalities,
   };
   const frameShape = [
@@ -289,7 +305,7 @@ export function videoBertSystem(
       params,
       (frozen as { centroids: tf.Tensor }).centroids,
       batch as VideoBertBatch,
-      config.heads,
+      { numHeads: config.heads, blocks: config.blocks },
     );
 
   return {
@@ -320,9 +336,11 @@ export function videoBertSystem(
           visualVocabulary: assembly.visualVocabulary,
           centroidWidth: vocabulary.numComponents,
           length: sequenceLength(assembly),
+          blocks: config.blocks,
         },
         initializer,
       ),
+    kinds: { '': kindOf(config) },
     frozen: {
       centroids: {
         data: vocabulary.centroids,
@@ -350,6 +368,12 @@ export function videoBertSystem(
     sums: (params, frozen, batch) =>
       videoBertSums(logits(params, frozen, batch), batch as VideoBertBatch),
   };
+}
+
+/** Of all that words and frames go through. */
+function kindOf({ heads, blocks }: VideoBertConfig): PartKind {
+  const { norm, activation, epsilon } = VIDEOBERT_BLOCKS[blocks];
+  return { heads, activation, epsilon, norms: norm === 'post' ? 'behind' : 'before' };
 }
 
 function remembered<K, V>(known: Map<K, V>, key: K, make: () => V): V {

@@ -19,18 +19,23 @@ export const visionFields = z
     layers: count('Its blocks'),
     heads: count('Its attention heads'),
     mlpWidth: count('Width of its MLPs'),
+    epsilon: z
+      .number()
+      .positive()
+      .default(1e-5)
+      .describe('Of its norms, as pretrained weights want it'),
   })
   .describe('The vision transformer that looks at each frame');
 
 export type VisionConfig = z.infer<typeof visionFields>;
 
 export function visionSizes(
-  { kind, patchSize, width, layers, heads, mlpWidth }: VisionConfig,
+  { kind, patchSize, width, layers, heads, mlpWidth, epsilon }: VisionConfig,
   frameSize: number,
 ): VitSizes {
   return {
     ...{ imageSize: frameSize, patchSize, channels: 3, width, mlpWidth },
-    ...{ numLayers: layers, numHeads: heads, epsilon: 1e-5 },
+    ...{ numLayers: layers, numHeads: heads, epsilon },
     activation: kind === 'clip' ? 'quick-gelu' : 'gelu',
   };
 }

@@ -14,6 +14,7 @@ export function testAssembly(overrides: Partial<AssemblyConfig> = {}): AssemblyC
     textMaskRatio: 0.4,
     visualMaskRatio: 0.5,
     visualMaskSpan: 2,
+    visualStrides: 1,
     textOnlyShare: 0,
     videoOnlyShare: 0,
     mismatchedShare: 0.5,

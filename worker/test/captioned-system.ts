@@ -49,7 +49,7 @@ export async function openCaptioned(
     // A clip system that reads captions alone asks for no frames.
     const loader = undefined as unknown as ClipLoader;
     const definition = systemNamed(config.model.name);
-    await definition.fit({ config, index, folder, loader, initialRuns: [] });
+    await definition.fit({ config, index, folder, loader, initialWords: [] });
     return { system: await definition.open({ config, index, folder }), config };
   } finally {
     await rm(folder, { recursive: true, force: true });

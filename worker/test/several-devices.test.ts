@@ -83,7 +83,7 @@ async function trainOn(mesh: MeshAxes, rules: readonly ShardingRule[]): Promise<
         sums: (own, frozen, batch) => {
           const { centroids } = frozen as { centroids: VideoBertBatch['ids'] };
           const asked = batch as unknown as VideoBertBatch;
-          return videoBertSums(videoBertLogits(own, centroids, asked, SIZES.numHeads), asked);
+          return videoBertSums(videoBertLogits(own, centroids, asked, SIZES), asked);
         },
       },
       OPTIMIZER,

@@ -41,7 +41,7 @@ function trainStep(
 ): { state: State; loss: tf.Tensor } {
   const loss = (...leaves: tf.Tensor[]): tf.Scalar => {
     const asked = batch as unknown as VideoBertBatch;
-    const logits = videoBertLogits(withLeaves(params, leaves), centroids, asked, SIZES.numHeads);
+    const logits = videoBertLogits(withLeaves(params, leaves), centroids, asked, SIZES);
     return tf.sum(
       tf.stack(Object.values(videoBertSums(logits, asked)).map(({ lossSum }) => lossSum)),
     );

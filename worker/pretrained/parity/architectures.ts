@@ -1,66 +1,48 @@
 /** The models that are compared with transformers': how each is opened, and what comes out of it under which names. */
 import * as tf from '@tensorflow/tfjs-core';
-import { openInitializer, shapesOnly } from '../../initializer.ts';
 import { causalBias, keyBias } from '../../layers/attention-mask.ts';
-import { dense, initDense, type DenseParams } from '../../layers/dense.ts';
+import { dense } from '../../layers/dense.ts';
 import { addPositions, embed } from '../../layers/embedding.ts';
 import { encoder, firstLayers, type EncoderSizes } from '../../layers/encoder.ts';
 import { layerNorm } from '../../layers/norm.ts';
 import type { BlockParams } from '../../layers/transformer-block.ts';
 import { nextTokenSums } from '../../losses/next-token.ts';
-import {
-  bertLogits,
-  bertWords,
-  initBertPretraining,
-  pooled,
-  type BertInput,
-} from '../../models/bert.ts';
+import { bertLogits, bertWords, pooled, type BertInput } from '../../models/bert.ts';
 import {
   blip2Contrast,
   blip2Joint,
   blip2Match,
   blip2Queries,
-  initBlip2,
   type Blip2Params,
 } from '../../models/blip2.ts';
-import { clipImages, clipLogits, clipTexts, clipTextStates, initClip } from '../../models/clip.ts';
+import { clipImages, clipLogits, clipTexts, clipTextStates } from '../../models/clip.ts';
 import type { Decoder, DecoderInputs } from '../../models/decoder.ts';
-import {
-  flavaImageStates,
-  flavaJointStates,
-  flavaTextStates,
-  initFlava,
-} from '../../models/flava.ts';
-import { initLlama, llama } from '../../models/llama.ts';
-import { initOpt, opt } from '../../models/opt.ts';
-import { initSiglip, siglipImages, siglipLogits, siglipTexts } from '../../models/siglip.ts';
+import { flavaImageStates, flavaJointStates, flavaTextStates } from '../../models/flava.ts';
+import { llama } from '../../models/llama.ts';
+import { opt } from '../../models/opt.ts';
+import { siglipImages, siglipLogits, siglipTexts } from '../../models/siglip.ts';
 import { textTower, type TextTowerParams } from '../../models/text-tower.ts';
-import { initVideoLlava, videoLlavaClips, videoLlavaImages } from '../../models/video-llava.ts';
+import { videoLlavaClips, videoLlavaImages } from '../../models/video-llava.ts';
 import {
-  initVisualBert,
   visualBertLogits,
   visualBertTokens,
   type VisualBertInput,
 } from '../../models/visual-bert.ts';
-import {
-  initVit,
-  vit,
-  vitStates,
-  vitTokens,
-  type VitParams,
-  type VitSizes,
-} from '../../models/vit.ts';
+import { vit, vitStates, vitTokens, type VitParams, type VitSizes } from '../../models/vit.ts';
 import { mapTree, type Stacked, type TensorTree } from '../../tree.ts';
-import { BERT_WEIGHTS, bertConfigJson, bertSizesOf } from '../bert.ts';
-import { blip2ConfigJson, blip2SizesOf, blip2Weights } from '../blip2.ts';
-import { clipConfigJson, clipSizesOf, clipWeights } from '../clip.ts';
-import { flavaConfigJson, flavaSizesOf, flavaWeights } from '../flava.ts';
-import { llamaConfigJson, llamaConfigOf, llamaWeights } from '../llama.ts';
-import { OPT_WEIGHTS, optConfigJson, optConfigOf } from '../opt.ts';
-import { siglipConfigJson, siglipSizesOf, siglipWeights } from '../siglip.ts';
-import { videoLlavaConfigJson, videoLlavaConfigOf, videoLlavaWeights } from '../video-llava.ts';
-import { VISUAL_BERT_WEIGHTS, visualBertConfigJson, visualBertSizesOf } from '../visual-bert.ts';
-import { vitConfigJson, vitSizesOf, vitWeights } from '../vit.ts';
+import {
+  bertModel,
+  blip2Model,
+  clipModel,
+  flavaModel,
+  llamaModel,
+  optModel,
+  siglipModel,
+  videoLlavaModel,
+  visualBertModel,
+  vitModel,
+  type HuggingFaceConfig,
+} from '../known-models.ts';
 import type { WeightTable } from '../weight-table.ts';
 
 type Named = Readonly<Record<string, tf.Tensor>>;
@@ -75,7 +57,7 @@ export interface Architecture<P extends TensorTree = TensorTree> {
   readonly outputs: (params: P, inputs: Named) => Named;
 }
 
-type Config = Readonly<Record<string, unknown>>;
+type Config = HuggingFaceConfig;
 
 /** Opens a model from its `config.json`, by `model_type`. */
 const OPENERS = {
@@ -88,20 +70,12 @@ const OPENERS = {
   flava,
   video_llava: videoLlava,
   llama: (config: Config) => {
-    const sizes = llamaConfigOf(config);
-    return decoderArchitecture(llama(sizes), {
-      form: initLlama(sizes, shapesOnly()),
-      table: llamaWeights(sizes),
-      json: llamaConfigJson(sizes, 2048),
-    });
+    const { sizes, ...model } = llamaModel(config);
+    return decoderArchitecture(llama(sizes), model);
   },
   opt: (config: Config) => {
-    const sizes = optConfigOf(config);
-    return decoderArchitecture(opt(sizes), {
-      form: initOpt(sizes, shapesOnly()),
-      table: OPT_WEIGHTS,
-      json: optConfigJson(sizes),
-    });
+    const { sizes, ...model } = optModel(config);
+    return decoderArchitecture(opt(sizes), model);
   },
 } as const;
 
@@ -127,10 +101,9 @@ function statesOf(
 }
 
 function bert(config: Config) {
-  const sizes = bertSizesOf(config);
-  const form = initBertPretraining(sizes, shapesOnly());
+  const { sizes, form, table, json } = bertModel(config);
   return {
-    ...{ form, table: BERT_WEIGHTS, json: bertConfigJson(sizes) },
+    ...{ form, table, json },
     outputs(params: typeof form, inputs: Named): Named {
       const input = inputs as BertInput & Named;
       const { words, pair } = bertLogits(params, input, sizes);
@@ -147,11 +120,9 @@ function bert(config: Config) {
 }
 
 function visualBert(config: Config) {
-  const sizes = visualBertSizesOf(config);
-  // With values: some of its tables begin as copies of others.
-  const form = initVisualBert(sizes, openInitializer(0));
+  const { sizes, form, table, json } = visualBertModel(config);
   return {
-    ...{ form, table: VISUAL_BERT_WEIGHTS, json: visualBertConfigJson(sizes) },
+    ...{ form, table, json },
     outputs(params: typeof form, inputs: Named): Named {
       const input = inputs as VisualBertInput & Named;
       const { words, pair } = visualBertLogits(params, input, sizes);
@@ -171,13 +142,9 @@ function imageStates(name: string, params: VitParams, images: tf.Tensor, sizes: 
 }
 
 function visionTransformer(config: Config) {
-  const sizes = vitSizesOf(config);
-  const form: { vit: VitParams; pooler: DenseParams } = {
-    vit: initVit(sizes, shapesOnly()),
-    pooler: initDense(shapesOnly(), 'pooler', sizes.width, sizes.width),
-  };
+  const { sizes, form, table, json } = vitModel(config);
   return {
-    ...{ form, table: vitWeights(sizes), json: vitConfigJson(sizes) },
+    ...{ form, table, json },
     outputs(params: typeof form, { pixels }: Named): Named {
       const last = vit(params.vit, pixels!, sizes);
       return {
@@ -199,10 +166,9 @@ function textStates(
 }
 
 function clip(config: Config) {
-  const sizes = clipSizesOf(config);
-  const form = initClip(sizes, shapesOnly());
+  const { sizes, form, table, json } = clipModel(config);
   return {
-    ...{ form, table: clipWeights(sizes), json: clipConfigJson(sizes) },
+    ...{ form, table, json },
     outputs(params: typeof form, { pixels, ids, present }: Named): Named {
       const text = { ids: ids!, present: present! };
       const images = clipImages(params, pixels!, sizes);
@@ -222,10 +188,9 @@ function clip(config: Config) {
 }
 
 function siglip(config: Config) {
-  const sizes = siglipSizesOf(config);
-  const form = initSiglip(sizes, shapesOnly());
+  const { sizes, form, table, json } = siglipModel(config);
   return {
-    ...{ form, table: siglipWeights(sizes), json: siglipConfigJson(sizes) },
+    ...{ form, table, json },
     outputs(params: typeof form, { pixels, ids }: Named): Named {
       const images = siglipImages(params, pixels!, sizes);
       const texts = siglipTexts(params, { ids: ids! }, sizes);
@@ -243,11 +208,10 @@ function siglip(config: Config) {
 }
 
 function blip2(config: Config) {
-  const sizes = blip2SizesOf(config);
-  const form = initBlip2(sizes, shapesOnly());
+  const { sizes, form, table, json } = blip2Model(config);
   const { numQueries } = sizes;
   return {
-    ...{ form, table: blip2Weights(sizes), json: blip2ConfigJson(sizes) },
+    ...{ form, table, json },
     outputs(params: typeof form, { pixels, ids, present }: Named): Named {
       const text = { ids: ids!, present: present! };
       const seen = vit(params.vision, pixels!, sizes.vision);
@@ -275,10 +239,9 @@ function withGroups(params: Blip2Params, count: number): Blip2Params {
 }
 
 function flava(config: Config) {
-  const sizes = flavaSizesOf(config);
-  const form = initFlava(sizes, shapesOnly());
+  const { sizes, form, table, json } = flavaModel(config);
   return {
-    ...{ form, table: flavaWeights(sizes), json: flavaConfigJson(sizes) },
+    ...{ form, table, json },
     outputs(params: typeof form, inputs: Named): Named {
       const { pixels, present, maskedPatches } = inputs;
       const input = inputs as BertInput & Named;
@@ -310,14 +273,10 @@ function flava(config: Config) {
 }
 
 function videoLlava(config: Config) {
-  const own = videoLlavaConfigOf(config);
-  const { sizes, imageId, videoId } = own;
-  const form = initVideoLlava(sizes, shapesOnly());
+  const { sizes, imageId, videoId, form, table, json } = videoLlavaModel(config);
   const decoder = llama(sizes.language);
   return {
-    form,
-    table: videoLlavaWeights(sizes),
-    json: videoLlavaConfigJson(own, 128),
+    ...{ form, table, json },
     outputs(params: typeof form, { ids, present, pixels, clips }: Named): Named {
       const images = videoLlavaImages(params, pixels!, sizes);
       const films = videoLlavaClips(params, clips!, sizes);

@@ -37,6 +37,9 @@ MODELS = {
     "llama-grouped": lambda: hf.LlamaForCausalLM(
         hf.LlamaConfig(**LLAMA, num_hidden_layers=6, num_attention_heads=4, num_key_value_heads=2, head_dim=8, tie_word_embeddings=False)
     ),
+    "llama-plain": lambda: hf.LlamaForCausalLM(
+        hf.LlamaConfig(**LLAMA, num_hidden_layers=2, num_attention_heads=3, num_key_value_heads=1, tie_word_embeddings=False)
+    ),
     "llama-tied": lambda: hf.LlamaForCausalLM(
         hf.LlamaConfig(**LLAMA, num_hidden_layers=2, num_attention_heads=3, num_key_value_heads=1, tie_word_embeddings=True, rope_parameters=LLAMA3)
     ),

@@ -264,6 +264,12 @@ REFERENCES = {
     "bert": Reference(
         lambda: hf.BertForPreTraining(hf.BertConfig(**TEXT, **NO_DROPOUT, pad_token_id=0)), bert_inputs, bert_outputs
     ),
+    # A whole number of times as wide within.
+    "bert-double": Reference(
+        lambda: hf.BertForPreTraining(hf.BertConfig(**dict(TEXT, intermediate_size=2 * WIDTH), **NO_DROPOUT, pad_token_id=0)),
+        bert_inputs,
+        bert_outputs,
+    ),
     "visual-bert": Reference(
         lambda: hf.VisualBertForPreTraining(hf.VisualBertConfig(**TEXT, **NO_DROPOUT, pad_token_id=0, visual_embedding_dim=10)),
         visual_bert_inputs,

@@ -1,0 +1,46 @@
+/** What parts of models compute that the shapes of their weights do not tell: two that differ in it fit without a word. */
+import type { EncoderSizes } from './layers/encoder.ts';
+import type { LlamaConfig } from './models/llama.ts';
+import type { OptConfig } from './models/opt.ts';
+
+/** By what people call it: `heads`, `epsilon`, `activation`. */
+export type PartKind = Readonly<Record<string, string | number>>;
+
+/** By the path of the part; the longest path that a parameter is below counts. */
+export type PartKinds = Readonly<Record<string, PartKind>>;
+
+export function encoderKind(
+  { numHeads, activation, epsilon }: EncoderSizes,
+  norms: 'before' | 'behind' = 'before',
+): PartKind {
+  return { heads: numHeads, activation, epsilon, norms };
+}
+
+export function llamaKind(config: LlamaConfig): PartKind {
+  const { numHeads, numKeyValueHeads, epsilon, ropeTheta, ropeScaling } = config;
+  return {
+    ...{ decoder: 'llama', heads: numHeads, keyValueHeads: numKeyValueHeads, epsilon, ropeTheta },
+    ropeScaling: ropeScaling === undefined ? 'none' : JSON.stringify(ropeScaling),
+  };
+}
+
+export function optKind({ numHeads, activation, normOrder }: OptConfig): PartKind {
+  return { decoder: 'opt', heads: numHeads, activation, norms: normOrder };
+}
+
+/** The kind of the part that a parameter is in. */
+export function kindAt(kinds: PartKinds, path: string): PartKind | undefined {
+  const parts = path.split('/');
+  for (let count = parts.length; count >= 0; count--) {
+    const kind = kinds[parts.slice(0, count).join('/')];
+    if (kind !== undefined) return kind;
+  }
+  return undefined;
+}
+
+/** What differs of that which both tell: `heads is 12 there and 8 in this model`. */
+export function kindDifferences(there: PartKind, here: PartKind): string[] {
+  return Object.keys(there)
+    .filter((key) => here[key] !== undefined && here[key] !== there[key])
+    .map((key) => `${key} is ${there[key]!} there and ${here[key]!} in this model`);
+}
