@@ -14,6 +14,7 @@ import { readRunPlan, type RunPlan } from '../../proto/run-plan.ts';
 import { encodeHeader } from '../checkpoint/format.ts';
 import { digestLine } from '../checkpoint/hash.ts';
 import { storedParameters, type StoredParameter } from '../checkpoint/stored-parameters.ts';
+import { exportPublished } from './export-published.ts';
 import { modelCard } from './model-card.ts';
 
 export interface ExportOptions {
@@ -40,8 +41,8 @@ const MAX_SHARD_BYTES = 5e9;
 
 /**
  * Writes the parameters of a run as Hugging Face's tools lay a model out: `model.safetensors` (or shards and an index),
- * `config.json`, `tokenizer.json` and what else the model was fitted with, and a `README.md` that says what is what. The
- * checkpoint is read whole before, and compared with its manifest.
+ * `config.json`, `tokenizer.json` and what else the model was fitted with, and a `README.md` that says what is what. In
+ * folders of its own there is what transformers has too, under its names. The checkpoint is read whole before, and compared with its manifest.
  * @throws UsageError RUN_PLAN_MISSING, CHECKPOINT_NOT_FOUND; VideoloomError CHECKPOINT_INVALID; the system's errors
  */
 export async function exportRun({ folder, out, step: wanted }: ExportOptions): Promise<Exported> {
@@ -60,6 +61,8 @@ export async function exportRun({ folder, out, step: wanted }: ExportOptions): P
     await copyFile(join(folder, name), join(out, name));
     files.push(name);
   }
+  const { published, frozen } = await exportPublished(folder, { out, step });
+  files.push(...frozen);
   const { name, ...model } = config.model;
   const { frameSize, windows, framesPerWindow, fit, audio = null } = config.data;
   const numParameters = parameters.reduce((sum, { sizeBytes }) => sum + sizeBytes / 4, 0);
@@ -75,8 +78,10 @@ export async function exportRun({ folder, out, step: wanted }: ExportOptions): P
     },
   };
   await writeFileDurably(join(out, 'config.json'), `${JSON.stringify(about, undefined, 2)}\n`);
-  await writeFileDurably(join(out, 'README.md'), modelCard({ name, plan, step, files }));
-  return { step, files: [...files, 'config.json', 'README.md'], weightsSha256 };
+  const card = modelCard({ name, plan, step, files, published });
+  await writeFileDurably(join(out, 'README.md'), card);
+  const folders = published.map((part) => `${part.folder}/`);
+  return { step, files: [...files, 'config.json', 'README.md', ...folders], weightsSha256 };
 }
 
 async function wholeStep(

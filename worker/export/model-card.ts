@@ -6,11 +6,14 @@ export function modelCard({
   plan,
   step,
   files,
+  published,
 }: {
   readonly name: string;
   readonly plan: RunPlan;
   readonly step: number;
   readonly files: readonly string[];
+  /** Folders with what transformers has too, and the classes that load them. */
+  readonly published: readonly { readonly folder: string; readonly className: string }[];
 }): string {
   return `# ${plan.runId}
 
@@ -29,7 +32,12 @@ ${
     files.includes('visual-vocabulary.safetensors')
       ? '- `visual-vocabulary.safetensors`: the hierarchical k-means that turns features of frames into visual words.\n'
       : ''
-  }
+  }${files.includes('frozen.safetensors') ? '- `frozen.safetensors`: parameters that the run did not train.\n' : ''}${published
+    .map(
+      ({ folder, className }) =>
+        `- \`${folder}\`: what transformers has too, under its names: \`${className}.from_pretrained("${folder}")\`.\n`,
+    )
+    .join('')}
 \`\`\`python
 from safetensors.numpy import load_file
 weights = load_file("${files.find((file) => file.startsWith('model')) ?? 'model.safetensors'}")

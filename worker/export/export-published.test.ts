@@ -1,0 +1,197 @@
+/** Runs that are exported load in transformers by its own classes, and give what the run's system gives. */
+import assert from 'node:assert/strict';
+import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, before, describe, it } from 'node:test';
+import * as tf from '@tensorflow/tfjs-core';
+import { openCpuEngine } from '../backend/cpu-engine.ts';
+import type { Engine } from '../backend/engine.ts';
+import { encodeSafetensors, type TensorData } from '../checkpoint/format.ts';
+import { clipImages, clipTexts, type ClipParams } from '../models/clip.ts';
+import { siglipImages, siglipTexts, type SiglipParams } from '../models/siglip.ts';
+import { vit, vitStates } from '../models/vit.ts';
+import { blip2Contrast, type Blip2Params } from '../models/blip2.ts';
+import { languageOf, type LanguageConfig } from '../systems/language-part.ts';
+import { initVision, visionSizes, type VisionConfig } from '../systems/vision-part.ts';
+import { shapesOnly } from '../initializer.ts';
+import { runPeer, whyNoPeer } from '../pretrained/parity/peer.ts';
+import { largestDifference, readTensors } from '../pretrained/parity/reference-tensors.ts';
+import { leavesOf, partsOf, withLeaves } from '../tree.ts';
+import { blip2SizesOf } from '../pretrained/blip2.ts';
+import { makeRunFolder } from '../test/run-folder.ts';
+import { clipSizesOf } from '../pretrained/clip.ts';
+import { siglipSizesOf } from '../pretrained/siglip.ts';
+import { exportRun } from './export-run.ts';
+
+/** Of float32, in outputs of size 1. */
+const TOLERANCE = 1e-4;
+const missing = await whyNoPeer();
+
+describe('what is exported loads in transformers', { skip: missing ?? false }, () => {
+  let root: string;
+  let engine: Engine;
+  let runs = 0;
+
+  before(async () => {
+    engine = await openCpuEngine();
+    root = await mkdtemp(join(tmpdir(), 'videoloom-export-'));
+  });
+  after(async () => {
+    engine.close();
+    await rm(root, { recursive: true, force: true });
+  });
+
+  const exported = async (
+    recipe: string,
+    { stage, overrides = [] }: { readonly stage?: string; readonly overrides?: readonly string[] },
+  ) => {
+    const [folder, out] = [join(root, `run-${runs}`), join(root, `out-${runs++}`)];
+    await mkdir(folder);
+    const given = stage === undefined ? {} : { stage };
+    const run = await makeRunFolder(folder, { recipe, ...given, overrides });
+    const { files } = await exportRun({ folder, out, step: undefined });
+    return { ...run, out, files };
+  };
+  /** Ours beside what the class that config.json names makes of the same inputs. */
+  const compare = async (
+    folder: string,
+    inputs: Readonly<Record<string, tf.Tensor>>,
+    outputs: Readonly<Record<string, tf.Tensor>>,
+  ) => {
+    const data = new Map<string, TensorData>();
+    for (const [name, tensor] of Object.entries(inputs)) {
+      const values = Float32Array.from(await tensor.data());
+      data.set(name, { dtype: 'F32', shape: tensor.shape, data: new Uint8Array(values.buffer) });
+    }
+    await writeFile(join(folder, 'inputs.safetensors'), encodeSafetensors(data));
+    const said = JSON.parse(await runPeer('parity.py', 'run', folder)) as Record<string, unknown>;
+    const { missing_keys, unexpected_keys, mismatched_keys } = said;
+    assert.deepEqual([missing_keys, unexpected_keys, mismatched_keys], [[], [], []]);
+    const theirs = await readTensors(join(folder, 'outputs.safetensors'));
+    for (const [name, tensor] of Object.entries(outputs)) {
+      const difference = await largestDifference(tensor, theirs.get(name)!);
+      assert.ok(difference <= TOLERANCE, `${name} is off by ${difference}`);
+    }
+    return said;
+  };
+  const readConfig = async (folder: string): Promise<Record<string, unknown>> =>
+    JSON.parse(await readFile(join(folder, 'config.json'), 'utf8')) as Record<string, unknown>;
+  const pictures = (size: number, channels = 3): tf.Tensor =>
+    tf.randomNormal([2, size, size, channels], 0, 1, 'float32', 1);
+  const ONE_FRAME = ['data.windows=1', 'data.framesPerWindow=1'];
+
+  for (const frames of [['model.frames=bag'], ONE_FRAME]) {
+    it(`CLIP, ${frames.join(' ')}: CLIPModel`, async () => {
+      const { params, out } = await exported('clip', { overrides: frames });
+      const folder = join(out, 'transformers');
+      const sizes = clipSizesOf(await readConfig(folder));
+      const pixels = pictures(32);
+      // [CLS] words [SEP], padded.
+      const ids = tf.tensor2d([2, 9, 12, 7, 3, 0, 2, 8, 3, 0, 0, 0], [2, 6], 'int32');
+      const own = params as ClipParams;
+      const said = await compare(
+        folder,
+        { pixels, ids },
+        { images: clipImages(own, pixels, sizes), texts: clipTexts(own, { ids }, sizes) },
+      );
+      assert.equal(said['class'], 'CLIPModel');
+      assert.ok((said['words'] as number[]).length >= 5, 'AutoTokenizer reads words');
+    });
+  }
+
+  it('CLIP of several moments in one sequence: its text tower', async () => {
+    const { params, out } = await exported('clip', {});
+    const folder = join(out, 'transformers');
+    const config = await readConfig(folder);
+    const text = { ...(params as ClipParams) };
+    const sizes = clipSizesOf({
+      model_type: 'clip',
+      projection_dim: config['projection_dim'],
+      text_config: config,
+      vision_config: {},
+    });
+    const ids = tf.tensor2d([2, 9, 12, 7, 3, 0, 2, 8, 3, 0, 0, 0], [2, 6], 'int32');
+    await compare(folder, { ids }, { texts: clipTexts(text, { ids }, sizes) });
+  });
+
+  it('SigLIP: SiglipModel', async () => {
+    const { params, out } = await exported('siglip', { overrides: ONE_FRAME });
+    const folder = join(out, 'transformers');
+    const sizes = siglipSizesOf(await readConfig(folder));
+    const [pixels, own] = [pictures(32), params as SiglipParams];
+    const ids = tf.tensor2d(
+      [9, 12, 7, 3, 0, 0, 0, 0, 0, 0, 0, 0, 8, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+      [2, 12],
+      'int32',
+    );
+    await compare(
+      folder,
+      { pixels, ids },
+      { images: siglipImages(own, pixels, sizes), texts: siglipTexts(own, { ids }, sizes) },
+    );
+  });
+
+  for (const [kind, name] of [
+    ['llama', 'LlamaForCausalLM'],
+    ['opt', 'OPTForCausalLM'],
+  ] as const) {
+    it(`a language model of the kind ${kind}: ${name}`, async () => {
+      const { params, config, out } = await exported('blip2', {
+        stage: 'language',
+        overrides: [`model.language.kind=${kind}`],
+      });
+      const ids = tf.tensor2d([2, 9, 12, 7, 5, 8, 2, 8, 11, 6, 1, 4], [2, 6], 'int32');
+      const present = tf.ones([2, 6]);
+      const rows = new Map(leavesOf(params)).get('embedding')!.shape[0];
+      const { decoder } = languageOf(config.model['language'] as LanguageConfig, rows);
+      const logits = decoder.logits(params, decoder.states(params, { ids, present }));
+      await compare(join(out, 'transformers'), { ids, present }, { logits });
+    });
+  }
+
+  it("BLIP-2's first stage: Blip2ForImageTextRetrieval", async () => {
+    const { params, out } = await exported('blip2', {
+      stage: 'represent',
+      overrides: ['model.vision.kind=vit', 'init=[]', 'train.frozen=[]'],
+    });
+    const folder = join(out, 'transformers');
+    const sizes = blip2SizesOf(await readConfig(folder));
+    const pixels = pictures(32);
+    const text = {
+      ids: tf.tensor2d([2, 9, 12, 3, 0, 2, 8, 3, 0, 0], [2, 5], 'int32'),
+      present: tf.tensor2d([1, 1, 1, 1, 0, 1, 1, 1, 0, 0], [2, 5]),
+    };
+    const own = params as Blip2Params;
+    const outputs = blip2Contrast(own, vit(own.vision, pixels, sizes.vision), text, sizes);
+    await compare(folder, { pixels, ...text }, outputs);
+  });
+
+  for (const [kind, name] of [
+    ['clip', 'CLIPVisionModel'],
+    ['vit', 'Blip2VisionModel'],
+  ] as const) {
+    it(`parts that a run does not train, its tower of the kind ${kind} as ${name}, are there too`, async () => {
+      const { config, out, files } = await exported('blip2', {
+        stage: 'generate',
+        overrides: [`model.vision.kind=${kind}`, 'init=[]'],
+      });
+      assert.deepEqual(files.slice(-2), ['transformers/vision/', 'transformers/language/']);
+      const { frameSize } = config.data;
+      const vision = config.model['vision'] as VisionConfig;
+      const form = initVision(vision, frameSize, { init: shapesOnly(), path: 'vision' });
+      const weights = await readTensors(join(out, 'frozen.safetensors'));
+      assert.ok(weights.has('language/embedding'));
+      const leaves = leavesOf(form).map(([path, { shape }]) =>
+        tf.reshape(
+          tf.stack(partsOf(`vision/${path}`, shape).map((part) => weights.get(part.name)!)),
+          shape,
+        ),
+      );
+      const [tower, sizes] = [withLeaves(form, leaves), visionSizes(vision, frameSize)];
+      const pixels = pictures(frameSize);
+      const states = (kind === 'clip' ? vitStates : vit)(tower, pixels, sizes);
+      await compare(join(out, 'transformers', 'vision'), { pixels }, { states });
+    });
+  }
+});

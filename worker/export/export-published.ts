@@ -1,0 +1,102 @@
+/** What of a run transformers has too, in folders that its classes load. */
+import { copyFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { writeFileDurably } from '../../proto/durable-file.ts';
+import { safetensorsStream } from '../checkpoint/stream.ts';
+import { frozenPaths } from '../frozen-parameters.ts';
+import { formOf } from '../initial-weights.ts';
+import { writeModelFolder } from '../pretrained/model-folder.ts';
+import type { PublishedPart } from '../pretrained/published-parts.ts';
+import { exportValues } from '../pretrained/weights.ts';
+import { weightsOfRun, type Weights } from '../run-weights.ts';
+import { openRunSystem } from '../run.ts';
+import { TOKENIZER_CONFIG_FILE, TOKENIZER_FILE } from '../systems/text-assets.ts';
+import { leavesOf, partsOf, type TensorTree } from '../tree.ts';
+
+/** Below the folder of an export. */
+const FOLDER = 'transformers';
+const FROZEN_FILE = 'frozen.safetensors';
+
+export interface ExportedPart {
+  /** Within the export. */
+  readonly folder: string;
+  readonly className: string;
+}
+
+/**
+ * Writes a folder for each part that transformers has, and the parameters that the run did not train, which its
+ * checkpoints have not.
+ * @throws what opening the run's system throws; the system's errors
+ */
+export async function exportPublished(
+  folder: string,
+  { out, step }: { readonly out: string; readonly step: number },
+): Promise<{ readonly published: readonly ExportedPart[]; readonly frozen: readonly string[] }> {
+  const { system, config } = await openRunSystem(folder);
+  const parts = system.published ?? [];
+  const patterns = config.train.frozen;
+  if (parts.length === 0 && patterns.length === 0) return { published: [], frozen: [] };
+  const form = formOf(system);
+  const weights = await weightsOfRun(folder, step);
+  const published: ExportedPart[] = [];
+  for (const part of parts) {
+    const own = [FOLDER, part.path].filter((name) => name !== '').join('/');
+    await writePart(join(out, own), { part, form, weights });
+    if (part.hasWords) await writeTokenizer(folder, join(out, own));
+    const [className = 'AutoModel'] = part.json['architectures'] as string[];
+    published.push({ folder: own, className });
+  }
+  if (patterns.length === 0) return { published, frozen: [] };
+  const leaves = leavesOf(form);
+  const isFrozen = frozenPaths(
+    patterns,
+    leaves.map(([path]) => path),
+  );
+  const fixed = leaves
+    .filter(([path]) => isFrozen.has(path))
+    .flatMap(([path, { shape }]) => partsOf(path, shape).map(({ name }) => name));
+  const own = new Map(fixed.map((name) => [name, weights.get(name)!]));
+  await writeFileDurably(join(out, FROZEN_FILE), safetensorsStream(own, { format: 'pt' }));
+  return { published, frozen: [FROZEN_FILE] };
+}
+
+async function writePart(
+  folder: string,
+  {
+    part: { path, table, json },
+    form,
+    weights,
+  }: { readonly part: PublishedPart; readonly form: TensorTree; readonly weights: Weights },
+): Promise<void> {
+  const prefix = path === '' ? '' : `${path}/`;
+  const leaves = leavesOf(form).flatMap(([name, tensor]) => {
+    const own = name.slice(prefix.length);
+    return name.startsWith(prefix) && Object.hasOwn(table.weights, own) ? [[own, tensor]] : [];
+  });
+  const valuesOf = (name: string): Float32Array => {
+    const { data } = weights.get(`${prefix}${name}`)!;
+    return new Float32Array(data.slice().buffer);
+  };
+  const flat = Object.fromEntries(leaves) as TensorTree;
+  await writeModelFolder(folder, {
+    config: { ...json, torch_dtype: 'float32' },
+    tensors: exportValues(flat, table, valuesOf),
+  });
+}
+
+/** The run's tokenizer as `AutoTokenizer` loads it. */
+async function writeTokenizer(run: string, folder: string): Promise<void> {
+  await copyFile(join(run, TOKENIZER_FILE), join(folder, TOKENIZER_FILE));
+  const target = join(folder, TOKENIZER_CONFIG_FILE);
+  try {
+    await copyFile(join(run, TOKENIZER_CONFIG_FILE), target);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
+    const own = {
+      tokenizer_class: 'PreTrainedTokenizerFast',
+      ...{ pad_token: '[PAD]', unk_token: '[UNK]', mask_token: '[MASK]' },
+      ...{ cls_token: '[CLS]', sep_token: '[SEP]', bos_token: '[CLS]', eos_token: '[SEP]' },
+    };
+    await writeFileDurably(target, `${JSON.stringify(own, undefined, 2)}\n`);
+  }
+}
