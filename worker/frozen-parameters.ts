@@ -15,14 +15,14 @@ const PREFIX = 'parameter:';
  * gradient, no moments, no place in an all-reduce or a checkpoint, and no decay. Gradients still pass through them.
  *
  * @param form the system's parameters, for their paths and shapes
- * @param weights the frozen parameters' values by name, one a layer
+ * @param weights the frozen parameters' values by name, one a layer; or none, to plan by shapes
  * @throws UsageError `FROZEN_INVALID` where a pattern fits no parameter or all are frozen
  */
 export function freezeParameters(
   system: VideoLanguageSystem,
   patterns: readonly string[],
   form: TensorTree,
-  weights: ReadonlyMap<string, TensorData>,
+  weights: ReadonlyMap<string, TensorData> | 'shapes alone',
 ): VideoLanguageSystem {
   const paths = leavesOf(form).map(([path]) => path);
   const isFrozen = frozenPaths(patterns, paths);
@@ -31,7 +31,9 @@ export function freezeParameters(
   }
   const frozen: Record<string, HostArray> = { ...system.frozen };
   for (const [path, { shape }] of leavesOf(form)) {
-    if (isFrozen.has(path)) frozen[PREFIX + path] = { data: valuesOf(path, shape, weights), shape };
+    if (!isFrozen.has(path)) continue;
+    const data = weights === 'shapes alone' ? new Float32Array(0) : valuesOf(path, shape, weights);
+    frozen[PREFIX + path] = { data, shape };
   }
   /** The whole tree from both parts. */
   const join = (trained: TensorTree, arrays: TensorTree): TensorTree => {

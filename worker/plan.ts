@@ -4,23 +4,32 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import * as tf from '@tensorflow/tfjs-core';
 import { openStepOrder } from '../proto/step-order.ts';
+import { resolveConfig, stagesOf, type Config } from './config.ts';
 import { rowsOf, uploadBatch } from './batches.ts';
 import type { Engine, LoweredProgram } from './backend/engine.ts';
 import type { Row } from './systems/system.ts';
 import { adamWScalars } from './optim/adamw.ts';
 import { parameterShardings, rowSharding } from './parallel/sharding.ts';
 import { compilePrograms } from './programs.ts';
-import { prepare, type PrepareOptions } from './prepare.ts';
+import {
+  countsOf,
+  openShapeSystem,
+  planShapes,
+  type ParameterCounts,
+  type ShapeSystem,
+} from './plan-shapes.ts';
+import { pluginOf, prepare, readRecipe, type PrepareOptions } from './prepare.ts';
 import { openRunEngine } from './run-engine.ts';
 import { openRun, type Run } from './run.ts';
 import { disposeState, initState } from './state.ts';
 import { numDevicesOf } from './stablehlo/sharding.ts';
 import { disposeTree, leavesOf } from './tree.ts';
 
-/** What a run will take, of compiled programs and measured on this machine's devices. */
+/** What a run will take, of compiled programs and, if they are run, measured on this machine's devices. */
 export interface Plan {
-  /** Number of parameters by the first part of their path. */
-  readonly parameters: ReadonlyMap<string, number>;
+  readonly parameters: ParameterCounts;
+  /** Those that are not trained. */
+  readonly frozen: ParameterCounts;
   readonly devices: number;
   readonly platform: string;
   /** Bytes on each device while a gradient or an update is computed, the larger; undefined off the xla engine. */
@@ -29,9 +38,9 @@ export interface Plan {
   readonly flops: number | undefined;
   /** What a square product of matrices of the run's precision reaches, FLOP/s. */
   readonly productFlopsPerSecond: number;
-  /** A microbatch's gradient, and an update, measured. */
-  readonly gradientSeconds: number;
-  readonly updateSeconds: number;
+  /** A microbatch's gradient, and an update; undefined where nothing was run. */
+  readonly measured:
+    { readonly gradientSeconds: number; readonly updateSeconds: number } | undefined;
 }
 
 /** Rounds that are timed, after one that is not. */
@@ -83,35 +92,79 @@ export async function planRun(run: Run, engine: Engine): Promise<Plan> {
     ({ params, state: optimizer } = next);
   });
 
-  const parameters = new Map<string, number>();
-  for (const [path, { size }] of leavesOf(params)) {
-    const [module] = path.split('/') as [string];
-    parameters.set(module, (parameters.get(module) ?? 0) + size);
-  }
   const plan: Plan = {
-    parameters,
+    parameters: countsOf(leavesOf(params)),
+    frozen: new Map(),
     devices: numDevicesOf(engine.mesh),
     platform: engine.platform,
     peakBytes: gradientProgram && updateProgram && peakOf(gradientProgram, updateProgram),
     flops: gradientProgram && config.train.microbatches * gradientProgram.flops,
     productFlopsPerSecond: await measureProduct(engine),
-    gradientSeconds,
-    updateSeconds,
+    measured: { gradientSeconds, updateSeconds },
   };
   disposeState({ step: 0, params, optimizer });
   disposeTree([frozen, inputs, scales, embedded ?? {}]);
   return plan;
 }
 
-/** Prepares the run in a folder that is thrown away, plans it and gives the plan as people read it. */
+/** Parameters, moments and gradients beyond this are not laid out to be measured, bytes. */
+const MOST_MEASURED_BYTES = 2 ** 31;
+
+/**
+ * Plans a run, or each of a recipe's stages, and gives the plan as people read it. A run that is small and begins with
+ * drawn weights is prepared in a folder that is thrown away, and measured. Of all else, several stages too, the shapes
+ * alone are planned: nothing is decoded, and no parameter has values.
+ */
 export async function planCommand(options: PrepareOptions): Promise<string> {
+  const recipe = await readRecipe(options.recipe);
+  const stages = options.stage === undefined ? stagesOf(recipe.text) : [options.stage];
+  if (stages.length === 0) return planOne(options, await resolveFor(options), true);
+  const texts: string[] = [];
+  for (const stage of stages) {
+    const own = { ...options, stage };
+    const isAlone = stages.length === 1;
+    texts.push(`${stage}\n${await planOne(own, await resolveFor(own), isAlone)}`);
+  }
+  return texts.join('\n');
+}
+
+async function resolveFor(options: PrepareOptions): Promise<Config> {
+  const { preset, stage, overrides } = options;
+  return resolveConfig({ ...(await readRecipe(options.recipe)), preset, stage, overrides });
+}
+
+async function planOne(
+  options: PrepareOptions,
+  config: Config,
+  mayMeasure: boolean,
+): Promise<string> {
+  const shapes = await openShapeSystem(config);
+  const total = [shapes.trained, shapes.frozen].reduce((sum, counts) => sum + totalOf(counts), 0);
+  const isSmall = 16 * total <= MOST_MEASURED_BYTES;
+  const isMeasured = mayMeasure && isSmall && config.init.length === 0;
+  if (!isMeasured) {
+    const pluginPath = await pluginOf(config, options.cacheDir);
+    const engine = await openRunEngine(
+      { config },
+      {
+        engine: config.engine.name,
+        pluginPath,
+        cacheDir: options.cacheDir,
+      },
+    );
+    try {
+      return planText(await planOfShapes(config, shapes, engine), config);
+    } finally {
+      engine.close();
+    }
+  }
   const folder = await mkdtemp(join(tmpdir(), 'videoloom-plan-'));
   try {
     const prepared = await prepare({ ...options, out: folder });
-    const run = await openRun(folder);
+    const run = await openRun(prepared.folder);
     const engine = await openRunEngine(run, { ...prepared, cacheDir: options.cacheDir });
     try {
-      return planText(await planRun(run, engine), run);
+      return planText(await planRun(run, engine), run.config);
     } finally {
       engine.close();
       await run.close();
@@ -121,48 +174,80 @@ export async function planCommand(options: PrepareOptions): Promise<string> {
   }
 }
 
+async function planOfShapes(config: Config, shapes: ShapeSystem, engine: Engine): Promise<Plan> {
+  const { trained, frozen, flops, peakBytes } = planShapes(config, shapes, engine);
+  return {
+    ...{ parameters: trained, frozen, peakBytes },
+    devices: numDevicesOf(engine.mesh),
+    platform: engine.platform,
+    flops: flops === undefined ? undefined : config.train.microbatches * flops,
+    productFlopsPerSecond: await measureProduct(engine),
+    measured: undefined,
+  };
+}
+
+function totalOf(counts: ParameterCounts): number {
+  return [...counts.values()].reduce((a, b) => a + b, 0);
+}
+
 /** The plan as people read it. */
-export function planText(plan: Plan, { config }: Run): string {
-  const { parameters, flops, peakBytes, gradientSeconds, updateSeconds, productFlopsPerSecond } =
-    plan;
-  const total = [...parameters.values()].reduce((a, b) => a + b, 0);
+export function planText(plan: Plan, config: Config): string {
+  const { parameters, frozen, flops, peakBytes, measured, productFlopsPerSecond: limit } = plan;
+  const total = totalOf(parameters);
   const { steps, microbatches, microbatchSize } = config.train;
   const { workers } = config.cluster;
   const number = (value: number): string => value.toLocaleString('en-US');
   const mebibytes = (bytes: number): string => `${(bytes / 2 ** 20).toFixed(1)} MiB`;
   const seconds = (value: number): string => `${value.toPrecision(3)} s`;
-  const stepOn = (count: number): number =>
-    Math.ceil(microbatches / count) * gradientSeconds + updateSeconds;
   const line = (name: string, text: string): string => `${name.padEnd(18)} ${text}`;
-  const modules = [...parameters].map(([name, size]) => `${name} ${number(size)}`).join(', ');
+  const counted = (name: string, counts: ParameterCounts): string => {
+    const modules = [...counts].map(([module, size]) => `${module} ${number(size)}`).join(', ');
+    return line(name, `${number(totalOf(counts))} (${mebibytes(4 * totalOf(counts))}): ${modules}`);
+  };
   const lines = [
-    line('parameters', `${number(total)} (${mebibytes(4 * total)}): ${modules}`),
+    counted('parameters', parameters),
+    ...(frozen.size === 0 ? [] : [counted('frozen', frozen)]),
     line('optimiser state', mebibytes(8 * total)),
     line('devices', `${plan.devices} ${plan.platform} a worker, ${config.engine.precision}`),
   ];
-  if (peakBytes !== undefined)
-    lines.push(line('memory a device', `${mebibytes(peakBytes)} at most`));
-  const limit = productFlopsPerSecond;
-  lines.push(
-    line('step', `${microbatches} microbatches of ${microbatchSize} clips`),
-    line(
-      'expected',
-      `${seconds(stepOn(1))} on one worker, ${seconds(stepOn(workers))} on ${workers} with a machine each ` +
-        `(gradient ${seconds(gradientSeconds)} a microbatch, update ${seconds(updateSeconds)}; ` +
-        'decoding and all-reduce not counted)',
-    ),
-  );
+  if (peakBytes !== undefined) {
+    const text =
+      measured === undefined ? `about ${mebibytes(peakBytes)}` : `${mebibytes(peakBytes)} at most`;
+    lines.push(line('memory a device', text));
+  }
+  lines.push(line('step', `${microbatches} microbatches of ${microbatchSize} clips`));
+  const stepOn = (count: number): number | undefined =>
+    measured && Math.ceil(microbatches / count) * measured.gradientSeconds + measured.updateSeconds;
+  const alone = stepOn(1);
+  if (measured !== undefined && alone !== undefined) {
+    lines.push(
+      line(
+        'expected',
+        `${seconds(alone)} on one worker, ${seconds(stepOn(workers)!)} on ${workers} with a machine each ` +
+          `(gradient ${seconds(measured.gradientSeconds)} a microbatch, update ${seconds(measured.updateSeconds)}; ` +
+          'decoding and all-reduce not counted)',
+      ),
+    );
+  }
   if (flops !== undefined) {
+    const used =
+      alone === undefined ? '' : `: ${((100 * flops) / limit / alone).toFixed(0)} % of it is used`;
     lines.push(
       line('work', `${(flops / 1e9).toPrecision(3)} GFLOP in products of matrices`),
       line(
         'limit',
-        `${seconds(flops / limit)} a step at the ${(limit / 1e9).toPrecision(3)} GFLOP/s of a large product here: ` +
-          `${((100 * flops) / limit / stepOn(1)).toFixed(0)} % of it is used`,
+        `${seconds(flops / limit)} a step at the ${(limit / 1e9).toPrecision(3)} GFLOP/s of a large product here${used}`,
       ),
     );
   }
-  lines.push(line('run', `${number(steps)} steps: ${duration(steps * stepOn(1))} on one worker`));
+  lines.push(
+    line(
+      'run',
+      alone === undefined
+        ? `${number(steps)} steps; planned by shapes, nothing of it was run`
+        : `${number(steps)} steps: ${duration(steps * alone)} on one worker`,
+    ),
+  );
   return `${lines.join('\n')}\n`;
 }
 

@@ -215,7 +215,8 @@ async function fetchFromStore(
   }
 }
 
-async function readRecipe(recipe: string): Promise<{ text: string; file: string }> {
+/** The text of a recipe. @throws UsageError `RECIPE_NOT_FOUND` */
+export async function readRecipe(recipe: string): Promise<{ text: string; file: string }> {
   const builtIn = join(import.meta.dirname, 'recipes', `${recipe}.yaml`);
   const candidates = /[./\\]/.test(recipe) ? [resolve(recipe)] : [builtIn, resolve(recipe)];
   for (const file of candidates) {
@@ -243,6 +244,11 @@ function runIdOf(folder: string): string {
     .replace(/[^A-Za-z0-9._-]/g, '-')
     .replace(/^[^A-Za-z0-9]/, 'r')
     .slice(0, 100);
+}
+
+/** The plugin that the config's engine loads, which is installed if it is not there; empty for other engines than xla. */
+export async function pluginOf(config: Config, cacheDir: string): Promise<string> {
+  return config.engine.name === 'xla' ? installPlugin(config, cacheDir) : '';
 }
 
 async function installPlugin({ engine }: Config, cacheDir: string): Promise<string> {

@@ -4,7 +4,7 @@ import type { Run } from './run.ts';
 
 /** Opens the engine as a run's config sets it; an empty `pluginPath` means the pinned plugin. */
 export function openRunEngine(
-  { config }: Run,
+  { config }: Pick<Run, 'config'>,
   {
     engine,
     pluginPath,

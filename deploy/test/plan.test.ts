@@ -3,6 +3,28 @@ import { readdir } from 'node:fs/promises';
 import { test } from 'node:test';
 import { makeWorkFolder, videoloom } from './command.ts';
 
+test('plan answers for all stages of a model of 7.8 thousand million parameters, by its shapes', async () => {
+  const work = await makeWorkFolder();
+  try {
+    const startMs = performance.now();
+    const args = ['plan', 'minigpt4-video', '--preset', 'paper'];
+    const { code, output } = await videoloom(args, { cwd: work.folder });
+    assert.equal(code, 0, output);
+    const seconds = (performance.now() - startMs) / 1000;
+    for (const stage of ['language', 'bind', 'pictures', 'films', 'instruction'])
+      assert.match(output, new RegExp(`^${stage}$`, 'm'));
+    assert.match(output, /^parameters +56,627,200 .*projection 23,072,768, lora 33,554,432$/m);
+    assert.match(output, /^frozen +7,724,367,872 .*language 6,738,415,616$/m);
+    assert.match(output, /^memory a device +about [\d.]+ MiB$/m);
+    assert.match(output, /^work +[\d.e+]+ GFLOP/m);
+    assert.match(output, /planned by shapes, nothing of it was run/);
+    assert.deepEqual(await readdir(work.folder), [], 'no data was made');
+    console.log(`${seconds.toFixed(1)} s`);
+  } finally {
+    await work.remove();
+  }
+});
+
 test('plan says what a run will take, and leaves no run behind', async () => {
   const work = await makeWorkFolder();
   try {

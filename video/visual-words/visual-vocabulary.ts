@@ -248,6 +248,31 @@ export function fitVisualVocabulary(features: Float32Array, options: FitOptions)
   };
 }
 
+/** A vocabulary of all words that there can be, which all lie in one place: for what depends on its sizes alone. */
+export function emptyVocabulary({
+  branching,
+  depth,
+  numComponents: wanted,
+}: {
+  readonly branching: number;
+  readonly depth: number;
+  readonly numComponents: number;
+}): VisualVocabulary {
+  const numComponents = Math.min(wanted, FEATURE_WIDTH);
+  const numWords = branching ** depth;
+  // The root, and all levels but the last.
+  const numParents = (numWords - 1) / (branching - 1);
+  const numNodes = numParents - 1 + numWords;
+  return {
+    ...{ numWords, numComponents, featureWidth: FEATURE_WIDTH },
+    mean: new Float32Array(FEATURE_WIDTH),
+    components: new Float32Array(numComponents * FEATURE_WIDTH),
+    centroids: new Float32Array(numWords * numComponents),
+    nodes: new Float32Array(numNodes * numComponents),
+    childCounts: Array.from({ length: numNodes + 1 }, (_, i) => (i < numParents ? branching : 0)),
+  };
+}
+
 /** The word of each row of features [N, featureWidth]: down the tree, at each level to the nearest centre. */
 export function assignVisualWords(
   vocabulary: VisualVocabulary,

@@ -47,6 +47,7 @@ export function eagerEngine({
       };
       return Object.assign(call, {
         lower: () => Promise.resolve(undefined),
+        trace: () => undefined,
         close() {
           // There are no programs.
         },

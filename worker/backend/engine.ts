@@ -21,7 +21,7 @@ import { EagerPrograms } from './eager-programs.ts';
 import { EngineError } from './errors.ts';
 import { registerGradients } from './gradients.ts';
 import { CompiledProgram, signatureOf, Trace } from './jit.ts';
-import type { Precision } from './jit.ts';
+import type { Precision, TracedProgram } from './jit.ts';
 import { openProgramCache } from './program-cache.ts';
 import type { ProgramCache } from './program-cache.ts';
 import { ProgramLayout } from './sharded-program.ts';
@@ -80,6 +80,10 @@ export interface CompiledFunction<A extends readonly TensorTree[], R extends Ten
   (...args: A): Promise<R>;
   /** Compiles for these arguments without running. Nothing is donated. Engines that run op by op have nothing to report. */
   lower(...args: A): Promise<LoweredProgram | undefined>;
+  /**
+   * What the program is, without compiling it; arguments may be without values. Undefined on engines that run op by op.
+   */
+  trace(...args: A): ProgramForm | undefined;
   /** Frees the compiled programs, once the calls under way have ended; later ones reject with `XLA_CLOSED`. Idempotent. */
   close(): void;
 }
@@ -90,6 +94,20 @@ export interface LoweredProgram {
   readonly flops: number;
   /** Of each device. */
   readonly memory: ExecutableMemory;
+}
+
+/** A program that is not compiled, of all devices together. */
+export interface ProgramForm {
+  /** As of {@link LoweredProgram}. */
+  readonly flops: number;
+  /** Results and what is kept on the way, at most at a time: an estimate. */
+  readonly bytes: number;
+  /** What comes out, by path. */
+  readonly results: readonly {
+    readonly path: string;
+    readonly shape: readonly number[];
+    readonly dtype: tf.DataType;
+  }[];
 }
 
 export interface EngineOptions {
@@ -208,6 +226,7 @@ async function openXlaEngine({
       };
       return Object.assign(call, {
         lower: (...args: A) => jitted.lower(args),
+        trace: (...args: A) => jitted.trace(args),
         close() {
           functions.delete(jitted);
           jitted.close();
@@ -295,6 +314,14 @@ class JittedFunction<A extends readonly TensorTree[], R extends TensorTree> {
     return { mlir: program.traced.mlir, flops: program.traced.flops, memory };
   }
 
+  trace(args: A): ProgramForm {
+    const { traced, results, release } = this.#traced(args, this.#leaves(args), []);
+    release();
+    const { flops, bytes } = traced;
+    const forms = leavesOf(results).map(([path, { shape, dtype }]) => ({ path, shape, dtype }));
+    return { flops, bytes: bytes(), results: forms };
+  }
+
   close(): void {
     this.#isClosed = true;
     for (const { program } of this.#programs.values()) program.close();
@@ -374,6 +401,20 @@ class JittedFunction<A extends readonly TensorTree[], R extends TensorTree> {
     aliased: readonly number[],
     signature: string,
   ): { program: CompiledProgram; results: R } {
+    const { traced, results } = this.#traced(args, leaves, aliased);
+    // One that failed to compile may be tried again.
+    const program = new CompiledProgram(traced, this.#compile(traced.mlir), () => {
+      if (this.#programs.get(signature)?.program === program) this.#programs.delete(signature);
+    });
+    return { program, results };
+  }
+
+  /** @param release lets go of what the program captured, where it is not compiled */
+  #traced(
+    args: A,
+    leaves: readonly (readonly [string, tf.Tensor])[],
+    aliased: readonly number[],
+  ): { traced: TracedProgram; results: R; release: () => void } {
     const backend = this.#backend;
     const layout = this.#layout;
     const retain = (data: TensorData) => backend.retainData(data, layout && REPLICATED);
@@ -402,12 +443,10 @@ class JittedFunction<A extends readonly TensorTree[], R extends TensorTree> {
           for (const tensor of new Set(tensors)) {
             if (!placeholders.includes(tensor)) tensor.dispose();
           }
-          // One that failed to compile may be tried again.
-          const program = new CompiledProgram(traced, this.#compile(traced.mlir), () => {
-            if (this.#programs.get(signature)?.program === program)
-              this.#programs.delete(signature);
-          });
-          return { program, results };
+          const release = (): void => {
+            trace.abandon();
+          };
+          return { traced, results, release };
         }),
       );
     } catch (error) {

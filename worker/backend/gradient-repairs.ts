@@ -11,7 +11,8 @@ type GradFunc = (
  * Replaces the gradients of tfjs 4.22 that fail: those that forget to sum over broadcast axes (maximum, minimum,
  * squaredDifference, batched matMul), that permute axes wrongly (cumsum), that call chained ops, which tfjs-core alone
  * does not have (prod, gather with batch axes), that take the only gradient of an unstack or split for a list, or that are as
- * many slices as there are copies, and of four axes at most (tile).
+ * many slices as there are copies, and of four axes at most (tile). Those of sum and mean are computed as they were, but
+ * make no ones on the host, as many as the sum has terms.
  */
 export function repairGradients(): void {
   replace(tf.Maximum, extremeGradient(tf.greaterEqual, tf.less), ['a', 'b']);
@@ -22,6 +23,8 @@ export function repairGradients(): void {
   replace(tf.Prod, prodGradient, ['x']);
   replace(tf.GatherV2, gatherGradient, ['x', 'indices']);
   replace(tf.Tile, tileGradient, ['x']);
+  replace(tf.Sum, sumGradient, ['x']);
+  replace(tf.Mean, meanGradient, ['x']);
   tf.registerGradient({
     kernelName: tf.Unpack,
     gradFunc: (dys, _saved, attrs) => ({
@@ -65,6 +68,25 @@ const squaredDifferenceGradient: GradFunc = (dy, [a, b]) => {
     b: () => sumToShape(tf.neg(gradient()), b!.shape),
   };
 };
+
+/** Each term gets what the sum gets. */
+const sumGradient: GradFunc = (dy, [x], attrs) => ({
+  x: () => tf.mul(keptAxes(dy, x!, attrs), tf.fill(x!.shape, 1)),
+});
+
+const meanGradient: GradFunc = (dy, [x], attrs) => ({
+  x: () =>
+    tf.div(tf.mul(keptAxes(dy, x!, attrs), tf.fill(x!.shape, 1)), x!.size / Math.max(1, dy.size)),
+});
+
+/** With size 1 in place of the axes that were summed over. */
+function keptAxes(dy: tf.Tensor, x: tf.Tensor, attrs: Attrs): tf.Tensor {
+  const axes = tf.util.parseAxisParam(attrs['axis'] as number | number[], x.shape);
+  return tf.reshape(
+    dy,
+    x.shape.map((size, axis) => (axes.includes(axis) ? 1 : size)),
+  );
+}
 
 /** For C = A B: dA = dC B^T, dB = A^T dC, each transposed where the input was, and summed over broadcast batch axes. */
 const matMulGradient: GradFunc = (dy, [a, b], attrs) => {

@@ -29,6 +29,8 @@ export interface TracedProgram {
   readonly mlir: string;
   /** Of its products of matrices and convolutions. */
   readonly flops: number;
+  /** See {@link HloBuilder.bytes}; found out when it is asked for. */
+  readonly bytes: () => number;
   readonly results: readonly TensorSpec[];
   /** Buffers that the function used without being given them; arguments after the declared ones. */
   readonly captures: readonly SharedBuffer[];
@@ -119,6 +121,7 @@ export class Trace {
       mlir: this.hlo.print(this.name, results, plan, shardings),
       shardings,
       flops: this.hlo.flops(results),
+      bytes: () => this.hlo.bytes(results),
       results: results.map(({ shape, elementType }) => ({ shape, dtype: dtypeOf(elementType) })),
       captures: this.#captures,
     };

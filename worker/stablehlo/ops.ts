@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 
+import { estimatedBytes } from './memory.ts';
 import { liveOperations, printProgram } from './print.ts';
 import type { ProgramShardings } from './sharding.ts';
 import { isFloat, numElements, printType, sameShape, sameType } from './types.ts';
@@ -97,6 +98,11 @@ export class HloBuilder {
   /** Floating-point operations of the products of matrices and convolutions that `results` depend on. */
   flops(results: readonly Value[]): number {
     return flopsOf(liveOperations(this.#region(results)));
+  }
+
+  /** Memory that `results` take on the way, at most at a time; see {@link estimatedBytes}. */
+  bytes(results: readonly Value[]): number {
+    return estimatedBytes(this.#region(results));
   }
 
   /** Operations so far, in order. */

@@ -195,6 +195,11 @@ export interface SystemDefinition<M extends ModelConfig = ModelConfig> {
   ): readonly Sample[];
   /** Writes into the run's folder what is found out from the training split; says what it was. */
   fit(context: FitContext<M>): Promise<string>;
+  /**
+   * Writes what {@link fit} finds out beside the tokenizer, as large as it may be and without meaning: for a plan by
+   * shapes. Nothing unless given.
+   */
+  standIn?(context: SystemContext<M>): Promise<void>;
   /** A pure function of the context's files and config: every worker opens the same. */
   open(context: SystemContext<M>): Promise<VideoLanguageSystem>;
 }

@@ -45,6 +45,19 @@ export async function fitTokenizer(
   return openTokenizer(file);
 }
 
+/** A tokenizer of `rows` tokens, of which those that no text has mean nothing: for a plan by shapes. */
+export async function writeStandInTokenizer(
+  folder: string,
+  texts: readonly string[],
+  rows: number,
+): Promise<void> {
+  const file = trainTokenizer(texts, { vocabularySize: Math.min(rows, 256) });
+  const vocab = { ...file.model.vocab };
+  for (let id = Object.keys(vocab).length; id < rows; id++) vocab[`piece${id}`] = id;
+  const whole = { ...file, model: { ...file.model, vocab } };
+  await writeFileDurably(join(folder, TOKENIZER_FILE), JSON.stringify(whole));
+}
+
 /** @throws TokenizerError `TOKENIZER_INVALID` */
 export async function readTokenizer(folder: string): Promise<Tokenizer> {
   const config = await readConfig(folder);

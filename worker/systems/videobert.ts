@@ -8,6 +8,7 @@ import type { Sample } from '../../video/index/sample.ts';
 import type { Tokenizer } from '../../video/text/tokenizer.ts';
 import {
   assignVisualWords,
+  emptyVocabulary,
   fitVisualVocabulary,
   frameFeatures,
   type VisualVocabulary,
@@ -119,6 +120,11 @@ export const videobert = defineSystem<VideoBertConfig, VideoBertParams>({
     const vocabulary = await fitVocabulary(context);
     await writeVisualVocabulary(join(context.folder, VOCABULARY_FILE), vocabulary);
     return `${vocabulary.numWords} visual words`;
+  },
+  async standIn({ config: { model }, folder }) {
+    const { visualBranching: branching, visualDepth: depth, visualComponents } = model;
+    const vocabulary = emptyVocabulary({ branching, depth, numComponents: visualComponents });
+    await writeVisualVocabulary(join(folder, VOCABULARY_FILE), vocabulary);
   },
   async open({ config: { model, data, train }, folder, index }) {
     const assets = {
