@@ -17,9 +17,10 @@ import { initVision, visionSizes, type VisionConfig } from '../systems/vision-pa
 import { shapesOnly } from '../initializer.ts';
 import { runPeer, whyNoPeer } from '../pretrained/parity/peer.ts';
 import { largestDifference, readTensors } from '../pretrained/parity/reference-tensors.ts';
-import { leavesOf, partsOf, withLeaves } from '../tree.ts';
+import { initLora, withLora, type LoraConfig } from '../layers/lora.ts';
+import { leavesOf, partsOf, withLeaves, type TensorTree } from '../tree.ts';
 import { blip2SizesOf } from '../pretrained/blip2.ts';
-import { makeRunFolder } from '../test/run-folder.ts';
+import { makeRunFolder, valuesOf, writeCheckpoint } from '../test/run-folder.ts';
 import { clipSizesOf } from '../pretrained/clip.ts';
 import { siglipSizesOf } from '../pretrained/siglip.ts';
 import { exportRun } from './export-run.ts';
@@ -50,6 +51,13 @@ describe('what is exported loads in transformers', { skip: missing ?? false }, (
     await mkdir(folder);
     const given = stage === undefined ? {} : { stage };
     const run = await makeRunFolder(folder, { recipe, ...given, overrides });
+    // The second factors of LoRA begin as zero.
+    const values = await valuesOf(run.params);
+    for (const [name, { data }] of values) {
+      const factors = new Float32Array(data.buffer);
+      if (/^lora.*\/b$/.test(name)) for (const at of factors.keys()) factors[at] = Math.sin(at) / 8;
+    }
+    await writeCheckpoint(folder, values);
     const { files } = await exportRun({ folder, out, step: undefined });
     return { ...run, out, files };
   };
@@ -194,4 +202,35 @@ describe('what is exported loads in transformers', { skip: missing ?? false }, (
       await compare(join(out, 'transformers', 'vision'), { pixels }, { states });
     });
   }
+
+  it('MiniGPT4-Video: its adapter, beside its language model', async () => {
+    const { config, out } = await exported('minigpt4-video', {
+      stage: 'instruction',
+      overrides: ['init=[]', 'data.windows=2'],
+    });
+    const weights = await readTensors(join(out, 'model.safetensors'));
+    for (const [name, tensor] of await readTensors(join(out, 'frozen.safetensors')))
+      weights.set(name, tensor);
+    const filled = <T extends TensorTree>(form: T, prefix: string): T =>
+      withLeaves(
+        form,
+        leavesOf(form).map(([path, { shape }]) => {
+          const parts = partsOf(`${prefix}/${path}`, shape).map(({ name }) => weights.get(name)!);
+          return tf.reshape(tf.stack(parts), shape);
+        }),
+      );
+    const rows = weights.get('language/embedding')!.shape[0];
+    const language = languageOf(config.model['language'] as LanguageConfig, rows);
+    const own = config.model['lora'] as LoraConfig;
+    const base = filled(language.init(shapesOnly()), 'language');
+    const lora = filled(initLora(shapesOnly(), language.init(shapesOnly()), own), 'lora');
+    const params = withLora(base, lora, own);
+    const ids = tf.tensor2d([2, 9, 12, 7, 5, 8, 2, 8, 11, 6, 1, 4], [2, 6], 'int32');
+    const present = tf.ones([2, 6]);
+    const logits = language.decoder.logits(
+      params,
+      language.decoder.states(params, { ids, present }),
+    );
+    await compare(join(out, 'transformers', 'lora'), { ids, present }, { logits });
+  });
 });

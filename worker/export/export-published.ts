@@ -5,6 +5,7 @@ import { writeFileDurably } from '../../proto/durable-file.ts';
 import { safetensorsStream } from '../checkpoint/stream.ts';
 import { frozenPaths } from '../frozen-parameters.ts';
 import { formOf } from '../initial-weights.ts';
+import { writeAdapterFolder } from '../pretrained/lora.ts';
 import { writeModelFolder } from '../pretrained/model-folder.ts';
 import type { PublishedPart } from '../pretrained/published-parts.ts';
 import { exportValues } from '../pretrained/weights.ts';
@@ -43,8 +44,8 @@ export async function exportPublished(
     const own = [FOLDER, part.path].filter((name) => name !== '').join('/');
     await writePart(join(out, own), { part, form, weights });
     if (part.hasWords) await writeTokenizer(folder, join(out, own));
-    const [className = 'AutoModel'] = part.json['architectures'] as string[];
-    published.push({ folder: own, className });
+    const [className = 'AutoModel'] = (part.json['architectures'] ?? []) as string[];
+    published.push({ folder: own, className: part.isAdapter === true ? 'PeftModel' : className });
   }
   if (patterns.length === 0) return { published, frozen: [] };
   const leaves = leavesOf(form);
@@ -63,7 +64,7 @@ export async function exportPublished(
 async function writePart(
   folder: string,
   {
-    part: { path, table, json },
+    part: { path, table, json, isAdapter = false },
     form,
     weights,
   }: { readonly part: PublishedPart; readonly form: TensorTree; readonly weights: Weights },
@@ -78,10 +79,9 @@ async function writePart(
     return new Float32Array(data.slice().buffer);
   };
   const flat = Object.fromEntries(leaves) as TensorTree;
-  await writeModelFolder(folder, {
-    config: { ...json, torch_dtype: 'float32' },
-    tensors: exportValues(flat, table, valuesOf),
-  });
+  const tensors = exportValues(flat, table, valuesOf);
+  if (isAdapter) await writeAdapterFolder(folder, { config: json, tensors });
+  else await writeModelFolder(folder, { config: { ...json, torch_dtype: 'float32' }, tensors });
 }
 
 /** The run's tokenizer as `AutoTokenizer` loads it. */

@@ -33,9 +33,10 @@ ${
       ? '- `visual-vocabulary.safetensors`: the hierarchical k-means that turns features of frames into visual words.\n'
       : ''
   }${files.includes('frozen.safetensors') ? '- `frozen.safetensors`: parameters that the run did not train.\n' : ''}${published
-    .map(
-      ({ folder, className }) =>
-        `- \`${folder}\`: what transformers has too, under its names: \`${className}.from_pretrained("${folder}")\`.\n`,
+    .map(({ folder, className }) =>
+      className === 'PeftModel'
+        ? `- \`${folder}\`: an adapter of peft: \`PeftModel.from_pretrained(language_model, "${folder}")\`.\n`
+        : `- \`${folder}\`: what transformers has too, under its names: \`${className}.from_pretrained("${folder}")\`.\n`,
     )
     .join('')}
 \`\`\`python

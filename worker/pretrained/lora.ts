@@ -9,6 +9,7 @@ import { initLora, type LoraConfig, type LoraParams } from '../layers/lora.ts';
 import type { TensorTree } from '../tree.ts';
 import { openWeights } from './model-folder.ts';
 import { PretrainedError } from './pretrained-error.ts';
+import type { HostTensor } from './tensor-source.ts';
 import { transposed, type Weight, type WeightTable } from './weight-table.ts';
 import { exportTree, loadTree, type LoadOptions } from './weights.ts';
 
@@ -62,18 +63,39 @@ export async function writeAdapter(
   table: WeightTable,
 ): Promise<void> {
   const tensors = await exportTree(lora, loraWeights(lora, table));
+  await writeAdapterFolder(folder, { config: adapterJson(lora, config, table), tensors });
+}
+
+/** An `adapter_config.json`. @param lora the factors, or their form */
+export function adapterJson(
+  lora: LoraParams,
+  { rank, alpha }: LoraConfig,
+  table: WeightTable,
+): Record<string, unknown> {
   const modules = Object.keys(lora).map((path) => moduleOf(table, path).split('.').at(-1)!);
-  await mkdir(folder, { recursive: true });
-  const json = {
+  return {
     peft_type: 'LORA',
     task_type: 'CAUSAL_LM',
-    r: config.rank,
-    lora_alpha: config.alpha,
+    r: rank,
+    lora_alpha: alpha,
     lora_dropout: 0,
     target_modules: [...new Set(modules)].sort(),
     bias: 'none',
     inference_mode: true,
   };
+}
+
+export async function writeAdapterFolder(
+  folder: string,
+  {
+    config: json,
+    tensors,
+  }: {
+    readonly config: Readonly<Record<string, unknown>>;
+    readonly tensors: ReadonlyMap<string, HostTensor>;
+  },
+): Promise<void> {
+  await mkdir(folder, { recursive: true });
   await writeFile(join(folder, CONFIG_FILE), `${JSON.stringify(json, undefined, 2)}\n`);
   const data = new Map(
     [...tensors].map(([name, { shape, data: values }]) => [
@@ -89,7 +111,7 @@ export async function writeAdapter(
 }
 
 /** peft's names of an adapter's factors. */
-function loraWeights(lora: LoraParams, table: WeightTable): WeightTable {
+export function loraWeights(lora: LoraParams, table: WeightTable): WeightTable {
   const entries = Object.keys(lora).flatMap((path): [string, Weight][] => {
     const module = moduleOf(table, path);
     return [

@@ -1,4 +1,5 @@
 /** Parts of systems that transformers has too: how they are called and configured there, to be exported. */
+import type { LoraConfig, LoraParams } from '../layers/lora.ts';
 import type { Blip2Sizes } from '../models/blip2.ts';
 import type { ClipSizes } from '../models/clip.ts';
 import type { SiglipSizes } from '../models/siglip.ts';
@@ -13,6 +14,7 @@ import {
   textTowerJson,
 } from './clip.ts';
 import type { HuggingFaceConfig } from './known-models.ts';
+import { adapterJson, loraWeights } from './lora.ts';
 import { siglipConfigJson, siglipTextWeights, siglipWeights } from './siglip.ts';
 import { vitJson } from './vit.ts';
 import type { WeightTable } from './weight-table.ts';
@@ -24,6 +26,8 @@ export interface PublishedPart {
   readonly json: HuggingFaceConfig;
   /** Whether it has a table of words, with which the run's tokenizer goes. */
   readonly hasWords: boolean;
+  /** Whether it is an adapter of peft, which is loaded beside the model that it adapts. */
+  readonly isAdapter?: boolean;
 }
 
 /** CLIP as a whole; of one that sees several moments in one sequence, which transformers has not, the text tower. */
@@ -54,6 +58,16 @@ export function publishedSiglip(sizes: SiglipSizes): PublishedPart {
 /** BLIP-2's first stage, whose vision tower is of the kind `vit`. */
 export function publishedBlip2(sizes: Blip2Sizes): PublishedPart {
   return { path: '', table: blip2Weights(sizes), json: blip2ConfigJson(sizes), hasWords: true };
+}
+
+/** Factors of LoRA for a model of these names. @param form the factors without values */
+export function publishedAdapter(
+  path: string,
+  form: LoraParams,
+  { config, table }: { readonly config: LoraConfig; readonly table: WeightTable },
+): PublishedPart {
+  const json = adapterJson(form, config, table);
+  return { path, table: loraWeights(form, table), json, hasWords: false, isAdapter: true };
 }
 
 /** A tower that sees single pictures: CLIP's or BLIP-2's. */

@@ -12,7 +12,7 @@ import { initLora, withLora, type LoraParams } from '../layers/lora.ts';
 import { vit, type VitParams } from '../models/vit.ts';
 import { concatenateTokens } from '../tokens/concatenate-merge.ts';
 import { encoderKind } from '../part-kind.ts';
-import { publishedVision } from '../pretrained/published-parts.ts';
+import { publishedAdapter, publishedVision } from '../pretrained/published-parts.ts';
 import type { TensorTree } from '../tree.ts';
 import { filledTemplate, type Piece } from './dialogue.ts';
 import { dialogueFields, dialogueSystem } from './dialogue-system.ts';
@@ -97,7 +97,13 @@ export const miniGpt4Video = defineSystem<MiniGpt4VideoConfig, MiniGpt4VideoPara
       config: model,
       ...{ frameSize, seed: train.seed, tokenizer, language },
       kinds: { vision: encoderKind(vision) },
-      published: [publishedVision('vision', model.vision.kind, vision)],
+      published: [
+        publishedVision('vision', model.vision.kind, vision),
+        publishedAdapter('lora', initLora(shapesOnly(), language.init(shapesOnly()), model.lora), {
+          config: model.lora,
+          table: language.published.table,
+        }),
+      ],
       init: (init) => ({
         vision: initVision(model.vision, frameSize, { init, path: 'vision' }),
         projection: initDense(

@@ -57,8 +57,22 @@ OUTPUTS = {
 }
 
 
+def run_adapter(folder):
+    """Beside the language model that is exported next to it."""
+    import peft
+
+    base = hf.AutoModelForCausalLM.from_pretrained(folder.parent / "language")
+    model = peft.PeftModel.from_pretrained(base, folder)
+    with torch.no_grad():
+        outputs = decoder(model.eval(), load_file(folder / "inputs.safetensors"))
+    save_file({key: value.contiguous() for key, value in outputs.items()}, folder / "outputs.safetensors")
+    print(json.dumps({"missing_keys": [], "unexpected_keys": [], "mismatched_keys": []}))
+
+
 def run(folder):
     """Through the class that config.json names; a tokenizer beside it through AutoTokenizer."""
+    if (folder / "adapter_config.json").exists():
+        return run_adapter(folder)
     (name,) = json.loads((folder / "config.json").read_text())["architectures"]
     model, info = getattr(hf, name).from_pretrained(folder, output_loading_info=True)
     with torch.no_grad():
