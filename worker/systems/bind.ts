@@ -34,14 +34,15 @@ import {
 } from './system.ts';
 import { fitTokenizer, readTokenizer } from './text-assets.ts';
 import {
-  allFrames,
-  anyFrame,
-  packedFrames,
+  allPictures,
+  anyPicture,
+  packedPictures,
   partsOfVision,
-  unpackedFrames,
+  unpackedPictures,
   visionFault,
   visionFields,
   visionSizes,
+  type PictureShape,
 } from './vision-part.ts';
 
 const fields = z.strictObject({
@@ -87,23 +88,21 @@ export const bind = defineSystem<BindConfig, BindParams>({
 
 function bindSystem(
   config: BindConfig,
-  data: {
+  data: PictureShape & {
     readonly windows: number;
-    readonly framesPerWindow: number;
-    readonly frameSize: number;
     readonly seed: number;
     readonly audio: { readonly numMels: number; readonly numFrames: number } | null;
   },
   tokenizer: Tokenizer,
   samples: readonly Sample[],
 ): VideoLanguageSystem<BindParams> {
-  const { frameSize, seed } = data;
+  const { seed } = data;
   const { senses, shared: isShared } = config;
-  const vision = visionSizes(config.vision, frameSize);
+  const vision = visionSizes(config.vision, data);
   const sizes: BindSizes = {
     vision,
     visionParts: partsOfVision(config.vision),
-    numFrames: data.windows * data.framesPerWindow,
+    numFrames: data.windows,
     audio:
       config.audio === null || data.audio === null
         ? undefined
@@ -131,9 +130,9 @@ function bindSystem(
         present,
         textIds: { data: Float32Array.from(texts, hashOf), shape: [rows.length] },
         ...(senses.includes('image') && {
-          image: packedFrames(rows, frameSize, anyFrame(seed, purpose)),
+          image: packedPictures(rows, data, anyPicture(seed, purpose)),
         }),
-        ...(senses.includes('video') && { video: packedFrames(rows, frameSize, allFrames) }),
+        ...(senses.includes('video') && { video: packedPictures(rows, data, allPictures) }),
         ...(senses.includes('audio') && { audio: spectrograms(rows) }),
         rowWeights: { data: new Float32Array(rows.length).fill(1), shape: [rows.length] },
       },
@@ -144,8 +143,8 @@ function bindSystem(
   const unpacked = (batch: TensorBatch): BindBatch => ({
     ids: batch['ids']!,
     present: batch['present']!,
-    ...(batch['image'] && { image: unpackedFrames(batch['image'], frameSize) }),
-    ...(batch['video'] && { video: unpackedFrames(batch['video'], frameSize) }),
+    ...(batch['image'] && { image: unpackedPictures(batch['image'], data) }),
+    ...(batch['video'] && { video: unpackedPictures(batch['video'], data) }),
     ...(batch['audio'] && { audio: batch['audio'] }),
   });
   return {

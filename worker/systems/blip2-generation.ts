@@ -18,10 +18,10 @@ import { qFormerFault, qFormerFields, qFormerSizes } from './q-former-part.ts';
 import { defineSystem, isClipOfOneVideo } from './system.ts';
 import { fitTokenizer, readTokenizer } from './text-assets.ts';
 import {
-  anyFrame,
+  anyPicture,
   initVision,
-  packedFrames,
-  unpackedFrames,
+  packedPictures,
+  unpackedPictures,
   visionFault,
   visionFields,
   visionSizes,
@@ -62,7 +62,7 @@ export const blip2Generation = defineSystem<Blip2GenerationConfig, Blip2Generati
     const tokenizer = await readTokenizer(folder);
     const language = languageOf(model.language, tokenizer.vocabularySize);
     const { frameSize } = data;
-    const vision = visionSizes(model.vision, frameSize);
+    const vision = visionSizes(model.vision, data);
     const qFormer = qFormerSizes(model.qFormer, {
       contextWidth: model.vision.width,
       hasText: false,
@@ -75,7 +75,7 @@ export const blip2Generation = defineSystem<Blip2GenerationConfig, Blip2Generati
       kinds: { vision: encoderKind(vision), qFormer: encoderKind(qFormer, 'behind') },
       published: [publishedVision('vision', model.vision.kind, vision)],
       init: (init) => ({
-        vision: initVision(model.vision, frameSize, { init, path: 'vision' }),
+        vision: initVision(model.vision, data, { init, path: 'vision' }),
         ...initQueries(qFormer, model.qFormer.queries, init),
         projection: initDense(init, 'projection', model.qFormer.width, model.language.width),
         language: language.init(under('language', init)),
@@ -83,13 +83,13 @@ export const blip2Generation = defineSystem<Blip2GenerationConfig, Blip2Generati
       languageOf: ({ language: own }) => own,
       see(params, batch) {
         const { pictures } = batch as Readonly<Record<string, tf.Tensor>>;
-        const images = unpackedFrames(pictures!, frameSize);
+        const images = unpackedPictures(pictures!, data);
         return dense(params.projection, imageQueries(params, images, { vision, qFormer }));
       },
       arrays(rows) {
         const blank = { frameSize, seed: train.seed };
         const shown = model.blind ? rows.map((row) => changedRow(row, 'blank', blank)) : rows;
-        return { pictures: packedFrames(shown, frameSize, anyFrame(train.seed, 'picture')) };
+        return { pictures: packedPictures(shown, data, anyPicture(train.seed, 'picture')) };
       },
       prompt: (_row, question) =>
         filledTemplate(model.template, {

@@ -38,13 +38,14 @@ import {
 } from './system.ts';
 import { fitTokenizer, readTokenizer } from './text-assets.ts';
 import {
-  anyFrame,
+  anyPicture,
   initVision,
-  packedFrames,
-  unpackedFrames,
+  packedPictures,
+  unpackedPictures,
   visionFault,
   visionFields,
   visionSizes,
+  type PictureShape,
 } from './vision-part.ts';
 
 const fields = z.strictObject({
@@ -84,7 +85,7 @@ export const blip2 = defineSystem<Blip2Config, Blip2TrainingParams>({
   },
   async open({ config: { model, data, train }, folder }) {
     const tokenizer = await readTokenizer(folder);
-    return blip2System(model, { frameSize: data.frameSize, seed: train.seed }, tokenizer);
+    return blip2System(model, { ...data, seed: train.seed }, tokenizer);
   },
 });
 
@@ -93,12 +94,13 @@ type Purpose = 'train' | 'contrast' | 'match' | 'write';
 
 export function blip2System(
   config: Blip2Config,
-  { frameSize, seed }: { readonly frameSize: number; readonly seed: number },
+  data: PictureShape & { readonly seed: number },
   tokenizer: Tokenizer,
 ): VideoLanguageSystem<Blip2TrainingParams> {
+  const { seed } = data;
   const { textLength, pictureWords, hardNegatives: isHard } = config;
   const sizes: Blip2Sizes = {
-    vision: visionSizes(config.vision, frameSize),
+    vision: visionSizes(config.vision, data),
     qFormer: qFormerSizes(config.qFormer, { contextWidth: config.vision.width, hasText: true }),
     numQueries: config.qFormer.queries,
     vocabulary: tokenizer.vocabularySize,
@@ -141,7 +143,7 @@ export function blip2System(
       shape: [count, count],
     });
     const common = {
-      images: packedFrames(rows, frameSize, anyFrame(seed, purpose)),
+      images: packedPictures(rows, data, anyPicture(seed, purpose)),
       ids,
       present,
     };
@@ -192,7 +194,7 @@ export function blip2System(
     }
   };
   const unpacked = (batch: TensorBatch): Pick<Blip2Batch, 'images' | 'ids' | 'present'> => ({
-    images: unpackedFrames(batch['images']!, frameSize),
+    images: unpackedPictures(batch['images']!, data),
     ids: batch['ids']!,
     present: batch['present']!,
   });
@@ -229,7 +231,7 @@ export function blip2System(
       // Of the tower's own kind, which may be another than a plain ViT.
       disposeTree(vision);
       const place = { init: initializer, path: 'vision' };
-      return { vision: initVision(config.vision, frameSize, place), ...rest };
+      return { vision: initVision(config.vision, data, place), ...rest };
     },
     kinds: { vision: encoderKind(sizes.vision), qFormer: encoderKind(sizes.qFormer, 'behind') },
     published:

@@ -21,11 +21,11 @@ import { spokenDuring } from './subtitles.ts';
 import { defineSystem, isClipOfOneVideo, type Row } from './system.ts';
 import { fitTokenizer, readTokenizer } from './text-assets.ts';
 import {
-  allFrames,
+  allPictures,
   initVision,
-  packedFrames,
-  patchesPerFrame,
-  unpackedFrames,
+  packedPictures,
+  patchesPerPicture,
+  unpackedPictures,
   visionFault,
   visionFields,
   visionSizes,
@@ -78,14 +78,14 @@ export const miniGpt4Video = defineSystem<MiniGpt4VideoConfig, MiniGpt4VideoPara
   async open({ config: { model, data, train }, folder }) {
     const tokenizer = await readTokenizer(folder);
     const language = languageOf(model.language, tokenizer.vocabularySize);
-    const { frameSize } = data;
-    const numFrames = data.windows * data.framesPerWindow;
-    const vision = visionSizes(model.vision, frameSize);
-    const numPatches = patchesPerFrame(model.vision, frameSize);
+    const { frameSize, framesPerWindow, windows } = data;
+    const vision = visionSizes(model.vision, data);
+    const numPatches = patchesPerPicture(model.vision, frameSize);
     const perFrame = numPatches / model.merge;
     const framesOf = (row: Row): Piece[] => {
-      const spoken = model.subtitles ? spokenDuring(row.sample.cues, row.timesSeconds) : [];
-      return Array.from({ length: numFrames }, (_, frame) =>
+      const starts = row.timesSeconds.filter((_, at) => at % framesPerWindow === 0);
+      const spoken = model.subtitles ? spokenDuring(row.sample.cues, starts) : [];
+      return Array.from({ length: windows }, (_, frame) =>
         filledTemplate(model.frameTemplate, {
           seen: [{ numSoft: perFrame }],
           words: [{ words: spoken[frame] ?? '' }],
@@ -105,7 +105,7 @@ export const miniGpt4Video = defineSystem<MiniGpt4VideoConfig, MiniGpt4VideoPara
         }),
       ],
       init: (init) => ({
-        vision: initVision(model.vision, frameSize, { init, path: 'vision' }),
+        vision: initVision(model.vision, data, { init, path: 'vision' }),
         projection: initDense(
           init,
           'projection',
@@ -118,12 +118,12 @@ export const miniGpt4Video = defineSystem<MiniGpt4VideoConfig, MiniGpt4VideoPara
       languageOf: ({ language: own, lora }) => withLora(own, lora, model.lora),
       see(params, batch) {
         const { films } = batch as Readonly<Record<string, tf.Tensor>>;
-        const states = vit(params.vision, unpackedFrames(films!, frameSize), vision);
+        const states = vit(params.vision, unpackedPictures(films!, data), vision);
         const patches = tf.slice(states, [0, 1, 0], [-1, numPatches, -1]);
         const seen = dense(params.projection, concatenateTokens(patches, model.merge));
-        return tf.reshape(seen, [-1, numFrames * perFrame, model.language.width]);
+        return tf.reshape(seen, [-1, windows * perFrame, model.language.width]);
       },
-      arrays: (rows) => ({ films: packedFrames(rows, frameSize, allFrames) }),
+      arrays: (rows) => ({ films: packedPictures(rows, data, allPictures) }),
       prompt: (row, question) =>
         filledTemplate(model.template, {
           frames: framesOf(row),

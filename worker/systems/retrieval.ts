@@ -10,6 +10,7 @@ import { l2Normalize } from '../layers/normalize.ts';
 import { CLIP_PIXELS, normalizePixels } from '../tokens/pixels.ts';
 import type { PartKinds } from '../part-kind.ts';
 import type { PublishedPart } from '../pretrained/published-parts.ts';
+import { tubelets } from '../tokens/tubelets.ts';
 import type { TensorTree } from '../tree.ts';
 import { countedOf, floatArray, intArray, packedFrames } from './host-arrays.ts';
 import { textNumber } from './text-number.ts';
@@ -177,9 +178,6 @@ function clipEmbeddings<P extends TensorTree>(
     return l2Normalize(tf.mean(each, 1));
   }
   if (count === 1) return images(params, shown);
-  // A patch of a window is a tubelet: the same place in all of its frames. Source: arXiv:2103.15691 (ViViT), sec. 3.2.
-  const cut = tf.reshape(shown, [batch * windows, framesPerWindow, frameSize * frameSize, 3]);
-  const tubelets = tf.transpose(cut, [0, 2, 1, 3]); // [B W, H W, T, 3]
   const size = [batch, windows * frameSize, frameSize, 3 * framesPerWindow] as const;
-  return images(params, tf.reshape(tubelets, [...size]));
+  return images(params, tf.reshape(tubelets(shown, framesPerWindow), [...size]));
 }

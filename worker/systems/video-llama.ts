@@ -28,10 +28,10 @@ import { qFormerFault, qFormerFields, qFormerSizes } from './q-former-part.ts';
 import { defineSystem, isClipOfOneVideo } from './system.ts';
 import { fitTokenizer, readTokenizer } from './text-assets.ts';
 import {
-  allFrames,
+  allPictures,
   initVision,
-  packedFrames,
-  unpackedFrames,
+  packedPictures,
+  unpackedPictures,
   visionFault,
   visionFields,
   visionSizes,
@@ -90,9 +90,8 @@ export const videoLlama = defineSystem<VideoLlamaConfig, VideoLlamaParams>({
   async open({ config: { model, data, train }, folder }) {
     const tokenizer = await readTokenizer(folder);
     const language = languageOf(model.language, tokenizer.vocabularySize);
-    const { frameSize } = data;
-    const numFrames = data.windows * data.framesPerWindow;
-    const vision = visionSizes(model.vision, frameSize);
+    const { frameSize, windows } = data;
+    const vision = visionSizes(model.vision, data);
     const looking = { contextWidth: model.vision.width, hasText: false };
     const qFormer = qFormerSizes(model.qFormer, looking);
     const watching = { contextWidth: model.qFormer.width, hasText: false };
@@ -118,12 +117,12 @@ export const videoLlama = defineSystem<VideoLlamaConfig, VideoLlamaParams>({
       },
       published: [publishedVision('vision', model.vision.kind, vision)],
       init: (init) => ({
-        vision: initVision(model.vision, frameSize, { init, path: 'vision' }),
+        vision: initVision(model.vision, data, { init, path: 'vision' }),
         ...initQueries(qFormer, model.qFormer.queries, init),
         video: {
           ...initQueries(videoQFormer, model.videoQFormer.queries, init, 'video/'),
           ...(model.framePositions && {
-            position: init.normal('video/position', [numFrames, model.qFormer.width], 0.02),
+            position: init.normal('video/position', [windows, model.qFormer.width], 0.02),
           }),
           projection: initDense(
             init,
@@ -154,14 +153,14 @@ export const videoLlama = defineSystem<VideoLlamaConfig, VideoLlamaParams>({
       languageOf: ({ language: own }) => own,
       see(params, batch) {
         const { films, sounds } = batch as Readonly<Record<string, tf.Tensor>>;
-        const frames = unpackedFrames(films!, frameSize);
+        const frames = unpackedPictures(films!, data);
         const seen = imageQueries(params, frames, { vision, qFormer }); // [B F, Q, D]
         const [, queries, width] = seen.shape as [number, number, number];
-        const byFrame = tf.reshape(seen, [-1, numFrames, queries, width]);
+        const byFrame = tf.reshape(seen, [-1, windows, queries, width]);
         const { position } = params.video;
         const placed =
           position === undefined ? byFrame : tf.add(byFrame, tf.expandDims(position, 1));
-        const all = tf.reshape(placed, [-1, numFrames * queries, width]);
+        const all = tf.reshape(placed, [-1, windows * queries, width]);
         const soft = dense(params.video.projection, readQueries(params.video, all, videoQFormer));
         if (audio === undefined || params.audio === undefined) return soft;
         const segments = audioTower(params.audio.tower, sounds!, audio.tower);
@@ -170,7 +169,7 @@ export const videoLlama = defineSystem<VideoLlamaConfig, VideoLlamaParams>({
         return tf.concat([soft, own], 1);
       },
       arrays: (rows) => ({
-        films: packedFrames(rows, frameSize, allFrames),
+        films: packedPictures(rows, data, allPictures),
         ...(audio !== undefined && { sounds: spectrograms(rows) }),
       }),
       prompt: (_row, question) =>

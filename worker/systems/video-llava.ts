@@ -19,13 +19,13 @@ import { languageFault, languageFields, languageOf } from './language-part.ts';
 import { defineSystem, isClipOfOneVideo } from './system.ts';
 import { fitTokenizer, readTokenizer } from './text-assets.ts';
 import {
-  allFrames,
-  anyFrame,
+  allPictures,
+  anyPicture,
   initVision,
-  packedFrames,
+  packedPictures,
   partsOfVision,
-  patchesPerFrame,
-  unpackedFrames,
+  patchesPerPicture,
+  unpackedPictures,
   visionFault,
   visionFields,
   visionSizes,
@@ -66,11 +66,10 @@ export const videoLlava = defineSystem<VideoLlavaConfig, VideoLlavaParams>({
   async open({ config: { model, data, train }, folder }) {
     const tokenizer = await readTokenizer(folder);
     const language = languageOf(model.language, tokenizer.vocabularySize);
-    const { frameSize } = data;
-    const numFrames = data.windows * data.framesPerWindow;
-    const vision = visionSizes(model.vision, frameSize);
-    const numPatches = patchesPerFrame(model.vision, frameSize);
-    const numSoft = numFrames * (numPatches + 1);
+    const { frameSize, windows } = data;
+    const vision = visionSizes(model.vision, data);
+    const numPatches = patchesPerPicture(model.vision, frameSize);
+    const numSoft = windows * (numPatches + 1);
     return dialogueSystem<VideoLlavaParams>({
       name: 'video-llava',
       config: model,
@@ -79,9 +78,9 @@ export const videoLlava = defineSystem<VideoLlavaConfig, VideoLlavaParams>({
       published: [publishedVision('image', model.vision.kind, vision)],
       views: model.pictures ? ['picture', 'film'] : ['film'],
       init: (init) => ({
-        image: initVision(model.vision, frameSize, { init, path: 'image' }),
+        image: initVision(model.vision, data, { init, path: 'image' }),
         video: initVideoTower(vision, init, {
-          ...{ numFrames, parts: partsOfVision(model.vision), path: 'video/' },
+          ...{ numFrames: windows, parts: partsOfVision(model.vision), path: 'video/' },
         }),
         projection: {
           in: initDense(init, 'projection/in', model.vision.width, model.language.width),
@@ -96,25 +95,25 @@ export const videoLlava = defineSystem<VideoLlavaConfig, VideoLlavaParams>({
           dense(projection.out, ACTIVATIONS.gelu(dense(projection.in, x)));
         const seen: tf.Tensor[] = [];
         if (pictures !== undefined) {
-          const states = vitStates(image, unpackedFrames(pictures, frameSize), vision);
+          const states = vitStates(image, unpackedPictures(pictures, data), vision);
           const patches = tf.slice(states, [0, 1, 0], [-1, numPatches, -1]);
           // A row of films has more; nothing points to what is added.
           const room: [number, number] = [0, films === undefined ? 0 : numSoft - numPatches];
           seen.push(tf.pad(project(patches), [[0, 0], room, [0, 0]]));
         }
         if (films !== undefined) {
-          const frames = unpackedFrames(films, frameSize);
-          seen.push(project(videoTowerStates(video, frames, vision, numFrames)));
+          const frames = unpackedPictures(films, data);
+          seen.push(project(videoTowerStates(video, frames, vision, windows)));
         }
         return tf.concat(seen, 0);
       },
       arrays(rows, views) {
         const shown = (view: string) => rows.filter((_, at) => views[at] === view);
         const [pictures, films] = [shown('picture'), shown('film')];
-        const one = anyFrame(train.seed, 'picture');
+        const one = anyPicture(train.seed, 'picture');
         return {
-          ...(pictures.length > 0 && { pictures: packedFrames(pictures, frameSize, one) }),
-          ...(films.length > 0 && { films: packedFrames(films, frameSize, allFrames) }),
+          ...(pictures.length > 0 && { pictures: packedPictures(pictures, data, one) }),
+          ...(films.length > 0 && { films: packedPictures(films, data, allPictures) }),
         };
       },
       prompt: (_row, question, view) =>

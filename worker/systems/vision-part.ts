@@ -7,6 +7,7 @@ import type { Initializer } from '../initializer.ts';
 import { CLIP_VISION } from '../models/clip.ts';
 import { initVit, VIT, type VitParams, type VitParts, type VitSizes } from '../models/vit.ts';
 import { CLIP_PIXELS, normalizePixels, packPixels } from '../tokens/pixels.ts';
+import { tubelets } from '../tokens/tubelets.ts';
 import type { HostArray, Row } from './system.ts';
 
 export const visionFields = z
@@ -25,16 +26,27 @@ export const visionFields = z
       .default(1e-5)
       .describe('Of its norms, as pretrained weights want it'),
   })
-  .describe('The vision transformer that looks at each frame');
+  .describe(
+    'The vision transformer that looks at each picture: a frame, or the frames of a window',
+  );
 
 export type VisionConfig = z.infer<typeof visionFields>;
 
+/**
+ * Which frames make a picture: those of a window, of which a patch is a tubelet, the same place in all of them. With one
+ * frame a window a picture is a frame. Source: Qwen2-VL, Wang et al. 2024, arXiv:2409.12191, sec. 2.1.
+ */
+export interface PictureShape {
+  readonly frameSize: number;
+  readonly framesPerWindow: number;
+}
+
 export function visionSizes(
   { kind, patchSize, width, layers, heads, mlpWidth, epsilon }: VisionConfig,
-  frameSize: number,
+  { frameSize, framesPerWindow }: PictureShape,
 ): VitSizes {
   return {
-    ...{ imageSize: frameSize, patchSize, channels: 3, width, mlpWidth },
+    ...{ imageSize: frameSize, patchSize, channels: 3 * framesPerWindow, width, mlpWidth },
     ...{ numLayers: layers, numHeads: heads, epsilon },
     activation: kind === 'clip' ? 'quick-gelu' : 'gelu',
   };
@@ -42,11 +54,11 @@ export function visionSizes(
 
 export function initVision(
   config: VisionConfig,
-  frameSize: number,
+  picture: PictureShape,
   { init, path }: { readonly init: Initializer; readonly path: string },
 ): VitParams {
   const parts = partsOfVision(config);
-  return initVit(visionSizes(config, frameSize), init, { parts, path: `${path}/` });
+  return initVit(visionSizes(config, picture), init, { parts, path: `${path}/` });
 }
 
 export function partsOfVision({ kind }: VisionConfig): VitParts {
@@ -66,44 +78,54 @@ export function visionFault(
   return undefined;
 }
 
-/** Patches of a frame. */
-export function patchesPerFrame({ patchSize }: VisionConfig, frameSize: number): number {
+/** Patches of a picture. */
+export function patchesPerPicture({ patchSize }: VisionConfig, frameSize: number): number {
   return (frameSize / patchSize) ** 2;
 }
 
-/** Chosen frames of each row, four bytes in an int32: [B, F S S 3 / 4]. */
-export function packedFrames(
+/** Chosen pictures of each row, four bytes in an int32: [B, N bytes / 4]. */
+export function packedPictures(
   rows: readonly Row[],
-  frameSize: number,
-  choose: (row: Row, numFrames: number) => readonly number[],
+  shape: PictureShape,
+  choose: (row: Row, numPictures: number) => readonly number[],
 ): HostArray {
-  const frameBytes = frameSize * frameSize * 3;
-  const chosen = rows.map((row) => choose(row, row.frames.length / frameBytes));
+  const pictureBytes = bytesOf(shape);
+  const chosen = rows.map((row) => choose(row, row.frames.length / pictureBytes));
   const perRow = chosen[0]?.length ?? 0;
-  const bytes = new Uint8Array(rows.length * perRow * frameBytes);
+  const bytes = new Uint8Array(rows.length * perRow * pictureBytes);
   for (const [i, { frames }] of rows.entries()) {
-    for (const [place, frame] of chosen[i]!.entries()) {
-      const from = frames.subarray(frame * frameBytes, (frame + 1) * frameBytes);
-      bytes.set(from, (i * perRow + place) * frameBytes);
+    for (const [place, picture] of chosen[i]!.entries()) {
+      const from = frames.subarray(picture * pictureBytes, (picture + 1) * pictureBytes);
+      bytes.set(from, (i * perRow + place) * pictureBytes);
     }
   }
-  return { data: packPixels(bytes), shape: [rows.length, (perRow * frameBytes) / 4] };
+  return { data: packPixels(bytes), shape: [rows.length, (perRow * pictureBytes) / 4] };
 }
 
-/** One frame, another one each epoch; for {@link packedFrames}. */
-export function anyFrame(seed: number, purpose: string) {
-  return ({ epoch, number }: Row, numFrames: number): number[] => [
-    openRng(seed, `picture/${purpose}`, epoch, number).integer(numFrames),
+/** One picture, another one each epoch; for {@link packedPictures}. */
+export function anyPicture(seed: number, purpose: string) {
+  return ({ epoch, number }: Row, numPictures: number): number[] => [
+    openRng(seed, `picture/${purpose}`, epoch, number).integer(numPictures),
   ];
 }
 
-/** All frames, in their order. */
-export function allFrames(_row: Row, numFrames: number): number[] {
-  return Array.from({ length: numFrames }, (_, i) => i);
+/** All pictures, in their order. */
+export function allPictures(_row: Row, numPictures: number): number[] {
+  return Array.from({ length: numPictures }, (_, i) => i);
 }
 
-/** {@link packedFrames} as the tower takes them, [B F, S, S, 3]. */
-export function unpackedFrames(packed: tf.Tensor, frameSize: number): tf.Tensor {
-  const numFrames = packed.size / ((frameSize * frameSize * 3) / 4);
-  return normalizePixels(packed, [numFrames, frameSize, frameSize, 3], CLIP_PIXELS);
+/** {@link packedPictures} as the tower takes them, [B N, S, S, 3 T]. */
+export function unpackedPictures(packed: tf.Tensor, shape: PictureShape): tf.Tensor {
+  const { frameSize, framesPerWindow } = shape;
+  const numPictures = packed.size / (bytesOf(shape) / 4);
+  const frames = normalizePixels(
+    packed,
+    [numPictures * framesPerWindow, frameSize, frameSize, 3],
+    CLIP_PIXELS,
+  );
+  return tubelets(frames, framesPerWindow);
+}
+
+function bytesOf({ frameSize, framesPerWindow }: PictureShape): number {
+  return framesPerWindow * frameSize * frameSize * 3;
 }
