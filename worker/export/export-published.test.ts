@@ -187,7 +187,7 @@ describe('what is exported loads in transformers', { skip: missing ?? false }, (
       assert.deepEqual(files.slice(-2), ['transformers/vision/', 'transformers/language/']);
       const { frameSize } = config.data;
       const vision = config.model['vision'] as VisionConfig;
-      const form = initVision(vision, frameSize, { init: shapesOnly(), path: 'vision' });
+      const form = initVision(vision, config.data, { init: shapesOnly(), path: 'vision' });
       const weights = await readTensors(join(out, 'frozen.safetensors'));
       assert.ok(weights.has('language/embedding'));
       const leaves = leavesOf(form).map(([path, { shape }]) =>
@@ -196,7 +196,7 @@ describe('what is exported loads in transformers', { skip: missing ?? false }, (
           shape,
         ),
       );
-      const [tower, sizes] = [withLeaves(form, leaves), visionSizes(vision, frameSize)];
+      const [tower, sizes] = [withLeaves(form, leaves), visionSizes(vision, config.data)];
       const pixels = pictures(frameSize);
       const states = (kind === 'clip' ? vitStates : vit)(tower, pixels, sizes);
       await compare(join(out, 'transformers', 'vision'), { pixels }, { states });
