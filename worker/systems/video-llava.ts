@@ -40,7 +40,7 @@ const fields = z.strictObject({
   template: z.string().describe('A conversation up to the answer, with {seen} and {question}'),
   pictures: z
     .boolean()
-    .describe('Half of each microbatch is single frames; false: films alone, for comparison'),
+    .describe('Half of each microbatch is single pictures; false: films alone, for comparison'),
   ...dialogueFields,
 });
 
