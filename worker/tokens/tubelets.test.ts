@@ -13,10 +13,7 @@ test('a pixel of a window has the same place of all of its frames, in their orde
   );
   const windows = tubelets(frames, numFrames);
   assert.deepEqual(windows.shape, [numWindows, height, width, numFrames * channels]);
-  const [from, to] = [
-    (await frames.array()),
-    (await windows.array()) as number[][][][],
-  ];
+  const [from, to] = [await frames.array(), (await windows.array()) as number[][][][]];
   for (const [n, window] of to.entries()) {
     for (const [y, row] of window.entries()) {
       for (const [x, pixel] of row.entries()) {
