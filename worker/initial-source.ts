@@ -1,7 +1,7 @@
 /** What a run can begin from: another run, or a folder of somebody else's model. Its tensors are read one by one. */
-import { access } from 'node:fs/promises';
 import { join } from 'node:path';
 import { UsageError } from '../proto/errors.ts';
+import { exists } from '../proto/exists.ts';
 import { RUN_PLAN_FILE } from '../proto/run-plan.ts';
 import type { RunConfig } from './config-fields.ts';
 import { pathMatcher } from './parameter-paths.ts';
@@ -35,7 +35,7 @@ export type InitialEntry = RunConfig['init'][number];
  *   whose files cannot be read
  */
 export async function openInitialSource(folder: string): Promise<InitialSource> {
-  if (await isRun(folder)) {
+  if (await exists(join(folder, RUN_PLAN_FILE))) {
     const weights = [...(await weightsOfRun(folder))];
     const tensors = new Map(
       weights.map(([name, { shape, data }]): [string, SourceTensor] => [
@@ -75,7 +75,7 @@ export async function initialWords(
   const found: InitialWords[] = [];
   for (const [k, entry] of init.entries()) {
     const folder = folders[k]!;
-    if (await isRun(folder)) found.push({ folder });
+    if (await exists(join(folder, RUN_PLAN_FILE))) found.push({ folder });
     else if (await isModelFolder(folder)) {
       const { words } = await openPretrainedWeights(folder);
       if (words !== undefined && nameBelow(entry, words.name) !== undefined)
@@ -94,11 +94,4 @@ export function nameBelow(
   if (!isBelow) return undefined;
   const rest = take === '' ? name : name.slice(take.length + 1);
   return skip.some((pattern) => pathMatcher(pattern)(rest)) ? undefined : rest;
-}
-
-async function isRun(folder: string): Promise<boolean> {
-  return access(join(folder, RUN_PLAN_FILE)).then(
-    () => true,
-    () => false,
-  );
 }
