@@ -52,6 +52,7 @@ import { sessionOf } from './membership.ts';
 import { openRunMetrics } from './metrics.ts';
 import type { RunMetrics } from './metrics.ts';
 import { checkSamePlan } from './plan-check.ts';
+import { runOver } from './refusals.ts';
 import { initialRunState, isOver, memberOf, transition } from './run-state.ts';
 import type { Joiner, RunEffect, RunEvent, RunResponse, RunState } from './run-state.ts';
 import { RateWindow, statusOf } from './status.ts';
@@ -543,6 +544,11 @@ export class Run {
     if (failure !== undefined) {
       for (const stream of this.#streams.values()) stream.end(failure);
       this.#refuseAll(failure);
+    } else {
+      // Spares have none, and wait for a generation that does not come.
+      const { memberSessions } = this.#state;
+      for (const [session, stream] of this.#streams)
+        if (!memberSessions.includes(session)) stream.end(runOver(this.#state));
     }
     const summary = phase === RunPhase.FINISHED ? this.writeSummary() : Promise.resolve();
     this.#diskWork = Promise.all([this.#diskWork, summary]).then(

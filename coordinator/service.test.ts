@@ -312,6 +312,23 @@ describe('the coordinator over gRPC', () => {
     );
   });
 
+  it(
+    'tells a spare of the end, which waits for a generation that does not come',
+    { timeout: 30_000 },
+    async (t) => {
+      const served = await serveRun(t, testPlan({ totalSteps: 1, microbatches: 1 }));
+      const a = await joinAs(t, served, 'a');
+      await a.generation();
+      const spare = await joinAs(t, served, 'spare');
+      await spare.generation();
+      await a.vote(1, 1);
+      const part = await writePart(served.folder, 1, 'model-00001-of-00001.safetensors', 'a');
+      assert.equal(await a.reportPart(1, 1, part), true);
+      await a.reportResult(1);
+      withCode('RUN_FINISHED', /is finished/)(await spare.ended);
+    },
+  );
+
   it('completes a checkpoint with the last part, prunes old ones, and finishes with a summary', async (t) => {
     const served = await serveRun(
       t,
