@@ -10,10 +10,11 @@ import { jetstreamManager, DiscardPolicy, type StreamConfig } from '@nats-io/jet
 import type { RunPlan } from '../../proto/run-plan.ts';
 import { EVENT_STREAM, EVENT_SUBJECTS, RUN_EVENT_NAMES } from '../../proto/run-events.ts';
 import type { CloudEvent } from '../../proto/run-events.ts';
-import { openEventCursor } from '../events/event-cursor.ts';
 import { startCoordinator } from './coordinator-process.ts';
 import type { CoordinatorProcess } from './coordinator-process.ts';
+import { journaled } from './journaled-events.ts';
 import {
+  idsIn,
   natsServerProgram,
   poll,
   startNatsServer,
@@ -81,20 +82,32 @@ async function train(
   assert.equal(trainee.weights.digest, expectedDigest(plan));
 }
 
-/** Ids of all events that a run's journal holds, in order. */
-async function journaled(folder: string): Promise<string[]> {
-  const cursor = await openEventCursor(join(folder, 'journal.jsonl'), 'run-a');
-  const ids: string[] = [];
-  for (let event = await cursor.peek(); event !== undefined; event = await cursor.peek()) {
-    ids.push(event.id);
-    cursor.advance();
-  }
-  await cursor.close();
-  return ids;
+/** Trains a run to its end while somebody listens; gives the ids that were heard and what the coordinator said. */
+async function heardOf(
+  t: TestContext,
+  {
+    url,
+    login,
+    run,
+  }: {
+    readonly url: string;
+    readonly login: Parameters<typeof withNats>[1];
+    readonly run: { readonly folder: string; readonly plan: RunPlan };
+  },
+): Promise<{ heard: string[]; stderr: string }> {
+  return withNats(url, login, async (connection) => {
+    const heard: string[] = [];
+    connection.subscribe(EVENT_SUBJECTS, {
+      callback: (_, message) => void heard.push(message.json<CloudEvent>().id),
+    });
+    await connection.flush();
+    const coordinator = await coordinate(t, run.folder);
+    await train(coordinator, run);
+    assert.equal(await coordinator.exited, 0, coordinator.stderr());
+    await connection.flush();
+    return { heard, stderr: coordinator.stderr() };
+  });
 }
-
-const idsIn = async (url: string): Promise<string[]> =>
-  (await storedEvents(url)).map(({ msgId }) => msgId);
 
 /** Waits until a stream ends in the newest event of a journal; gives what it keeps. */
 const arrived = (url: string, folder: string): Promise<string[]> =>
@@ -268,18 +281,8 @@ describe('the events of a run', { skip }, () => {
   it('go to whoever listens where the server has no JetStream, which is said once', async (t) => {
     const server = await nats(t);
     const run = await eventfulRun(t, [server.url]);
-    const heard: string[] = [];
-    await withNats(server.url, {}, async (connection) => {
-      connection.subscribe(EVENT_SUBJECTS, {
-        callback: (_, message) => void heard.push(message.json<CloudEvent>().id),
-      });
-      await connection.flush();
-      const coordinator = await coordinate(t, run.folder);
-      await train(coordinator, run);
-      assert.equal(await coordinator.exited, 0, coordinator.stderr());
-      await connection.flush();
-      assert.equal(coordinator.stderr().match(/it has no JetStream for us/g)?.length, 1);
-    });
+    const { heard, stderr } = await heardOf(t, { url: server.url, login: {}, run });
+    assert.equal(stderr.match(/it has no JetStream for us/g)?.length, 1);
     assert.deepEqual(heard, await journaled(run.folder));
   });
 
@@ -428,18 +431,9 @@ describe('the events of a run', { skip }, () => {
     t.after(() => delete process.env['VIDEOLOOM_NATS_CREDENTIALS']);
     const server = await nats(t, { store: await temporary(t, 'js'), args: ['--config', config] });
     const run = await eventfulRun(t, [server.url]);
-    const heard: string[] = [];
-    await withNats(server.url, { user: 'all', pass: 'b' }, async (connection) => {
-      connection.subscribe(EVENT_SUBJECTS, {
-        callback: (_, message) => void heard.push(message.json<CloudEvent>().id),
-      });
-      await connection.flush();
-      const coordinator = await coordinate(t, run.folder);
-      await train(coordinator, run);
-      assert.equal(await coordinator.exited, 0, coordinator.stderr());
-      await connection.flush();
-      assert.match(coordinator.stderr(), /no JetStream for us, this user may not use it/);
-    });
+    const login = { user: 'all', pass: 'b' };
+    const { heard, stderr } = await heardOf(t, { url: server.url, login, run });
+    assert.match(stderr, /no JetStream for us, this user may not use it/);
     assert.deepEqual(heard, await journaled(run.folder));
   });
 

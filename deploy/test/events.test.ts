@@ -3,9 +3,10 @@ import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { after, before, describe, it, type TestContext } from 'node:test';
 import { fileURLToPath } from 'node:url';
-import { openEventCursor } from '../../coordinator/events/event-cursor.ts';
 import { readJournal } from '../../coordinator/journal.ts';
+import { journaled } from '../../coordinator/test/journaled-events.ts';
 import {
+  idsIn,
   natsServerProgram,
   poll,
   startNatsServer,
@@ -57,21 +58,6 @@ function start(args: readonly string[]): Started {
   started.push(command);
   return command;
 }
-
-async function journaled(run: string): Promise<string[]> {
-  const { runId } = JSON.parse(await readFile(join(run, 'run.json'), 'utf8')) as { runId: string };
-  const cursor = await openEventCursor(join(run, 'journal.jsonl'), runId);
-  const ids: string[] = [];
-  for (let event = await cursor.peek(); event !== undefined; event = await cursor.peek()) {
-    ids.push(event.id);
-    cursor.advance();
-  }
-  await cursor.close();
-  return ids;
-}
-
-const idsIn = async (url: string): Promise<string[]> =>
-  (await storedEvents(url)).map(({ msgId }) => msgId);
 
 describe('a run whose events go to NATS', { skip }, () => {
   const recipe = (out: string, ...fields: string[]): string[] => [

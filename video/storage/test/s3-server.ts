@@ -1,13 +1,9 @@
 /** A real S3 server for tests: moto's, out of PyPI, in a virtual environment in the user's cache. */
-import { execFile, spawn } from 'node:child_process';
+import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { access, mkdir, mkdtemp, rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
-import { promisify } from 'node:util';
-import { userCacheDir } from '../../../proto/user-cache.ts';
-
-const run = promisify(execFile);
+import { pipVenv } from '../../../proto/test/pip-venv.ts';
 
 const VERSION = '5.2.5';
 // Of the package's `server` extra what S3 needs.
@@ -47,30 +43,6 @@ export async function startS3Server(): Promise<S3Server | { skip: string }> {
 }
 
 async function motoPython(): Promise<string | { skip: string }> {
-  const cache = userCacheDir(process.env);
-  const folder = join(cache, `moto-${VERSION}-venv`);
-  const python = join('bin', 'python');
-  if (await isThere(join(folder, python))) return join(folder, python);
-  await mkdir(cache, { recursive: true });
-  const fresh = await mkdtemp(`${folder}.`);
-  try {
-    await run('python3', ['-m', 'venv', fresh], { timeout: 300_000 });
-    const args = ['-m', 'pip', 'install', '--quiet', ...PACKAGES];
-    await run(join(fresh, python), args, { timeout: 300_000 });
-    // Another test process may have been faster.
-    await rename(fresh, folder).catch(() => rm(fresh, { recursive: true, force: true }));
-  } catch (error) {
-    await rm(fresh, { recursive: true, force: true });
-    return {
-      skip: `no S3 server: pip cannot install moto (${String(error).split('\n', 1).join('')})`,
-    };
-  }
-  return join(folder, python);
-}
-
-function isThere(path: string): Promise<boolean> {
-  return access(path).then(
-    () => true,
-    () => false,
-  );
+  const venv = await pipVenv(`moto-${VERSION}`, PACKAGES);
+  return 'skip' in venv ? venv : join(venv.folder, 'bin', 'python');
 }
