@@ -870,8 +870,7 @@ function tick(turn: Turn): void {
       lose(turn, worker, 'stalled', stalled(worker, rankOf(state, worker), stillMs));
   }
   for (const poll of [state.votes, state.results]) {
-    if (poll !== undefined && nowMs - poll.sinceMs > limits.barrierMs)
-      loseLate(turn, poll, limits.barrierMs);
+    if (poll !== undefined && nowMs - poll.sinceMs > limits.barrierMs) loseLate(turn, poll);
   }
   closeRanks(turn);
   breakStall(turn);
@@ -890,13 +889,19 @@ function rankOf({ memberSessions }: RunState, { session }: Worker): number {
 }
 
 /** Strikes off who has not had its say, and names all of them in each one's error. */
-function loseLate(turn: Turn, poll: Poll<unknown>, limitMs: number): void {
+function loseLate(turn: Turn, poll: Poll<unknown>): void {
   const { state } = turn;
-  const late = membersOf(state).filter(
-    (worker) => !poll.ballots.some(({ session }) => session === worker.session),
-  );
+  const late = silentIn(state, poll);
   const ranks = late.map((worker) => ({ worker, rank: rankOf(state, worker) }));
-  for (const worker of late) lose(turn, worker, 'late', tooLate(worker, ranks, limitMs));
+  for (const worker of late)
+    lose(turn, worker, 'late', tooLate(worker, ranks, state.limits.barrierMs));
+}
+
+/** The members that have not had their say. */
+function silentIn(state: RunState, { ballots }: Poll<unknown>): Worker[] {
+  return membersOf(state).filter(
+    (worker) => !ballots.some(({ session }) => session === worker.session),
+  );
 }
 
 /**
@@ -935,9 +940,7 @@ function breakStall(turn: Turn): void {
     return;
   }
   const poll = state.votes ?? state.results;
-  const silent = members.filter(
-    ({ session }) => poll?.ballots.some((ballot) => ballot.session === session) === false,
-  );
+  const silent = poll === undefined ? [] : silentIn(state, poll);
   // Somebody has to stay.
   const suspects = [known, silent].find((some) => some.length > 0 && some.length < members.length);
   for (const worker of suspects ?? members.slice(-1)) sitOut(turn, worker);

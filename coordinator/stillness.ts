@@ -82,13 +82,13 @@ export function withGap(gaps: GapsByPhase, phase: string, gapMs: number): GapsBy
 
 /** How long a worker may stand still where it is, milliseconds. `all` are the gaps of all workers of the run. */
 export function stillnessLimitMs(vitals: Vitals, all: GapsByPhase, limits: TimeLimits): number {
-  const { phase, stillMs, cpuMs, cpuAtProgressMs, gaps } = vitals;
+  const { phase, stillMs, gaps } = vitals;
   if (isWaiting(phase)) return Infinity;
   const learnedMs = MARGIN * Math.max(gaps[phase]?.highMs ?? 0, all[phase]?.highMs ?? 0);
   const isKnown = STEADY.has(phase) && (gaps[phase]?.count ?? 0) >= KNOWN_AFTER;
   // While decoding, its children work, not the process itself, and the first clip is as bounded as any other.
   if (DECODING.has(phase)) return Math.max(limits.stillDecodingMs, learnedMs);
-  const isBusy = isBusyFor({ cpuMs, cpuAtProgressMs }, stillMs);
+  const isBusy = isBusyFor(vitals, stillMs);
   return Math.max(isKnown && !isBusy ? limits.stillMs : limits.firstStillMs, learnedMs);
 }
 

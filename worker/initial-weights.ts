@@ -22,9 +22,6 @@ import { INITIAL_FILE, readInitialWeights, type Weights } from './run-weights.ts
 import type { VideoLanguageSystem } from './systems/system.ts';
 import { leavesOf, partsOf, withLeaves, type TensorTree } from './tree.ts';
 
-/** Where a tensor of the run comes from. */
-type Taken = SourceTensor & { readonly shape: readonly number[] };
-
 /**
  * Writes into a run's folder what its parameters are not drawn for: those taken from elsewhere, and all frozen ones,
  * which no checkpoint has. Does nothing where there are none. Tensors are read and written one by one.
@@ -48,7 +45,7 @@ export async function writeInitialWeights(
     ),
     kinds: system.kinds ?? {},
   };
-  const weights = new Map<string, Taken>();
+  const weights = new Map<string, SourceTensor>();
   const said: string[] = [];
   for (const [k, entry] of init.entries()) {
     const where = `init[${k}] (${runs[k]!})`;
@@ -94,7 +91,7 @@ function takenOf(
   { tensors, lacking, kinds }: InitialSource,
   entry: InitialEntry,
   { model, where }: { readonly model: Model; readonly where: string },
-): Map<string, Taken> {
+): Map<string, SourceTensor> {
   const { take, as, skip, firstRows } = entry;
   const all = [...tensors.keys(), ...lacking];
   const below = all.flatMap((name) => nameBelow({ take, skip: [] }, name) ?? []);
@@ -107,7 +104,7 @@ function takenOf(
   const missing = [...lacking].find((name) => nameBelow(entry, name) !== undefined);
   if (missing !== undefined)
     throw invalid(`${where}: its files lack ${missing}; leave it out with skip`);
-  const taken = new Map<string, Taken>();
+  const taken = new Map<string, SourceTensor>();
   for (const [name, tensor] of tensors) {
     const rest = nameBelow(entry, name);
     if (rest === undefined) continue;
@@ -152,7 +149,10 @@ function firstRowsOf(tensor: SourceTensor, [rows = 0, ...others]: readonly numbe
   };
 }
 
-async function writeWeights(file: string, weights: ReadonlyMap<string, Taken>): Promise<void> {
+async function writeWeights(
+  file: string,
+  weights: ReadonlyMap<string, SourceTensor>,
+): Promise<void> {
   const forms = [...weights].map(([name, { shape }]) => {
     const byteLength = 4 * shape.reduce((a, b) => a * b, 1);
     return [name, { dtype: 'F32' as const, shape, data: { byteLength } }] as const;

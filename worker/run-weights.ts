@@ -1,6 +1,5 @@
 /** The weights of a run: those that it began with and does not train, and those of its newest checkpoint. */
 import { createReadStream } from 'node:fs';
-import { access } from 'node:fs/promises';
 import { join } from 'node:path';
 import {
   checkpointFolderName,
@@ -8,6 +7,7 @@ import {
   newestCheckpointStep,
 } from '../proto/checkpoint-manifest.ts';
 import { UsageError } from '../proto/errors.ts';
+import { exists } from '../proto/exists.ts';
 import { RUN_PLAN_FILE } from '../proto/run-plan.ts';
 import type { TensorData } from './checkpoint/format.ts';
 import { loadCheckpoint } from './checkpoint/load.ts';
@@ -24,7 +24,7 @@ export type Weights = Map<string, TensorData>;
  * @throws UsageError `INIT_INVALID` where there are none yet
  */
 export async function weightsOfRun(folder: string, ofStep?: number): Promise<Weights> {
-  if (!(await isThere(join(folder, RUN_PLAN_FILE)))) throw invalid(`${folder} is no run folder`);
+  if (!(await exists(join(folder, RUN_PLAN_FILE)))) throw invalid(`${folder} is no run folder`);
   const step = ofStep ?? (await newestCheckpointStep(folder));
   if (step === undefined) throw invalid(`the run in ${folder} has no checkpoint: train it first`);
   const trained = await loadCheckpoint(
@@ -37,16 +37,9 @@ export async function weightsOfRun(folder: string, ofStep?: number): Promise<Wei
 /** What {@link INITIAL_FILE} holds; nothing where there is none. */
 export async function readInitialWeights(folder: string): Promise<Weights> {
   const file = join(folder, INITIAL_FILE);
-  return (await isThere(file))
+  return (await exists(file))
     ? readSafetensorsStream(createReadStream(file, { highWaterMark: 4 << 20 }))
     : new Map();
-}
-
-async function isThere(file: string): Promise<boolean> {
-  return access(file).then(
-    () => true,
-    () => false,
-  );
 }
 
 function invalid(message: string): UsageError {

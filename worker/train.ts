@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import type { Log } from '../proto/log.ts';
 import { checkpointFolderName, CHECKPOINTS_FOLDER } from '../proto/checkpoint-manifest.ts';
 import { messageOf, VideoloomError } from '../proto/errors.ts';
-import type { Figure, Generation, ObjectiveSum } from '../proto/gen/videoloom/v1/run.ts';
+import type { Figure, Generation, Member, ObjectiveSum } from '../proto/gen/videoloom/v1/run.ts';
 import { PROTOCOL_VERSION } from '../proto/protocol.ts';
 import type { Security } from '../proto/security.ts';
 import { timeLimits } from '../proto/time-limits.ts';
@@ -172,7 +172,8 @@ export async function train(options: TrainOptions): Promise<void> {
     ledger.enter('idle');
     let generation = await session.generationAfter(0);
     for (;;) {
-      if (!generation.members.some(({ workerId }) => workerId === options.workerId)) {
+      const self = generation.members.find(({ workerId }) => workerId === options.workerId);
+      if (self === undefined) {
         log.info({ generation: generation.number }, 'waits as a spare');
         ledger.enter('idle');
         generation = await session.generationAfter(generation.number);
@@ -185,7 +186,7 @@ export async function train(options: TrainOptions): Promise<void> {
       };
       scope.addEventListener('abort', drop, { once: true });
       try {
-        await trainGeneration(generation, scope);
+        await trainGeneration(generation, self, scope);
         return;
       } catch (error) {
         if (!isMembershipChange(error, scope)) throw error;
@@ -220,9 +221,12 @@ export async function train(options: TrainOptions): Promise<void> {
   }
 
   /** Trains with one set of members until the run's end; throws when the membership changes. */
-  async function trainGeneration(generation: Generation, scope: AbortSignal): Promise<void> {
+  async function trainGeneration(
+    generation: Generation,
+    self: Member,
+    scope: AbortSignal,
+  ): Promise<void> {
     const { members, number } = generation;
-    const self = members.find(({ workerId }) => workerId === options.workerId)!;
     log.info(
       { generation: number, rank: self.rank, world_size: members.length },
       'generation opened',

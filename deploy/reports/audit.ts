@@ -1,5 +1,5 @@
-import { access } from 'node:fs/promises';
 import { join } from 'node:path';
+import { exists } from '../../proto/exists.ts';
 import pc from 'picocolors';
 import { auditRun, type RunAudit } from '../../coordinator/audit/audit-run.ts';
 import { printable } from '../../proto/printable.ts';
@@ -28,10 +28,7 @@ export async function auditFolder(
   run: string,
 ): Promise<{ readonly audit: RunAudit; readonly index: SampleIndex | undefined }> {
   const indexFile = join(run, INDEX_FILE);
-  const index = await access(indexFile).then(
-    () => readIndex(indexFile),
-    () => undefined,
-  );
+  const index = (await exists(indexFile)) ? await readIndex(indexFile) : undefined;
   const audit = await auditRun(run, {
     weightsDigest: checkpointWeightsSha256,
     ...(index === undefined

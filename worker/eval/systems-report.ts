@@ -12,7 +12,6 @@ import { probe, type Probed } from './probe.ts';
 
 const ROOT = path.join(import.meta.dirname, '..', '..');
 const VIDEOLOOM = path.join(ROOT, 'deploy', 'videoloom.mjs');
-const PARITY = compiled(new URL('../pretrained/parity/main.ts', import.meta.url));
 const RECIPES = path.join(ROOT, 'worker', 'recipes');
 
 /** A recipe that says how its system is shown to work. */
@@ -96,7 +95,8 @@ export async function lookInto(
 /** The largest difference from transformers of the models that a system is made of; undefined where there is none. */
 export async function parityOf(names: readonly string[]): Promise<number | undefined> {
   if (names.length === 0) return undefined;
-  const lines = (await run(process.execPath, [PARITY, ...names])).trim();
+  const parity = compiled(new URL('../pretrained/parity/main.ts', import.meta.url));
+  const lines = (await run(process.execPath, [parity, ...names])).trim();
   const found = lines
     .split('\n')
     .map((line) => (JSON.parse(line) as { difference: number }).difference);

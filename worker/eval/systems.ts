@@ -9,7 +9,7 @@
 import path from 'node:path';
 import { parseArgs } from 'node:util';
 import { reportFatal, UsageError } from '../../proto/errors.ts';
-import { userCacheDir } from '../../proto/user-cache.ts';
+import { userCacheDir } from '../../proto/user-cache.mjs';
 import { PROBES, type Probed } from './probe.ts';
 import {
   lookInto,

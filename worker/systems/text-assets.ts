@@ -1,6 +1,7 @@
-import { access, copyFile, readFile } from 'node:fs/promises';
+import { copyFile, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { writeFileDurably } from '../../proto/durable-file.ts';
+import { exists } from '../../proto/exists.ts';
 import {
   openTokenizer,
   trainTokenizer,
@@ -27,7 +28,7 @@ export async function fitTokenizer(
   const target = join(folder, TOKENIZER_FILE);
   for (const { folder: from, rows } of initialWords) {
     const source = join(from, TOKENIZER_FILE);
-    if (!(await isThere(source))) continue;
+    if (!(await exists(source))) continue;
     await copyFile(source, target);
     const config = await readConfig(from);
     if (rows !== undefined) {
@@ -71,12 +72,5 @@ export async function readTokenizer(folder: string): Promise<Tokenizer> {
 
 async function readConfig(folder: string): Promise<object | undefined> {
   const file = join(folder, TOKENIZER_CONFIG_FILE);
-  return (await isThere(file)) ? (JSON.parse(await readFile(file, 'utf8')) as object) : undefined;
-}
-
-async function isThere(file: string): Promise<boolean> {
-  return access(file).then(
-    () => true,
-    () => false,
-  );
+  return (await exists(file)) ? (JSON.parse(await readFile(file, 'utf8')) as object) : undefined;
 }
