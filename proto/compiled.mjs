@@ -14,9 +14,10 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { createRequire } from 'node:module';
-import { homedir, tmpdir } from 'node:os';
+import { tmpdir } from 'node:os';
 import { basename, dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { userCacheDir } from './user-cache.mjs';
 
 const ROOT = fileURLToPath(new URL('..', import.meta.url));
 const FOLDERS = ['proto', 'coordinator', 'worker', 'video', 'deploy'];
@@ -71,11 +72,13 @@ function isOurs(home) {
   }
 }
 
-/** The user's cache, as `user-cache.ts` says; where it cannot be written, a folder for temporary files. */
+/** The user's cache; where it cannot be written, a folder for temporary files. */
 function cacheHomes() {
-  const base = process.env['XDG_CACHE_HOME'] || join(homedir(), '.cache');
   const user = process.getuid?.() ?? 'any';
-  return [join(base, 'videoloom', 'compiled'), join(tmpdir(), `videoloom-compiled-${user}`)];
+  return [
+    join(userCacheDir(process.env), 'compiled'),
+    join(tmpdir(), `videoloom-compiled-${user}`),
+  ];
 }
 
 /** @param {string} folder relative to the root @returns {string[]} */

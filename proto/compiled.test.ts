@@ -6,8 +6,8 @@ import { dirname, join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { promisify } from 'node:util';
 
-const OWN = new URL('compiled.mjs', import.meta.url).pathname;
-const PACKAGES = join(dirname(OWN), '..', 'node_modules');
+const OWN = dirname(new URL(import.meta.url).pathname);
+const PACKAGES = join(OWN, '..', 'node_modules');
 let folder: string;
 let project: string;
 
@@ -17,7 +17,8 @@ before(async () => {
   project = join(folder, 'project');
   for (const name of ['proto', 'coordinator', 'worker', 'video', 'deploy'])
     await mkdir(join(project, name), { recursive: true });
-  await cp(OWN, join(project, 'proto', 'compiled.mjs'));
+  for (const name of ['compiled.mjs', 'user-cache.mjs'])
+    await cp(join(OWN, name), join(project, 'proto', name));
   await symlink(PACKAGES, join(project, 'node_modules'));
   const files = {
     'package.json': '{"type":"module"}',

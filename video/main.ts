@@ -4,7 +4,7 @@ import { Command, Option } from 'commander';
 import { reportFatal, UsageError } from '../proto/errors.ts';
 import { onLauncherGone } from '../proto/parent-process.ts';
 import { openProgress } from '../proto/progress.ts';
-import { userCacheDir } from '../proto/user-cache.ts';
+import { userCacheDir } from '../proto/user-cache.mjs';
 import { addCurationCommands } from './curation/commands.ts';
 import type { DataAccess } from './loading/data-access.ts';
 import type { SampleIndex } from './index/sample-index.ts';

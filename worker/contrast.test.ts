@@ -3,7 +3,7 @@ import { platform } from 'node:os';
 import { after, before, describe, test } from 'node:test';
 import * as tf from '@tensorflow/tfjs-core';
 import { openRng } from '../proto/random.ts';
-import { userCacheDir } from '../proto/user-cache.ts';
+import { userCacheDir } from '../proto/user-cache.mjs';
 import { openEngine, type Engine } from './backend/engine.ts';
 import { uploadBatch } from './batches.ts';
 import { compareGlobalBatch } from './contrast.ts';

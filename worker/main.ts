@@ -4,7 +4,7 @@ import { reportFatal, UsageError, VideoloomError } from '../proto/errors.ts';
 import { EXIT_RESUMABLE, onLauncherGone } from '../proto/parent-process.ts';
 import type { PrepareOptions } from './prepare.ts';
 import { openSecurity } from '../proto/security-folder.ts';
-import { userCacheDir } from '../proto/user-cache.ts';
+import { userCacheDir } from '../proto/user-cache.mjs';
 
 /**
  * `prepare` makes a run folder and prints what to start as one JSON line; `train` is one worker of a run; `schema`

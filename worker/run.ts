@@ -2,7 +2,7 @@ import { readFile } from 'node:fs/promises';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
 import { readRunPlan, type RunPlan } from '../proto/run-plan.ts';
-import { userCacheDir } from '../proto/user-cache.ts';
+import { userCacheDir } from '../proto/user-cache.mjs';
 import {
   openDataAccess,
   type DataAccess,

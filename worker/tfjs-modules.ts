@@ -2,7 +2,7 @@ import { mkdirSync, renameSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { basename, join } from 'node:path';
 import * as tf from '@tensorflow/tfjs-core';
-import { userCacheDir } from '../proto/user-cache.ts';
+import { userCacheDir } from '../proto/user-cache.mjs';
 
 /**
  * Loads a module that lies beside tfjs-core's bundle, by its path in `dist`. It and the hundreds that it imports are

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { parseArgs, promisify } from 'node:util';
 import { reportFatal, UsageError } from '../../proto/errors.ts';
 import { openRng } from '../../proto/random.ts';
-import { userCacheDir } from '../../proto/user-cache.ts';
+import { userCacheDir } from '../../proto/user-cache.mjs';
 import { ensurePeer, TORCH } from '../../worker/bench/peer-venv.ts';
 import { median, report } from '../../worker/bench/report.ts';
 import { inject } from '../drill/faults.ts';

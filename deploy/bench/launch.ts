@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs, promisify } from 'node:util';
 import { reportFatal, VideoloomError } from '../../proto/errors.ts';
-import { userCacheDir } from '../../proto/user-cache.ts';
+import { userCacheDir } from '../../proto/user-cache.mjs';
 import { ensurePeer, TORCH } from '../../worker/bench/peer-venv.ts';
 import { median, report } from '../../worker/bench/report.ts';
 import { followJournal } from '../drill/run-journal.ts';

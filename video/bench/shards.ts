@@ -14,7 +14,7 @@ import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import { parseArgs, promisify } from 'node:util';
 import sharp from 'sharp';
-import { userCacheDir } from '../../proto/user-cache.ts';
+import { userCacheDir } from '../../proto/user-cache.mjs';
 import { ensurePeer, TORCH } from '../../worker/bench/peer-venv.ts';
 import { median, report } from '../../worker/bench/report.ts';
 import { cpuSeconds } from './cpu-seconds.ts';

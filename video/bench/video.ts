@@ -8,7 +8,7 @@ import { readFileSync } from 'node:fs';
 import { loadavg } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
-import { userCacheDir } from '../../proto/user-cache.ts';
+import { userCacheDir } from '../../proto/user-cache.mjs';
 import { median, report } from '../../worker/bench/report.ts';
 import { openDecoderPool } from '../decode/decoder.ts';
 import { evenTimes } from '../sampling/frame-sampler.ts';

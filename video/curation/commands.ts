@@ -3,7 +3,7 @@ import { resolve } from 'node:path';
 import { InvalidArgumentError, Option, type Command } from 'commander';
 import { UsageError } from '../../proto/errors.ts';
 import { formatDuration, openProgress } from '../../proto/progress.ts';
-import { userCacheDir } from '../../proto/user-cache.ts';
+import { userCacheDir } from '../../proto/user-cache.mjs';
 import type { DataAccess } from '../loading/data-access.ts';
 import type { SkippedRecord } from '../index/sample.ts';
 import type { SampleIndex } from '../index/sample-index.ts';

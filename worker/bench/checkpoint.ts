@@ -19,7 +19,7 @@ import { createInterface } from 'node:readline';
 import { parseArgs } from 'node:util';
 import * as tf from '@tensorflow/tfjs-core';
 import { withTrainingMemory } from '../../proto/memory-environment.ts';
-import { userCacheDir } from '../../proto/user-cache.ts';
+import { userCacheDir } from '../../proto/user-cache.mjs';
 import { openEngine } from '../backend/engine.ts';
 import { openFileWriter } from '../checkpoint/file-writer.ts';
 import { saveCheckpointPart, shareOf } from '../checkpoint/save.ts';

@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import * as tf from '@tensorflow/tfjs-core';
-import { userCacheDir } from '../../proto/user-cache.ts';
+import { userCacheDir } from '../../proto/user-cache.mjs';
 import { openEngine, type Engine } from '../backend/engine.ts';
 import { adamW, adamWScalars, initAdamW } from '../optim/adamw.ts';
 import { readState, stateSizes, type TrainingState } from '../state.ts';

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
 import * as tf from '@tensorflow/tfjs-core';
-import { userCacheDir } from '../../proto/user-cache.ts';
+import { userCacheDir } from '../../proto/user-cache.mjs';
 import { openEngine, type Engine } from '../backend/engine.ts';
 import { openInitializer } from '../initializer.ts';
 import type { DecoderInputs } from '../models/decoder.ts';

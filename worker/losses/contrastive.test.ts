@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import * as tf from '@tensorflow/tfjs-core';
 import { openRng } from '../../proto/random.ts';
-import { userCacheDir } from '../../proto/user-cache.ts';
+import { userCacheDir } from '../../proto/user-cache.mjs';
 import { openEngine, type Engine } from '../backend/engine.ts';
 import { l2Normalize } from '../layers/normalize.ts';
 import { infoNceSums, sigmoidSums, type Pairs } from './contrastive.ts';

@@ -4,7 +4,7 @@ import * as tf from '@tensorflow/tfjs-core';
 import { openEngine } from '../backend/engine.ts';
 import { uploadBatch } from '../batches.ts';
 import { openInitializer } from '../initializer.ts';
-import { userCacheDir } from '../../proto/user-cache.ts';
+import { userCacheDir } from '../../proto/user-cache.mjs';
 import { leavesOf, withLeaves } from '../tree.ts';
 import { initVideoBert, videoBertLogits, videoBertSums, type VideoBertBatch } from './videobert.ts';
 import { sequenceLength } from '../systems/videobert-batch.ts';

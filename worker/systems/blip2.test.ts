@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { after, before, describe, it, test } from 'node:test';
 import * as tf from '@tensorflow/tfjs-core';
 import { openRng } from '../../proto/random.ts';
-import { userCacheDir } from '../../proto/user-cache.ts';
+import { userCacheDir } from '../../proto/user-cache.mjs';
 import { openEngine, type Engine } from '../backend/engine.ts';
 import { openInitializer } from '../initializer.ts';
 import { hardNegatives, queryContrastSums } from '../losses/query-contrast.ts';

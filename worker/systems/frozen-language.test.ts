@@ -12,7 +12,7 @@ import { openTestSystem, TEST_SAMPLES, testRows } from '../test/open-system.ts';
 import { leavesOf, partsOf, withLeaves, type TensorTree } from '../tree.ts';
 import type { HostArray, HostBatch, VideoLanguageSystem } from './system.ts';
 import type { TensorData } from '../checkpoint/format.ts';
-import { userCacheDir } from '../../proto/user-cache.ts';
+import { userCacheDir } from '../../proto/user-cache.mjs';
 
 const SMALL_LANGUAGE =
   'model.language={width: 16, layers: 2, heads: 2, keyValueHeads: 1, mlpWidth: 24}';

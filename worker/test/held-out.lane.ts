@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { openEngine } from '../backend/engine.ts';
-import { userCacheDir } from '../../proto/user-cache.ts';
+import { userCacheDir } from '../../proto/user-cache.mjs';
 import { prepare } from '../prepare.ts';
 import { openRun } from '../run.ts';
 import { trainInProcess } from './train-in-process.ts';

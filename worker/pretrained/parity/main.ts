@@ -10,7 +10,7 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { parseArgs } from 'node:util';
 import { reportFatal, UsageError } from '../../../proto/errors.ts';
-import { userCacheDir } from '../../../proto/user-cache.ts';
+import { userCacheDir } from '../../../proto/user-cache.mjs';
 import { openEngine, type EngineName } from '../../backend/engine.ts';
 import { ENGINE_NAMES } from '../../config-fields.ts';
 import { compareModel, MODEL_NAMES, TOLERANCE, worstOf } from './compare.ts';

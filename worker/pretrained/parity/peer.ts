@@ -3,7 +3,7 @@ import { execFile } from 'node:child_process';
 import path from 'node:path';
 import { promisify } from 'node:util';
 import { messageOf } from '../../../proto/errors.ts';
-import { userCacheDir } from '../../../proto/user-cache.ts';
+import { userCacheDir } from '../../../proto/user-cache.mjs';
 import { ensurePeer, TORCH, type Peer } from '../../bench/peer-venv.ts';
 
 const PEER: Peer = {

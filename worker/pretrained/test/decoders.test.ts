@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import type * as tf from '@tensorflow/tfjs-core';
-import { userCacheDir } from '../../../proto/user-cache.ts';
+import { userCacheDir } from '../../../proto/user-cache.mjs';
 import { openEngine, type Engine } from '../../backend/engine.ts';
 import { openGenerator } from '../../generation/generator.ts';
 import { padPrompts } from '../../generation/prompts.ts';

@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { messageOf } from '../../../proto/errors.ts';
-import { userCacheDir } from '../../../proto/user-cache.ts';
+import { userCacheDir } from '../../../proto/user-cache.mjs';
 import { openPretrainedTokenizer } from '../../../video/text/pretrained-tokenizer.ts';
 import { openEngine } from '../../backend/engine.ts';
 import { openGenerator } from '../../generation/generator.ts';

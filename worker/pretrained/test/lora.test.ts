@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import * as tf from '@tensorflow/tfjs-core';
-import { userCacheDir } from '../../../proto/user-cache.ts';
+import { userCacheDir } from '../../../proto/user-cache.mjs';
 import { openEngine, type Engine } from '../../backend/engine.ts';
 import { openInitializer, shapesOnly } from '../../initializer.ts';
 import { initLora, mergeLora, withLora, type LoraParams } from '../../layers/lora.ts';

@@ -3,7 +3,7 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { after, before, describe, it } from 'node:test';
-import { userCacheDir } from '../../../proto/user-cache.ts';
+import { userCacheDir } from '../../../proto/user-cache.mjs';
 import { openEngine, type Engine, type EngineName } from '../../backend/engine.ts';
 import { compareModel, MODEL_NAMES, TOLERANCE, worstOf } from '../parity/compare.ts';
 import { runPeer, whyNoPeer } from '../parity/peer.ts';
