@@ -12,7 +12,8 @@ import {
 } from '../models/clip.ts';
 import { encoderKind } from '../part-kind.ts';
 import { publishedClip } from '../pretrained/published-parts.ts';
-import { channelsOf, momentsOf, retrievalSystem } from './retrieval.ts';
+import { channelsOf, momentsOf, retrievalFields, retrievalSystem } from './retrieval.ts';
+import { CLIP_PIXELS } from '../tokens/pixels.ts';
 import { defineSystem, isOneMedium } from './system.ts';
 import { fitTokenizer, readTokenizer } from './text-assets.ts';
 import {
@@ -30,13 +31,7 @@ const fields = z.strictObject({
   vision: visionFields.describe('The tower that sees'),
   text: textFields.describe('The tower that reads; each word sees those before it'),
   embedding: count('Width of the space that clips and texts share'),
-  frames: z
-    .enum(['tubelets', 'bag'])
-    .describe(
-      'tubelets: all frames in one sequence, those of a window in one token; bag: each frame by itself and the mean of ' +
-        'them, which cannot tell their order',
-    ),
-  contrastChunk: count('Rows of the global batch that are compared at a time').nullable(),
+  ...retrievalFields,
 });
 
 type ClipConfig = z.infer<typeof fields>;
@@ -58,7 +53,15 @@ export const clip = defineSystem<ClipConfig, ClipParams>({
     const tokenizer = await readTokenizer(folder);
     const sizes = clipSizes(model, data, tokenizer.special.sep);
     return retrievalSystem({
-      ...{ name: 'clip', data, tokenizer, splits: index, frames: model.frames, hasStart: true },
+      ...{
+        name: 'clip',
+        data,
+        tokenizer,
+        splits: index,
+        frames: model.frames,
+        pixels: CLIP_PIXELS,
+        hasStart: true,
+      },
       maxTokens: model.text.maxTokens,
       tokensOfClip: data.windows * (data.frameSize / model.vision.patchSize) ** 2 + 1,
       parameters: ['logitScale'],

@@ -1,13 +1,14 @@
 /** What CLIP and SigLIP share: clips and texts of one space, compared over the global batch, found by one another. */
 import * as tf from '@tensorflow/tfjs-core';
+import { z } from 'zod';
 import type { Sample } from '../../video/index/sample.ts';
 import type { Tokenizer } from '../../video/text/tokenizer.ts';
-import type { RunConfig } from '../config-fields.ts';
+import { count, type RunConfig } from '../config-fields.ts';
 import type { Initializer } from '../initializer.ts';
 import { crossEntropySums, type ObjectiveSums } from '../losses/cross-entropy.ts';
 import type { Pairs } from '../losses/contrastive.ts';
 import { l2Normalize } from '../layers/normalize.ts';
-import { CLIP_PIXELS, normalizePixels } from '../tokens/pixels.ts';
+import { normalizePixels, type PixelStatistics } from '../tokens/pixels.ts';
 import type { PartKinds } from '../part-kind.ts';
 import type { PublishedPart } from '../pretrained/published-parts.ts';
 import { tubelets } from '../tokens/tubelets.ts';
@@ -16,8 +17,19 @@ import { countedOf, floatArray, intArray, packedFrames } from './host-arrays.ts'
 import { textNumber } from './text-number.ts';
 import type { HeldOutTask, HostBatch, Row, VideoLanguageSystem } from './system.ts';
 
+/** Fields of recipes that systems of two towers share. */
+export const retrievalFields = {
+  frames: z
+    .enum(['tubelets', 'bag'])
+    .describe(
+      'tubelets: all frames in one sequence, those of a window in one token; bag: each frame by itself and the mean of ' +
+        'them, which cannot tell their order',
+    ),
+  contrastChunk: count('Rows of the global batch that are compared at a time').nullable(),
+};
+
 /** How the frames of a clip are seen. */
-export type FrameUse = 'tubelets' | 'bag';
+export type FrameUse = z.infer<(typeof retrievalFields)['frames']>;
 
 /** Most captions that a held-out clip is to be told by. */
 const MAX_CANDIDATES = 1024;
@@ -37,6 +49,7 @@ export interface RetrievalOptions<P extends TensorTree> {
   readonly name: string;
   readonly data: RunConfig['data'];
   readonly frames: FrameUse;
+  readonly pixels: PixelStatistics;
   readonly tokenizer: Tokenizer;
   readonly maxTokens: number;
   /** Whether texts begin with `[CLS]`; all end with `[SEP]`. */
@@ -167,12 +180,12 @@ export function retrievalSystem<P extends TensorTree>(
 function clipEmbeddings<P extends TensorTree>(
   params: P,
   { pixels }: RetrievalBatch,
-  { frames, data, images }: RetrievalOptions<P>,
+  { frames, data, images, pixels: statistics }: RetrievalOptions<P>,
 ): tf.Tensor {
   const { windows, framesPerWindow, frameSize } = data;
   const batch = pixels.shape[0];
   const count = windows * framesPerWindow;
-  const shown = normalizePixels(pixels, [batch * count, frameSize, frameSize, 3], CLIP_PIXELS);
+  const shown = normalizePixels(pixels, [batch * count, frameSize, frameSize, 3], statistics);
   if (frames === 'bag') {
     const each = tf.reshape(images(params, shown), [batch, count, -1]);
     return l2Normalize(tf.mean(each, 1));

@@ -1,7 +1,7 @@
 /** SigLIP: two towers and a sigmoid for every pair of the global batch. Source: Zhai et al. 2023, arXiv:2303.15343. */
 import * as tf from '@tensorflow/tfjs-core';
 import { z } from 'zod';
-import { count, type RunConfig } from '../config-fields.ts';
+import type { RunConfig } from '../config-fields.ts';
 import { sigmoidSums } from '../losses/contrastive.ts';
 import {
   initSiglip,
@@ -12,7 +12,8 @@ import {
 } from '../models/siglip.ts';
 import { encoderKind } from '../part-kind.ts';
 import { publishedSiglip } from '../pretrained/published-parts.ts';
-import { channelsOf, momentsOf, retrievalSystem } from './retrieval.ts';
+import { channelsOf, momentsOf, retrievalFields, retrievalSystem } from './retrieval.ts';
+import { SIGLIP_PIXELS } from '../tokens/pixels.ts';
 import { defineSystem, isOneMedium } from './system.ts';
 import { fitTokenizer, readTokenizer } from './text-assets.ts';
 import {
@@ -34,13 +35,7 @@ const fields = z.strictObject({
       'What is added to similarities at first; it is learned. About minus the logarithm of the rows of a global batch, ' +
         'else the first steps go into pulling all clips and texts together',
     ),
-  frames: z
-    .enum(['tubelets', 'bag'])
-    .describe(
-      'tubelets: all frames in one sequence, those of a window in one token; bag: each frame by itself and the mean of ' +
-        'them, which cannot tell their order',
-    ),
-  contrastChunk: count('Rows of the global batch that are compared at a time').nullable(),
+  ...retrievalFields,
 });
 
 type SiglipConfig = z.infer<typeof fields>;
@@ -59,7 +54,15 @@ export const siglip = defineSystem<SiglipConfig, SiglipParams>({
     const tokenizer = await readTokenizer(folder);
     const sizes = siglipSizes(model, data);
     return retrievalSystem({
-      ...{ name: 'siglip', data, tokenizer, splits: index, frames: model.frames, hasStart: false },
+      ...{
+        name: 'siglip',
+        data,
+        tokenizer,
+        splits: index,
+        frames: model.frames,
+        pixels: SIGLIP_PIXELS,
+        hasStart: false,
+      },
       maxTokens: model.text.maxTokens,
       tokensOfClip: data.windows * (data.frameSize / model.vision.patchSize) ** 2,
       parameters: ['logitScale', 'logitBias'],

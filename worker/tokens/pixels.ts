@@ -12,6 +12,9 @@ export const CLIP_PIXELS: PixelStatistics = {
   std: [0.26862954, 0.26130258, 0.27577711],
 };
 
+/** Source: google/siglip-base-patch16-224, preprocessor_config.json: pixels from -1 to 1. */
+export const SIGLIP_PIXELS: PixelStatistics = { mean: [0.5, 0.5, 0.5], std: [0.5, 0.5, 0.5] };
+
 /**
  * RGB bytes as the device takes them: four in an int32, little-endian, so that a quarter of what float32 takes goes
  * over. The number of bytes must divide by 4.
