@@ -16,6 +16,8 @@ import { openRunView, summary, type Outcome, type RunView } from './view.ts';
 export interface LocalOptions {
   /** Arguments of `worker/main.ts prepare`. */
   readonly prepareArgs: readonly string[];
+  /** The arguments name a stage, and no other is trained. */
+  readonly isOneStage?: boolean;
   readonly metricsAddress: string;
   readonly listenAddress: string;
   /** Flags and environment of {@link openSecurity}, which the children get too. */
@@ -27,7 +29,7 @@ export interface LocalOptions {
 /** Trains on this machine, stage after stage where the recipe has several. Started again it goes on where it was. */
 export async function trainLocally(options: LocalOptions): Promise<number> {
   const { code, stages } = await trainStage(options);
-  if (code !== 0) return code;
+  if (code !== 0 || options.isOneStage === true) return code;
   for (const stage of stages.slice(1)) {
     const prepareArgs = [...options.prepareArgs, '--stage', stage];
     const own = await trainStage({ ...options, prepareArgs });

@@ -17,7 +17,10 @@ const TLS_HELP =
   'certificates and token of `videoloom init --tls`; also VIDEOLOOM_TLS_DIR, or RUN/tls';
 const INSECURE_HELP = 'plain text, off the loopback too: whoever sees the traffic can join';
 
-type RecipeOptions = Record<'preset' | 'data' | 'steps' | 'workers' | 'out', string | undefined>;
+type RecipeOptions = Record<
+  'preset' | 'stage' | 'data' | 'steps' | 'workers' | 'out',
+  string | undefined
+>;
 
 /** A verb that takes a recipe, a preset and fields of the config. */
 function recipeVerb(name: string, description: string): Command {
@@ -27,6 +30,10 @@ function recipeVerb(name: string, description: string): Command {
     .argument('<recipe>', 'videobert, or the path of a YAML file')
     .argument('[overrides...]', 'fields of the config, as train.steps=100')
     .option('--preset <name>', 'a preset of the recipe, such as tiny')
+    .option(
+      '--stage <name>',
+      'one stage of a recipe of several (default: all, one after the other)',
+    )
     .option(
       '--data <data>',
       'a folder or s3:// of videos with words, in any form (default: the demo world)',
@@ -45,6 +52,7 @@ function prepareArgs(recipe: string, overrides: string[], options: RecipeOptions
   return [
     recipe,
     ...(options.preset === undefined ? [] : ['--preset', options.preset]),
+    ...(options.stage === undefined ? [] : ['--stage', options.stage]),
     ...(options.out === undefined ? [] : ['--out', options.out]),
     ...set.flatMap((override) => ['--set', override]),
   ];
@@ -80,6 +88,7 @@ All fields: worker/recipes/config.schema.json. Stop with Ctrl-C; the same comman
         prepareArgs: prepareArgs(recipe, overrides, options),
         listenAddress: options.listen,
         metricsAddress: options.metrics,
+        isOneStage: options.stage !== undefined,
         ...{ tls: options.tls, insecure: options.insecure, env: process.env },
       });
     },
@@ -128,6 +137,7 @@ recipeVerb('plan', 'what a run will take: memory, work, time a step; nothing is 
     `
 Examples:
   videoloom plan videobert
+  videoloom plan video-llava --preset paper --stage alignment
   videoloom plan videobert model.layers=12 model.width=512 engine.precision=bfloat16`,
   )
   .action(async (recipe: string, overrides: string[], options: RecipeOptions) => {

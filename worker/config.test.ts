@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { UsageError } from '../proto/errors.ts';
-import { configJsonSchema, resolveConfig, type Config } from './config.ts';
+import { configJsonSchema, resolveConfig, stagesOf, type Config } from './config.ts';
 
 const TEXT = readFileSync(join(import.meta.dirname, 'recipes/videobert.yaml'), 'utf8');
 
@@ -97,4 +97,25 @@ test('a mesh that does not fit the devices, the microbatch or the threads is ref
     messageOf(['parallel.rules=[{path: blocks, axes: [model]}]']),
     /^parallel\.rules=.*: parallel\.rules\.0\.axes\.0 is "model": expected fsdp, tensor, a list/,
   );
+});
+
+test('a preset leaves out stages, and changes none that there is not', () => {
+  const staged = `${TEXT}
+stages:
+  first: { train: { steps: 3 } }
+  second: { train: { steps: 4 } }
+`;
+  const text = staged.replace(
+    'presets:',
+    'presets:\n  late: { stages: { first: null } }\n  odd: { stages: { third: {} } }',
+  );
+  assert.deepEqual(stagesOf(text), ['first', 'second']);
+  assert.deepEqual(stagesOf(text, 'late'), ['second']);
+  assert.equal(resolve([], undefined, text).train.steps, 3);
+  assert.equal(resolve([], 'late', text).train.steps, 4);
+  assert.throws(
+    () => resolveConfig({ text, file: 'r.yaml', preset: 'late', stage: 'first', overrides: [] }),
+    /preset late of r\.yaml has no stage first; it has: second/,
+  );
+  assert.match(messageOf([], 'odd', text), /preset odd changes stage third.*first, second/);
 });

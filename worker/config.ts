@@ -115,7 +115,7 @@ export function resolveConfig({ text, file, preset, stage, overrides }: ConfigSo
   const whole: unknown = document.toJS();
   if (!isTree(whole))
     throw invalid(`${file}: expected a mapping of fields, as in recipes/videobert.yaml`);
-  const { presets = {}, stages } = whole as Partial<Record<'presets' | 'stages', Tree>>;
+  const { presets = {} } = whole as Partial<Record<'presets', Tree>>;
   const base = without(whole, ['presets', 'stages', 'evidence']);
 
   let merged: Tree = merge(DEFAULTS, base);
@@ -127,16 +127,23 @@ export function resolveConfig({ text, file, preset, stage, overrides }: ConfigSo
       );
     }
     merged = merge(merged, without(chosen, ['stages']));
-  }
-  const chosenStage = stage ?? Object.keys(stages ?? {})[0];
-  if (chosenStage !== undefined) {
-    const own = stages?.[chosenStage];
-    if (!isTree(own)) {
+    const known = Object.keys(isTree(whole['stages']) ? whole['stages'] : {});
+    const changed = isTree(chosen['stages']) ? Object.keys(chosen['stages']) : [];
+    const strange = changed.find((name) => !known.includes(name));
+    if (strange !== undefined) {
       throw invalid(
-        `${file} has no stage ${chosenStage}; it has: ${Object.keys(stages ?? {}).join(', ') || 'none'}`,
+        `${file}: preset ${preset} changes stage ${strange}, which it has not; it has: ${known.join(', ') || 'none'}`,
       );
     }
-    merged = merge(merged, own);
+  }
+  const stages = stagesIn(whole, preset);
+  const chosenStage = stage ?? stages[0];
+  if (chosenStage !== undefined) {
+    if (!stages.includes(chosenStage)) {
+      const those = preset === undefined ? file : `preset ${preset} of ${file}`;
+      throw invalid(`${those} has no stage ${chosenStage}; it has: ${stages.join(', ') || 'none'}`);
+    }
+    merged = merge(merged, valueAt(whole, ['stages', chosenStage]) as Tree);
     const ofBoth =
       preset === undefined ? undefined : valueAt(presets, [preset, 'stages', chosenStage]);
     if (isTree(ofBoth)) merged = merge(merged, ofBoth);
@@ -232,11 +239,20 @@ function checkDevices({ engine, parallel: { mesh }, train }: Config): void {
   }
 }
 
-/** The stages of a recipe in their order; none where it has one config alone. */
-export function stagesOf(text: string): string[] {
+/**
+ * The stages of a recipe in their order, without those that the preset leaves out (`stages: { NAME: null }`); none where
+ * it has one config alone.
+ */
+export function stagesOf(text: string, preset?: string): string[] {
   const whole: unknown = parseDocument(text).toJS();
-  const stages = isTree(whole) ? whole['stages'] : undefined;
-  return isTree(stages) ? Object.keys(stages) : [];
+  return isTree(whole) ? stagesIn(whole, preset) : [];
+}
+
+function stagesIn({ stages, presets }: Tree, preset: string | undefined): string[] {
+  const names = isTree(stages) ? Object.keys(stages).filter((name) => isTree(stages[name])) : [];
+  return preset === undefined
+    ? names
+    : names.filter((name) => valueAt(presets, [preset, 'stages', name]) !== null);
 }
 
 /** `a.b=1` to `{ a: { b: 1 } }`. */

@@ -30,6 +30,18 @@ export interface InitialSource {
 /** An entry of `init`. */
 export type InitialEntry = RunConfig['init'][number];
 
+/** @throws UsageError `INIT_INVALID` for a folder that is neither a run nor a model of transformers */
+export async function checkInitialFolder(folder: string): Promise<void> {
+  if ((await exists(join(folder, RUN_PLAN_FILE))) || (await isModelFolder(folder))) return;
+  throw new UsageError(
+    'INIT_INVALID',
+    (await exists(folder))
+      ? `${folder} is no run folder (it has no ${RUN_PLAN_FILE}), and no model of transformers (it has no config.json)`
+      : `init begins from ${folder}, and there is no such folder. Put a run or a model of transformers there ` +
+          `(hf download OWNER/NAME --local-dir ${folder}), or name another one in init`,
+  );
+}
+
 /**
  * @throws UsageError `INIT_INVALID` for a folder that is neither; PretrainedError for a model that is not known here or
  *   whose files cannot be read
@@ -45,12 +57,7 @@ export async function openInitialSource(folder: string): Promise<InitialSource> 
     );
     return { tensors, lacking: new Set(), kinds: {} };
   }
-  if (!(await isModelFolder(folder))) {
-    throw new UsageError(
-      'INIT_INVALID',
-      `${folder} is no run folder (it has no ${RUN_PLAN_FILE}), and no model of transformers (it has no config.json)`,
-    );
-  }
+  await checkInitialFolder(folder);
   const { tensors: all, kinds } = await openPretrainedWeights(folder);
   const tensors = [...all].flatMap(([name, { shape, names, isThere, read }]) => {
     const bytes = async (): Promise<Uint8Array> => {

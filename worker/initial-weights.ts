@@ -17,7 +17,7 @@ import {
 import { openInitializer, shapesOnly } from './initializer.ts';
 import { nearest } from './nearest.ts';
 import { pathMatcher } from './parameter-paths.ts';
-import { kindAt, kindDifferences, type PartKinds } from './part-kind.ts';
+import { kindAt, kindDifferences } from './part-kind.ts';
 import { INITIAL_FILE, readInitialWeights, type Weights } from './run-weights.ts';
 import type { VideoLanguageSystem } from './systems/system.ts';
 import { leavesOf, partsOf, withLeaves, type TensorTree } from './tree.ts';
@@ -37,19 +37,11 @@ export async function writeInitialWeights(
   if (init.length === 0 && train.frozen.length === 0) return [];
   await openCpuEngine();
   const form = formOf(system);
-  const model: Model = {
-    shapes: new Map(
-      leavesOf(form).flatMap(([path, { shape }]) =>
-        partsOf(path, shape).map((part): [string, readonly number[]] => [part.name, part.shape]),
-      ),
-    ),
-    kinds: system.kinds ?? {},
-  };
   const weights = new Map<string, SourceTensor>();
   const said: string[] = [];
   for (const [k, entry] of init.entries()) {
     const where = `init[${k}] (${runs[k]!})`;
-    const taken = takenOf(await openInitialSource(runs[k]!), entry, { model, where });
+    const taken = takenOf(system, entry, { source: await openInitialSource(runs[k]!), where });
     for (const [name, tensor] of taken) weights.set(name, tensor);
     said.push(`${taken.size} tensors of ${basename(runs[k]!)}`);
   }
@@ -80,19 +72,23 @@ export async function writeInitialWeights(
   return said;
 }
 
-interface Model {
-  /** By name. */
-  readonly shapes: ReadonlyMap<string, readonly number[]>;
-  readonly kinds: PartKinds;
-}
-
-/** What an entry takes, by the names of the model that it is for. @throws UsageError `INIT_INVALID` */
-function takenOf(
-  { tensors, lacking, kinds }: InitialSource,
+/**
+ * What an entry takes, by the names of the system that it is for; nothing is read.
+ * @param where of the entry, for messages
+ * @throws UsageError `INIT_INVALID` where it does not fit
+ */
+export function takenOf(
+  system: VideoLanguageSystem,
   entry: InitialEntry,
-  { model, where }: { readonly model: Model; readonly where: string },
+  { source, where }: { readonly source: InitialSource; readonly where: string },
 ): Map<string, SourceTensor> {
+  const { tensors, lacking, kinds } = source;
   const { take, as, skip, firstRows } = entry;
+  const shapes = new Map(
+    leavesOf(formOf(system)).flatMap(([path, { shape }]) =>
+      partsOf(path, shape).map((part): [string, readonly number[]] => [part.name, part.shape]),
+    ),
+  );
   const all = [...tensors.keys(), ...lacking];
   const below = all.flatMap((name) => nameBelow({ take, skip: [] }, name) ?? []);
   for (const pattern of [...skip, ...firstRows]) {
@@ -110,9 +106,9 @@ function takenOf(
     if (rest === undefined) continue;
     const target = [as, rest].filter((part) => part !== '').join('/');
     const there = tensor.place === undefined ? name : `${name} (${tensor.place})`;
-    const shape = model.shapes.get(target);
+    const shape = shapes.get(target);
     if (shape === undefined) {
-      const near = nearest(target, [...model.shapes.keys()]);
+      const near = nearest(target, [...shapes.keys()]);
       throw invalid(
         `${where}: ${there} would be ${target}, which the model does not have` +
           `${near === undefined ? '' : ` (it has ${near})`}; leave it out with skip`,
@@ -125,7 +121,7 @@ function takenOf(
         `${where}: ${there} is [${tensor.shape.join(', ')}], and ${target} of this model is [${shape.join(', ')}]`,
       );
     }
-    const [own, others] = [kindAt(model.kinds, target), kindAt(kinds, name)];
+    const [own, others] = [kindAt(system.kinds ?? {}, target), kindAt(kinds, name)];
     const [different] =
       own === undefined || others === undefined ? [] : kindDifferences(others, own);
     if (different !== undefined) {

@@ -117,7 +117,8 @@ const MOST_MEASURED_BYTES = 2 ** 31;
  */
 export async function planCommand(options: PrepareOptions): Promise<string> {
   const recipe = await readRecipe(options.recipe);
-  const stages = options.stage === undefined ? stagesOf(recipe.text) : [options.stage];
+  const stages =
+    options.stage === undefined ? stagesOf(recipe.text, options.preset) : [options.stage];
   if (stages.length === 0) return planOne(options, await resolveFor(options), true);
   const texts: string[] = [];
   for (const stage of stages) {

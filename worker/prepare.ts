@@ -16,7 +16,7 @@ import type { Sample } from '../video/index/sample.ts';
 import { isUrl } from '../video/storage/paths.ts';
 import { generateWorld } from '../video/world/generate.ts';
 import { resolveConfig, stagesOf, type Config } from './config.ts';
-import { initialWords } from './initial-source.ts';
+import { checkInitialFolder, initialWords } from './initial-source.ts';
 import { writeInitialWeights } from './initial-weights.ts';
 import { fetchNewestCheckpoint, fetchRun, storedPlan } from './run-store/fetch-run.ts';
 import { writeRunFileNames } from './run-store/run-files.ts';
@@ -61,7 +61,7 @@ export interface Prepared {
 export async function prepare(options: PrepareOptions): Promise<Prepared> {
   const { say, cacheDir } = options;
   const recipe = await readRecipe(options.recipe);
-  const stages = stagesOf(recipe.text);
+  const stages = stagesOf(recipe.text, options.preset);
   const stage = options.stage ?? stages[0];
   let config = resolveConfig({
     ...recipe,
@@ -117,6 +117,8 @@ export async function prepare(options: PrepareOptions): Promise<Prepared> {
     );
     return { ...prepared, existed: true };
   }
+  // Before the data are made: that takes long.
+  for (const initial of initialFolders) await checkInitialFolder(initial);
   await mkdir(folder, { recursive: true });
 
   // --- Data: the demo world or the user's folder, and an index of its samples.

@@ -312,7 +312,7 @@ describe('a run that begins from a model of transformers', { skip: missing ?? fa
     it('where there is nothing, or a file is missing', async () => {
       await refused(
         [{ from: folderOf('none') }],
-        /INIT_INVALID: .*none is no run folder .*config\.json/,
+        /INIT_INVALID: .*none, and there is no such folder/,
       );
       const from = folderOf(`cut-${runs++}`);
       await cp(folderOf('clip-sharded'), from, { recursive: true });
