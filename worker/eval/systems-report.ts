@@ -1,11 +1,12 @@
 /** A system's line in the table of systems: its recipe trained as people train it, and without what names it. */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { readdir, readFile } from 'node:fs/promises';
+import { cp, readdir, readFile } from 'node:fs/promises';
 import path from 'node:path';
 import { compiled } from '../../proto/compiled.mjs';
 import type { Figure } from '../../proto/gen/videoloom/v1/run.ts';
-import { evidenceOf, stagesOf, type Evidence } from '../config.ts';
+import { exists } from '../../proto/exists.ts';
+import { evidenceOf, resolveConfig, stagesOf, type Config, type Evidence } from '../config.ts';
 import { openTrainedRun } from '../trained-run.ts';
 import { numElements } from '../tree.ts';
 import { probe, type Probed } from './probe.ts';
@@ -18,8 +19,8 @@ const RECIPES = path.join(ROOT, 'worker', 'recipes');
 export interface ShownRecipe {
   readonly name: string;
   readonly evidence: Evidence;
-  /** Its last stage; undefined where it has none. */
-  readonly lastStage: string | undefined;
+  /** Its YAML. */
+  readonly text: string;
 }
 
 /** All recipes with `evidence`, by name. */
@@ -30,7 +31,7 @@ export async function shownRecipes(): Promise<ShownRecipe[]> {
     const text = await readFile(path.join(RECIPES, file), 'utf8');
     const evidence = evidenceOf({ text, file });
     const name = path.basename(file, '.yaml');
-    if (evidence !== undefined) found.push({ name, evidence, lastStage: stagesOf(text).at(-1) });
+    if (evidence !== undefined) found.push({ name, evidence, text });
   }
   return found;
 }
@@ -44,21 +45,50 @@ export interface TrainedFigure {
 }
 
 /**
+ * Finished stages by {@link stageKeys}: what two recipes, or a recipe and its ablation, have in common is trained once.
+ */
+export type FinishedStages = Map<string, { readonly folder: string; readonly minutes: number }>;
+
+/**
  * Trains a recipe with the `videoloom` command, all stages, and gives the figure that its evidence names. What the
  * command prints goes to stderr. A folder that holds the finished run already is read.
+ * @param finished stages that need not be trained again; those of this run are added
  */
 export async function trainRecipe(
-  { name, evidence, lastStage }: ShownRecipe,
-  { out, preset, overrides }: { out: string; preset?: string; overrides: readonly string[] },
+  { name, evidence, text }: ShownRecipe,
+  {
+    out,
+    preset,
+    overrides,
+    finished,
+  }: {
+    readonly out: string;
+    readonly preset?: string;
+    readonly overrides: readonly string[];
+    readonly finished: FinishedStages;
+  },
 ): Promise<TrainedFigure> {
-  const startMs = performance.now();
-  await run(process.execPath, [
+  const args = [
     ...[VIDEOLOOM, 'train', name, '--out', out],
     ...(preset === undefined ? [] : ['--preset', preset]),
     ...overrides,
-  ]);
-  const minutes = (performance.now() - startMs) / 60_000;
-  const folder = lastStage === undefined ? out : path.join(out, lastStage);
+  ];
+  const timed = async (more: readonly string[]): Promise<number> => {
+    const startMs = performance.now();
+    await run(process.execPath, [...args, ...more]);
+    return (performance.now() - startMs) / 60_000;
+  };
+  const keys = stageKeys(name, { text, preset, overrides });
+  let [folder, minutes] = [out, keys.size === 0 ? await timed([]) : 0];
+  for (const [stage, key] of keys) {
+    folder = path.join(out, stage);
+    const there = finished.get(key);
+    if (there !== undefined && !(await exists(folder)))
+      await cp(there.folder, folder, { recursive: true });
+    const own = await timed(['--stage', stage]);
+    if (there === undefined) finished.set(key, { folder, minutes: own });
+    minutes += there?.minutes ?? own;
+  }
   const summary = JSON.parse(await readFile(path.join(folder, 'summary.json'), 'utf8')) as {
     figures: Figure[];
   };
@@ -68,6 +98,24 @@ export async function trainRecipe(
     throw new Error(`${name} has no figure ${evidence.figure}, which its evidence names: ${names}`);
   }
   return { figure, run: folder, minutes };
+}
+
+/** What tells a recipe's stages: their configs and those of the stages that they begin from. */
+export function stageKeys(
+  name: string,
+  given: {
+    readonly text: string;
+    readonly preset?: string | undefined;
+    readonly overrides: readonly string[];
+  },
+): Map<string, string> {
+  const keys = new Map<string, string>();
+  for (const stage of stagesOf(given.text, given.preset)) {
+    const config: Config = resolveConfig({ ...given, file: name, stage });
+    const before = config.init.map(({ from }) => keys.get(from));
+    keys.set(stage, JSON.stringify([config, before]));
+  }
+  return keys;
 }
 
 /** What is known of a trained run's model. */

@@ -16,6 +16,7 @@ import {
   parityOf,
   shownRecipes,
   trainRecipe,
+  type FinishedStages,
   type ShownRecipe,
 } from './systems-report.ts';
 
@@ -54,8 +55,9 @@ async function main(): Promise<void> {
   }
   const wanted = all.filter(({ name }) => positionals.length === 0 || positionals.includes(name));
   const lines: Line[] = [];
+  const finished: FinishedStages = new Map();
   for (const recipe of wanted) {
-    const line = await lineOf(recipe, values);
+    const line = await lineOf(recipe, values, finished);
     lines.push(line);
     process.stdout.write(`${JSON.stringify(line)}\n`);
   }
@@ -65,13 +67,14 @@ async function main(): Promise<void> {
 async function lineOf(
   recipe: ShownRecipe,
   { seed, out }: { readonly seed: string; readonly out: string },
+  finished: FinishedStages,
 ): Promise<Line> {
   const { name, evidence } = recipe;
   const overrides = [`train.seed=${seed}`];
   const folder = path.join(out, `${name}-${seed}`);
-  const whole = await trainRecipe(recipe, { out: folder, overrides });
+  const whole = await trainRecipe(recipe, { out: folder, overrides, finished });
   const ablated = await trainRecipe(recipe, {
-    ...{ out: `${folder}-${evidence.ablation}`, preset: evidence.ablation, overrides },
+    ...{ out: `${folder}-${evidence.ablation}`, preset: evidence.ablation, overrides, finished },
   });
   const { numParameters, numTrained, probed } = await lookInto(
     whole.run,

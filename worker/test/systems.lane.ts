@@ -3,7 +3,7 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
-import { shownRecipes, trainRecipe } from '../eval/systems-report.ts';
+import { shownRecipes, trainRecipe, type FinishedStages } from '../eval/systems-report.ts';
 
 /**
  * `npm run test:systems`: every recipe with evidence, for three seeds, beside the same recipe without the part that names
@@ -16,6 +16,7 @@ const chosen = process.env['VIDEOLOOM_SYSTEMS']?.split(',');
 describe('each system needs the part that names it', async () => {
   const start = process.cwd();
   let folder: string;
+  const finished: FinishedStages = new Map();
   before(async () => {
     folder = await mkdtemp(join(tmpdir(), 'videoloom-systems-'));
     process.chdir(folder); // the demo world is made once, for all
@@ -35,9 +36,9 @@ describe('each system needs the part that names it', async () => {
         async (t) => {
           const overrides = [`train.seed=${seed}`];
           const out = join(folder, `${name}-${seed}`);
-          const { figure } = await trainRecipe(recipe, { out, overrides });
+          const { figure } = await trainRecipe(recipe, { out, overrides, finished });
           const ablated = await trainRecipe(recipe, {
-            ...{ out: `${out}-without`, preset: evidence.ablation, overrides },
+            ...{ out: `${out}-without`, preset: evidence.ablation, overrides, finished },
           });
           const { value, chance, count } = figure;
           t.diagnostic(
