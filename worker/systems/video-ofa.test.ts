@@ -32,7 +32,7 @@ test('token by token the decoder says what it says of the whole text', async () 
     picture: { width: 8, patchSize: 4, gridSize: 2, stem: undefined },
     encoder: { ...blocks, ...kind },
     decoder: { ...blocks, ...kind },
-    ...{ vocabulary: 11, promptLength: 3, answerLength: 5, numFrames: 2 },
+    ...{ vocabulary: 11, wordPositions: 6, gridPositions: 3, numFrames: 2 },
   };
   const params = initEncoderDecoder(sizes, openInitializer(2));
   const input = {
