@@ -32,9 +32,8 @@ export function initAttentionNorms(
  * are fewer than the batch's states.
  */
 export function withHeadScale({ kernel, bias }: DenseParams, headScale: tf.Tensor): DenseParams {
-  const [numIn, numOut] = kernel.shape as [number, number];
-  const byHead = tf.reshape(kernel, [headScale.shape[0]!, -1, numOut]);
-  const scaled = tf.reshape(tf.mul(byHead, tf.reshape(headScale, [-1, 1, 1])), [numIn, numOut]);
+  const byHead = tf.reshape(kernel, [headScale.size, -1, kernel.shape[1]!]);
+  const scaled = tf.reshape(tf.mul(byHead, tf.reshape(headScale, [-1, 1, 1])), kernel.shape);
   return bias === undefined ? { kernel: scaled } : { kernel: scaled, bias };
 }
 

@@ -138,7 +138,8 @@ describe("OFA's encoder and decoder", () => {
     });
 
     it(`write token by token what they say of the whole text, on the ${name} engine`, async () => {
-      const { params, answers, weights: _weights, ...input } = makeInput();
+      const { params, answers, pictures, ids, present } = makeInput();
+      const input = { pictures, ids, present };
       const writer = writerOf(SIZES, REFERENCE.answers[0]![0]!);
       const numSteps = answers.shape[1]!;
       const prefill = engines[name].compile(

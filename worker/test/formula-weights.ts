@@ -7,7 +7,7 @@ export function formulaTensor(
   shape: readonly number[],
   { scale, mean = 0 }: { readonly scale: number; readonly mean?: number },
 ): tf.Tensor {
-  const seed = [...name].reduce((sum, c, i) => sum + c.charCodeAt(0) * ((i % 7) + 1), 0);
+  const seed = Buffer.from(name).reduce((sum, code, i) => sum + code * ((i % 7) + 1), 0);
   const count = shape.reduce((a, b) => a * b, 1);
   const values = Float32Array.from(
     { length: count },
