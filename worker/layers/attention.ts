@@ -1,6 +1,6 @@
 import * as tf from '@tensorflow/tfjs-core';
 import { dense, type DenseParams } from './dense.ts';
-import { dotProductAttention } from './dot-product-attention.ts';
+import { attentionScale, dotProductAttention } from './dot-product-attention.ts';
 
 export type AttentionParams = {
   /** Query, key and value in one kernel, [D, 3 D]: one large product instead of three. */
@@ -12,6 +12,8 @@ export interface AttentionOptions {
   readonly numHeads: number;
   /** Added to the scores, [B, 1, 1, L]. */
   readonly bias?: tf.Tensor;
+  /** Scores for where the states stand, [1, A, L, L] or one a row; see `AttentionHeads`. */
+  readonly positions?: tf.Tensor | undefined;
 }
 
 /**
@@ -44,8 +46,10 @@ export function attentionWeights(
     ]);
     return tf.transpose(packed, [0, 2, 1, 3]); // [B, A, L, D/A]
   };
-  const scale = 1 / Math.sqrt(width / options.numHeads);
-  const scores = tf.matMul(tf.mul(heads(0), scale), heads(1), false, true);
+  const { positions } = options;
+  const scale = attentionScale(width / options.numHeads, positions);
+  const products = tf.matMul(tf.mul(heads(0), scale), heads(1), false, true);
+  const scores = positions === undefined ? products : tf.add(products, positions);
   return tf.softmax(options.bias === undefined ? scores : tf.add(scores, options.bias));
 }
 
@@ -53,7 +57,7 @@ export function attentionWeights(
 export function selfAttentionAndKeys(
   params: AttentionParams,
   x: tf.Tensor,
-  { numHeads, bias }: AttentionOptions,
+  { numHeads, bias, positions }: AttentionOptions,
 ): { output: tf.Tensor; keys: tf.Tensor } {
   const [batch, length, width] = x.shape as [number, number, number];
   const headWidth = width / numHeads;
@@ -63,24 +67,25 @@ export function selfAttentionAndKeys(
     tf.Tensor,
     tf.Tensor,
   ]; // each [B, A, L, D/A]
-  const mixed = tf.transpose(dotProductAttention({ query, key, value, bias }), [0, 2, 1, 3]);
+  const attended = dotProductAttention({ query, key, value, bias, positions });
+  const mixed = tf.transpose(attended, [0, 2, 1, 3]);
   const output = dense(params.output, tf.reshape(mixed, [batch, length, width]));
   return { output, keys: key };
 }
 
 /**
- * Multi-head attention of queries [B, Lq, D] to keys and values [B, Lk, D], each cut into heads: [B, Lq, D]. `bias`,
- * broadcast to [B, A, Lq, Lk], is added to the scores. Source: Vaswani et al. 2017, arXiv:1706.03762, sec. 3.2.
+ * Multi-head attention of queries [B, Lq, D] to keys and values [B, Lk, D], each cut into heads: [B, Lq, D]. `bias` and
+ * `positions`, broadcast to [B, A, Lq, Lk], are added to the scores. Source: Vaswani et al. 2017, arXiv:1706.03762, sec. 3.2.
  */
 export function attend(
   query: tf.Tensor,
   key: tf.Tensor,
   value: tf.Tensor,
-  { numHeads, bias }: { readonly numHeads: number; readonly bias?: tf.Tensor },
+  { numHeads, bias, positions }: AttentionOptions,
 ): tf.Tensor {
   const [batch, length, width] = query.shape as [number, number, number];
   const heads = (x: tf.Tensor): tf.Tensor =>
     tf.transpose(tf.reshape(x, [batch, -1, numHeads, width / numHeads]), [0, 2, 1, 3]); // [B, A, L, D/A]
-  const given = { query: heads(query), key: heads(key), value: heads(value), bias };
+  const given = { query: heads(query), key: heads(key), value: heads(value), bias, positions };
   return tf.reshape(tf.transpose(dotProductAttention(given), [0, 2, 1, 3]), [batch, length, width]);
 }

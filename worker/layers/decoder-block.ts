@@ -17,6 +17,8 @@ export type DecoderAttentionParams = {
 export interface BlockContext {
   /** Added to the scores, [B, 1, L, S + L] for S slots of `past`. */
   readonly bias: tf.Tensor;
+  /** Scores for where the states stand, [1, A, L, S + L]; see `AttentionHeads`. */
+  readonly positions?: tf.Tensor | undefined;
   readonly rope?: RopeAngles;
   /** Of this layer, from earlier tokens. */
   readonly past?: KeyValues;
@@ -39,6 +41,7 @@ export function decoderAttention(
     numHeads,
     numKeyValueHeads,
     bias,
+    positions,
     rope,
     past,
   }: BlockContext & { readonly numHeads: number; readonly numKeyValueHeads: number },
@@ -54,7 +57,7 @@ export function decoderAttention(
   const allValues = past === undefined ? value : tf.concat([past.value, value], 2);
 
   const width = query.shape[3]!;
-  const mixed = dotProductAttention({ query, key: allKeys, value: allValues, bias });
+  const mixed = dotProductAttention({ query, key: allKeys, value: allValues, bias, positions });
   const joined = tf.reshape(tf.transpose(mixed, [0, 2, 1, 3]), [batch, length, numHeads * width]);
   return { output: dense(params.output, joined), made: { key, value } };
 }

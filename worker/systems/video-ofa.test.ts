@@ -13,6 +13,7 @@ import {
   type EncoderDecoderSizes,
 } from '../models/encoder-decoder.ts';
 import { captionedRows, openCaptioned } from '../test/captioned-system.ts';
+import { formulaWeights } from '../test/formula-weights.ts';
 import { leavesOf } from '../tree.ts';
 
 const OVERRIDES = [
@@ -32,9 +33,10 @@ test('token by token the decoder says what it says of the whole text', async () 
     picture: { width: 8, patchSize: 4, gridSize: 2, stem: undefined },
     encoder: { ...blocks, ...kind },
     decoder: { ...blocks, ...kind },
-    ...{ vocabulary: 11, promptLength: 3, answerLength: 5, numFrames: 2 },
+    ...{ vocabulary: 11, wordPositions: 6, gridPositions: 3, numFrames: 2 },
   };
-  const params = initEncoderDecoder(sizes, openInitializer(2));
+  // As they begin, factors of heads are 1 and biases by distance 0.
+  const params = formulaWeights(initEncoderDecoder(sizes, openInitializer(2)));
   const input = {
     pictures: tf.reshape(tf.sin(tf.range(0, 2 * 2 * 8 * 8 * 3)), [4, 8, 8, 3]),
     ids: tf.tensor2d([1, 2, 3, 4, 5, 0], [2, 3], 'int32'),
@@ -137,4 +139,37 @@ test('asked nothing it reads the question for a caption, else the question, and 
   const expected = { ...caption.arrays, answers: { data, shape: whole.shape } };
   const sums = system.sums(params, {}, uploadBatch(engine, { ...caption, arrays: expected }));
   assert.equal((await sums['caption']!.correct.data())[0], rows.length);
+});
+
+test('tables of positions have rows for larger pictures and longer texts than are used, and never fewer', async () => {
+  const shapesOf = async (...overrides: string[]) => {
+    const { system } = await openCaptioned('video-ofa', {
+      ...{ preset: 'tiny', stage: 'clips' },
+      overrides: ['model.gridPositions=5', 'model.wordPositions=60', ...overrides],
+    });
+    return leavesOf(system.init(openInitializer(1))).map(([path, { shape }]) => [path, shape]);
+  };
+  const small = await shapesOf('data.frameSize=16', 'model.promptTokens=20');
+  assert.deepEqual(await shapesOf('data.frameSize=40', 'model.promptTokens=60'), small);
+  for (const [override, message] of [
+    ['model.wordPositions=35', /wordPositions \(35\) is less than model\.promptTokens \(36\)/],
+    ['model.answerTokens=37', /wordPositions \(36\) is less than model\.answerTokens \(37\)/],
+    ['model.gridPositions=3', /gridPositions \(3\) is less than .*patchSize \(4\)/],
+  ] as const) {
+    await assert.rejects(openCaptioned('video-ofa', { preset: 'tiny', overrides: [override] }), {
+      ...{ code: 'CONFIG_INVALID', message },
+    });
+  }
+});
+
+test('weight decay leaves tables, norms and factors of heads alone', async () => {
+  const { system } = await open();
+  const decayed = leavesOf(system.init(openInitializer(1)))
+    .filter(([path, { shape }]) => system.decays(path, path.includes('*') ? shape.slice(1) : shape))
+    .map(([path]) => path);
+  assert.ok(decayed.length > 0 && decayed.every((path) => path.endsWith('/kernel')));
+  const kernels = leavesOf(system.init(openInitializer(1))).filter(([path]) =>
+    path.endsWith('/kernel'),
+  );
+  assert.equal(decayed.length, kernels.length);
 });

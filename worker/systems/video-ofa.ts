@@ -61,6 +61,12 @@ const fields = z.strictObject({
   ),
   promptTokens: count('Word pieces of a prompt; longer ones are cut'),
   answerTokens: count('Word pieces of an answer, its start and end included', 3),
+  wordPositions: count(
+    'Places of word pieces that there are weights for; at least promptTokens and answerTokens, more if later stages are to read or write longer texts',
+  ),
+  gridPositions: count(
+    'Rows and columns of patches that there are weights for; at least data.frameSize / patchSize, more if later stages are to see larger pictures',
+  ),
   tasks: z
     .strictObject({
       caption: share('Share of the samples whose caption is asked'),
@@ -81,7 +87,8 @@ export const videoOfa = defineSystem<OfaConfig, EncoderDecoderParams>({
   schema: fields,
   sampleKind: 'a picture, or a clip of one video',
   takes: isOneMedium,
-  check: ({ model: { encoder, decoder, stem, patchSize, tasks }, data }) => {
+  check: ({ model, data }) => {
+    const { encoder, decoder, stem, patchSize, tasks } = model;
     if (encoder.width !== decoder.width) {
       return `model.encoder.width (${encoder.width}) and model.decoder.width (${decoder.width}) differ`;
     }
@@ -94,6 +101,8 @@ export const videoOfa = defineSystem<OfaConfig, EncoderDecoderParams>({
     if (stem !== null && (patchSize !== STEM_STRIDE || stem.length !== 3)) {
       return `model.stem has three stages and model.patchSize ${STEM_STRIDE}`;
     }
+    const missing = missingPositions(model, data);
+    if (missing !== undefined) return missing;
     if (tasks.caption + tasks.match + tasks.order === 0) return 'model.tasks asks nothing';
     return checkBlocks('model.encoder', encoder) ?? checkBlocks('model.decoder', decoder);
   },
@@ -110,17 +119,36 @@ export const videoOfa = defineSystem<OfaConfig, EncoderDecoderParams>({
 /** Frames whose numbers the first stage's tokenizer knows at least. */
 const MOST_COUNTED = 10;
 
+/** Which table of positions has fewer rows than are used, if any. */
+function missingPositions(
+  { wordPositions, gridPositions, promptTokens, answerTokens, patchSize }: OfaConfig,
+  { frameSize }: RunConfig['data'],
+): string | undefined {
+  const uses = [
+    ['model.wordPositions', wordPositions, 'model.promptTokens', promptTokens],
+    ['model.wordPositions', wordPositions, 'model.answerTokens', answerTokens],
+    [
+      'model.gridPositions',
+      gridPositions,
+      'data.frameSize / model.patchSize',
+      frameSize / patchSize,
+    ],
+  ] as const;
+  const short = uses.find(([, rows, , used]) => rows < used);
+  if (short === undefined) return undefined;
+  const [name, rows, use, used] = short;
+  return `${name} (${rows}) is less than ${use} (${used}): there are no weights for the places behind`;
+}
+
 export function ofaSizes(model: OfaConfig, data: RunConfig['data']): EncoderDecoderSizes {
-  const kind = { activation: 'gelu-tanh', epsilon: 1e-5 } as const;
-  const { patchSize, stem, encoder, decoder, vocabulary, promptTokens, answerTokens } = model;
+  const kind = { activation: 'gelu', epsilon: 1e-5 } as const;
+  const { patchSize, stem, encoder, decoder, vocabulary, wordPositions, gridPositions } = model;
   const gridSize = data.frameSize / patchSize;
   return {
     picture: { width: encoder.width, patchSize, gridSize, stem: stem ?? undefined },
     encoder: encoderSizes(encoder, kind),
     decoder: encoderSizes(decoder, kind),
-    vocabulary,
-    promptLength: promptTokens,
-    answerLength: answerTokens,
+    ...{ vocabulary, wordPositions, gridPositions },
     numFrames: data.windows,
   };
 }
@@ -252,7 +280,7 @@ async function open({
     init: (initializer) => initEncoderDecoder(sizes, initializer),
     frozen: {},
     decays: (path, shape) =>
-      shape.length > 1 && !/(^|\/)(words|frame|position|\w+Position)$/.test(path),
+      shape.length > 1 && !/(^|\/)(words|frame|\w+Position|\w+Distances)$/.test(path),
     assemble: (rows) => assembleOfa(assembly, rows, index.train, OFA_TRAINING),
     answers: {
       assemble: (rows, question) => assembleOfaQuestion(assembly, rows, question),

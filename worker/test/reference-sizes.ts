@@ -70,12 +70,14 @@ export const MERLOT_DIFFERENCES: Parts = {
     9 * (3 * 32 + 32 * 32 + 32 * 64) + 2 * (32 + 32 + 64) - ROOT,
 };
 
-/** Biases of attention by distance: 511 of words, 83 x 83 + 3 of patches, for each of 12 heads and 6 layers. */
-const DISTANCES = 6 * 12 * (511 + 83 * 83 + 3);
+const [OFA_LAYERS, OFA_HEADS] = [6, 12];
+/** Biases of attention by distance, for each head and layer. */
+const WORD_DISTANCES = OFA_LAYERS * OFA_HEADS * 511;
+const PATCH_DISTANCES = OFA_LAYERS * OFA_HEADS * (83 * 83 + 3);
 /** Tables of positions of words and of 42 x 42 patches, with a norm each. */
-const POSITIONS = (1026 + 42 * 42 + 1) * WIDTH + 2 * NORM;
+const [WORD_POSITIONS, PATCH_POSITIONS] = [1026 * WIDTH + NORM, (42 * 42 + 1) * WIDTH + NORM];
 /** Norms behind the parts of a layer, and a factor a head: `scale_attn`, `scale_fc`, `scale_heads`. */
-const [ATTENTION_SCALES, MLP_NORM] = [NORM + 12, 2 * 4 * WIDTH];
+const [ATTENTION_SCALES, MLP_NORM] = [NORM + OFA_HEADS, 2 * 4 * WIDTH];
 
 /**
  * OFA-Sys/OFA, models/ofa/unify_transformer.py with `ofa_base_architecture` and the flags of its pre-training script,
@@ -86,22 +88,21 @@ export const OFA_REFERENCE: Parts = {
   stem: ROOT + resNetStages([3, 4, 23]),
   stemProjection: dense(1024, WIDTH),
   readerEntrance: 2 * NORM + 2 * WIDTH, // norms of words and patches, and what tells them apart
-  readerPositions: POSITIONS + 2 * SQUARE + DISTANCES,
-  readerBlocks: 6 * (BLOCK + ATTENTION_SCALES + MLP_NORM) + NORM,
-  writerEntrance: 2 * NORM,
-  writerPositions: POSITIONS + 4 * SQUARE + DISTANCES,
-  writerBlocks: 6 * (BLOCK + 4 * SQUARE + NORM + 2 * ATTENTION_SCALES + MLP_NORM) + NORM,
+  readerPositions: WORD_POSITIONS + PATCH_POSITIONS + 2 * SQUARE,
+  readerDistances: WORD_DISTANCES + PATCH_DISTANCES,
+  readerBlocks: OFA_LAYERS * (BLOCK + ATTENTION_SCALES + MLP_NORM) + NORM,
+  writerEntrance: 2 * NORM, // of words, and of the codes of pictures
+  writerPositions: WORD_POSITIONS + PATCH_POSITIONS + 4 * SQUARE,
+  writerDistances: WORD_DISTANCES + PATCH_DISTANCES,
+  writerBlocks: OFA_LAYERS * (BLOCK + 4 * SQUARE + NORM + 2 * ATTENTION_SCALES + MLP_NORM) + NORM,
 };
 
 /** What {@link OFA_REFERENCE} has more than our `paper` preset of single pictures. */
 export const OFA_DIFFERENCES: Parts = {
-  'attention by position: projections of queries and keys, in place of sums of words and positions':
-    6 * SQUARE,
-  'biases by distance': 2 * DISTANCES,
-  'rows of positions that 80 and 64 words and 24 x 24 patches do not use':
-    2 * (1026 + 42 * 42 + 1) * WIDTH - (80 + 64 + 24 * 24) * WIDTH,
-  'norms of positions': 4 * NORM,
-  'norms behind parts, and factors of heads': 6 * (3 * ATTENTION_SCALES + 2 * MLP_NORM),
-  'norms and kinds of what enters': 2 * NORM + 2 * WIDTH,
+  'positions of the codes that the decoder writes pictures with': PATCH_POSITIONS,
+  'biases by distance of such codes': PATCH_DISTANCES,
+  'a norm of such codes': NORM,
+  'the position, and the distances, of a class token that pictures have not':
+    WIDTH + OFA_LAYERS * OFA_HEADS * 3,
   'the place of a frame in its clip, which pictures have not': -WIDTH,
 };

@@ -1,0 +1,68 @@
+/**
+ * What NormFormer adds to a transformer block whose norms stand in front: a norm behind attention, one within the MLP, and
+ * a factor of each head. Source: Shleifer et al. 2021, arXiv:2110.09456, sec. 2.1.
+ */
+import * as tf from '@tensorflow/tfjs-core';
+import type { Initializer } from '../initializer.ts';
+import { ACTIVATIONS, type Activation } from './activations.ts';
+import { dense, initDense, type DenseParams } from './dense.ts';
+import { initLayerNorm, layerNorm, type LayerNormParams } from './norm.ts';
+
+/** Norms in front of and behind one attention of a block, and a factor of each head. */
+export type AttentionNorms = {
+  readonly before: LayerNormParams;
+  readonly headScale: tf.Tensor; // [A]
+  readonly after: LayerNormParams;
+};
+
+export function initAttentionNorms(
+  init: Initializer,
+  path: string,
+  { width, numHeads }: { readonly width: number; readonly numHeads: number },
+): AttentionNorms {
+  return {
+    before: initLayerNorm(init, `${path}/before`, width),
+    headScale: init.fill(`${path}/headScale`, [numHeads], 1),
+    after: initLayerNorm(init, `${path}/after`, width),
+  };
+}
+
+/**
+ * The map behind attention, [D, D], of heads that have a factor [A] each. The factor goes into the kernel's rows, which
+ * are fewer than the batch's states.
+ */
+export function withHeadScale({ kernel, bias }: DenseParams, headScale: tf.Tensor): DenseParams {
+  const byHead = tf.reshape(kernel, [headScale.size, -1, kernel.shape[1]!]);
+  const scaled = tf.reshape(tf.mul(byHead, tf.reshape(headScale, [-1, 1, 1])), kernel.shape);
+  return bias === undefined ? { kernel: scaled } : { kernel: scaled, bias };
+}
+
+export type NormedMlpParams = {
+  readonly before: LayerNormParams;
+  readonly in: DenseParams;
+  readonly within: LayerNormParams;
+  readonly out: DenseParams;
+};
+
+export function initNormedMlp(
+  init: Initializer,
+  path: string,
+  { width, mlpWidth }: { readonly width: number; readonly mlpWidth: number },
+): NormedMlpParams {
+  return {
+    before: initLayerNorm(init, `${path}/before`, width),
+    in: initDense(init, `${path}/in`, width, mlpWidth),
+    within: initLayerNorm(init, `${path}/within`, mlpWidth),
+    out: initDense(init, `${path}/out`, mlpWidth, width),
+  };
+}
+
+/** States [B, L, D] with what the MLP makes of them added. */
+export function addNormedMlp(
+  params: NormedMlpParams,
+  x: tf.Tensor,
+  { activation, epsilon }: { readonly activation: Activation; readonly epsilon: number },
+): tf.Tensor {
+  const hidden = ACTIVATIONS[activation](dense(params.in, layerNorm(params.before, x, epsilon)));
+  return tf.add(x, dense(params.out, layerNorm(params.within, hidden, epsilon)));
+}
