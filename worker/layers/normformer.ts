@@ -37,32 +37,34 @@ export function withHeadScale({ kernel, bias }: DenseParams, headScale: tf.Tenso
   return bias === undefined ? { kernel: scaled } : { kernel: scaled, bias };
 }
 
+/** The MLP of a block, beside what else the block has. */
 export type NormedMlpParams = {
-  readonly before: LayerNormParams;
-  readonly in: DenseParams;
-  readonly within: LayerNormParams;
-  readonly out: DenseParams;
+  readonly mlpNorm: LayerNormParams;
+  readonly mlpIn: DenseParams;
+  readonly mlpInnerNorm: LayerNormParams;
+  readonly mlpOut: DenseParams;
 };
 
+/** @param path of the block */
 export function initNormedMlp(
   init: Initializer,
   path: string,
   { width, mlpWidth }: { readonly width: number; readonly mlpWidth: number },
 ): NormedMlpParams {
   return {
-    before: initLayerNorm(init, `${path}/before`, width),
-    in: initDense(init, `${path}/in`, width, mlpWidth),
-    within: initLayerNorm(init, `${path}/within`, mlpWidth),
-    out: initDense(init, `${path}/out`, mlpWidth, width),
+    mlpNorm: initLayerNorm(init, `${path}/mlpNorm`, width),
+    mlpIn: initDense(init, `${path}/mlpIn`, width, mlpWidth),
+    mlpInnerNorm: initLayerNorm(init, `${path}/mlpInnerNorm`, mlpWidth),
+    mlpOut: initDense(init, `${path}/mlpOut`, mlpWidth, width),
   };
 }
 
 /** States [B, L, D] with what the MLP makes of them added. */
 export function addNormedMlp(
-  params: NormedMlpParams,
+  { mlpNorm, mlpIn, mlpInnerNorm, mlpOut }: NormedMlpParams,
   x: tf.Tensor,
   { activation, epsilon }: { readonly activation: Activation; readonly epsilon: number },
 ): tf.Tensor {
-  const hidden = ACTIVATIONS[activation](dense(params.in, layerNorm(params.before, x, epsilon)));
-  return tf.add(x, dense(params.out, layerNorm(params.within, hidden, epsilon)));
+  const hidden = ACTIVATIONS[activation](dense(mlpIn, layerNorm(mlpNorm, x, epsilon)));
+  return tf.add(x, dense(mlpOut, layerNorm(mlpInnerNorm, hidden, epsilon)));
 }

@@ -64,21 +64,19 @@ export interface EncoderDecoderSizes {
   readonly numFrames: number;
 }
 
-type ReaderBlockParams = {
+type ReaderBlockParams = NormedMlpParams & {
   readonly attentionNorms: AttentionNorms;
   readonly attention: AttentionParams;
   readonly wordDistances: tf.Tensor; // [R, A]
   readonly patchDistances: tf.Tensor; // [R, A]
-  readonly mlp: NormedMlpParams;
 };
 
-type WriterBlockParams = {
+type WriterBlockParams = NormedMlpParams & {
   readonly attentionNorms: AttentionNorms;
   readonly attention: DecoderAttentionParams;
   readonly wordDistances: tf.Tensor; // [R, A]
   readonly crossNorms: AttentionNorms;
   readonly cross: CrossAttentionParams;
-  readonly mlp: NormedMlpParams;
 };
 
 export type EncoderDecoderParams = {
@@ -168,7 +166,7 @@ function initReaderBlock(
     },
     wordDistances: distances('wordDistances', NUM_WORD_DISTANCES),
     patchDistances: distances('patchDistances', numPatchDistances(gridPositions)),
-    mlp: initNormedMlp(init, `${at}/mlp`, encoder),
+    ...initNormedMlp(init, at, encoder),
   };
 }
 
@@ -184,7 +182,7 @@ function initWriterBlock(init: Initializer, at: string, decoder: EncoderSizes): 
     wordDistances: init.fill(`${at}/wordDistances`, [NUM_WORD_DISTANCES, numHeads], 0),
     crossNorms: initAttentionNorms(init, `${at}/crossNorms`, decoder),
     cross: initCrossAttention(init, `${at}/cross`, { width, contextWidth: width }),
-    mlp: initNormedMlp(init, `${at}/mlp`, decoder),
+    ...initNormedMlp(init, at, decoder),
   };
 }
 
@@ -299,7 +297,7 @@ function readerBlock(
     layerNorm(before, x, epsilon),
     { numHeads, bias, positions: tf.add(positions, distances) },
   );
-  return addNormedMlp(params.mlp, tf.add(x, layerNorm(after, attended, epsilon)), encoder);
+  return addNormedMlp(params, tf.add(x, layerNorm(after, attended, epsilon)), encoder);
 }
 
 /** Scores within a frame [1, A, N, N] as those within each of F, and 0 between them, [1, A, F N, F N]. */
@@ -503,5 +501,5 @@ function writerBlock(
     { numHeads, bias: contextBias, positions: contextPositions },
   );
   const read = tf.add(written, layerNorm(crossNorms.after, crossed, epsilon));
-  return { output: addNormedMlp(params.mlp, read, decoder), made };
+  return { output: addNormedMlp(params, read, decoder), made };
 }
