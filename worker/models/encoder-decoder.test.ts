@@ -133,7 +133,7 @@ describe("OFA's encoder and decoder", () => {
           squares += value ** 2;
         }
         const worst = Math.max(Math.abs(along - projection), Math.abs(Math.sqrt(squares) - length));
-        assert.ok(worst < 1e-3 * Math.max(1, length), `${path}: off by ${worst} of ${length}`);
+        assert.ok(worst < 1e-4 * Math.max(1, length), `${path}: off by ${worst} of ${length}`);
       }
     });
 
