@@ -96,7 +96,10 @@ export type EncoderDecoderParams = {
     readonly blocks: Stacked<ReaderBlockParams>;
     readonly finalNorm: LayerNormParams;
   };
-  /** Where a frame stands in its clip, [F, D]: what pictures alone have not. */
+  /**
+   * Where a frame stands in its clip, [F, D]: what pictures have not. In the places of its patches, else attention, which
+   * words look at frames by, would not know; and in the patches, since what is looked at tells no place.
+   */
   readonly frame: tf.Tensor;
   readonly writer: {
     readonly wordNorm: LayerNormParams;
@@ -137,7 +140,8 @@ export function initEncoderDecoder(
       },
       finalNorm: norm('reader/finalNorm'),
     },
-    frame: table('frame', sizes.numFrames),
+    // Zero: a clip's frames begin as the pictures that the model knows.
+    frame: init.fill('frame', [sizes.numFrames, width], 0),
     writer: {
       wordNorm: norm('writer/wordNorm'),
       wordPosition: table('writer/wordPosition', wordPositions),
@@ -224,7 +228,7 @@ export function readAll(
     1,
   );
   const all = tf.concat([tf.ones([batch, numFrames * numPatches]), present], 1);
-  const places = placesOf(params.reader, numWords, sizes);
+  const places = placesOf(params, numWords, sizes);
   const scores = positionScores(byPosition, places, places, reader.numHeads);
   const states = repeatLayers(
     blocks,
@@ -236,9 +240,9 @@ export function readAll(
   return { states: layerNorm(finalNorm, states, reader.epsilon), present: all, places };
 }
 
-/** Where each patch of each frame and each word of a prompt stands, [F N + P, D]; frames have the same places. */
+/** Where each patch of each frame and each word of a prompt stands, [F N + P, D]. */
 function placesOf(
-  params: EncoderDecoderParams['reader'],
+  { reader: params, frame }: EncoderDecoderParams,
   numWords: number,
   {
     picture: { gridSize },
@@ -249,9 +253,11 @@ function placesOf(
 ): tf.Tensor {
   const grid = tf.reshape(params.patchPosition, [gridPositions, gridPositions, width]);
   const corner = gridSize === gridPositions ? grid : tf.slice(grid, 0, [gridSize, gridSize, width]);
-  const patches = tf.reshape(corner, [gridSize ** 2, width]);
+  const patches = tf.reshape(corner, [1, gridSize ** 2, width]);
+  const ofFrames = tf.add(patches, tf.reshape(frame, [numFrames, 1, width]));
+  const placed = layerNorm(params.patchPositionNorm, ofFrames, epsilon);
   return tf.concat([
-    tf.tile(layerNorm(params.patchPositionNorm, patches, epsilon), [numFrames, 1]),
+    tf.reshape(placed, [numFrames * gridSize ** 2, width]),
     wordPlaces(params, numWords, epsilon),
   ]);
 }
@@ -270,7 +276,7 @@ function wordPlaces(
 
 /**
  * Attention of all to all, and an MLP. Distances count between words, and between patches of one frame, as the released
- * code has it of two pictures; that between frames is told by what is summed to their patches.
+ * code has it of two pictures; that between frames is told by their places.
  */
 function readerBlock(
   params: ReaderBlockParams,
