@@ -176,15 +176,11 @@ function asked(
   }
 }
 
-/** Another clip's caption, of a few drawn the one that is most alike: what differs in one word is to be seen, too. */
+/** Another clip's caption, drawn at random; undefined where none of some has other words. */
 function otherCaption(text: string, split: readonly Sample[], rng: Rng): string | undefined {
-  const own = text.split(' ');
-  let [best, most] = [undefined as string | undefined, -1];
   for (let k = 0; k < 16; k++) {
     const other = split[rng.integer(split.length)]!.text;
-    const words = other.split(' ');
-    const numEqual = words.filter((word, i) => word === own[i]).length;
-    if (other !== text && numEqual > most) [best, most] = [other, numEqual];
+    if (other !== text) return other;
   }
-  return best;
+  return undefined;
 }

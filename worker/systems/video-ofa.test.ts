@@ -139,6 +139,9 @@ test('asked nothing it reads the question for a caption, else the question, and 
   const expected = { ...caption.arrays, answers: { data, shape: whole.shape } };
   const sums = system.sums(params, {}, uploadBatch(engine, { ...caption, arrays: expected }));
   assert.equal((await sums['caption']!.correct.data())[0], rows.length);
+  data[1 + Math.floor(written[0]!.ids.length / 2)]! ^= 1; // one word of the first row
+  const wrong = system.sums(params, {}, uploadBatch(engine, { ...caption, arrays: expected }));
+  assert.equal((await wrong['caption']!.correct.data())[0], rows.length - 1);
 });
 
 test('tables of positions have rows for larger pictures and longer texts than are used, and never fewer', async () => {

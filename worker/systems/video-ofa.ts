@@ -197,13 +197,15 @@ async function open({
     );
     const { answerWeights, pairWeights } = batch;
     if (answerWeights === undefined) return byTask;
-    const written = writeGreedily(params, states, batch.answers, sizes);
     const correct =
       pairWeights === undefined
-        ? tf.sum(tf.mul(wholeAnswers(written, batch.answers, tokenizer.special.sep), answerWeights))
-        : tf.sum(tf.mul(rightPairs(written, batch.places, digits), pairWeights));
+        ? tf.mul(wholeAnswers(logits, batch.answers, tokenizer.special.sep), answerWeights)
+        : tf.mul(rightPairs(writtenOrder(params, states, batch, sizes), digits), pairWeights);
     return Object.fromEntries(
-      Object.entries(byTask).map(([task, { lossSum }]) => [task, { lossSum, correct }]),
+      Object.entries(byTask).map(([task, { lossSum }]) => [
+        task,
+        { lossSum, correct: tf.sum(correct) },
+      ]),
     );
   };
   const ask = (rows: readonly Row[], question: OfaQuestion): HostBatch => {
@@ -307,37 +309,46 @@ function answeringWriter(
   };
 }
 
-/** What the model writes by itself, [B, A] int32, from the first of `answers` on; no gradient. */
-function writeGreedily(
+/** What the model writes by itself where the numbers of an order stand, and these numbers, [B, F] int32; no gradient. */
+function writtenOrder(
   params: EncoderDecoderParams,
   states: ReadStates,
-  answers: tf.Tensor,
+  { answers, places }: Pick<OfaBatch, 'answers' | 'places'>,
   sizes: EncoderDecoderSizes,
-): tf.Tensor {
-  const [batch, length] = answers.shape as [number, number];
-  return constantOf(() => {
+): { readonly written: tf.Tensor; readonly places: tf.Tensor } {
+  const [batch, numFrames] = places.shape as [number, number];
+  const all = constantOf(() => {
     let written = tf.slice(answers, [0, 0], [batch, 1]);
-    while (written.shape[1]! < length) {
+    while (written.shape[1]! <= numFrames) {
       const logits = writtenLogits(params, written, states, sizes);
       const last = tf.slice(logits, [0, written.shape[1]! - 1, 0], [batch, 1, -1]);
       written = tf.concat([written, tf.cast(tf.argMax(last, -1), 'int32')], 1);
     }
     return written;
   });
+  return { written: tf.slice(all, [0, 1], [batch, numFrames]), places };
 }
 
-/** 1 for rows whose text is that of the answer up to its end, [B]. */
-function wholeAnswers(written: tf.Tensor, answers: tf.Tensor, endId: number): tf.Tensor {
-  const isEqual = tf.cast(tf.equal(written, answers), 'float32');
-  const isEnd = tf.cast(tf.equal(answers, tf.scalar(endId, 'int32')), 'float32');
+/**
+ * 1 for rows that the model writes up to their end word for word, [B]. By itself it writes what it is given here as long
+ * as each of its words is the right one, so that one pass tells.
+ */
+function wholeAnswers(logits: tf.Tensor, answers: tf.Tensor, endId: number): tf.Tensor {
+  const length = answers.shape[1]!;
+  const next = tf.slice(answers, [0, 1], [-1, length - 1]);
+  const guessed = tf.cast(tf.argMax(tf.slice(logits, 0, [-1, length - 1, -1]), -1), 'int32');
+  const isEqual = tf.cast(tf.equal(guessed, next), 'float32');
+  const isEnd = tf.cast(tf.equal(next, tf.scalar(endId, 'int32')), 'float32');
   const isBehind = tf.cumsum(isEnd, 1, true); // exclusive: the end itself counts
   return tf.min(tf.maximum(isEqual, isBehind), 1);
 }
 
 /** Which pairs of frames a written order has as they are, [B, F, F]; what is no number is never right. */
-function rightPairs(written: tf.Tensor, places: tf.Tensor, digits: Float32Array): tf.Tensor {
-  const [batch, count] = places.shape as [number, number];
-  const told = tf.gather(tf.tensor1d(digits), tf.slice(written, [0, 1], [batch, count]));
+function rightPairs(
+  { written, places }: { readonly written: tf.Tensor; readonly places: tf.Tensor },
+  digits: Float32Array,
+): tf.Tensor {
+  const told = tf.gather(tf.tensor1d(digits), written);
   const truth = tf.cast(places, 'float32');
   const sign = (x: tf.Tensor): tf.Tensor =>
     tf.sign(tf.sub(tf.expandDims(x, 2), tf.expandDims(x, 1)));
