@@ -8,8 +8,8 @@ import { exitOf, firstJsonLine, ProcessFailed, start, type Exit } from './proces
 /** What the prepare step prints. */
 export interface Prepared {
   readonly folder: string;
-  /** Stages of the recipe; each is a run. */
-  readonly stages: readonly string[];
+  /** Stages of the recipe to train after this one; each is a run. */
+  readonly furtherStages: readonly string[];
   readonly existed: boolean;
   readonly workers: number;
   readonly engine: string;

@@ -16,8 +16,6 @@ import { openRunView, summary, type Outcome, type RunView } from './view.ts';
 export interface LocalOptions {
   /** Arguments of `worker/main.ts prepare`. */
   readonly prepareArgs: readonly string[];
-  /** The arguments name a stage, and no other is trained. */
-  readonly isOneStage?: boolean;
   readonly metricsAddress: string;
   readonly listenAddress: string;
   /** Flags and environment of {@link openSecurity}, which the children get too. */
@@ -28,9 +26,9 @@ export interface LocalOptions {
 
 /** Trains on this machine, stage after stage where the recipe has several. Started again it goes on where it was. */
 export async function trainLocally(options: LocalOptions): Promise<number> {
-  const { code, stages } = await trainStage(options);
-  if (code !== 0 || options.isOneStage === true) return code;
-  for (const stage of stages.slice(1)) {
+  const { code, furtherStages } = await trainStage(options);
+  if (code !== 0) return code;
+  for (const stage of furtherStages) {
     const prepareArgs = [...options.prepareArgs, '--stage', stage];
     const own = await trainStage({ ...options, prepareArgs });
     if (own.code !== 0) return own.code;
@@ -38,10 +36,10 @@ export async function trainLocally(options: LocalOptions): Promise<number> {
   return 0;
 }
 
-/** What a stage ended with, and the stages that its recipe has. */
+/** What a stage ended with, and the stages to train after it. */
 interface StageEnd {
   readonly code: number;
-  readonly stages: readonly string[];
+  readonly furtherStages: readonly string[];
 }
 
 /** Prepares the run folder of a stage, then a coordinator and workers as processes of their own. */
@@ -52,10 +50,10 @@ async function trainStage(options: LocalOptions): Promise<StageEnd> {
     prepared = await prepareRun(options.prepareArgs, options.env);
   } catch (error) {
     // It has said itself what went wrong.
-    if (error instanceof ProcessFailed) return { code: error.exit.code ?? 1, stages: [] };
+    if (error instanceof ProcessFailed) return { code: error.exit.code ?? 1, furtherStages: [] };
     throw error;
   }
-  const { folder, stages } = prepared;
+  const { folder, furtherStages } = prepared;
   const shown = relative(process.cwd(), folder) || folder;
 
   const finished = await readSummary(folder);
@@ -64,7 +62,7 @@ async function trainStage(options: LocalOptions): Promise<StageEnd> {
       `${pc.green('✓')} ${shown} is complete: ${finished.step} steps.\n\n${summary(finished, { folder: shown })}`,
     );
     say(nextSteps(shown));
-    return { code: 0, stages };
+    return { code: 0, furtherStages };
   }
 
   // --- Coordinator and workers.
@@ -87,7 +85,7 @@ async function trainStage(options: LocalOptions): Promise<StageEnd> {
     const last = await watch(channel, view, cluster);
     await cluster.end();
     view.end();
-    return { code: conclude(last, shown), stages };
+    return { code: conclude(last, shown), furtherStages };
   } finally {
     process.off('SIGINT', stopOnSignal);
     process.off('SIGTERM', stopOnSignal);

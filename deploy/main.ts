@@ -88,7 +88,6 @@ All fields: worker/recipes/config.schema.json. Stop with Ctrl-C; the same comman
         prepareArgs: prepareArgs(recipe, overrides, options),
         listenAddress: options.listen,
         metricsAddress: options.metrics,
-        isOneStage: options.stage !== undefined,
         ...{ tls: options.tls, insecure: options.insecure, env: process.env },
       });
     },

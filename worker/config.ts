@@ -127,7 +127,7 @@ export function resolveConfig({ text, file, preset, stage, overrides }: ConfigSo
       );
     }
     merged = merge(merged, without(chosen, ['stages']));
-    const known = Object.keys(isTree(whole['stages']) ? whole['stages'] : {});
+    const known = stagesIn(whole, undefined);
     const changed = isTree(chosen['stages']) ? Object.keys(chosen['stages']) : [];
     const strange = changed.find((name) => !known.includes(name));
     if (strange !== undefined) {

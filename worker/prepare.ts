@@ -42,8 +42,11 @@ export interface PrepareOptions {
 
 export interface Prepared {
   readonly folder: string;
-  /** The recipe's stages, in order; each is a run in a folder of its own below the one that was asked for. */
-  readonly stages: readonly string[];
+  /**
+   * The recipe's stages to train after this one, in order; none where one was asked for. Each is a run in a folder of its
+   * own below the one that was asked for.
+   */
+  readonly furtherStages: readonly string[];
   /** The folder held this run already. */
   readonly existed: boolean;
   readonly workers: number;
@@ -96,7 +99,7 @@ export async function prepare(options: PrepareOptions): Promise<Prepared> {
   );
   const prepared = {
     folder,
-    stages,
+    furtherStages: options.stage === undefined ? stages.slice(1) : [],
     workers: config.cluster.workers,
     engine: config.engine.name,
     pluginPath,

@@ -1,6 +1,6 @@
 /** The weights of a folder of somebody else's model by our names, to begin with. */
-import { access } from 'node:fs/promises';
 import { join } from 'node:path';
+import { exists } from '../../proto/exists.ts';
 import type { PartKinds } from '../part-kind.ts';
 import { leavesOf } from '../tree.ts';
 import { knownModelOf } from './known-models.ts';
@@ -29,11 +29,8 @@ export interface PretrainedWeights {
 }
 
 /** Whether a folder is one of `save_pretrained`, as far as its names tell. */
-export async function isModelFolder(folder: string): Promise<boolean> {
-  return access(join(folder, 'config.json')).then(
-    () => true,
-    () => false,
-  );
+export function isModelFolder(folder: string): Promise<boolean> {
+  return exists(join(folder, 'config.json'));
 }
 
 /**

@@ -12,8 +12,8 @@ import {
 } from '../models/clip.ts';
 import { encoderKind } from '../part-kind.ts';
 import { publishedClip } from '../pretrained/published-parts.ts';
-import { channelsOf, momentsOf, retrievalFields, retrievalSystem } from './retrieval.ts';
 import { CLIP_PIXELS } from '../tokens/pixels.ts';
+import { channelsOf, momentsOf, retrievalFields, retrievalSystem } from './retrieval.ts';
 import { defineSystem, isOneMedium } from './system.ts';
 import { fitTokenizer, readTokenizer } from './text-assets.ts';
 import {
