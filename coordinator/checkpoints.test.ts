@@ -1,11 +1,10 @@
 import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
-import { mkdir, mkdtemp, readdir, readFile, rm, truncate, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { mkdir, readdir, readFile, rm, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
-import type { TestContext } from 'node:test';
 
+import { temporaryFolder } from '../proto/test/temporary-folder.ts';
 import {
   completeCheckpoint,
   findCheckpoint,
@@ -15,12 +14,6 @@ import {
   setAside,
   surplusCheckpoints,
 } from './checkpoints.ts';
-
-async function scratch(t: TestContext): Promise<string> {
-  const folder = await mkdtemp(join(tmpdir(), 'videoloom-checkpoints-'));
-  t.after(() => rm(folder, { recursive: true, force: true }));
-  return folder;
-}
 
 const HOUR_MS = 3_600_000;
 
@@ -62,8 +55,8 @@ async function save(folder: string, step: number, runId?: string): Promise<void>
 }
 
 describe('checkpoints', () => {
-  it('that are damaged in any way are passed over by name, for the newest whole one', async (t) => {
-    const folder = await scratch(t);
+  it('that are damaged in any way are passed over by name, for the newest whole one', async () => {
+    const folder = await temporaryFolder('checkpoints');
     for (let step = 1; step <= 7; step++) await save(folder, step, step === 6 ? 'run-b' : 'run-a');
     await writeFile(join(pathOf(folder, 7), MODEL), 'Weights 7');
     await truncate(join(pathOf(folder, 5), MODEL), 3);
@@ -86,8 +79,8 @@ describe('checkpoints', () => {
     }
   });
 
-  it('with a manifest cut at any byte do not exist', async (t) => {
-    const folder = await scratch(t);
+  it('with a manifest cut at any byte do not exist', async () => {
+    const folder = await temporaryFolder('checkpoints');
     await save(folder, 1);
     const path = join(pathOf(folder, 1), 'manifest.json');
     const whole = await readFile(path);
@@ -99,8 +92,8 @@ describe('checkpoints', () => {
     assert.equal((await findCheckpoint(folder, 'run-a', () => undefined))?.step, 1);
   });
 
-  it('are surplus by count and by age, and only once the newest was read back whole', async (t) => {
-    const folder = await scratch(t);
+  it('are surplus by count and by age, and only once the newest was read back whole', async () => {
+    const folder = await temporaryFolder('checkpoints');
     for (let step = 1; step <= 5; step++) await save(folder, step);
     const now = new Date(5.5 * HOUR_MS);
     const surplus = (keep: number, hours?: number) =>
@@ -115,8 +108,8 @@ describe('checkpoints', () => {
     assert.deepEqual(await surplus(2, 3), [1, 2, 3]);
   });
 
-  it('are removed, save for files of somebody else', async (t) => {
-    const folder = await scratch(t);
+  it('are removed, save for files of somebody else', async () => {
+    const folder = await temporaryFolder('checkpoints');
     for (let step = 1; step <= 3; step++) await save(folder, step);
     await writeFile(join(pathOf(folder, 2), 'notes.txt'), 'the good one');
     await writeFile(join(pathOf(folder, 3), `${MODEL}.tmp-123`), 'half');
@@ -128,8 +121,8 @@ describe('checkpoints', () => {
     assert.deepEqual(await readdir(pathOf(folder, 2)), ['notes.txt']);
   });
 
-  it('leave nothing of ours beside them: neither what was begun earlier nor what a lost worker wrote', async (t) => {
-    const folder = await scratch(t);
+  it('leave nothing of ours beside them: neither what was begun earlier nor what a lost worker wrote', async () => {
+    const folder = await temporaryFolder('checkpoints');
     await save(folder, 1);
     await writeFiles(folder, 2, { [MODEL]: 'whole', [`${INDEX}.tmp-9`]: 'half' });
     await writeFiles(folder, 3, { 'notes.txt': 'x', [MODEL]: 'whole' });
@@ -145,8 +138,8 @@ describe('checkpoints', () => {
     assert.equal((await findCheckpoint(folder, 'run-a', () => undefined))?.step, 4);
   });
 
-  it('that were never completed are removed; what has another name is left alone', async (t) => {
-    const folder = await scratch(t);
+  it('that were never completed are removed; what has another name is left alone', async () => {
+    const folder = await temporaryFolder('checkpoints');
     await save(folder, 1);
     await writeFiles(folder, 2, { [MODEL]: 'half' });
     for (const name of ['step-3', 'step-00000004-copy', 'best', 'step-0000000005'])
@@ -156,8 +149,8 @@ describe('checkpoints', () => {
     assert.deepEqual((await readdir(folder)).sort(), left);
   });
 
-  it('that have lost their manifest, or hold a file of somebody else, are set aside and not removed', async (t) => {
-    const folder = await scratch(t);
+  it('that have lost their manifest, or hold a file of somebody else, are set aside and not removed', async () => {
+    const folder = await temporaryFolder('checkpoints');
     for (let step = 1; step <= 2; step++) await save(folder, step);
     await rm(join(pathOf(folder, 2), 'manifest.json'));
     await writeFiles(folder, 3, { [MODEL]: 'half', 'notes.txt': 'x' });
@@ -172,8 +165,8 @@ describe('checkpoints', () => {
     assert.equal((await findCheckpoint(folder, 'run-a', () => undefined))?.step, 1);
   });
 
-  it('take no names that lead out of their folder, no name twice, and no file that is not there', async (t) => {
-    const folder = await scratch(t);
+  it('take no names that lead out of their folder, no name twice, and no file that is not there', async () => {
+    const folder = await temporaryFolder('checkpoints');
     const [file] = await writeFiles(folder, 1, { a: 'x' });
     await writeFile(join(folder, 'outside'), 'x');
     for (const name of [

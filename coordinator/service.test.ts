@@ -1,7 +1,6 @@
 import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
-import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import type { TestContext } from 'node:test';
@@ -16,6 +15,7 @@ import type { RunStatus } from '../proto/gen/videoloom/v1/run.ts';
 import { call, callStream, dial, serve } from '../proto/grpc.ts';
 import { PROTOCOL_VERSION } from '../proto/protocol.ts';
 import { positionOf, sampleAt, substitutesAt } from '../proto/sample-order.ts';
+import { temporaryFolder } from '../proto/test/temporary-folder.ts';
 import type { JournalRecord } from './journal.ts';
 import { readJournal } from './journal.ts';
 import { openRun } from './run.ts';
@@ -32,14 +32,8 @@ interface Served {
   close(): Promise<void>;
 }
 
-async function temporaryFolder(t: TestContext): Promise<string> {
-  const folder = await mkdtemp(join(tmpdir(), 'videoloom-coordinator-'));
-  t.after(() => rm(folder, { recursive: true, force: true }));
-  return folder;
-}
-
 async function serveRun(t: TestContext, plan = testPlan(), folder?: string): Promise<Served> {
-  folder ??= await temporaryFolder(t);
+  folder ??= await temporaryFolder('coordinator');
   const registry = new Registry();
   const run = await openRun(folder, plan, {
     log: pino({ level: 'silent' }),

@@ -1,12 +1,11 @@
 import assert from 'node:assert/strict';
-import { appendFile, cp, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { appendFile, cp, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { after, before, describe, it } from 'node:test';
-import type { TestContext } from 'node:test';
+import { before, describe, it } from 'node:test';
 
 import { openRng } from '../../proto/random.ts';
 import { plainStepOrder } from '../../proto/step-order.ts';
+import { temporaryFolder } from '../../proto/test/temporary-folder.ts';
 import { decodeRecord, encodeRecord, type JournalRecord } from '../journal.ts';
 import { startCoordinator } from '../test/coordinator-process.ts';
 import { expectedDigest, newTrainee, trainToTheEnd } from '../test/scripted-training.ts';
@@ -27,7 +26,7 @@ const codes = ({ problems }: RunAudit): string[] =>
 let original: string;
 
 before(async () => {
-  original = await mkdtemp(join(tmpdir(), 'videoloom-audit-'));
+  original = await temporaryFolder('audit');
   await writeFile(join(original, 'run.json'), JSON.stringify(PLAN));
   const options = { peers: [], stepMs: 2 };
   let coordinator = await startCoordinator(original);
@@ -48,11 +47,8 @@ before(async () => {
   assert.equal(await coordinator.exited, 0, coordinator.stderr());
 });
 
-after(() => rm(original, { recursive: true, force: true }));
-
-async function copy(t: TestContext): Promise<string> {
-  const folder = await mkdtemp(join(tmpdir(), 'videoloom-audit-'));
-  t.after(() => rm(folder, { recursive: true, force: true }));
+async function copy(): Promise<string> {
+  const folder = await temporaryFolder('audit');
   await cp(original, folder, { recursive: true });
   return folder;
 }
@@ -114,9 +110,9 @@ describe('an audit', () => {
     assert.deepEqual(found.weights, { reported: expectedDigest(PLAN), kept: expectedDigest(PLAN) });
   });
 
-  it('names the samples of a commit that is gone from the journal, also when the numbers were mended', async (t) => {
+  it('names the samples of a commit that is gone from the journal, also when the numbers were mended', async () => {
     for (const isForged of [false, true]) {
-      const folder = await copy(t);
+      const folder = await copy();
       if (isForged)
         await forge(folder, (records) => records.toSpliced(lastCommitOf(records, 17), 1));
       else
@@ -143,9 +139,9 @@ describe('an audit', () => {
     }
   });
 
-  it('names the samples of a commit that stands in the journal twice, also when the numbers were mended', async (t) => {
+  it('names the samples of a commit that stands in the journal twice, also when the numbers were mended', async () => {
     for (const isForged of [false, true]) {
-      const folder = await copy(t);
+      const folder = await copy();
       const double = <T>(lines: T[], at: number): T[] => lines.toSpliced(at, 0, lines[at]!);
       if (isForged) await forge(folder, (records) => double(records, lastCommitOf(records, 23)));
       else
@@ -171,8 +167,8 @@ describe('an audit', () => {
     }
   });
 
-  it('names what a commit with a wrong range lost and doubled', async (t) => {
-    const folder = await copy(t);
+  it('names what a commit with a wrong range lost and doubled', async () => {
+    const folder = await copy();
     await forge(folder, (records) =>
       records.with(lastCommitOf(records, 21), {
         ...(records[lastCommitOf(records, 21)] as JournalRecord & { type: 'commit' }),
@@ -191,9 +187,9 @@ describe('an audit', () => {
     );
   });
 
-  it('sees any bit that is flipped in a checkpoint or in the journal', async (t) => {
+  it('sees any bit that is flipped in a checkpoint or in the journal', async () => {
     const rng = openRng(SEED, 'flips');
-    const folder = await copy(t);
+    const folder = await copy();
     for (const name of [join(FINAL, 'model-0'), join(FINAL, 'manifest.json'), 'journal.jsonl']) {
       const path = join(folder, name);
       const whole = await readFile(path);
@@ -218,8 +214,8 @@ describe('an audit', () => {
     assert.ok((await audit(folder)).isFaultless);
   });
 
-  it('sees checkpoints and results that are gone, swapped or of somebody else', async (t) => {
-    const folder = await copy(t);
+  it('sees checkpoints and results that are gone, swapped or of somebody else', async () => {
+    const folder = await copy();
     const path = join(folder, FINAL);
     await rm(path, { recursive: true });
     assert.deepEqual(codes(await audit(folder)), ['CHECKPOINT_MISSING', 'RESULT_NOT_KEPT']);
@@ -242,8 +238,8 @@ describe('an audit', () => {
     ]);
   });
 
-  it('lists substitutes, and names those that the order does not offer', async (t) => {
-    const folder = await copy(t);
+  it('lists substitutes, and names those that the order does not offer', async () => {
+    const folder = await copy();
     const order = plainStepOrder(PLAN);
     const place = order.placesOf(25, 1)[1]!;
     const skip = {
@@ -273,8 +269,8 @@ describe('an audit', () => {
     }
   });
 
-  it('sees steps that came out differently when they were done again', async (t) => {
-    const folder = await copy(t);
+  it('sees steps that came out differently when they were done again', async () => {
+    const folder = await copy();
     await forge(folder, (records) => {
       const at = records.findIndex(isCommitOf(12));
       const first = records[at] as JournalRecord & { type: 'commit' };
@@ -283,8 +279,8 @@ describe('an audit', () => {
     assert.deepEqual(codes(await audit(folder)), ['COMMIT_REDONE_DIFFERENTLY']);
   });
 
-  it('takes half a record at the end for what it is, and a journal without its end for a loss', async (t) => {
-    const folder = await copy(t);
+  it('takes half a record at the end for what it is, and a journal without its end for a loss', async () => {
+    const folder = await copy();
     await appendFile(journalOf(folder), '{"seq":99,"ty');
     const torn = await audit(folder);
     assert.deepEqual(torn.problems, []);

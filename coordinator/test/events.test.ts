@@ -1,8 +1,7 @@
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
-import { chmod, cp, mkdtemp, readFile, rm, truncate, writeFile } from 'node:fs/promises';
+import { chmod, cp, readFile, rm, truncate, writeFile } from 'node:fs/promises';
 import { createServer, type AddressInfo, type Socket } from 'node:net';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, it, type TestContext } from 'node:test';
 import { jetstreamManager, DiscardPolicy, type StreamConfig } from '@nats-io/jetstream';
@@ -10,6 +9,7 @@ import { jetstreamManager, DiscardPolicy, type StreamConfig } from '@nats-io/jet
 import type { RunPlan } from '../../proto/run-plan.ts';
 import { EVENT_STREAM, EVENT_SUBJECTS, RUN_EVENT_NAMES } from '../../proto/run-events.ts';
 import type { CloudEvent } from '../../proto/run-events.ts';
+import { temporaryFolder } from '../../proto/test/temporary-folder.ts';
 import { startCoordinator } from './coordinator-process.ts';
 import type { CoordinatorProcess } from './coordinator-process.ts';
 import { journaled } from './journaled-events.ts';
@@ -32,12 +32,6 @@ const program = 'path' in found ? found.path : '';
 /** A coordinator that answers until the test has seen what it wants to see. */
 const LINGER = ['--linger-seconds', '3600'];
 
-async function temporary(t: TestContext, name: string): Promise<string> {
-  const folder = await mkdtemp(join(tmpdir(), `videoloom-${name}-`));
-  t.after(() => rm(folder, { recursive: true, force: true, maxRetries: 5 }));
-  return folder;
-}
-
 /** A server that is killed with the test. */
 async function nats(t: TestContext, options: NatsServerOptions = {}): Promise<NatsServerProcess> {
   const server = await startNatsServer(program, options);
@@ -47,7 +41,6 @@ async function nats(t: TestContext, options: NatsServerOptions = {}): Promise<Na
 
 /** A run whose events go to `servers`. */
 async function eventfulRun(
-  t: TestContext,
   servers: readonly string[],
   changes: Partial<RunPlan> = {},
 ): Promise<{ folder: string; plan: RunPlan }> {
@@ -55,7 +48,7 @@ async function eventfulRun(
     ...{ totalSteps: 12, checkpointEverySteps: 4, events: [...servers] },
     ...changes,
   });
-  const folder = await temporary(t, 'run');
+  const folder = await temporaryFolder('run');
   await writeFile(join(folder, 'run.json'), JSON.stringify(plan));
   return { folder, plan };
 }
@@ -136,8 +129,8 @@ async function makeStream(url: string, config: Partial<StreamConfig>): Promise<v
 
 describe('the events of a run', { skip }, () => {
   it('are in the stream in order, once each, as the journal has them', async (t) => {
-    const server = await nats(t, { store: await temporary(t, 'js') });
-    const run = await eventfulRun(t, [server.url]);
+    const server = await nats(t, { store: await temporaryFolder('js') });
+    const run = await eventfulRun([server.url]);
     const coordinator = await coordinate(t, run.folder);
     await train(coordinator, run);
     assert.equal(await coordinator.exited, 0, coordinator.stderr());
@@ -171,11 +164,11 @@ describe('the events of a run', { skip }, () => {
   });
 
   it('of a server that comes after the start all arrive, once each', async (t) => {
-    const store = await temporary(t, 'js');
+    const store = await temporaryFolder('js');
     const first = await nats(t, { store });
     const { port, url } = first;
     await first.close();
-    const run = await eventfulRun(t, [url]);
+    const run = await eventfulRun([url]);
     const coordinator = await coordinate(t, run.folder, LINGER);
     await said(coordinator, /EVENTS_NOT_CONNECTED.*the run goes on/);
     await train(coordinator, run);
@@ -194,10 +187,10 @@ describe('the events of a run', { skip }, () => {
   });
 
   it('cost no step while the server is killed, stopped and slow, and all arrive, once each', async (t) => {
-    const store = await temporary(t, 'js');
+    const store = await temporaryFolder('js');
     let server = await nats(t, { store });
     const { port, url } = server;
-    const run = await eventfulRun(t, [url], { totalSteps: 200 });
+    const run = await eventfulRun([url], { totalSteps: 200 });
     const coordinator = await coordinate(t, run.folder, LINGER);
     const training = train(coordinator, run, 10);
     const reach = (number: number): Promise<true> =>
@@ -216,10 +209,10 @@ describe('the events of a run', { skip }, () => {
   });
 
   it('are not doubled by a coordinator that is killed again and again', async (t) => {
-    const server = await nats(t, { store: await temporary(t, 'js') });
+    const server = await nats(t, { store: await temporaryFolder('js') });
     // What is sent twice would be kept twice: the server remembers ids for a moment alone.
     await makeStream(server.url, { duplicate_window: 100_000_000 });
-    const run = await eventfulRun(t, [server.url], { totalSteps: 60 });
+    const run = await eventfulRun([server.url], { totalSteps: 60 });
     for (const step of [10, 25, 40]) {
       const coordinator = await coordinate(t, run.folder);
       const ended = new AbortController();
@@ -242,15 +235,15 @@ describe('the events of a run', { skip }, () => {
   });
 
   it('of a journal that was rewound, or of another run of the name, are told from those before', async (t) => {
-    const server = await nats(t, { store: await temporary(t, 'js') });
-    const run = await eventfulRun(t, [server.url]);
+    const server = await nats(t, { store: await temporaryFolder('js') });
+    const run = await eventfulRun([server.url]);
     const first = await coordinate(t, run.folder);
     await train(first, run);
     assert.equal(await first.exited, 0, first.stderr());
     const before = await journaled(run.folder);
 
     // --- As a run that is brought back from a store: its journal ends with the checkpoint of step 4.
-    const back = { plan: run.plan, folder: await temporary(t, 'back') };
+    const back = { plan: run.plan, folder: await temporaryFolder('back') };
     await cp(run.folder, back.folder, { recursive: true });
     const journal = join(back.folder, 'journal.jsonl');
     const text = await readFile(journal, 'utf8');
@@ -271,7 +264,7 @@ describe('the events of a run', { skip }, () => {
     assert.deepEqual(await idsIn(server.url), both);
 
     // --- A run of the same name in a new folder.
-    const other = await eventfulRun(t, [server.url]);
+    const other = await eventfulRun([server.url]);
     const third = await coordinate(t, other.folder);
     await train(third, other);
     assert.equal(await third.exited, 0, third.stderr());
@@ -280,7 +273,7 @@ describe('the events of a run', { skip }, () => {
 
   it('go to whoever listens where the server has no JetStream, which is said once', async (t) => {
     const server = await nats(t);
-    const run = await eventfulRun(t, [server.url]);
+    const run = await eventfulRun([server.url]);
     const { heard, stderr } = await heardOf(t, { url: server.url, login: {}, run });
     assert.equal(stderr.match(/it has no JetStream for us/g)?.length, 1);
     assert.deepEqual(heard, await journaled(run.folder));
@@ -310,7 +303,7 @@ describe('the events of a run', { skip }, () => {
         return `nats://127.0.0.1:${(server.address() as AddressInfo).port}`;
       }),
     );
-    const run = await eventfulRun(t, urls);
+    const run = await eventfulRun(urls);
     const coordinator = await coordinate(t, run.folder);
     for (const url of urls)
       await said(coordinator, new RegExp(`events do not get to ${url.replaceAll('.', '\\.')}: `));
@@ -324,9 +317,9 @@ describe('the events of a run', { skip }, () => {
   });
 
   it('wait in the journal while a stream is full, and are counted at the end', async (t) => {
-    const server = await nats(t, { store: await temporary(t, 'js') });
+    const server = await nats(t, { store: await temporaryFolder('js') });
     await makeStream(server.url, { max_msgs: 3, discard: DiscardPolicy.New });
-    const run = await eventfulRun(t, [server.url]);
+    const run = await eventfulRun([server.url]);
     const coordinator = await coordinate(t, run.folder);
     await said(coordinator, /events go to the stream/);
     await train(coordinator, run);
@@ -348,10 +341,13 @@ describe('the events of a run', { skip }, () => {
   });
 
   it('that are too large for the server are left out and counted', async (t) => {
-    const config = join(await temporary(t, 'conf'), 'nats.conf');
+    const config = join(await temporaryFolder('conf'), 'nats.conf');
     await writeFile(config, 'max_payload: 2048\n');
-    const server = await nats(t, { store: await temporary(t, 'js'), args: ['--config', config] });
-    const run = await eventfulRun(t, [server.url]);
+    const server = await nats(t, {
+      store: await temporaryFolder('js'),
+      args: ['--config', config],
+    });
+    const run = await eventfulRun([server.url]);
     const coordinator = await coordinate(t, run.folder, LINGER);
     const worker = await ScriptedWorker.join(coordinator.address, 'a');
     t.after(() => worker.leave());
@@ -375,13 +371,16 @@ describe('the events of a run', { skip }, () => {
   });
 
   it('are sent with what a file says, which is never shown, and may change while the run goes on', async (t) => {
-    const secrets = await temporary(t, 'secrets');
+    const secrets = await temporaryFolder('secrets');
     const [file, config] = [join(secrets, 'nats'), join(secrets, 'nats.conf')];
     const admit = (password: string): Promise<void> =>
       writeFile(config, `authorization { user: coordinator, password: "${password}" }\n`);
     await admit('pa55:word');
-    const server = await nats(t, { store: await temporary(t, 'js'), args: ['--config', config] });
-    const run = await eventfulRun(t, [server.url]);
+    const server = await nats(t, {
+      store: await temporaryFolder('js'),
+      args: ['--config', config],
+    });
+    const run = await eventfulRun([server.url]);
     process.env['VIDEOLOOM_NATS_CREDENTIALS'] = file;
     t.after(() => delete process.env['VIDEOLOOM_NATS_CREDENTIALS']);
     await assert.rejects(
@@ -420,17 +419,20 @@ describe('the events of a run', { skip }, () => {
   });
 
   it('are sent without JetStream by a user who may not use it', async (t) => {
-    const config = join(await temporary(t, 'conf'), 'nats.conf');
+    const config = join(await temporaryFolder('conf'), 'nats.conf');
     await writeFile(
       config,
       'authorization { users: [ { user: a, password: b, permissions: { publish: "videoloom.>" } }, { user: all, password: b } ] }\n',
     );
-    const file = join(await temporary(t, 'secrets'), 'nats');
+    const file = join(await temporaryFolder('secrets'), 'nats');
     await writeFile(file, 'a:b', { mode: 0o600 });
     process.env['VIDEOLOOM_NATS_CREDENTIALS'] = file;
     t.after(() => delete process.env['VIDEOLOOM_NATS_CREDENTIALS']);
-    const server = await nats(t, { store: await temporary(t, 'js'), args: ['--config', config] });
-    const run = await eventfulRun(t, [server.url]);
+    const server = await nats(t, {
+      store: await temporaryFolder('js'),
+      args: ['--config', config],
+    });
+    const run = await eventfulRun([server.url]);
     const login = { user: 'all', pass: 'b' };
     const { heard, stderr } = await heardOf(t, { url: server.url, login, run });
     assert.match(stderr, /no JetStream for us, this user may not use it/);
@@ -438,12 +440,12 @@ describe('the events of a run', { skip }, () => {
   });
 
   it('do not leave the machine in plain text, and no address bears a password', async (t) => {
-    const far = await eventfulRun(t, ['nats://127.0.0.1', 'nats://192.0.2.1:4222']);
+    const far = await eventfulRun(['nats://127.0.0.1', 'nats://192.0.2.1:4222']);
     await assert.rejects(
       coordinate(t, far.folder),
       /ended with 2: PLAIN_TEXT_OFF_LOOPBACK: events would go to 192\.0\.2\.1:4222, /,
     );
-    const told = await eventfulRun(t, ['nats://me:pa55@127.0.0.1']);
+    const told = await eventfulRun(['nats://me:pa55@127.0.0.1']);
     await assert.rejects(coordinate(t, told.folder), (error: Error) => {
       assert.match(error.message, /^ended with 2: EVENTS_CREDENTIALS_IN_ADDRESS: /);
       assert.doesNotMatch(error.message, /pa55/);

@@ -1,7 +1,6 @@
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import type { TestContext } from 'node:test';
@@ -9,15 +8,15 @@ import { setTimeout as sleep } from 'node:timers/promises';
 
 import { openRng } from '../../proto/random.ts';
 import type { RunPlan } from '../../proto/run-plan.ts';
+import { temporaryFolder } from '../../proto/test/temporary-folder.ts';
 import { readJournal } from '../journal.ts';
 import { startCoordinator } from './coordinator-process.ts';
 import type { CoordinatorProcess } from './coordinator-process.ts';
 import { expectedDigest, newTrainee, trainToTheEnd } from './scripted-training.ts';
 import { ScriptedWorker, testPlan } from './scripted-worker.ts';
 
-async function runFolder(t: TestContext, plan: RunPlan): Promise<string> {
-  const folder = await mkdtemp(join(tmpdir(), 'videoloom-run-'));
-  t.after(() => rm(folder, { recursive: true, force: true }));
+async function runFolder(plan: RunPlan): Promise<string> {
+  const folder = await temporaryFolder('run');
   await writeFile(join(folder, 'run.json'), JSON.stringify(plan));
   return folder;
 }
@@ -47,7 +46,7 @@ function usedPlaces(folder: string): number[] {
 
 describe('the coordinator as a process', () => {
   it('shares a folder with no other, and takes over from one that was killed', async (t) => {
-    const folder = await runFolder(t, testPlan());
+    const folder = await runFolder(testPlan());
     const first = await start(t, folder);
     await assert.rejects(start(t, folder), (error: Error) => {
       assert.match(error.message, /^ended with 1: RUN_LOCKED: /);
@@ -65,7 +64,7 @@ describe('the coordinator as a process', () => {
   });
 
   it('is the only one of four that start at once on a folder whose owner was killed', async (t) => {
-    const folder = await runFolder(t, testPlan());
+    const folder = await runFolder(testPlan());
     const dead = await start(t, folder);
     dead.child.kill('SIGKILL');
     await dead.exited;
@@ -77,7 +76,7 @@ describe('the coordinator as a process', () => {
 
   it('killed again and again while two workers train, ends with the weights of an undisturbed run', async (t) => {
     const plan = testPlan({ totalSteps: 120, checkpointEverySteps: 10, minWorkers: 2 });
-    const folder = await runFolder(t, plan);
+    const folder = await runFolder(plan);
     let coordinator = await start(t, folder);
     const listen = ['--listen', coordinator.address];
     const trainees = [newTrainee('a'), newTrainee('b')];
@@ -124,7 +123,7 @@ describe('the coordinator as a process', () => {
 
   it('after a SIGTERM lets the step end, keeps a checkpoint, exits with 75, and goes on from there', async (t) => {
     const plan = testPlan({ totalSteps: 40, checkpointEverySteps: 1000 });
-    const folder = await runFolder(t, plan);
+    const folder = await runFolder(plan);
     const first = await start(t, folder);
     const trainee = newTrainee('a');
     const options = { peers: [], stepMs: 20, signal: new AbortController().signal };
@@ -145,8 +144,8 @@ describe('the coordinator as a process', () => {
   });
 
   it('names a taken port, a missing plan and a wrong flag', async (t) => {
-    const folder = await runFolder(t, testPlan());
-    const other = await runFolder(t, testPlan());
+    const folder = await runFolder(testPlan());
+    const other = await runFolder(testPlan());
     const { address } = await start(t, folder);
     await assert.rejects(
       start(t, other, '--listen', address),
@@ -170,7 +169,7 @@ describe('the coordinator as a process', () => {
       return;
     }
     const plan = testPlan({ totalSteps: 4000, checkpointEverySteps: 100_000 });
-    const folder = await runFolder(t, plan);
+    const folder = await runFolder(plan);
     const coordinator = await start(t, folder);
     const limited = spawnSync('prlimit', ['--pid', String(coordinator.child.pid), '--fsize=8192']);
     assert.equal(limited.status, 0, String(limited.stderr));
@@ -189,7 +188,7 @@ describe('the coordinator as a process', () => {
   });
 
   it('serves metrics that Prometheus has nothing to say against', async (t) => {
-    const folder = await runFolder(t, testPlan());
+    const folder = await runFolder(testPlan());
     const coordinator = await start(t, folder);
     const worker = await ScriptedWorker.join(coordinator.address, 'a');
     t.after(() => worker.leave());

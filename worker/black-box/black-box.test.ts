@@ -1,21 +1,15 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtemp, open, readdir, rm, stat, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { open, readdir, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { test, type TestContext } from 'node:test';
+import { test } from 'node:test';
 import { openLog } from '../../proto/log.ts';
+import { temporaryFolder } from '../../proto/test/temporary-folder.ts';
 import { BLACK_BOX_FOLDER, openBlackBox } from './black-box.ts';
 import { readBlackBoxes, type ReadBox } from './read.ts';
 import { BOX_BYTES, HEADER_BYTES, NUM_RECORDS, RECORD_BYTES } from './record.ts';
 import { digestOf } from './recorders.ts';
-
-async function runFolder(t: TestContext): Promise<string> {
-  const folder = await mkdtemp(join(tmpdir(), 'videoloom-'));
-  t.after(() => rm(folder, { recursive: true, force: true }));
-  return folder;
-}
 
 const log = openLog({}, { level: 'silent' });
 const openIn = (folder: string, workerId = 'worker-0') =>
@@ -42,8 +36,8 @@ for (let step = 1; ; step++) {
 }
 `;
 
-test('what was recorded before a kill -9 is there after it, to the last record', async (t) => {
-  const folder = await runFolder(t);
+test('what was recorded before a kill -9 is there after it, to the last record', async () => {
+  const folder = await temporaryFolder('black-box');
   const child = spawn(
     process.execPath,
     ['--import', 'tsx', '--input-type=module', '--eval', RECORDING, folder],
@@ -71,8 +65,8 @@ test('what was recorded before a kill -9 is there after it, to the last record',
   );
 });
 
-test('the box has one size: the newest records take the places of the oldest', async (t) => {
-  const folder = await runFolder(t);
+test('the box has one size: the newest records take the places of the oldest', async () => {
+  const folder = await temporaryFolder('black-box');
   const box = await openIn(folder);
   for (let step = 1; step <= NUM_RECORDS + 100; step++)
     box.record('phase', { step, text: 'ä'.repeat(200) });
@@ -86,8 +80,8 @@ test('the box has one size: the newest records take the places of the oldest', a
   assert.equal(records.at(-1)!.number, NUM_RECORDS + 100);
 });
 
-test('a torn record is passed over, a file that is no box too', async (t) => {
-  const folder = await runFolder(t);
+test('a torn record is passed over, a file that is no box too', async () => {
+  const folder = await temporaryFolder('black-box');
   const box = await openIn(folder);
   for (let step = 1; step <= 5; step++) box.record('step', { step });
   box.close();
@@ -106,8 +100,8 @@ test('a torn record is passed over, a file that is no box too', async (t) => {
   );
 });
 
-test('boxes of the last processes of a worker are kept, others of a like name are left alone', async (t) => {
-  const folder = await runFolder(t);
+test('boxes of the last processes of a worker are kept, others of a like name are left alone', async () => {
+  const folder = await temporaryFolder('black-box');
   (await openIn(folder, 'worker-0.x')).close();
   for (let i = 0; i < 7; i++) {
     (await openIn(folder)).close();
@@ -118,8 +112,8 @@ test('boxes of the last processes of a worker are kept, others of a like name ar
   assert.equal(names.filter((name) => name.startsWith('worker-0.x')).length, 1);
 });
 
-test('a folder that takes no files costs the box and nothing else', async (t) => {
-  const file = join(await runFolder(t), 'file');
+test('a folder that takes no files costs the box and nothing else', async () => {
+  const file = join(await temporaryFolder('black-box'), 'file');
   await writeFile(file, '');
   const box = await openIn(file);
   box.record('step', { step: 1 });

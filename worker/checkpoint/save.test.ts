@@ -1,11 +1,11 @@
 import assert from 'node:assert/strict';
 import { execFile, execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { after, test, type TestContext } from 'node:test';
+import { after, test } from 'node:test';
 import { promisify } from 'node:util';
+import { temporaryFolder } from '../../proto/test/temporary-folder.ts';
 import { CheckpointError } from './checkpoint-error.ts';
 import type { TensorData } from './format.ts';
 import { loadCheckpoint } from './load.ts';
@@ -67,12 +67,6 @@ async function writeManifest(dir: string, files: readonly SavedFile[]): Promise<
   await writeFile(join(dir, 'manifest.json'), JSON.stringify(manifest));
 }
 
-async function folder(t: TestContext): Promise<string> {
-  const dir = await mkdtemp(join(tmpdir(), 'videoloom-save-'));
-  t.after(() => rm(dir, { recursive: true, force: true }));
-  return dir;
-}
-
 test('every tensor belongs to one rank, and no rank has more than a tensor above another', () => {
   const sizes = new Map(Array.from({ length: 40 }, (_, i) => [`t${i}`, ((i * 7919) % 1000) + 1]));
   for (const worldSize of [1, 2, 3, 5, 8, 64]) {
@@ -89,8 +83,8 @@ test('every tensor belongs to one rank, and no rank has more than a tensor above
 });
 
 for (const worldSize of [1, 2, 3]) {
-  test(`a checkpoint of ${worldSize} workers is loaded whole`, async (t) => {
-    const dir = join(await folder(t), 'checkpoints', 'step-00000500');
+  test(`a checkpoint of ${worldSize} workers is loaded whole`, async () => {
+    const dir = join(await temporaryFolder('save'), 'checkpoints', 'step-00000500');
     const state = stateOf([1000, 3, 70_000, 2_000_000]);
     const files = await save(dir, state, worldSize);
     await writeManifest(dir, files);
@@ -107,8 +101,8 @@ for (const worldSize of [1, 2, 3]) {
   });
 }
 
-test('the index says in which file each model tensor is', async (t) => {
-  const dir = await folder(t);
+test('the index says in which file each model tensor is', async () => {
+  const dir = await temporaryFolder('save');
   const state = stateOf([10, 20, 30]);
   await save(dir, state, 2);
   const index = JSON.parse(await readFile(join(dir, 'model.safetensors.index.json'), 'utf8')) as {
@@ -124,8 +118,8 @@ test('the index says in which file each model tensor is', async (t) => {
   }
 });
 
-test('one flipped bit, a cut file and a missing file are named', async (t) => {
-  const dir = await folder(t);
+test('one flipped bit, a cut file and a missing file are named', async () => {
+  const dir = await temporaryFolder('save');
   const files = await save(dir, stateOf([5000]), 1);
   await writeManifest(dir, files);
   const failsWith = async (code: string, name: string): Promise<void> => {
@@ -182,8 +176,8 @@ const nodeArguments = (script: string): string[] => [
   script,
 ];
 
-test('a share that fails leaves a checkpoint whole that others have completed meanwhile', async (t) => {
-  const dir = await folder(t);
+test('a share that fails leaves a checkpoint whole that others have completed meanwhile', async () => {
+  const dir = await temporaryFolder('save');
   const state = stateOf([5000]);
   await writeManifest(dir, await save(dir, state, 1));
   const whole = await loadCheckpoint(dir);
@@ -203,7 +197,7 @@ test('a share that fails leaves a checkpoint whole that others have completed me
 });
 
 test('a full disk is told, and nothing is left of the share', async (t) => {
-  const dir = await folder(t);
+  const dir = await temporaryFolder('save');
   try {
     execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=4m', 'tmpfs', dir], { stdio: 'pipe' });
   } catch (error) {
@@ -229,8 +223,8 @@ test('a full disk is told, and nothing is left of the share', async (t) => {
   }
 });
 
-test('a limit on file sizes is told, and nothing is left of the share', async (t) => {
-  const dir = await folder(t);
+test('a limit on file sizes is told, and nothing is left of the share', async () => {
+  const dir = await temporaryFolder('save');
   const script = saverScript(dir, 1 << 20);
   const { stdout } = await promisify(execFile)('prlimit', [
     '--fsize=2000000',
@@ -241,8 +235,8 @@ test('a limit on file sizes is told, and nothing is left of the share', async (t
   assert.deepEqual(await readdir(dir), []);
 });
 
-test('a folder that cannot be made is told', async (t) => {
-  const dir = await folder(t);
+test('a folder that cannot be made is told', async () => {
+  const dir = await temporaryFolder('save');
   await writeFile(join(dir, 'file'), '');
   const state = stateOf([4]);
   const part = { rank: 0, worldSize: 1, tensors: state, sizes: sizesOf(state) };
@@ -253,8 +247,8 @@ test('a folder that cannot be made is told', async (t) => {
   });
 });
 
-test('a process killed while it saves leaves no file under a final name', async (t) => {
-  const dir = await folder(t);
+test('a process killed while it saves leaves no file under a final name', async () => {
+  const dir = await temporaryFolder('save');
   const child = spawn(process.execPath, nodeArguments(saverScript(dir, 30 << 20)), {
     stdio: ['ignore', 'pipe', 'inherit'],
   });

@@ -1,16 +1,16 @@
 import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
-import { appendFile, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { appendFile, mkdir, readdir, readFile, writeFile } from 'node:fs/promises';
 import { createServer, request, type Server } from 'node:http';
 import { once } from 'node:events';
 import type { AddressInfo } from 'node:net';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import type { TestContext } from 'node:test';
 import { CreateBucketCommand, PutObjectCommand, S3Client } from '@aws-sdk/client-s3';
 
 import { openLog } from '../../proto/log.ts';
+import { temporaryFolder } from '../../proto/test/temporary-folder.ts';
 import { verifyCheckpoint } from '../../proto/checkpoint-manifest.ts';
 import { startS3Server } from '../../video/storage/test/s3-server.ts';
 import { openCopier, type CopierSetting, type CopyMetrics } from './copier.ts';
@@ -76,8 +76,8 @@ describe('a run in a store', { skip }, () => {
   const storeOf = (folder: string): RunStore =>
     openRunStore(`s3://${BUCKET}/${folder.split('/').at(-1)!}`, 'run-a', QUICK);
 
-  it('comes back on a machine that has nothing, from the newest checkpoint that is whole', async (t) => {
-    const folder = await makeRun(t);
+  it('comes back on a machine that has nothing, from the newest checkpoint that is whole', async () => {
+    const folder = await makeRun();
     const store = storeOf(folder);
     await copyRunFiles(folder, store);
     for (const step of [1, 2, 3]) {
@@ -88,7 +88,7 @@ describe('a run in a store', { skip }, () => {
     }
     assert.equal((await storedPlan(store))?.configDigest, DIGEST);
 
-    const fresh = await scratch(t);
+    const fresh = await temporaryFolder('store');
     const said: string[] = [];
     assert.equal(await fetchRun(store, fresh, (line) => said.push(line)), 3);
     assert.equal(said.length, 0);
@@ -115,7 +115,7 @@ describe('a run in a store', { skip }, () => {
     const Key = `${store.root.slice(`s3://${BUCKET}/`.length)}/${path}`;
     await s3.send(new PutObjectCommand({ Bucket: BUCKET, Key, Body: bytes }));
     await store.writer.remove('checkpoints/step-00000002/model-00001-of-00001.safetensors');
-    const other = await scratch(t);
+    const other = await temporaryFolder('store');
     assert.equal(await fetchRun(store, other, (line) => said.push(line)), 1);
     assert.match(said[0]!, /step 3 is passed over: STORED|step 3 is passed over: s3:.*SHA-256/);
     assert.match(said[1]!, /step 2 is passed over/);
@@ -123,7 +123,7 @@ describe('a run in a store', { skip }, () => {
   });
 
   it('counts a checkpoint only with its manifest, and goes on with one that broke off', async (t) => {
-    const folder = await makeRun(t);
+    const folder = await makeRun();
     const store = storeOf(folder);
     await copyRunFiles(folder, store);
     await save(folder, 1, 1000);
@@ -142,14 +142,20 @@ describe('a run in a store', { skip }, () => {
     const done = new Set<string>();
     await assert.rejects(copyCheckpoint(folder, 2, store, { done }), { name: 'StorageError' });
     assert.equal(broken, 4, 'each attempt that a store makes');
-    assert.equal(await fetchNewestCheckpoint(store, await scratch(t), () => undefined), 1);
+    assert.equal(
+      await fetchNewestCheckpoint(store, await temporaryFolder('store'), () => undefined),
+      1,
+    );
     disturb = () => undefined;
     assert.equal(await copyCheckpoint(folder, 2, store, { done }), 'copied');
-    assert.equal(await fetchNewestCheckpoint(store, await scratch(t), () => undefined), 2);
+    assert.equal(
+      await fetchNewestCheckpoint(store, await temporaryFolder('store'), () => undefined),
+      2,
+    );
   });
 
-  it('refuses a file that is not what the manifest lists, and another run of the same name', async (t) => {
-    const folder = await makeRun(t);
+  it('refuses a file that is not what the manifest lists, and another run of the same name', async () => {
+    const folder = await makeRun();
     const store = storeOf(folder);
     await copyRunFiles(folder, store);
     await save(folder, 1, 1000);
@@ -158,13 +164,16 @@ describe('a run in a store', { skip }, () => {
     bytes[5]! ^= 1;
     await writeFile(path, bytes);
     await assert.rejects(copyCheckpoint(folder, 1, store), { code: 'STORAGE_CHANGED' });
-    assert.equal(await fetchNewestCheckpoint(store, await scratch(t), () => undefined), undefined);
+    assert.equal(
+      await fetchNewestCheckpoint(store, await temporaryFolder('store'), () => undefined),
+      undefined,
+    );
     await writeFile(join(folder, 'run.json'), JSON.stringify({ ...PLAN, seed: 2 }));
     await assert.rejects(copyRunFiles(folder, store), /STORE_HOLDS|seed is 1 there and 2 here/);
   });
 
-  it('keeps the newest by count and age, and removes nothing while the newest is not whole', async (t) => {
-    const folder = await makeRun(t);
+  it('keeps the newest by count and age, and removes nothing while the newest is not whole', async () => {
+    const folder = await makeRun();
     const store = storeOf(folder);
     await copyRunFiles(folder, store);
     for (let step = 1; step <= 5; step++) {
@@ -201,7 +210,7 @@ describe('a run in a store', { skip }, () => {
   });
 
   it('copies in the background: an outage is told and outlasted, and the newest is what gets there', async (t) => {
-    const folder = await makeRun(t);
+    const folder = await makeRun();
     const store = storeOf(folder);
     const counted = { copied: [] as number[], failed: [] as string[], bytes: 0 };
     const copier = openTestCopier(t, folder, counted);
@@ -222,7 +231,7 @@ describe('a run in a store', { skip }, () => {
   });
 
   it('gives up in time while the server is gone, and a later start catches up', async (t) => {
-    const folder = await makeRun(t);
+    const folder = await makeRun();
     const counted = { copied: [] as number[], failed: [] as string[], bytes: 0 };
     t.after(() => {
       disturb = () => undefined;
@@ -256,15 +265,9 @@ const PLAN = {
   ...{ numTrainSamples: 11, datasetDigest: DIGEST, configDigest: DIGEST, checkpointEverySteps: 1 },
 };
 
-async function scratch(t: TestContext): Promise<string> {
-  const folder = await mkdtemp(join(tmpdir(), 'videoloom-store-'));
-  t.after(() => rm(folder, { recursive: true, force: true }));
-  return folder;
-}
-
 /** A run folder as `prepare` and a coordinator leave it. */
-async function makeRun(t: TestContext): Promise<string> {
-  const folder = await scratch(t);
+async function makeRun(): Promise<string> {
+  const folder = await temporaryFolder('store');
   await mkdir(join(folder, 'nested'));
   await mkdir(join(folder, 'tls'));
   await writeFile(join(folder, 'tls', 'ca.key'), 'secret');
