@@ -91,3 +91,40 @@ test('padding does not reach the losses: more of it leaves them as they are', as
   assert.deepEqual(sumsWith(other), before);
   engine.close();
 });
+
+test('where words are to choose among, the others neither count nor win', async () => {
+  await openEngine({ engine: 'cpu', cacheDir: '' });
+  // Two rows of two hidden words and five word pieces.
+  const text = [
+    [3, 1, 0, 2, -1],
+    [9, 1, 0, 2, -1],
+    [0, 0, 0.5, 9, 0],
+    [0, 1, 0.5, 0, 4],
+  ];
+  const choices = [
+    [0, 1, 1, 0, 1],
+    [1, 0, 1, 0, 0],
+  ];
+  const labels = [1, 2, 2, 0];
+  const nothing = tf.zeros([2, 1]);
+  const sums = videoBertSums(
+    { text: tf.tensor2d(text), visual: tf.zeros([2, 3]), alignment: tf.zeros([2]) },
+    {
+      textLabels: tf.tensor2d(labels, [2, 2], 'int32'),
+      textWeights: tf.ones([2, 2]),
+      textChoices: tf.tensor2d(choices),
+      visualLabels: tf.cast(nothing, 'int32'),
+      ...{ visualWeights: nothing, matched: tf.zeros([2]), alignmentWeights: tf.zeros([2]) },
+    } as unknown as VideoBertBatch,
+  )['masked-token'];
+  let [lossSum, correct] = [0, 0];
+  for (const [at, logits] of text.entries()) {
+    const ids = [0, 1, 2, 3, 4].filter((id) => choices[at >> 1]![id] === 1);
+    const total = ids.reduce((sum, id) => sum + Math.exp(logits[id]!), 0);
+    lossSum += Math.log(total) - logits[labels[at]!]!;
+    const best = ids.reduce((a, b) => (logits[b]! > logits[a]! ? b : a));
+    correct += best === labels[at] ? 1 : 0;
+  }
+  assert.equal((await sums.correct.data())[0], correct);
+  assert.ok(Math.abs((await sums.lossSum.data())[0]! - lossSum) < 1e-5);
+});

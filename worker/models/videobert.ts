@@ -75,6 +75,8 @@ export type VideoBertBatch = {
   readonly textPositions: tf.Tensor; // [B, P] int32, as the labels
   readonly textLabels: tf.Tensor;
   readonly textWeights: tf.Tensor; // [B, P] float32: 0 where there is nothing to predict
+  /** [B, V] float32: 1 for the word pieces that are to choose among, where not all are. */
+  readonly textChoices?: tf.Tensor;
   readonly visualPositions: tf.Tensor; // [B, Q]
   readonly visualLabels: tf.Tensor;
   readonly visualWeights: tf.Tensor;
@@ -191,8 +193,10 @@ export function videoBertSums(
   batch: VideoBertBatch,
 ): Record<'masked-token' | 'masked-frame' | 'alignment', ObjectiveSums> {
   const flat = (x: tf.Tensor): tf.Tensor => tf.reshape(x, [-1]);
+  const { textLabels, textWeights, textChoices } = batch;
+  const text = textChoices === undefined ? logits.text : among(textChoices, logits.text);
   return {
-    'masked-token': crossEntropySums(logits.text, flat(batch.textLabels), flat(batch.textWeights)),
+    'masked-token': crossEntropySums(text, flat(textLabels), flat(textWeights)),
     'masked-frame': crossEntropySums(
       logits.visual,
       flat(batch.visualLabels),
@@ -200,4 +204,11 @@ export function videoBertSums(
     ),
     alignment: binaryCrossEntropySums(logits.alignment, batch.matched, batch.alignmentWeights),
   };
+}
+
+/** Logits [B P, V] with those of words that a row's `choices` [B, V] leave out far below all others. */
+function among(choices: tf.Tensor, logits: tf.Tensor): tf.Tensor {
+  const [batch, size] = choices.shape as [number, number];
+  const bias = tf.mul(tf.sub(tf.reshape(choices, [batch, 1, size]), 1), 1e9);
+  return tf.reshape(tf.add(tf.reshape(logits, [batch, -1, size]), bias), [-1, size]);
 }

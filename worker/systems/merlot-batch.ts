@@ -1,11 +1,11 @@
 /** Rows to the arrays that MERLOT takes. Pure: the same rows give the same bytes on every worker. */
 import { openRng, shuffled, type Rng } from '../../proto/random.ts';
 import type { Tokenizer } from '../../video/text/tokenizer.ts';
-import type { TimedText } from '../../video/text/captions.ts';
 import { PAIR_CLASSES } from '../models/merlot.ts';
 import { idsBetween, maskingBudget, wordPositions } from '../tokens/masked-tokens.ts';
 import { floatArray, intArray, packedFrames } from './host-arrays.ts';
 import type { HostBatch, Row } from './system.ts';
+import { wordsAt } from './subtitles.ts';
 import { textNumber } from './text-number.ts';
 
 /** Everything that turns rows into a microbatch. */
@@ -40,16 +40,6 @@ const REACH = [0.625, 0.25, 0.125] as const;
 
 export function numMaskSlots({ groupSize, segmentLength, maskRatio }: MerlotAssembly): number {
   return maskingBudget(groupSize * (segmentLength - 1), maskRatio);
-}
-
-/** The words said while a frame is shown: of the cue that it lies in, else of the nearest. */
-export function wordsAt(cues: readonly TimedText[], seconds: number): string {
-  let [nearest, distance] = ['', Infinity];
-  for (const { startSeconds, endSeconds, text } of cues) {
-    const away = Math.max(startSeconds - seconds, seconds - endSeconds, 0);
-    if (away < distance) [nearest, distance] = [text, away];
-  }
-  return nearest;
 }
 
 /** A piece that starts a segment, its words, and padding. */

@@ -27,10 +27,10 @@ import {
   MERLOT_TRAINING,
   numMaskSlots,
   segmentIds,
-  wordsAt,
   type MerlotAssembly,
   type MerlotQuestion,
 } from './merlot-batch.ts';
+import { wordsAt } from './subtitles.ts';
 import {
   defineSystem,
   isClipOfOneVideo,

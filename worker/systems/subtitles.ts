@@ -19,3 +19,13 @@ export function spokenDuring(
   }
   return words.map((said) => said.join(' '));
 }
+
+/** The words said while a frame is shown: of the cue that it lies in, else of the nearest. */
+export function wordsAt(cues: readonly TimedText[], seconds: number): string {
+  let [nearest, distance] = ['', Infinity];
+  for (const { startSeconds, endSeconds, text } of cues) {
+    const away = Math.max(startSeconds - seconds, seconds - endSeconds, 0);
+    if (away < distance) [nearest, distance] = [text, away];
+  }
+  return nearest;
+}

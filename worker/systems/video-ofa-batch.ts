@@ -5,6 +5,7 @@ import type { Tokenizer } from '../../video/text/tokenizer.ts';
 import { NO_LABEL } from '../losses/next-token.ts';
 import { packPixels } from '../tokens/pixels.ts';
 import { floatArray, intArray, packedFrames } from './host-arrays.ts';
+import { wordsAt } from './subtitles.ts';
 import type { HostArray, HostBatch, Row } from './system.ts';
 
 /** What is asked, and by which words: every answer is text of the same decoder. */
@@ -48,9 +49,11 @@ export interface OfaQuestion {
   readonly purpose: string;
   readonly task?: Task;
   readonly namesCaption?: boolean;
+  /** Whether a question of order is of a part of what is said, drawn anew, and of the frames meanwhile; else of all. */
+  readonly ofSome?: boolean;
 }
 
-export const OFA_TRAINING: OfaQuestion = { purpose: 'train' };
+export const OFA_TRAINING: OfaQuestion = { purpose: 'train', ofSome: true };
 
 /**
  * A row a sample: the encoder's prompt and frames, and `[CLS] answer [SEP]` for the decoder. Frames of a question of
@@ -91,7 +94,8 @@ export function assembleOfa(
     }
     arrays.places.data.set(shown, r * numFrames);
     const namesCaption = question.namesCaption ?? config.orderNamesCaption;
-    const [named, answer] = asked(task, { row, rng, shown, split, namesCaption });
+    const ofSome = question.ofSome ?? false;
+    const [named, answer] = asked(task, { row, rng, shown, split, namesCaption, ofSome });
     numTokens += setPrompt(config, arrays, r, PROMPTS[task].replace('{caption}', named));
     const written = tokenizer.encode(answer).slice(0, answerLength - 2);
     arrays.answers.data.set([cls, ...written, sep], r * answerLength);
@@ -148,25 +152,41 @@ function drawTask(tasks: Readonly<Record<Task, number>>, rng: Rng): Task {
 function asked(
   task: Task,
   {
-    row: { sample, epoch, number },
+    row,
     rng,
     shown,
     split,
     namesCaption,
+    ofSome,
   }: {
     readonly row: Row;
     readonly rng: Rng;
     readonly shown: readonly number[];
     readonly split: readonly Sample[];
     readonly namesCaption: boolean;
+    readonly ofSome: boolean;
   },
 ): [named: string, answer: string] {
-  const { text } = sample;
+  const {
+    sample: { text },
+    epoch,
+    number,
+  } = row;
   switch (task) {
     case 'caption':
       return ['', text];
-    case 'order':
-      return [namesCaption ? text : '', shown.join(' ')];
+    case 'order': {
+      const order = orderOf(shown);
+      if (!namesCaption) return ['', order.join(' ')];
+      const parts = spokenParts(row);
+      const [from, to] = ofSome ? runOf(parts.length, rng.fork('some')) : [0, parts.length];
+      const asked = parts.slice(from, to);
+      const said = asked.map(({ words }) => words).join(' ');
+      return [
+        said === '' ? text : said,
+        asked.flatMap(({ frames }) => frames.map((frame) => order[frame]!)).join(' '),
+      ];
+    }
     case 'match': {
       // Each clip is asked both ways, in turns.
       const wantsOther = (epoch + number) % 2 === 1;
@@ -174,6 +194,35 @@ function asked(
       return other === undefined ? [text, YES] : [other, NO];
     }
   }
+}
+
+/**
+ * The shown frames in the order of the film: the first number says which of them comes first. What is written is then
+ * what stands at a frame, and not where a sentence stands in the prompt, which nothing that is read carries with it.
+ */
+function orderOf(shown: readonly number[]): number[] {
+  const order = new Array<number>(shown.length);
+  for (const [at, frame] of shown.entries()) order[frame] = at;
+  return order;
+}
+
+/** The film's frames in runs during which the same is said, with what it is; one run of all where it is not known when. */
+function spokenParts({ sample, timesSeconds }: Row): { words: string; frames: number[] }[] {
+  const parts: { words: string; frames: number[] }[] = [];
+  for (const [frame, seconds] of timesSeconds.entries()) {
+    const words = wordsAt(sample.cues, seconds);
+    const last = parts.at(-1);
+    if (last?.words === words) last.frames.push(frame);
+    else parts.push({ words, frames: [frame] });
+  }
+  return parts;
+}
+
+/** A run of `length` or fewer of them: every length is as likely, and every place of that length. */
+function runOf(length: number, rng: Rng): [from: number, to: number] {
+  const own = 1 + rng.integer(length);
+  const from = rng.integer(length - own + 1);
+  return [from, from + own];
 }
 
 /** Another clip's caption, drawn at random; undefined where none of some has other words. */

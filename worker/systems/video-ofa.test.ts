@@ -12,9 +12,10 @@ import {
   writtenLogits,
   type EncoderDecoderSizes,
 } from '../models/encoder-decoder.ts';
-import { captionedRows, openCaptioned } from '../test/captioned-system.ts';
+import { CAPTIONED, captionedRows, openCaptioned } from '../test/captioned-system.ts';
 import { formulaWeights } from '../test/formula-weights.ts';
 import { leavesOf } from '../tree.ts';
+import { rightPairs } from './video-ofa.ts';
 
 const OVERRIDES = [
   'data.frameSize=8',
@@ -22,8 +23,10 @@ const OVERRIDES = [
   'model.encoder.width=8',
   'model.decoder.width=8',
 ];
-const open = async () =>
-  openCaptioned('video-ofa', { preset: 'tiny', stage: 'clips', overrides: OVERRIDES });
+const open = async (...more: string[]) =>
+  openCaptioned('video-ofa', {
+    ...{ preset: 'tiny', stage: 'clips', overrides: [...OVERRIDES, ...more] },
+  });
 
 test('token by token the decoder says what it says of the whole text', async () => {
   await openCpuEngine();
@@ -68,7 +71,7 @@ test('token by token the decoder says what it says of the whole text', async () 
   }
 });
 
-test('frames of a question of order lie as its answer says, and nothing else tells it', async () => {
+test('frames of a question of order are shuffled, and nothing else tells how', async () => {
   const { system, config } = await open();
   const rows = captionedRows(config);
   const task = system.heldOutTasks.find(({ name }) => name === 'frame-order-blind-accuracy')!;
@@ -87,6 +90,72 @@ test('frames of a question of order lie as its answer says, and nothing else tel
   const length = arrays['ids']!.shape[1]!;
   const prompts = rows.map((_, r) => [...arrays['ids']!.data.slice(r * length, (r + 1) * length)]);
   assert.equal(new Set(prompts.map(String)).size, 1);
+});
+
+test('the answer to a question of order says which shown frame belongs to each sentence that it names', async () => {
+  const only = 'model.tasks={caption: 0, match: 0, order: 1}';
+  const { system, config } = await open(only, 'model.promptTokens=64', 'model.wordPositions=64');
+  const { windows, frameSize } = config.data;
+  const size = frameSize ** 2 * 3;
+  const numNamed = new Set<number>();
+  for (let epoch = 0; epoch < 6; epoch++) {
+    const rows = captionedRows(config, CAPTIONED, epoch);
+    const { arrays } = system.assemble(rows);
+    const { data } = arrays['pixels']!;
+    const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
+    const written = (name: string, r: number): string => {
+      const length = arrays[name]!.shape[1]!;
+      const ids = [...arrays[name]!.data.slice(r * length, (r + 1) * length)];
+      return system.answers!.decode(ids);
+    };
+    for (const [r, { sample, frames }] of rows.entries()) {
+      const said = /"(.*)"/.exec(written('ids', r))![1]!.trim();
+      const sentences = sample.cues.filter(({ text }) => said.includes(text));
+      assert.equal(sentences.map(({ text }) => text).join(' '), said);
+      const told = written('answers', r).split(' ').map(Number);
+      assert.equal(told.length, sentences.length);
+      numNamed.add(told.length);
+      for (const [k, { startSeconds }] of sentences.entries()) {
+        const at = (r * windows + told[k]!) * size; // one frame a second, one sentence a second
+        const own = frames.subarray(startSeconds * size, (startSeconds + 1) * size);
+        assert.deepEqual([...bytes.subarray(at, at + size)], [...own]);
+      }
+    }
+  }
+  assert.deepEqual([...numNamed].sort(), [1, 2, 3, 4]);
+});
+
+test('a written order is right about a pair of frames that it names in their order', async () => {
+  await openCpuEngine();
+  const digits = Float32Array.from([-1, 0, 1, 2, 3]); // piece 0 is a word
+  const written = [
+    [3, 1, 4, 2], // frames 2, 0, 3, 1
+    [3, 3, 0, 1], // 2, 2, a word, 0
+  ];
+  const places = [
+    [1, 2, 0, 3], // shown frame 0 is the film's second, ...
+    [1, 2, 0, 3],
+  ];
+  const found = rightPairs(
+    {
+      written: tf.tensor2d(written, [2, 4], 'int32'),
+      places: tf.tensor2d(places, [2, 4], 'int32'),
+    },
+    digits,
+  );
+  const right = (await found.array()) as number[][][];
+  for (const row of [0, 1]) {
+    const order = written[row]!.map((id) => digits[id]!);
+    for (let i = 0; i < 4; i++) {
+      for (let j = 0; j < 4; j++) {
+        if (i === j) continue; // never asked
+        const [first, second] = [order.indexOf(i), order.indexOf(j)];
+        const isNamed = first >= 0 && second >= 0;
+        const isRight = isNamed && first < second === places[row]![i]! < places[row]![j]!;
+        assert.equal(right[row]![i]![j], isRight ? 1 : 0, `${row}: ${i}, ${j}`);
+      }
+    }
+  }
 });
 
 test('a caption that does not match is another one, and both answers are asked', async () => {

@@ -343,18 +343,30 @@ function wholeAnswers(logits: tf.Tensor, answers: tf.Tensor, endId: number): tf.
   return tf.min(tf.maximum(isEqual, isBehind), 1);
 }
 
-/** Which pairs of frames a written order has as they are, [B, F, F]; what is no number is never right. */
-function rightPairs(
+/**
+ * Which pairs of frames a written order has as they are, [B, F, F]: of the shown frames `i` and `j`, whether the order
+ * names them as they follow in the film. One that it does not name is never right; of one named twice the first counts.
+ * @param written ids of word pieces, [B, F]
+ * @param places where each shown frame stands in the film, [B, F]
+ * @param digits the number that each word piece says
+ */
+export function rightPairs(
   { written, places }: { readonly written: tf.Tensor; readonly places: tf.Tensor },
   digits: Float32Array,
 ): tf.Tensor {
-  const told = tf.gather(tf.tensor1d(digits), written);
+  const numFrames = places.shape[1]!;
+  const named = tf.expandDims(tf.gather(tf.tensor1d(digits), written), 1); // [B, 1, F], by place
+  const isNamed = tf.cast(
+    tf.equal(named, tf.reshape(tf.range(0, numFrames), [1, -1, 1])),
+    'float32',
+  );
+  const told = tf.cast(tf.argMax(isNamed, -1), 'float32'); // the first place, [B, F], by frame
   const truth = tf.cast(places, 'float32');
   const sign = (x: tf.Tensor): tf.Tensor =>
     tf.sign(tf.sub(tf.expandDims(x, 2), tf.expandDims(x, 1)));
-  const isNumber = tf.cast(tf.greaterEqual(told, 0), 'float32');
-  const bothNumbers = tf.mul(tf.expandDims(isNumber, 2), tf.expandDims(isNumber, 1));
-  return tf.mul(tf.cast(tf.equal(sign(told), sign(truth)), 'float32'), bothNumbers);
+  const isThere = tf.max(isNamed, -1);
+  const bothThere = tf.mul(tf.expandDims(isThere, 2), tf.expandDims(isThere, 1));
+  return tf.mul(tf.cast(tf.equal(sign(told), sign(truth)), 'float32'), bothThere);
 }
 
 /** The number that each word piece says, -1 for others. */

@@ -88,12 +88,12 @@ const fields = z.strictObject({
         .array(z.array(z.string().min(1)).min(1))
         .min(1)
         .describe(
-          "For each [MASK] the words of its kind: a clip's word is the first of them in its text",
+          "For each [MASK] the words of its kind to choose among: a clip's word is the first of them in its text",
         ),
     })
     .nullable()
     .default(null)
-    .describe('Zero-shot question of videoloom probe: what is done, and to what'),
+    .describe('Zero-shot question of videoloom probe: what is done, and to what (sec. 4.3)'),
   modalities: z
     .enum(['both', 'text', 'video'])
     .describe('text and video train the one-modality model of the same size, for comparison'),
@@ -271,13 +271,17 @@ export function videoBertSystem(
     };
   };
   const fillInTasks = (config.fillIn?.slots ?? []).map((words, slot): HeldOutTask => {
-    const ids = new Map(words.map((word) => [word, tokenizer.encode(word)]));
-    /** The first word of the kind in a text, where it is one piece. */
-    const wordOf = (sample: Sample): number | undefined => {
-      const word = sample.text.split(/[^\p{L}]+/u).find((part) => ids.has(part));
-      const pieces = word === undefined ? [] : ids.get(word)!;
-      return pieces.length === 1 ? pieces[0] : undefined;
-    };
+    // One [MASK] is one piece.
+    const ids = new Map(
+      words
+        .map((word) => [word, tokenizer.encode(word)] as const)
+        .filter(([, { length }]) => length === 1),
+    );
+    /** The first word of the kind in a text. */
+    const wordOf = (sample: Sample): number | undefined =>
+      ids.get(sample.text.split(/[^\p{L}]+/u).find((part) => ids.has(part)) ?? '')?.[0];
+    const choices = new Float32Array(assembly.textVocabulary);
+    for (const [id] of ids.values()) choices[id!] = 1;
     return {
       name: `fill-in of ${words[0]!} or another`,
       objective: 'masked-token',
@@ -289,14 +293,21 @@ export function videoBertSystem(
         const numSlots = labels!.shape[1]!;
         const own = (at: number): number | undefined =>
           at % numSlots === slot ? wordOf(rows[Math.floor(at / numSlots)]!.sample) : undefined;
-        const data = {
+        const asked = {
           textLabels: { ...labels!, data: Int32Array.from(labels!.data, (_, at) => own(at) ?? 0) },
           textWeights: {
             ...weights!,
             data: Float32Array.from(weights!.data, (_, at) => (own(at) === undefined ? 0 : 1)),
           },
+          textChoices: {
+            data: Float32Array.from(
+              { length: rows.length * choices.length },
+              (_, at) => choices[at % choices.length]!,
+            ),
+            shape: [rows.length, choices.length],
+          },
         };
-        return { ...batch, arrays: { ...batch.arrays, ...data } };
+        return { ...batch, arrays: { ...batch.arrays, ...asked } };
       },
       labels: (batch) => countedLabels(batch, 'textLabels', 'textWeights'),
     };

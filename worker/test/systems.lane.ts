@@ -8,23 +8,27 @@ import { shownRecipes, trainRecipe, type FinishedStages } from '../eval/systems-
 /**
  * `npm run test:systems`: every recipe with evidence, for three seeds, beside the same recipe without the part that names
  * its system. The figure is above chance by four binomial standard errors, and above the ablation by the recipe's margin.
- * `VIDEOLOOM_SYSTEMS=videobert,merlot` takes some of them.
+ * `VIDEOLOOM_SYSTEMS=videobert,merlot` takes some of them. It takes hours; `VIDEOLOOM_SYSTEMS_OUT=runs/systems` keeps the
+ * runs, in the folder that `npm run systems` keeps them in, and begins with those that are finished there.
  */
 const SEEDS = [1, 2, 3];
 const chosen = process.env['VIDEOLOOM_SYSTEMS']?.split(',');
+const kept = process.env['VIDEOLOOM_SYSTEMS_OUT'];
 
 describe('each system needs the part that names it', async () => {
   const start = process.cwd();
-  let folder: string;
   const finished: FinishedStages = new Map();
-  before(async () => {
-    folder = await mkdtemp(join(tmpdir(), 'videoloom-systems-'));
-    process.chdir(folder); // the demo world is made once, for all
-  });
-  after(async () => {
-    process.chdir(start);
-    await rm(folder, { recursive: true, force: true, maxRetries: 5 });
-  });
+  let folder = kept;
+  if (kept === undefined) {
+    before(async () => {
+      folder = await mkdtemp(join(tmpdir(), 'videoloom-systems-'));
+      process.chdir(folder); // the demo world is made once, for all
+    });
+    after(async () => {
+      process.chdir(start);
+      await rm(folder!, { recursive: true, force: true, maxRetries: 5 });
+    });
+  }
 
   for (const recipe of await shownRecipes()) {
     const { name, evidence } = recipe;
@@ -35,10 +39,15 @@ describe('each system needs the part that names it', async () => {
         { skip },
         async (t) => {
           const overrides = [`train.seed=${seed}`];
-          const out = join(folder, `${name}-${seed}`);
+          const out = join(folder!, `${name}-${seed}`);
           const { figure } = await trainRecipe(recipe, { out, overrides, finished });
           const ablated = await trainRecipe(recipe, {
-            ...{ out: `${out}-without`, preset: evidence.ablation, overrides, finished },
+            ...{
+              out: `${out}-${evidence.ablation}`,
+              preset: evidence.ablation,
+              overrides,
+              finished,
+            },
           });
           const { value, chance, count } = figure;
           t.diagnostic(
