@@ -51,7 +51,12 @@ describe('a trained run is asked', () => {
     const { code, output } = await videoloom(['probe', 'run', '--json'], { cwd: work.folder });
     assert.equal(code, 0, output);
     const json = output.split('\n').find((line) => line.startsWith('['))!;
-    const probed = JSON.parse(json) as { name: string; count: number; probes: object }[];
+    const probed = JSON.parse(json) as {
+      name: string;
+      count: number;
+      full: number;
+      probes: Record<string, number>;
+    }[];
     const names = probed.map(({ name }) => name);
     for (const name of ['masked-frame-accuracy', 'text-to-video', 'video-to-future'])
       assert.ok(names.includes(name), `${name} of ${names.join(', ')}`);
@@ -59,5 +64,8 @@ describe('a trained run is asked', () => {
       assert.ok(count > 0);
       assert.deepEqual(Object.keys(probes), ['single', 'shuffled', 'reversed']);
     }
+    // All frames are hidden there: the same is said of whatever is shown, and what is asked stays the same too.
+    const { full, probes } = probed.find(({ name }) => name === 'text-to-video')!;
+    assert.deepEqual(Object.values(probes), [full, full, full]);
   });
 });

@@ -25,8 +25,8 @@ export interface Probed {
 }
 
 /**
- * Every held-out figure of a trained run for whole clips and for each of {@link PROBES}. The same clips, questions and
- * masks each time: only the frames change.
+ * Every held-out figure of a trained run for whole clips and for each of {@link PROBES}. The same clips, questions, masks
+ * and answers each time: only the frames that are shown change.
  */
 export async function probe(trained: TrainedRun, signal: AbortSignal): Promise<Probed[]> {
   const { run } = trained;
@@ -57,13 +57,17 @@ function asked(task: HeldOutTask, change: FrameChange, { config }: Run): HeldOut
   const options = { frameSize: config.data.frameSize, seed: config.train.seed };
   return {
     ...task,
-    assemble: (rows) =>
-      task.assemble(
-        rows.map((row) => {
-          const changed = changedRow(row, change, options);
-          return { ...changed, sample: { ...changed.sample } };
-        }),
-      ),
+    assemble: (rows) => {
+      const changed = rows.map((row) => {
+        const own = changedRow(row, change, options);
+        return { ...own, sample: { ...own.sample } };
+      });
+      const batch = task.assemble(changed);
+      if (task.frameAnswers === undefined) return batch;
+      const { arrays } = task.assemble(rows);
+      const answers = task.frameAnswers.map((name) => [name, arrays[name]!] as const);
+      return { ...batch, arrays: { ...batch.arrays, ...Object.fromEntries(answers) } };
+    },
   };
 }
 

@@ -52,6 +52,8 @@ export interface HeldOutTask {
   assemble(rows: readonly Row[]): HostBatch;
   /** The right answers that a batch asks for. */
   labels(batch: HostBatch): number[];
+  /** Arrays of a batch that hold answers read off frames: where clips are changed, they stay those of the whole clip. */
+  readonly frameAnswers?: readonly string[];
 }
 
 /** What one row showed to the model and what it answered. */

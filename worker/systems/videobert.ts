@@ -234,11 +234,13 @@ export function videoBertSystem(
     numClasses,
     assemble: (rows) => assemble(rows, ASKING[objective], splits.heldOut),
     labels: labelsOf,
+    ...(objective === 'masked-frame' && { frameAnswers: ['visualLabels'] }),
   });
   const prediction = (name: string, asked: Question): HeldOutTask => ({
     ...{ name, objective: 'masked-frame', numClasses: assembly.visualVocabulary },
     assemble: (rows) => assemble(rows, asked, splits.heldOut),
     labels: (batch) => countedLabels(batch, 'visualLabels', 'visualWeights'),
+    frameAnswers: ['visualLabels'],
   });
 
   /** Each row's clip with the same text, whose `[MASK]`s are asked; those beyond the longest text are not. */
