@@ -55,14 +55,15 @@ export async function warmUp(
 }
 
 /** A microbatch of the run's first samples whose films are black, so that no file is touched. */
-function blankRows({ config, index }: Run): Row[] {
+export function blankRows({ config, index }: Pick<Run, 'config' | 'index'>): Row[] {
   const { windows, framesPerWindow, frameSize, audio } = config.data;
   const sound = audio && clipLogMel(new Float32Array(0), audio);
   const numFrames = windows * framesPerWindow;
   const frames = new Uint8Array(numFrames * frameSize * frameSize * 3);
   return Array.from({ length: config.train.microbatchSize }, (_, i) => {
     const number = i % index.train.length;
-    const sample = index.train[number]!;
+    // A sample of its own: what a system remembers of one is what its film shows.
+    const sample = { ...index.train[number]! };
     const { startSeconds, endSeconds } = sample.media[0]!;
     const timesSeconds = Array.from(
       { length: numFrames },

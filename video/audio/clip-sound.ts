@@ -11,13 +11,16 @@ export interface ClipSound {
 /** Rate at which {@link clipLogMel} takes sound, hertz. */
 export const CLIP_SOUND_RATE = 16_000;
 
+/** What {@link clipLogMel} makes of silence: (log10(1e-10) + 4) / 4, its floor. */
+export const SILENCE = -1.5;
+
 /** More samples than one frame of the spectrogram reaches over; shorter sound is followed by silence. */
 const FEWEST_SAMPLES = 400;
 
 /**
  * Whisper's log-mel features of a clip in so many frames, [numMels, numFrames] flat: each is the mean of those of 10 ms
  * that fall into its equal part of the clip, or the one nearest to it where there are fewer. `samples`: one channel at
- * {@link CLIP_SOUND_RATE}. What is silent throughout is -1.5 everywhere.
+ * {@link CLIP_SOUND_RATE}. What is silent throughout is {@link SILENCE} everywhere.
  */
 export function clipLogMel(samples: Float32Array, { numMels, numFrames }: ClipSound): Float32Array {
   const numSamples = Math.max(FEWEST_SAMPLES, samples.length);

@@ -41,7 +41,11 @@ export interface ViewedClip {
 }
 
 /** Whether a sample is looked at in the same way in every epoch. */
-export function isFixedView({ sampling, augment, isTraining }: ViewOptions): boolean {
+export function isFixedView({
+  sampling,
+  augment,
+  isTraining,
+}: Pick<ViewOptions, 'sampling' | 'augment' | 'isTraining'>): boolean {
   return !isTraining || (sampling.policy !== 'random-clip' && !augment.crop && !augment.flip);
 }
 

@@ -63,7 +63,10 @@ async function figuresOf(
         ...{ asked, index: number % perDraw, draw: Math.floor(number / perDraw) },
       });
       const batch = task.assemble(rows);
-      const { arrays } = maskPadding(batch, microbatchSize - rows.numFresh);
+      const arrays = maskPadding(batch.arrays, {
+        numRows: microbatchSize,
+        numFresh: rows.numFresh,
+      });
       for (const label of task.labels({ ...batch, arrays })) tally[2 + label]! += 1;
       const inputs = uploadBatch(options.engine, { ...batch, arrays });
       for (const [which, params] of [trained, untrained].entries()) {
@@ -82,7 +85,7 @@ async function figuresOf(
     figures.push({
       name: task.name,
       value: whole[0]! / count,
-      chance: Math.max(...labels) / count,
+      chance: labels.reduce((a, b) => Math.max(a, b), 0) / count, // a vocabulary is too long for a spread
       untrained: whole[1]! / count,
       count,
     });
@@ -115,15 +118,25 @@ async function heldOutRows(
   return Object.assign(rows, { numFresh });
 }
 
-/** Weights of the last `numPadding` rows set to zero. */
-function maskPadding({ arrays }: HostBatch, numPadding: number): Pick<HostBatch, 'arrays'> {
-  if (numPadding === 0) return { arrays };
-  const masked = Object.entries(arrays).map(([name, { data, shape }]) => {
-    if (!name.endsWith('Weights')) return [name, { data, shape }];
-    const rowSize = data.length / shape[0]!;
+/**
+ * Every array that is named `…Weights`, with zeros for the rows behind the first `numFresh`. A row is one or more entries
+ * of the first axis, as many in every array.
+ */
+export function maskPadding(
+  arrays: HostBatch['arrays'],
+  { numRows, numFresh }: { readonly numRows: number; readonly numFresh: number },
+): HostBatch['arrays'] {
+  if (numFresh === numRows) return arrays;
+  const masked = Object.entries(arrays).map(([name, array]) => {
+    if (!name.endsWith('Weights')) return [name, array];
+    const { data, shape } = array;
+    const rowSize = data.length / numRows;
+    if (!Number.isInteger(rowSize)) {
+      throw new Error(`${name} [${shape.join(', ')}] is not made of ${numRows} rows`);
+    }
     const kept = data.slice();
-    kept.fill(0, data.length - numPadding * rowSize);
+    kept.fill(0, numFresh * rowSize);
     return [name, { data: kept, shape }];
   });
-  return { arrays: Object.fromEntries(masked) as HostBatch['arrays'] };
+  return Object.fromEntries(masked) as HostBatch['arrays'];
 }

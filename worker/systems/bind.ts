@@ -26,7 +26,7 @@ import { decaysMatrices } from './dialogue-system.ts';
 import { assembleDialogues } from './dialogue.ts';
 import {
   defineSystem,
-  isClipOfOneVideo,
+  isClipWithWords,
   type HeldOutTask,
   type HostBatch,
   type Row,
@@ -68,8 +68,8 @@ type BindConfig = z.infer<typeof fields>;
 
 export const bind = defineSystem<BindConfig, BindParams>({
   schema: fields,
-  sampleKind: 'a clip of one video',
-  takes: isClipOfOneVideo,
+  sampleKind: 'a clip of one video with words',
+  takes: isClipWithWords,
   check: ({ model, data }) =>
     visionFault(model.vision, data.frameSize) ??
     (model.senses.includes('audio') ? audioFault(model.audio, data.audio) : undefined),

@@ -15,7 +15,7 @@ import { dialogueFields, dialogueSystem } from './dialogue-system.ts';
 import { changedRow } from './frame-changes.ts';
 import { languageFault, languageFields, languageOf } from './language-part.ts';
 import { qFormerFault, qFormerFields, qFormerSizes } from './q-former-part.ts';
-import { defineSystem, isClipOfOneVideo } from './system.ts';
+import { defineSystem, isClipWithWords } from './system.ts';
 import { fitTokenizer, readTokenizer } from './text-assets.ts';
 import {
   anyPicture,
@@ -48,8 +48,8 @@ type Blip2GenerationParams = ImageQueryParams & {
 
 export const blip2Generation = defineSystem<Blip2GenerationConfig, Blip2GenerationParams>({
   schema: fields,
-  sampleKind: 'a clip of one video',
-  takes: isClipOfOneVideo,
+  sampleKind: 'a clip of one video with words',
+  takes: isClipWithWords,
   check: ({ model, data }) =>
     visionFault(model.vision, data.frameSize) ??
     qFormerFault(model.qFormer) ??

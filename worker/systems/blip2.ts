@@ -29,7 +29,7 @@ import { assembleDialogues } from './dialogue.ts';
 import { qFormerFault, qFormerFields, qFormerSizes } from './q-former-part.ts';
 import {
   defineSystem,
-  isClipOfOneVideo,
+  isClipWithWords,
   type HeldOutTask,
   type HostArray,
   type HostBatch,
@@ -75,8 +75,8 @@ type Blip2Config = z.infer<typeof fields>;
 
 export const blip2 = defineSystem<Blip2Config, Blip2TrainingParams>({
   schema: fields,
-  sampleKind: 'a clip of one video',
-  takes: isClipOfOneVideo,
+  sampleKind: 'a clip of one video with words',
+  takes: isClipWithWords,
   check: ({ model, data }) =>
     visionFault(model.vision, data.frameSize) ?? qFormerFault(model.qFormer),
   async fit(context) {

@@ -14,7 +14,7 @@ import { encoderKind } from '../part-kind.ts';
 import { publishedClip } from '../pretrained/published-parts.ts';
 import { CLIP_PIXELS } from '../tokens/pixels.ts';
 import { channelsOf, momentsOf, retrievalFields, retrievalSystem } from './retrieval.ts';
-import { defineSystem, isOneMedium } from './system.ts';
+import { defineSystem, isOneMediumWithWords } from './system.ts';
 import { fitTokenizer, readTokenizer } from './text-assets.ts';
 import {
   checkBlocks,
@@ -41,8 +41,8 @@ const MAX_SCALE = 100;
 
 export const clip = defineSystem<ClipConfig, ClipParams>({
   schema: fields,
-  sampleKind: 'a picture, or a clip of one video',
-  takes: isOneMedium,
+  sampleKind: 'a picture or a clip of one video, with words',
+  takes: isOneMediumWithWords,
   check: ({ model: { vision, text }, data }) =>
     checkVision('model.vision', vision, data.frameSize) ?? checkBlocks('model.text', text),
   async fit(context) {

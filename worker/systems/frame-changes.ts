@@ -1,4 +1,5 @@
 /** Clips with something taken away, to find out what an answer comes from. */
+import { SILENCE } from '../../video/audio/clip-sound.ts';
 import { openRng, shuffled } from '../../proto/random.ts';
 import type { Row } from './system.ts';
 
@@ -45,7 +46,9 @@ export function changedRow(
     case 'blank':
       return { ...row, frames: new Uint8Array(frames.length).fill(128) };
     case 'silent':
-      return audio === undefined ? row : { ...row, audio: new Float32Array(audio.length) };
+      return audio === undefined
+        ? row
+        : { ...row, audio: new Float32Array(audio.length).fill(SILENCE) };
     case 'wordless':
       return { ...row, sample: { ...sample, cues: [] } };
   }

@@ -75,7 +75,7 @@ export function assembleMerlot(
     textNumbers: floatArray(rows.length, numSegments),
     jointPresent: floatArray(numGroups, length),
     moments: intArray(numGroups, groupSize),
-    candidates: floatArray(numGroups, length),
+    candidateWeights: floatArray(numGroups, length),
     draws: floatArray(numGroups, length),
     reachLeft: floatArray(numGroups, length),
     reachRight: floatArray(numGroups, length),
@@ -122,7 +122,7 @@ export function assembleMerlot(
         counts['masked-token'] += budget;
         const draw = own.fork('mask');
         for (const position of candidates) {
-          arrays.candidates.data[at + position] = 1;
+          arrays.candidateWeights.data[at + position] = 1;
           arrays.draws.data[at + position] = -Math.log(1 - draw.uniform());
           arrays.reachLeft.data[at + position] = reach(draw);
           arrays.reachRight.data[at + position] = reach(draw);
@@ -147,6 +147,7 @@ export function assembleMerlot(
             arrays.pairLabels.data[place] = i === j ? same : i < j ? before : after;
             if (kind === 0 && i === j) continue; // a frame with itself
             if (kind === 1 && !showsWords) continue;
+            if (i !== j && isOneFrame(row, k * groupSize + i, k * groupSize + j)) continue;
             const isHard = isShuffled[j]! || (kind === 0 && isShuffled[i]!);
             const weight = isHard ? SHUFFLED_WEIGHT : config.toldWeight;
             if (question.order === 'train') arrays.pairWeights.data[place] = weight;
@@ -158,6 +159,7 @@ export function assembleMerlot(
         for (let i = 0; i < groupSize; i++) {
           for (let j = i + 1; j < groupSize; j++) {
             const [a, b] = coins.uniform() < 0.5 ? [i, j] : [j, i];
+            if (isOneFrame(row, k * groupSize + i, k * groupSize + j)) continue;
             arrays.pairWeights.data[(group * 2 * groupSize + a) * groupSize + b] = 1;
           }
         }
@@ -166,6 +168,11 @@ export function assembleMerlot(
   }
   for (const weight of arrays.pairWeights.data) counts['frame-order'] += weight;
   return { arrays, counts, numTokens };
+}
+
+/** Whether two places show the same frame, as where a clip has fewer than are shown: no order is right or wrong then. */
+function isOneFrame({ timesSeconds }: Row, a: number, b: number): boolean {
+  return timesSeconds[a] === timesSeconds[b];
 }
 
 function isShuffledOf(

@@ -32,6 +32,29 @@ test('frames whose order is asked say nothing of their places, and no constant a
   assert.ok(numBefore > 12 && numBefore < 36, `${numBefore}`);
 });
 
+test('places that show one and the same frame have no order', async () => {
+  const { system, config } = await openCaptioned('merlot', {
+    preset: 'tiny',
+    overrides: OVERRIDES,
+  });
+  // The clip's second frame stands for those that it has not.
+  const rows = captionedRows(config).map((row) => ({ ...row, timesSeconds: [0.5, 1.5, 1.5, 1.5] }));
+  const task = system.heldOutTasks.find(({ name }) => name === 'frame-order-accuracy')!;
+  assert.equal(task.labels(task.assemble(rows)).length, CAPTIONED.length * 3);
+  const { data } = system.assemble(rows).arrays['pairWeights']!;
+  for (let group = 0; group < CAPTIONED.length; group++) {
+    for (let i = 0; i < 4; i++) {
+      for (let j = 0; j < 4; j++) {
+        // Frames with frames, then frames with words, of which each frame's own may be asked.
+        const [frames, words] = [0, 1].map((kind) => data[((group * 2 + kind) * 4 + i) * 4 + j]!);
+        const isOne = i > 0 && j > 0;
+        assert.equal(frames !== 0, i !== j && !isOne, `frames ${i} ${j}`);
+        assert.equal(words !== 0, i === j || !isOne, `words ${i} ${j}`);
+      }
+    }
+  }
+});
+
 test('where words are blanked, the order of frames does not depend on them', async () => {
   const engine = await openCpuEngine();
   const { system, config } = await openCaptioned('merlot', {
@@ -66,7 +89,7 @@ test('training hides a fifth of the words, never a start, and counts what it hid
   });
   const batch = system.assemble(captionedRows(config));
   const { arrays, counts } = batch;
-  const candidates = arrays['candidates']!;
+  const candidates = arrays['candidateWeights']!;
   const numWords = [...candidates.data].filter((one) => one === 1).length;
   assert.ok(Math.abs(counts['masked-token']! / numWords - 0.2) < 0.05);
   const [groups, length] = candidates.shape as [number, number];

@@ -135,7 +135,7 @@ type MerlotBatch = {
       | 'textNumbers'
       | 'jointPresent'
       | 'moments'
-      | 'candidates'
+      | 'candidateWeights'
       | 'draws'
       | 'reachLeft'
       | 'reachRight'
@@ -149,6 +149,8 @@ type MerlotBatch = {
   readonly choiceIds?: tf.Tensor;
   readonly choiceLabels?: tf.Tensor; // [B, S]
   readonly choiceWeights?: tf.Tensor;
+  /** 0 where a row is filled up with what is no choice, [B, S]. */
+  readonly isChoice?: tf.Tensor;
 };
 
 async function open({
@@ -212,7 +214,10 @@ async function open({
       'float32',
     );
     const texts = merlotTexts(params, { ids: batch.choiceIds, present }, sizes);
-    const scores = tf.matMul(embeddings, tf.reshape(texts, [-1, model.embedding]), false, true);
+    const scores = tf.add(
+      tf.matMul(embeddings, tf.reshape(texts, [-1, model.embedding]), false, true),
+      tf.mul(tf.sub(tf.reshape(batch.isChoice!, [1, -1]), 1), 1e9),
+    );
     return {
       ...asked,
       'frame-text': crossEntropySums(
@@ -231,7 +236,10 @@ async function open({
     const [groups, length] = ids.shape as [number, number];
     const attention = tf.reshape(merlotAttention(params, batch, sizes), [groups, length]);
     const positions = constantOf(() =>
-      attendedPositions({ ...batch, attention }, { count: numMaskSlots(assembly) }),
+      attendedPositions(
+        { ...batch, attention, candidates: batch.candidateWeights },
+        { count: numMaskSlots(assembly) },
+      ),
     );
     const hidden = constantOf(() => {
       const isChosen = tf.sum(
@@ -309,7 +317,7 @@ function maskedWords(assembly: MerlotAssembly): HeldOutTask {
     objective: 'masked-token',
     numClasses: assembly.tokenizer.vocabularySize,
     assemble: (rows) => assembleMerlot(assembly, rows, question),
-    labels: ({ arrays }) => countedOf(arrays['ids']!, arrays['candidates']!),
+    labels: ({ arrays }) => countedOf(arrays['ids']!, arrays['candidateWeights']!),
   };
 }
 
@@ -325,11 +333,14 @@ function transcriptRecall(assembly: MerlotAssembly, said: readonly string[]): He
     numClasses: choices.length,
     assemble(rows: readonly Row[]): HostBatch {
       const batch = assembleMerlot(assembly, rows, question);
-      // Rows hold them as transcripts of as many segments as in training.
+      // Rows hold them as transcripts of as many segments as in training: each is read beside those that it happens to
+      // stand by. What fills up the last row is read, and never chosen: a copy beside others is another vector.
       const perRow = numSegments * Math.ceil(choices.length / (numSegments * rows.length));
       const choiceIds = intArray((rows.length * perRow) / numSegments, numSegments * segmentLength);
+      const isChoice = floatArray(choiceIds.shape[0]!, numSegments);
       for (let i = 0; i < rows.length * perRow; i++) {
         choiceIds.data.set(segmentIds(choices[i] ?? choices[0]!, assembly), i * segmentLength);
+        isChoice.data[i] = i < choices.length ? 1 : 0;
       }
       const choiceLabels = intArray(rows.length, numSegments);
       const choiceWeights = floatArray(rows.length, numSegments);
@@ -340,7 +351,10 @@ function transcriptRecall(assembly: MerlotAssembly, said: readonly string[]): He
           choiceWeights.data[r * numSegments + s] = label === undefined ? 0 : 1;
         }
       }
-      return { ...batch, arrays: { ...batch.arrays, choiceIds, choiceLabels, choiceWeights } };
+      return {
+        ...batch,
+        arrays: { ...batch.arrays, choiceIds, isChoice, choiceLabels, choiceWeights },
+      };
     },
     labels: ({ arrays }) => countedOf(arrays['choiceLabels']!, arrays['choiceWeights']!),
   };

@@ -18,7 +18,7 @@ import { filledTemplate, type Piece } from './dialogue.ts';
 import { dialogueFields, dialogueSystem } from './dialogue-system.ts';
 import { languageFault, languageFields, languageOf } from './language-part.ts';
 import { spokenDuring } from './subtitles.ts';
-import { defineSystem, isClipOfOneVideo, type Row } from './system.ts';
+import { defineSystem, isClipWithWords, type Row } from './system.ts';
 import { fitTokenizer, readTokenizer } from './text-assets.ts';
 import {
   allPictures,
@@ -59,8 +59,8 @@ type MiniGpt4VideoParams = {
 
 export const miniGpt4Video = defineSystem<MiniGpt4VideoConfig, MiniGpt4VideoParams>({
   schema: fields,
-  sampleKind: 'a clip of one video',
-  takes: isClipOfOneVideo,
+  sampleKind: 'a clip of one video with words',
+  takes: isClipWithWords,
   check({ model, data }) {
     const perRow = data.frameSize / model.vision.patchSize;
     return (

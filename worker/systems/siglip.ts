@@ -14,7 +14,7 @@ import { encoderKind } from '../part-kind.ts';
 import { publishedSiglip } from '../pretrained/published-parts.ts';
 import { SIGLIP_PIXELS } from '../tokens/pixels.ts';
 import { channelsOf, momentsOf, retrievalFields, retrievalSystem } from './retrieval.ts';
-import { defineSystem, isOneMedium } from './system.ts';
+import { defineSystem, isOneMediumWithWords } from './system.ts';
 import { fitTokenizer, readTokenizer } from './text-assets.ts';
 import {
   checkBlocks,
@@ -42,8 +42,8 @@ type SiglipConfig = z.infer<typeof fields>;
 
 export const siglip = defineSystem<SiglipConfig, SiglipParams>({
   schema: fields,
-  sampleKind: 'a picture, or a clip of one video',
-  takes: isOneMedium,
+  sampleKind: 'a picture or a clip of one video, with words',
+  takes: isOneMediumWithWords,
   check: ({ model: { vision, text }, data }) =>
     checkVision('model.vision', vision, data.frameSize) ?? checkBlocks('model.text', text),
   async fit(context) {

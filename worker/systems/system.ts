@@ -216,12 +216,17 @@ export function defineSystem<M extends ModelConfig, P extends TensorTree>(
   return definition as unknown as SystemDefinition;
 }
 
-/** The usual choice of {@link SystemDefinition.takes}. */
+/** A choice of {@link SystemDefinition.takes}: with words or without. */
 export function isClipOfOneVideo({ media }: Sample, files: readonly MediaFile[]): boolean {
   return media.length === 1 && files[media[0]!.file]!.kind === 'video';
 }
 
-/** One picture, or a clip of one video. */
-export function isOneMedium({ media }: Sample): boolean {
-  return media.length === 1;
+/** What is no clip of one video, or has nothing said of it, would teach that nothing is to be said. */
+export function isClipWithWords(sample: Sample, files: readonly MediaFile[]): boolean {
+  return isClipOfOneVideo(sample, files) && sample.text !== '';
+}
+
+/** One picture, or a clip of one video, with words. */
+export function isOneMediumWithWords({ media, text }: Sample): boolean {
+  return media.length === 1 && text !== '';
 }

@@ -25,7 +25,7 @@ import { filledTemplate } from './dialogue.ts';
 import { dialogueFields, dialogueSystem } from './dialogue-system.ts';
 import { languageFault, languageFields, languageOf } from './language-part.ts';
 import { qFormerFault, qFormerFields, qFormerSizes } from './q-former-part.ts';
-import { defineSystem, isClipOfOneVideo } from './system.ts';
+import { defineSystem, isClipWithWords } from './system.ts';
 import { fitTokenizer, readTokenizer } from './text-assets.ts';
 import {
   allPictures,
@@ -74,8 +74,8 @@ type VideoLlamaParams = ImageQueryParams & {
 
 export const videoLlama = defineSystem<VideoLlamaConfig, VideoLlamaParams>({
   schema: fields,
-  sampleKind: 'a clip of one video',
-  takes: isClipOfOneVideo,
+  sampleKind: 'a clip of one video with words',
+  takes: isClipWithWords,
   check: ({ model, data }) =>
     visionFault(model.vision, data.frameSize) ??
     [model.qFormer, model.videoQFormer, model.audioQFormer]

@@ -16,7 +16,7 @@ import type { TensorTree } from '../tree.ts';
 import { filledTemplate } from './dialogue.ts';
 import { dialogueFields, dialogueSystem } from './dialogue-system.ts';
 import { languageFault, languageFields, languageOf } from './language-part.ts';
-import { defineSystem, isClipOfOneVideo } from './system.ts';
+import { defineSystem, isClipWithWords } from './system.ts';
 import { fitTokenizer, readTokenizer } from './text-assets.ts';
 import {
   allPictures,
@@ -55,8 +55,8 @@ type VideoLlavaParams = {
 
 export const videoLlava = defineSystem<VideoLlavaConfig, VideoLlavaParams>({
   schema: fields,
-  sampleKind: 'a clip of one video',
-  takes: isClipOfOneVideo,
+  sampleKind: 'a clip of one video with words',
+  takes: isClipWithWords,
   check: ({ model, data }) =>
     visionFault(model.vision, data.frameSize) ?? languageFault(model.language),
   async fit(context) {

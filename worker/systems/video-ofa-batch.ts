@@ -85,7 +85,7 @@ export function assembleOfa(
   let numTokens = 0;
   for (const [r, row] of rows.entries()) {
     const rng = openRng(config.seed, `video-ofa/${question.purpose}`, row.epoch, row.number);
-    const task = question.task ?? drawTask(config.tasks, rng.fork('task'));
+    const task = question.task ?? drawTask(tasksOf(config.tasks, row), rng.fork('task'));
     const order = [...Array(numFrames).keys()];
     const shown = task === 'order' ? shuffled(order, rng.fork('order')) : order;
     for (const [at, frame] of shown.entries()) {
@@ -139,6 +139,15 @@ function setPrompt(
   return words.length;
 }
 
+/** Where all frames are one and the same, as of a picture, no order is asked if anything else can be. */
+function tasksOf(
+  tasks: Readonly<Record<Task, number>>,
+  { timesSeconds }: Row,
+): Readonly<Record<Task, number>> {
+  const isOneFrame = timesSeconds.every((time) => time === timesSeconds[0]);
+  return isOneFrame && tasks.caption + tasks.match > 0 ? { ...tasks, order: 0 } : tasks;
+}
+
 function drawTask(tasks: Readonly<Record<Task, number>>, rng: Rng): Task {
   let left = rng.uniform() * TASKS.reduce((sum, task) => sum + tasks[task], 0);
   for (const task of TASKS) {
@@ -176,7 +185,7 @@ function asked(
     case 'caption':
       return ['', text];
     case 'order': {
-      const order = orderOf(shown);
+      const order = orderOf(shown, row.timesSeconds);
       if (!namesCaption) return ['', order.join(' ')];
       const parts = spokenParts(row);
       const [from, to] = ofSome ? runOf(parts.length, rng.fork('some')) : [0, parts.length];
@@ -197,13 +206,15 @@ function asked(
 }
 
 /**
- * The shown frames in the order of the film: the first number says which of them comes first. What is written is then
- * what stands at a frame, and not where a sentence stands in the prompt, which nothing that is read carries with it.
+ * The shown frames in the order of the film: the first number says which of them comes first, of a frame that is shown
+ * more than once the numbers ascend. What is written is then what stands at a frame, and not where a sentence stands in
+ * the prompt, which nothing that is read carries with it.
  */
-function orderOf(shown: readonly number[]): number[] {
-  const order = new Array<number>(shown.length);
-  for (const [at, frame] of shown.entries()) order[frame] = at;
-  return order;
+function orderOf(shown: readonly number[], timesSeconds: readonly number[]): number[] {
+  return [...shown.keys()].sort((a, b) => {
+    const [first, second] = [shown[a]!, shown[b]!];
+    return timesSeconds[first] === timesSeconds[second] ? a - b : first - second;
+  });
 }
 
 /** The film's frames in runs during which the same is said, with what it is; one run of all where it is not known when. */

@@ -125,6 +125,37 @@ test('the answer to a question of order says which shown frame belongs to each s
   assert.deepEqual([...numNamed].sort(), [1, 2, 3, 4]);
 });
 
+test('frames that are one and the same have no order: no pair of them is asked, and of pictures nothing', async () => {
+  const only = 'model.tasks={caption: 0, match: 0, order: 1}';
+  const [{ system, config }, mixed] = [await open(only), await open()];
+  const shownAt = (timesSeconds: number[]) =>
+    captionedRows(config).map((row) => ({
+      ...{ ...row, timesSeconds },
+      sample: { ...row.sample, cues: [] },
+    }));
+  const task = system.heldOutTasks.find(({ name }) => name === 'frame-order-accuracy')!;
+  const twice = shownAt([0.5, 1.5, 1.5, 1.5]);
+  const batch = task.assemble(twice);
+  assert.equal(task.labels(batch).length, CAPTIONED.length * 3);
+  const { data: places } = batch.arrays['places']!;
+  for (let r = 0; r < twice.length; r++) {
+    const length = batch.arrays['answers']!.shape[1]!;
+    const ids = [...batch.arrays['answers']!.data.slice(r * length, (r + 1) * length)];
+    const told = system.answers!.decode(ids).split(' ').map(Number);
+    assert.equal(places[r * 4 + told[0]!], 0);
+    assert.deepEqual(told.slice(1), told.slice(1).toSorted());
+  }
+  assert.equal(mixed.system.assemble(shownAt([0, 0, 0, 0])).counts['order'], 0);
+});
+
+test('an order that the answer has no room for is refused before anything is trained', async () => {
+  await assert.rejects(
+    open('data.windows=23'),
+    /answerTokens .24. has no room.* set it to 25 or more/,
+  );
+  await open('data.windows=22');
+});
+
 test('a written order is right about a pair of frames that it names in their order', async () => {
   await openCpuEngine();
   const digits = Float32Array.from([-1, 0, 1, 2, 3]); // piece 0 is a word

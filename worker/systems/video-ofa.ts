@@ -26,7 +26,7 @@ import { CLIP_PIXELS, normalizePixels } from '../tokens/pixels.ts';
 import { countedOf, floatArray, intArray } from './host-arrays.ts';
 import {
   defineSystem,
-  isOneMedium,
+  isOneMediumWithWords,
   type AnsweringParams,
   type HeldOutTask,
   type HostBatch,
@@ -85,8 +85,8 @@ type OfaConfig = z.infer<typeof fields>;
 
 export const videoOfa = defineSystem<OfaConfig, EncoderDecoderParams>({
   schema: fields,
-  sampleKind: 'a picture, or a clip of one video',
-  takes: isOneMedium,
+  sampleKind: 'a picture or a clip of one video, with words',
+  takes: isOneMediumWithWords,
   check: ({ model, data }) => {
     const { encoder, decoder, stem, patchSize, tasks } = model;
     if (encoder.width !== decoder.width) {
@@ -104,6 +104,9 @@ export const videoOfa = defineSystem<OfaConfig, EncoderDecoderParams>({
     const missing = missingPositions(model, data);
     if (missing !== undefined) return missing;
     if (tasks.caption + tasks.match + tasks.order === 0) return 'model.tasks asks nothing';
+    if (tasks.order > 0 && model.answerTokens < data.windows + 2) {
+      return `model.answerTokens (${model.answerTokens}) has no room for the order of data.windows (${data.windows}) frames, a start and an end: set it to ${data.windows + 2} or more`;
+    }
     return checkBlocks('model.encoder', encoder) ?? checkBlocks('model.decoder', decoder);
   },
   async fit(context) {
@@ -256,11 +259,15 @@ async function open({
           intArray(rows.length, windows, windows),
         ];
         const { data: places } = batch.arrays['places']!;
+        const times = (r: number, shown: number): number =>
+          rows[r]!.timesSeconds[places[r * windows + shown]!]!;
         for (let r = 0; r < rows.length; r++) {
           for (let i = 0; i < windows; i++) {
             for (let j = i + 1; j < windows; j++) {
               const at = (r * windows + i) * windows + j;
-              pairWeights.data[at] = 1;
+              // What is one and the same frame has no order.
+              const isOneFrame = times(r, i) === times(r, j);
+              pairWeights.data[at] = isOneFrame ? 0 : 1;
               pairClasses.data[at] = places[r * windows + i]! < places[r * windows + j]! ? 0 : 1;
             }
           }

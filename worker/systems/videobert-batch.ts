@@ -243,12 +243,12 @@ function windowsOf(which: 'all' | 'later', numWindows: number): number[] {
 function wantsForeign(
   { mismatchedShare }: AssemblyConfig,
   { alignment }: Question,
-  { epoch }: VideoBertExample,
+  { epoch, number }: VideoBertExample,
   rng: Rng,
 ): boolean {
   return alignment === 'random'
     ? rng.uniform() < mismatchedShare
-    : alignment === 'alternate' && epoch % 2 === 1;
+    : alignment === 'alternate' && (epoch + number) % 2 === 1;
 }
 
 function hide(

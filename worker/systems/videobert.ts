@@ -5,6 +5,7 @@ import { messageOf, UsageError, VideoloomError } from '../../proto/errors.ts';
 import { openProgress } from '../../proto/progress.ts';
 import { shuffled, openRng } from '../../proto/random.ts';
 import type { Sample } from '../../video/index/sample.ts';
+import { isFixedView, type ViewOptions } from '../../video/sampling/clip-view.ts';
 import type { Tokenizer } from '../../video/text/tokenizer.ts';
 import {
   assignVisualWords,
@@ -171,6 +172,8 @@ export function videoBertSystem(
     readonly windows: number;
     readonly framesPerWindow: number;
     readonly frameSize: number;
+    readonly sampling: ViewOptions['sampling'];
+    readonly augment: ViewOptions['augment'];
     readonly seed: number;
   },
   { tokenizer, vocabulary }: VideoBertAssets,
@@ -200,18 +203,22 @@ export function videoBertSystem(
     3,
   ] as const;
 
-  // Word pieces and visual words of a sample never change, and are far smaller than the index that lists the samples.
+  // Word pieces of a sample never change, its visual words only where it is looked at in another way each epoch; both are
+  // far smaller than the index that lists the samples.
   const textIds = new Map<Sample, Int32Array>();
   const visualWords = new Map<Sample, Int32Array>();
+  const looksTheSame = isFixedView({ ...data, isTraining: true });
+  const visualWordsOf = ({ frames }: Row): Int32Array =>
+    assignVisualWords(vocabulary, frameFeatures(frames, frameShape));
   const textIdsOf = (sample: Sample): Int32Array =>
     remembered(textIds, sample, () => Int32Array.from(tokenizer.encode(sample.text)));
   const exampleOf = (row: Row): VideoBertExample => ({
     number: row.number,
     epoch: row.epoch,
     textIds: textIdsOf(row.sample),
-    visualWords: remembered(visualWords, row.sample, () =>
-      assignVisualWords(vocabulary, frameFeatures(row.frames, frameShape)),
-    ),
+    visualWords: looksTheSame
+      ? remembered(visualWords, row.sample, () => visualWordsOf(row))
+      : visualWordsOf(row),
   });
   const assemble = (rows: readonly Row[], asked: Question, split: readonly Sample[]): HostBatch =>
     assembleVideoBert(assembly, rows.map(exampleOf), asked, (rng, own) => {

@@ -1,0 +1,91 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import type { SampleIndex } from '../../video/index/sample-index.ts';
+import type { Sample } from '../../video/index/sample.ts';
+import { openTokenizer, trainTokenizer } from '../../video/text/tokenizer.ts';
+import { fitVisualVocabulary, frameFeatures } from '../../video/visual-words/visual-vocabulary.ts';
+import { openRng } from '../../proto/random.ts';
+import { resolveConfig } from '../config.ts';
+import { blankRows } from '../warm-up.ts';
+import { readFile } from 'node:fs/promises';
+import type { Row, VideoLanguageSystem } from './system.ts';
+import { videoBertSystem } from './videobert.ts';
+
+const SAMPLES: readonly Sample[] = ['a red circle rises', 'a blue star falls'].map(
+  (text, file) => ({
+    id: String(file),
+    media: [{ file, startSeconds: 0, endSeconds: 3 }],
+    ...{ text, cues: [], decodeMegapixels: 1 },
+  }),
+);
+
+/** The tiny recipe's system without any run, and its config; each call opens one that has seen nothing. */
+async function open(
+  overrides: readonly string[] = [],
+): Promise<{ system: VideoLanguageSystem; blank: readonly Row[]; rows: (epoch: number) => Row[] }> {
+  const text = await readFile(new URL('../recipes/videobert.yaml', import.meta.url), 'utf8');
+  const config = resolveConfig({
+    ...{ text, file: 'videobert', preset: 'tiny' },
+    overrides: ['data.frameSize=16', 'train.microbatchSize=2', ...overrides],
+  });
+  const { windows, framesPerWindow, frameSize } = config.data;
+  const shape = [windows, framesPerWindow, frameSize, frameSize, 3] as const;
+  const numBytes = shape.reduce((a, b) => a * b);
+  /** Noise: a film of its own in each epoch. */
+  const framesOf = (number: number, epoch: number): Uint8Array => {
+    const rng = openRng(5, 'frames', number, epoch);
+    return Uint8Array.from({ length: numBytes }, () => rng.integer(256));
+  };
+  const rows = (epoch: number): Row[] =>
+    SAMPLES.map((sample, number) => ({
+      ...{ sample, number, epoch, frames: framesOf(number, epoch) },
+      timesSeconds: Array.from({ length: windows * framesPerWindow }, (_, i) => i / 4),
+    }));
+  const features = [0, 1, 2, 3].flatMap((epoch) =>
+    rows(epoch).map(({ frames }) => frameFeatures(frames, shape)),
+  );
+  const model = config.model as unknown as Parameters<typeof videoBertSystem>[0];
+  const tokenizer = openTokenizer(
+    trainTokenizer(
+      SAMPLES.map((sample) => sample.text),
+      { vocabularySize: 64 },
+    ),
+  );
+  const vocabulary = fitVisualVocabulary(Float32Array.from(features.flatMap((each) => [...each])), {
+    branching: 4,
+    depth: 2,
+    seed: 1,
+    pcaDims: model.visualComponents,
+  });
+  const splits = { train: SAMPLES, heldOut: SAMPLES };
+  const data = { ...config.data, seed: config.train.seed };
+  return {
+    system: videoBertSystem(model, data, { tokenizer, vocabulary }, splits),
+    blank: blankRows({ config, index: splits as unknown as SampleIndex }),
+    rows,
+  };
+}
+
+const idsOf = (system: VideoLanguageSystem, rows: readonly Row[]): number[] => [
+  ...system.assemble(rows).arrays['ids']!.data,
+];
+
+test('a worker that has warmed up sees what one sees that has not', async () => {
+  const [cold, warm] = [await open(), await open()];
+  const blank = idsOf(warm.system, warm.blank);
+  const seen = idsOf(warm.system, warm.rows(0));
+  assert.deepEqual(seen, idsOf(cold.system, cold.rows(0)));
+  assert.notDeepEqual(seen, blank);
+});
+
+test('films that look otherwise in each epoch are seen as they look then, whatever was seen before', async () => {
+  for (const override of [
+    'data.augment.flip=true',
+    'data.augment.crop=true',
+    'data.sampling={policy: random-clip, seconds: 1}',
+  ]) {
+    const [fresh, old] = [await open([override]), await open([override])];
+    idsOf(old.system, old.rows(0));
+    assert.deepEqual(idsOf(old.system, old.rows(1)), idsOf(fresh.system, fresh.rows(1)), override);
+  }
+});
