@@ -4,12 +4,13 @@ import * as tf from '@tensorflow/tfjs-core';
 export interface ObjectiveSums {
   /** Sum of the losses of the counted predictions, nats; a scalar. */
   readonly lossSum: tf.Tensor;
-  /** How many of the counted predictions were right; a scalar, no gradient. */
+  /** What the right ones of the counted predictions weigh, that is their number where each weighs 1; a scalar, no gradient. */
   readonly correct: tf.Tensor;
 }
 
 /**
- * Cross entropy of logits [N, V] against labels [N] (int32), summed with weights [N] (0 or 1: counted or not).
+ * Cross entropy of logits [N, V] against labels [N] (int32), summed with weights [N]: 0 where nothing is asked, mostly 1
+ * elsewhere.
  */
 export function crossEntropySums(
   logits: tf.Tensor,

@@ -21,7 +21,7 @@ export interface HostArray {
 /** A microbatch as the program takes it, and what the sums over it are to be divided by. */
 export interface HostBatch {
   readonly arrays: Readonly<Record<string, HostArray>>;
-  /** Number of counted predictions by objective. */
+  /** What the predictions of each objective weigh together, that is their number where each weighs 1. */
   readonly counts: Readonly<Record<string, number>>;
   /** Tokens that carry content (no padding). */
   readonly numTokens: number;
