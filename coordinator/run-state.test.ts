@@ -18,6 +18,7 @@ import { ballot, testPlan, verdict } from './test/scripted-worker.ts';
 
 const FRESH = {
   committedStep: 0,
+  committedIn: 0,
   restoreStep: 0,
   generationNumber: 0,
   highestStep: 0,
@@ -444,8 +445,14 @@ interface SimWorker {
   isAttending: boolean;
   generation: Generation | undefined;
   stateStep: number;
-  /** Step whose reduced gradient it holds. */
+  /** Step whose reduced gradient it holds, and the generation that added it up. */
   gradientStep: number;
+  gradientIn: number;
+  /**
+   * What its state is made of: of each step 0 where it was committed, which gives the same bits however often it is
+   * computed again, else the generation that added it up.
+   */
+  bits: readonly number[];
   /** Whether it holds the state that its generation goes on from, or a later one. */
   isAligned: boolean;
   waitingCall: number | undefined;
@@ -465,6 +472,9 @@ interface Simulation {
   /** Sessions that have voted, by generation and step; members by generation. */
   readonly votes: Map<string, Set<string>>;
   readonly members: Map<number, readonly string[]>;
+  /** The states that votes were given on, by generation and step; those in checkpoints, by step. */
+  readonly bitsVotedOn: Map<string, string>;
+  readonly checkpointBits: Map<number, readonly number[]>;
   state: RunState;
   /** No more faults. */
   isPeaceful: boolean;
@@ -492,6 +502,8 @@ function simulate(seed: number): void {
     asked: new Map(),
     votes: new Map(),
     members: new Map(),
+    bitsVotedOn: new Map(),
+    checkpointBits: new Map(),
     state: initialRunState(plan, FRESH, 0),
     isPeaceful: false,
     nowMs: 0,
@@ -521,10 +533,24 @@ function newProcess(workerId: string): SimWorker {
     generation: undefined,
     stateStep: 0,
     gradientStep: 0,
+    gradientIn: 0,
+    bits: [],
     isAligned: false,
     waitingCall: undefined,
     writtenFor: 0,
   };
+}
+
+/** Applies the gradient that a worker holds. */
+function step({ journal }: Simulation, worker: SimWorker): void {
+  worker.stateStep++;
+  const isCommitted = journal.some(
+    ({ event }) =>
+      event.type === 'commit' &&
+      event.step === worker.stateStep &&
+      event.generation === worker.gradientIn,
+  );
+  worker.bits = [...worker.bits, isCommitted ? 0 : worker.gradientIn];
 }
 
 function turnOfFate(sim: Simulation): void {
@@ -598,6 +624,11 @@ function act(sim: Simulation, worker: SimWorker): void {
     return;
   }
   worker.gradientStep = worker.stateStep + 1;
+  worker.gradientIn = generation.number;
+  const key = `${generation.number}/${worker.gradientStep}`;
+  const bits = worker.bits.join();
+  assert.equal(bits, sim.bitsVotedOn.get(key) ?? bits, `members of ${key} hold different states`);
+  sim.bitsVotedOn.set(key, bits);
   sim.inFlight.push({
     type: 'vote',
     callId,
@@ -609,11 +640,13 @@ function act(sim: Simulation, worker: SimWorker): void {
 function align(
   sim: Simulation,
   worker: SimWorker,
-  { committedStep, restoreStep, members }: Generation,
+  { committedStep, committedIn, restoreStep, members }: Generation,
 ): boolean {
+  const holdsGradient = ({ stateStep, gradientStep, gradientIn }: SimWorker): boolean =>
+    stateStep === committedStep - 1 && gradientStep === committedStep && gradientIn === committedIn;
   if (worker.stateStep === committedStep) return true;
-  if (worker.stateStep === committedStep - 1 && worker.gradientStep === committedStep) {
-    worker.stateStep = committedStep;
+  if (holdsGradient(worker)) {
+    step(sim, worker);
     return true;
   }
   if (committedStep === restoreStep) {
@@ -622,16 +655,18 @@ function align(
       'a generation restores what does not exist',
     );
     worker.stateStep = restoreStep;
+    worker.bits = sim.checkpointBits.get(restoreStep) ?? [];
     return true;
   }
   const holder = sim.workers.find(
     (peer) =>
       members.some(({ workerId }) => workerId === peer.workerId) &&
-      (peer.stateStep === committedStep ||
-        (peer.stateStep === committedStep - 1 && peer.gradientStep === committedStep)),
+      (peer.stateStep === committedStep || holdsGradient(peer)),
   );
   if (holder === undefined) return false;
+  if (holder.stateStep < committedStep) step(sim, holder);
   worker.stateStep = committedStep;
+  worker.bits = holder.bits;
   return true;
 }
 
@@ -661,13 +696,14 @@ function killCoordinator(sim: Simulation, losesPower: boolean): void {
   }
   const history = emptyHistory();
   for (const { event } of sim.journal) extendHistory(history, event);
-  const { generationNumber, highestStep } = history;
+  const { generationNumber, highestStep, lastCommit } = history;
   const restoreStep = Math.max(0, ...sim.checkpoints);
   const committedStep = Math.max(history.committedStep, restoreStep);
+  const committedIn = lastCommit?.step === committedStep ? lastCommit.generation : 0;
   const isFinished = history.finished !== undefined;
   sim.state = initialRunState(
     sim.plan,
-    { committedStep, restoreStep, generationNumber, highestStep, isFinished },
+    { committedStep, committedIn, restoreStep, generationNumber, highestStep, isFinished },
     sim.nowMs,
   );
   sim.inFlight.length = 0;
@@ -778,7 +814,7 @@ function answer(
   if (worker?.waitingCall !== callId) return; // It does not listen any more.
   worker.waitingCall = undefined;
   if (committed === undefined || worker.gradientStep !== worker.stateStep + 1) return;
-  worker.stateStep++;
+  step(sim, worker);
   if (!committed.checkpoint || worker.session === undefined) return;
   const partCall = sim.nextId++;
   sim.inFlight.push(partOf(sim, worker, partCall));
@@ -795,6 +831,7 @@ function partOf(sim: Simulation, worker: SimWorker, callId: number): RunEvent {
   const session = worker.session!;
   const generation = worker.generation!.number;
   const request = { session, generation, step: worker.stateStep, files: [], failure };
+  sim.checkpointBits.set(worker.stateStep, worker.bits);
   return { type: 'part', callId, request };
 }
 

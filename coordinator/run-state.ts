@@ -106,6 +106,8 @@ export interface RunState {
   /** Whether this process has opened a generation: from then on one worker is enough. */
   readonly hasStarted: boolean;
   readonly committedStep: number;
+  /** The generation that committed it; 0 where nobody has, or the run went back to it. */
+  readonly committedIn: number;
   /** The highest step ever committed, whether or not it still counts: a commit up to here is one made again. */
   readonly highestStep: number;
   readonly lastCommit: LastCommit | undefined;
@@ -210,6 +212,7 @@ export type RunEffect =
 /** Where a run stands when a coordinator takes it over. */
 export interface RunOrigin {
   readonly committedStep: number;
+  readonly committedIn: number;
   readonly restoreStep: number;
   readonly generationNumber: number;
   readonly highestStep: number;
@@ -229,6 +232,7 @@ export function initialRunState(plan: RunPlan, origin: RunOrigin, nowMs: number)
     generationNumber: origin.generationNumber,
     hasStarted: false,
     committedStep: origin.committedStep,
+    committedIn: origin.committedIn,
     highestStep: origin.highestStep,
     lastCommit: undefined,
     restoreStep: origin.restoreStep,
@@ -473,7 +477,8 @@ function openGeneration(turn: Turn): void {
   const { committedStep, restoreStep } = state;
   const members = asMembers(chosen, { numMicrobatches: plan.microbatches, committedStep });
   const number = state.generationNumber + 1;
-  state.generation = { number, members, committedStep, restoreStep };
+  const { committedIn } = state;
+  state.generation = { number, members, committedStep, restoreStep, committedIn };
   state.memberSessions = sessions;
   state.generationNumber = number;
   state.hasStarted = true;
@@ -546,6 +551,7 @@ function goOnFrom(turn: Turn, step: number): void {
   const from = inMemory ? 'memory' : step > 0 ? 'checkpoint' : 'start';
   journal(turn, { type: 'restored', step, from }, true);
   state.committedStep = step;
+  state.committedIn = 0;
   state.lastCommit = undefined;
   if (state.checkpoint !== undefined && state.checkpoint.step > step) {
     abandonCheckpoint(turn, 'restored', `the run went back to step ${step}`);
@@ -635,6 +641,7 @@ function commit(turn: Turn, votes: Poll<CommitStepRequest>, generation: Generati
   );
   const response = { checkpoint, last, waitedMs };
   state.committedStep = step;
+  state.committedIn = generation.number;
   state.lastCommit = { step, generation: generation.number, workerIds, response };
   state.lastProgressMs = turn.nowMs;
   state.stall = NO_STALL;

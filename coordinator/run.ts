@@ -129,10 +129,11 @@ export async function openRun(
       const restored: JournalEvent = { type: 'restored', step: restoreStep, from: 'checkpoint' };
       extendHistory(history, journal.append(restored, { sync: true }));
     }
-    const { committedStep, generationNumber, highestStep } = history;
+    const { committedStep, lastCommit, generationNumber, highestStep } = history;
+    const committedIn = lastCommit?.step === committedStep ? lastCommit.generation : 0;
     const state = initialRunState(
       plan,
-      { committedStep, restoreStep, generationNumber, highestStep, isFinished },
+      { committedStep, committedIn, restoreStep, generationNumber, highestStep, isFinished },
       nowMs(),
     );
     run = new Run(folder, { lock, journal, history, order, state, surroundings });

@@ -62,6 +62,13 @@ export interface TrainOptions {
   readonly log: Log;
 }
 
+interface Voted {
+  readonly generation: number;
+  readonly step: number;
+  readonly gradient: Float32Array;
+  readonly norm: number;
+}
+
 /**
  * Trains until the run's last step, from set-up to the reported result. A lost peer, a new member or a restarted
  * coordinator costs the running step, which is computed again with the same samples and the same randomness.
@@ -91,9 +98,11 @@ export async function train(options: TrainOptions): Promise<void> {
   const memory = collectives.memoryFor(numParameters, config.train.microbatches);
   const { gradientPrecision } = config.cluster;
   const accumulator = new GradientAccumulator(numParameters, memory, gradientPrecision);
-  /** The reduced gradient of the step after the state's, once voted for: the vote may win while its answer is lost. */
-  let voted:
-    { readonly step: number; readonly gradient: Float32Array; readonly norm: number } | undefined;
+  /**
+   * The reduced gradient of the step after the state's, once voted for in a generation: the vote may win while its answer
+   * is lost.
+   */
+  let voted: Voted | undefined;
 
   let canSnapshot = false;
   /** `old` after `step`, by the reduced gradient; the buffers of the old one are used again. */
@@ -280,7 +289,7 @@ export async function train(options: TrainOptions): Promise<void> {
 
       const votedMs = clockMs();
       ledger.enter('wait');
-      voted = { step, gradient, norm };
+      voted = { generation: number, step, gradient, norm };
       const learningRate = learningRateAt(config.optimizer, step, run.plan.totalSteps);
       const numTokens = batch.microbatches.reduce((sum, { batch: { numTokens: n } }) => sum + n, 0);
       const vote = await session.commit(
@@ -345,8 +354,11 @@ export async function train(options: TrainOptions): Promise<void> {
 
   /** The state after `generation.committedStep`: held already, one voted step away, a peer's, or a checkpoint's. */
   async function reachState(generation: Generation, scope: AbortSignal): Promise<void> {
-    const { committedStep, restoreStep } = generation;
-    if (voted?.step === committedStep && state.step === committedStep - 1) {
+    const { committedStep, committedIn, restoreStep } = generation;
+    // Others may have committed the step without this worker: among fewer, or with a clip that did not decode, the sum is
+    // another one.
+    const isCommitted = voted?.step === committedStep && voted.generation === committedIn;
+    if (voted !== undefined && isCommitted && state.step === committedStep - 1) {
       ledger.enter('compute');
       await update(committedStep, voted.gradient, voted.norm);
       ledger.settleStep();

@@ -62,6 +62,11 @@ export interface Generation {
   committedStep: number;
   /** Checkpoint step to begin from when no member holds the state of `committed_step`; 0 = initialise. */
   restoreStep: number;
+  /**
+   * The generation whose members committed `committed_step`; 0 where nobody has, or it is not known any more. A member
+   * of another one that had voted for that step holds another sum: the step was computed again without it.
+   */
+  committedIn: number;
 }
 
 /** Sums over the global batch of one objective: the mean is loss_sum / count. */
@@ -259,7 +264,7 @@ export const Member: MessageFns<Member> = {
 };
 
 function createBaseGeneration(): Generation {
-  return { number: 0, members: [], committedStep: 0, restoreStep: 0 };
+  return { number: 0, members: [], committedStep: 0, restoreStep: 0, committedIn: 0 };
 }
 
 export const Generation: MessageFns<Generation> = {
@@ -275,6 +280,9 @@ export const Generation: MessageFns<Generation> = {
     }
     if (message.restoreStep !== 0) {
       writer.uint32(32).uint64(message.restoreStep);
+    }
+    if (message.committedIn !== 0) {
+      writer.uint32(40).uint32(message.committedIn);
     }
     return writer;
   },
@@ -322,6 +330,14 @@ export const Generation: MessageFns<Generation> = {
             }
 
             message.restoreStep = longToNumber(reader.uint64());
+            continue;
+          }
+          case 5: {
+            if (tag !== 40) {
+              break;
+            }
+
+            message.committedIn = reader.uint32();
             continue;
           }
         }
