@@ -7,6 +7,7 @@ import type { RunConfig } from './config-fields.ts';
 import { pathMatcher } from './parameter-paths.ts';
 import type { PartKinds } from './part-kind.ts';
 import { isModelFolder, openPretrainedWeights } from './pretrained/pretrained-weights.ts';
+import { openRunSystem } from './run-system.ts';
 import { weightsOfRun } from './run-weights.ts';
 import type { InitialWords } from './systems/system.ts';
 
@@ -48,6 +49,7 @@ export async function checkInitialFolder(folder: string): Promise<void> {
  */
 export async function openInitialSource(folder: string): Promise<InitialSource> {
   if (await exists(join(folder, RUN_PLAN_FILE))) {
+    const { system } = await openRunSystem(folder);
     const weights = [...(await weightsOfRun(folder))];
     const tensors = new Map(
       weights.map(([name, { shape, data }]): [string, SourceTensor] => [
@@ -55,7 +57,7 @@ export async function openInitialSource(folder: string): Promise<InitialSource> 
         { shape, read: () => Promise.resolve(data) },
       ]),
     );
-    return { tensors, lacking: new Set(), kinds: {} };
+    return { tensors, lacking: new Set(), kinds: system.kinds ?? {} };
   }
   await checkInitialFolder(folder);
   const { tensors: all, kinds } = await openPretrainedWeights(folder);

@@ -10,7 +10,7 @@ import { writeModelFolder } from '../pretrained/model-folder.ts';
 import type { PublishedPart } from '../pretrained/published-parts.ts';
 import { exportValues } from '../pretrained/weights.ts';
 import { weightsOfRun, type Weights } from '../run-weights.ts';
-import { openRunSystem } from '../run.ts';
+import { openRunSystem } from '../run-system.ts';
 import { TOKENIZER_CONFIG_FILE, TOKENIZER_FILE } from '../systems/text-assets.ts';
 import { leavesOf, partsOf, type TensorTree } from '../tree.ts';
 
