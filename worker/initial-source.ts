@@ -49,8 +49,8 @@ export async function checkInitialFolder(folder: string): Promise<void> {
  */
 export async function openInitialSource(folder: string): Promise<InitialSource> {
   if (await exists(join(folder, RUN_PLAN_FILE))) {
-    const { system } = await openRunSystem(folder);
-    const weights = [...(await weightsOfRun(folder))];
+    const { system, config } = await openRunSystem(folder);
+    const weights = [...(await weightsOfRun(folder, config))];
     const tensors = new Map(
       weights.map(([name, { shape, data }]): [string, SourceTensor] => [
         name,

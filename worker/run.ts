@@ -42,7 +42,7 @@ export interface Run {
 export async function openRun(folder: string, overrides: readonly string[] = []): Promise<Run> {
   const plan = await readRunPlan(folder);
   const { config, index, system: opened } = await openRunSystem(folder, overrides);
-  const system = await withInitialWeights(opened, folder, config.train.frozen);
+  const system = await withInitialWeights(opened, folder, config);
   const access = await openDataAccess(
     dataAccessOptions(config, index.root, userCacheDir(process.env)),
   );

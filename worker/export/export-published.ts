@@ -38,7 +38,7 @@ export async function exportPublished(
   const patterns = config.train.frozen;
   if (parts.length === 0 && patterns.length === 0) return { published: [], frozen: [] };
   const form = formOf(system);
-  const weights = await weightsOfRun(folder, step);
+  const weights = await weightsOfRun(folder, config, step);
   const published: ExportedPart[] = [];
   for (const part of parts) {
     const own = [FOLDER, part.path].filter((name) => name !== '').join('/');

@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { openCpuEngine } from '../backend/cpu-engine.ts';
-import { stagesOf } from '../config.ts';
+import { stagesOf, type Config } from '../config.ts';
 import { weightsOfRun } from '../run-weights.ts';
 import { makeRunFolder } from '../test/run-folder.ts';
 import { disposeTree } from '../tree.ts';
@@ -16,6 +16,7 @@ for (const recipe of ['blip2', 'video-llava', 'minigpt4-video', 'video-llama']) 
     const root = await mkdtemp(join(tmpdir(), 'videoloom-stages-'));
     try {
       const text = await readFile(new URL(`../recipes/${recipe}.yaml`, import.meta.url), 'utf8');
+      const configs = new Map<string, Config>();
       for (const stage of stagesOf(text)) {
         const folder = join(root, stage);
         await mkdir(folder);
@@ -23,9 +24,10 @@ for (const recipe of ['blip2', 'video-llava', 'minigpt4-video', 'video-llama']) 
         const { config, params } = await makeRunFolder(folder, { recipe, stage, overrides });
         disposeTree(params);
         // What is frozen here has the bytes of the stage that it was taken from.
-        const whole = await weightsOfRun(folder);
+        const whole = await weightsOfRun(folder, config);
+        configs.set(stage, config);
         for (const { take, as, from } of config.init) {
-          const source = await weightsOfRun(join(root, from));
+          const source = await weightsOfRun(join(root, from), configs.get(from)!);
           for (const [name, { data }] of source) {
             if (take !== '' && !name.startsWith(`${take}/`)) continue;
             const rest = take === '' ? name : name.slice(take.length + 1);

@@ -110,7 +110,7 @@ export async function makeRunFolder(
   if (config.model.name === 'videobert') await writeWords(folder, config.model);
   const opened = await systemNamed(config.model.name).open(context);
   await writeInitialWeights(opened, config, { folder, runs });
-  const system = await withInitialWeights(opened, folder, config.train.frozen);
+  const system = await withInitialWeights(opened, folder, config);
   const params = system.init(openInitializer(9));
   await writeCheckpoint(folder, await valuesOf(params));
   return { system, config, params };
