@@ -7,6 +7,7 @@ import type { RunConfig } from './config-fields.ts';
 import { pathMatcher } from './parameter-paths.ts';
 import type { PartKinds } from './part-kind.ts';
 import { isModelFolder, openPretrainedWeights } from './pretrained/pretrained-weights.ts';
+import { openRunSystem } from './run-system.ts';
 import { weightsOfRun } from './run-weights.ts';
 import type { InitialWords } from './systems/system.ts';
 
@@ -48,14 +49,15 @@ export async function checkInitialFolder(folder: string): Promise<void> {
  */
 export async function openInitialSource(folder: string): Promise<InitialSource> {
   if (await exists(join(folder, RUN_PLAN_FILE))) {
-    const weights = [...(await weightsOfRun(folder))];
+    const { system, config } = await openRunSystem(folder);
+    const weights = [...(await weightsOfRun(folder, config))];
     const tensors = new Map(
       weights.map(([name, { shape, data }]): [string, SourceTensor] => [
         name,
         { shape, read: () => Promise.resolve(data) },
       ]),
     );
-    return { tensors, lacking: new Set(), kinds: {} };
+    return { tensors, lacking: new Set(), kinds: system.kinds ?? {} };
   }
   await checkInitialFolder(folder);
   const { tensors: all, kinds } = await openPretrainedWeights(folder);

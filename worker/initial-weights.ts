@@ -1,5 +1,5 @@
 /** Weights that a run begins with: drawn, or taken from runs before it or from somebody else's model. */
-import { open, rename } from 'node:fs/promises';
+import { open, rename, rm } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import * as tf from '@tensorflow/tfjs-core';
 import { UsageError } from '../proto/errors.ts';
@@ -18,13 +18,20 @@ import { openInitializer, shapesOnly } from './initializer.ts';
 import { nearest } from './nearest.ts';
 import { pathMatcher } from './parameter-paths.ts';
 import { kindAt, kindDifferences } from './part-kind.ts';
-import { INITIAL_FILE, readInitialWeights, type Weights } from './run-weights.ts';
+import {
+  INITIAL_FILE,
+  needsInitialWeights,
+  readInitialWeights,
+  type Beginning,
+  type Weights,
+} from './run-weights.ts';
 import type { VideoLanguageSystem } from './systems/system.ts';
 import { leavesOf, partsOf, withLeaves, type TensorTree } from './tree.ts';
 
 /**
  * Writes into a run's folder what its parameters are not drawn for: those taken from elsewhere, and all frozen ones,
- * which no checkpoint has. Does nothing where there are none. Tensors are read and written one by one.
+ * which no checkpoint has. Where there are none, a file that is there is of a preparation that broke off: it goes.
+ * Tensors are read and written one by one.
  *
  * @param runs the folders of `config.init`, in its order
  * @throws UsageError `INIT_INVALID` where there are no such weights, or they do not fit the model; PretrainedError
@@ -34,7 +41,10 @@ export async function writeInitialWeights(
   { init, train }: Pick<RunConfig, 'init' | 'train'>,
   { folder, runs }: { readonly folder: string; readonly runs: readonly string[] },
 ): Promise<string[]> {
-  if (init.length === 0 && train.frozen.length === 0) return [];
+  if (!needsInitialWeights({ init, train })) {
+    await rm(join(folder, INITIAL_FILE), { force: true });
+    return [];
+  }
   await openCpuEngine();
   const form = formOf(system);
   const weights = new Map<string, SourceTensor>();
@@ -165,15 +175,20 @@ async function writeWeights(
   await rename(`${file}.tmp`, file);
 }
 
-/** The system as a run of `folder` trains it: beginning from the weights there, with the frozen ones frozen. */
+/**
+ * The system as a run of `folder` trains it: beginning from the weights there, with the frozen ones frozen.
+ * @throws UsageError INITIAL_WEIGHTS_MISSING, INITIAL_WEIGHTS_UNFIT, FROZEN_INVALID
+ */
 export async function withInitialWeights(
   system: VideoLanguageSystem,
   folder: string,
-  frozen: readonly string[],
+  config: Beginning,
 ): Promise<VideoLanguageSystem> {
-  const weights = await readInitialWeights(folder);
-  if (weights.size === 0 && frozen.length === 0) return system;
+  if (!needsInitialWeights(config)) return system;
+  const { frozen } = config.train;
+  const weights = await readInitialWeights(folder, config);
   const form = formOf(system);
+  checkFit(form, weights, { file: join(folder, INITIAL_FILE), frozen });
   const beginning: VideoLanguageSystem = {
     ...system,
     init: (initializer) => filled(system.init(initializer), weights),
@@ -186,6 +201,44 @@ export function formOf(system: VideoLanguageSystem): TensorTree {
   return system.init(shapesOnly());
 }
 
+/** @throws UsageError INITIAL_WEIGHTS_UNFIT where it has not what is frozen, or what the model has not */
+function checkFit(
+  form: TensorTree,
+  weights: Weights,
+  { file, frozen }: { readonly file: string; readonly frozen: readonly string[] },
+): void {
+  const unfit = (what: string): UsageError =>
+    new UsageError(
+      'INITIAL_WEIGHTS_UNFIT',
+      `${file} is not of this run: ${what}. Copy it from the folder that the run was prepared in, or prepare the run ` +
+        'anew',
+    );
+  const leaves = leavesOf(form);
+  const shapes = new Map(
+    leaves.flatMap(([path, { shape }]) =>
+      partsOf(path, shape).map((part): [string, readonly number[]] => [part.name, part.shape]),
+    ),
+  );
+  for (const [name, { dtype, shape }] of weights) {
+    const own = shapes.get(name);
+    if (own === undefined) throw unfit(`it has ${name}, and the model has not`);
+    if (dtype !== 'F32' || shape.join() !== own.join()) {
+      const [there, here] = [shape.join(', '), own.join(', ')];
+      throw unfit(`${name} is ${dtype} [${there}] there, and F32 [${here}] in the model`);
+    }
+  }
+  const isFrozen = frozenPaths(
+    frozen,
+    leaves.map(([path]) => path),
+  );
+  for (const [path, { shape }] of leaves) {
+    if (!isFrozen.has(path)) continue;
+    const missing = partsOf(path, shape).find(({ name }) => !weights.has(name));
+    if (missing !== undefined) throw unfit(`it lacks ${missing.name}, which is frozen`);
+  }
+}
+
+/** `weights` fit: see {@link checkFit}. */
 function filled(params: TensorTree, weights: Weights): TensorTree {
   const leaves = leavesOf(params).map(([path, tensor]) => {
     const parts = partsOf(path, tensor.shape);

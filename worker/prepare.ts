@@ -22,7 +22,8 @@ import { fetchNewestCheckpoint, fetchRun, storedPlan } from './run-store/fetch-r
 import { writeRunFileNames } from './run-store/run-files.ts';
 import { openRunStore } from './run-store/run-store.ts';
 import { ensurePlugin, findPlugin } from './pjrt/plugin.ts';
-import { clipLoaderOptions, dataAccessOptions, RUN_FILES } from './run.ts';
+import { clipLoaderOptions, dataAccessOptions } from './run.ts';
+import { RUN_FILES } from './run-system.ts';
 import { systemNamed } from './systems/registry.ts';
 import type { SystemDefinition } from './systems/system.ts';
 import { findTensorflow, notInstalled } from './tensorflow/install.ts';

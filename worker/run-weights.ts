@@ -12,18 +12,34 @@ import { RUN_PLAN_FILE } from '../proto/run-plan.ts';
 import type { TensorData } from './checkpoint/format.ts';
 import { loadCheckpoint } from './checkpoint/load.ts';
 import { readSafetensorsStream } from './checkpoint/stream.ts';
+import type { RunConfig } from './config-fields.ts';
 import { isOptimizerTensor } from './state.ts';
 
-/** In a run's folder: what its parameters are not drawn for. */
+/** In a run's folder, where {@link needsInitialWeights}: what its parameters are not drawn for. */
 export const INITIAL_FILE = 'initial.safetensors';
 
 export type Weights = Map<string, TensorData>;
 
+/** What of a run's config tells whether it begins with any. */
+export type Beginning = {
+  readonly init: RunConfig['init'];
+  readonly train: Pick<RunConfig['train'], 'frozen'>;
+};
+
+/** Whether parameters are taken from elsewhere, or frozen, so that no checkpoint has them. */
+export function needsInitialWeights({ init, train }: Beginning): boolean {
+  return init.length > 0 || train.frozen.length > 0;
+}
+
 /**
  * All weights of a run by name, as they are after its newest checkpoint, or that of a step.
- * @throws UsageError `INIT_INVALID` where there are none yet
+ * @throws UsageError `INIT_INVALID` where there are none yet; INITIAL_WEIGHTS_MISSING
  */
-export async function weightsOfRun(folder: string, ofStep?: number): Promise<Weights> {
+export async function weightsOfRun(
+  folder: string,
+  config: Beginning,
+  ofStep?: number,
+): Promise<Weights> {
   if (!(await exists(join(folder, RUN_PLAN_FILE)))) throw invalid(`${folder} is no run folder`);
   const step = ofStep ?? (await newestCheckpointStep(folder));
   if (step === undefined) throw invalid(`the run in ${folder} has no checkpoint: train it first`);
@@ -31,15 +47,25 @@ export async function weightsOfRun(folder: string, ofStep?: number): Promise<Wei
     join(folder, CHECKPOINTS_FOLDER, checkpointFolderName(step)),
   );
   const own = [...trained].filter(([name]) => !isOptimizerTensor(name));
-  return new Map([...(await readInitialWeights(folder)), ...own]);
+  return new Map([...(await readInitialWeights(folder, config)), ...own]);
 }
 
-/** What {@link INITIAL_FILE} holds; nothing where there is none. */
-export async function readInitialWeights(folder: string): Promise<Weights> {
+/**
+ * What {@link INITIAL_FILE} holds; nothing where the run needs none, whatever lies there.
+ * @throws UsageError INITIAL_WEIGHTS_MISSING
+ */
+export async function readInitialWeights(folder: string, config: Beginning): Promise<Weights> {
+  if (!needsInitialWeights(config)) return new Map();
   const file = join(folder, INITIAL_FILE);
-  return (await exists(file))
-    ? readSafetensorsStream(createReadStream(file, { highWaterMark: 4 << 20 }))
-    : new Map();
+  if (await exists(file))
+    return readSafetensorsStream(createReadStream(file, { highWaterMark: 4 << 20 }));
+  // With drawn ones in their place, this worker would train another model than the others.
+  const why = config.init.length > 0 ? 'init' : 'train.frozen';
+  throw new UsageError(
+    'INITIAL_WEIGHTS_MISSING',
+    `${file} is missing: the run begins with its weights, as ${why} of its config says. Copy it from the folder that ` +
+      'the run was prepared in, or prepare the run anew',
+  );
 }
 
 function invalid(message: string): UsageError {

@@ -1,6 +1,4 @@
-import { readFile } from 'node:fs/promises';
 import { hostname } from 'node:os';
-import { join } from 'node:path';
 import { readRunPlan, type RunPlan } from '../proto/run-plan.ts';
 import { userCacheDir } from '../proto/user-cache.mjs';
 import {
@@ -13,18 +11,12 @@ import {
   type ClipLoader,
   type ClipLoaderOptions,
 } from '../video/loading/loader.ts';
-import { INDEX_FILE, readIndex, type SampleIndex } from '../video/index/sample-index.ts';
-import { resolveConfig, type Config } from './config.ts';
+import type { SampleIndex } from '../video/index/sample-index.ts';
+import type { Config } from './config.ts';
 import type { DecodeCounters } from './metrics.ts';
 import { withInitialWeights } from './initial-weights.ts';
-import { systemNamed } from './systems/registry.ts';
+import { openRunSystem } from './run-system.ts';
 import type { VideoLanguageSystem } from './systems/system.ts';
-
-/** Files of a run folder that `prepare` writes and every worker reads; `run.json` is written last. */
-export const RUN_FILES = {
-  config: 'config.resolved.yaml',
-  index: INDEX_FILE,
-} as const;
 
 /** A prepared run, opened by a worker. */
 export interface Run {
@@ -50,7 +42,7 @@ export interface Run {
 export async function openRun(folder: string, overrides: readonly string[] = []): Promise<Run> {
   const plan = await readRunPlan(folder);
   const { config, index, system: opened } = await openRunSystem(folder, overrides);
-  const system = await withInitialWeights(opened, folder, config.train.frozen);
+  const system = await withInitialWeights(opened, folder, config);
   const access = await openDataAccess(
     dataAccessOptions(config, index.root, userCacheDir(process.env)),
   );
@@ -72,18 +64,6 @@ export async function openRun(folder: string, overrides: readonly string[] = [])
     }),
     close: () => access.close(),
   };
-}
-
-/** A run's system as it is described, with all parameters and whatever initial values. */
-export async function openRunSystem(
-  folder: string,
-  overrides: readonly string[] = [],
-): Promise<Pick<Run, 'config' | 'index' | 'system'>> {
-  const file = join(folder, RUN_FILES.config);
-  const config = resolveConfig({ text: await readFile(file, 'utf8'), file, overrides });
-  const index = await readIndex(join(folder, RUN_FILES.index));
-  const system = await systemNamed(config.model.name).open({ config, index, folder });
-  return { config, index, system };
 }
 
 function addCounts(...parts: readonly Record<string, number>[]): Record<string, number> {

@@ -10,7 +10,7 @@ import { writeModelFolder } from '../pretrained/model-folder.ts';
 import type { PublishedPart } from '../pretrained/published-parts.ts';
 import { exportValues } from '../pretrained/weights.ts';
 import { weightsOfRun, type Weights } from '../run-weights.ts';
-import { openRunSystem } from '../run.ts';
+import { openRunSystem } from '../run-system.ts';
 import { TOKENIZER_CONFIG_FILE, TOKENIZER_FILE } from '../systems/text-assets.ts';
 import { leavesOf, partsOf, type TensorTree } from '../tree.ts';
 
@@ -38,7 +38,7 @@ export async function exportPublished(
   const patterns = config.train.frozen;
   if (parts.length === 0 && patterns.length === 0) return { published: [], frozen: [] };
   const form = formOf(system);
-  const weights = await weightsOfRun(folder, step);
+  const weights = await weightsOfRun(folder, config, step);
   const published: ExportedPart[] = [];
   for (const part of parts) {
     const own = [FOLDER, part.path].filter((name) => name !== '').join('/');

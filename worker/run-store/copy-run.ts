@@ -68,12 +68,16 @@ export async function copyRunFiles(
   await to.writer.put(RUN_PREFIX + MANIFEST_FILE, Buffer.from(text), signal);
 }
 
+/** How often files of a checkpoint are put that are gone again: what others remove is not fought over. */
+const MAX_ROUNDS = 3;
+
 /** What became of a checkpoint that was to be copied. */
 export type CopyOutcome = 'copied' | 'there already' | 'gone from the disk';
 
 /**
- * Puts a checkpoint and the journal into the store, the manifest last. `done` are paths that an earlier attempt put, and
- * gets those of this one.
+ * Puts a checkpoint and the journal into the store, the manifest last, and looks whether all of it is there then: other
+ * workers copy other steps meanwhile, and remove old ones. `done` are paths that an earlier attempt put, and gets those
+ * of this one.
  * @throws StorageError; VideoloomError CHECKPOINT_INVALID
  */
 export async function copyCheckpoint(
@@ -94,30 +98,56 @@ export async function copyCheckpoint(
     const text = await readFile(join(local, MANIFEST_FILE));
     const { files } = await readManifest(local);
     const known = await readIfThere(to, prefix + MANIFEST_FILE, signal);
-    if (known === text.toString()) return 'there already';
+    const isSame = known === text.toString();
+    if (isSame && (await lackingOf(to, step, files, signal)).length === 0) return 'there already';
     // It counts no longer while its files are replaced.
     if (known !== undefined) await to.writer.remove(prefix + MANIFEST_FILE, signal);
     await copyJournal(folder, step, to, signal);
-    for (const file of files) {
-      const path = prefix + file.name;
-      if (done.has(path)) continue;
-      await to.writer.putFile(path, { ...file, path: join(local, file.name) }, signal);
-      const { sizeBytes } = await to.store.stat(path, signal);
-      if (sizeBytes !== file.sizeBytes)
-        throw new StorageError(
-          'STORAGE_FAILED',
-          `${to.root}/${path} has ${sizeBytes} bytes there, and ${file.sizeBytes} were sent`,
-          { retryable: true },
-        );
-      done.add(path);
+    let lacking = files.filter(({ name }) => !done.has(prefix + name));
+    for (let round = 1; round <= MAX_ROUNDS; round++) {
+      for (const file of lacking) {
+        const path = prefix + file.name;
+        await to.writer.putFile(path, { ...file, path: join(local, file.name) }, signal);
+        done.add(path);
+      }
+      lacking = await lackingOf(to, step, files, signal);
+      if (lacking.length > 0) continue;
+      await to.writer.put(prefix + MANIFEST_FILE, text, signal);
+      lacking = await lackingOf(to, step, files, signal);
+      if (lacking.length === 0) return 'copied';
+      // Without its files it would be taken for a checkpoint, and older ones be removed for it.
+      await to.writer.remove(prefix + MANIFEST_FILE, signal);
     }
-    await to.writer.put(prefix + MANIFEST_FILE, text, signal);
-    return 'copied';
+    for (const { name } of lacking) done.delete(prefix + name);
+    throw new StorageError(
+      'STORAGE_FAILED',
+      `${to.root}/${prefix}${lacking[0]!.name} is not there as it was sent, after ${MAX_ROUNDS} attempts: another ` +
+        'program may remove files there',
+      { retryable: true },
+    );
   } catch (error) {
     // The coordinator removes old checkpoints when newer ones are whole.
     if (!(await isHere())) return 'gone from the disk';
     throw error;
   }
+}
+
+/** The files of a checkpoint that the store has not, or not in their sizes. */
+async function lackingOf(
+  to: RunStore,
+  step: number,
+  files: CheckpointManifest['files'],
+  signal: AbortSignal | undefined,
+): Promise<CheckpointManifest['files']> {
+  return lackingAmong((await listCheckpoints(to, signal)).get(step) ?? [], files);
+}
+
+function lackingAmong(
+  listed: readonly StoredCheckpointFile[],
+  files: CheckpointManifest['files'],
+): CheckpointManifest['files'] {
+  const sizes = new Map(listed.map(({ name, sizeBytes }) => [name, sizeBytes]));
+  return files.filter(({ name, sizeBytes }) => sizes.get(name) !== sizeBytes);
 }
 
 /** The journal is appended to meanwhile: what is there now is compressed and put. */
@@ -155,8 +185,9 @@ export interface CopyRetention {
 }
 
 /**
- * Removes copies that are not kept, and what was begun before the newest and never completed; nothing before the newest
- * was read back whole. Gives the steps of the checkpoints that were removed.
+ * Removes copies that are not kept, and older ones that were begun and never completed; nothing before the newest copy
+ * was read back whole. An unfinished one behind all that is removed may still be under way: another worker copies it.
+ * Gives the steps of the checkpoints that were removed.
  * @throws StorageError; STORED_CHECKPOINT_DAMAGED when the newest copy is not what was put
  */
 export async function pruneCopies(
@@ -165,48 +196,66 @@ export async function pruneCopies(
   { now = new Date(), signal }: { readonly now?: Date; readonly signal?: AbortSignal } = {},
 ): Promise<number[]> {
   const all = await listCheckpoints(to, signal);
-  const complete = [...all].filter(([, files]) => isComplete(files)).map(([step]) => step);
-  const newest = complete.at(-1);
-  if (newest === undefined) return [];
-  const surplus: number[] = [];
-  for (const [index, step] of complete.slice(0, -1).entries()) {
-    const isBeyond = index < complete.length - keep;
-    if (isBeyond || (await ageHours(to, step, now, signal)) > (keepHours ?? Infinity))
-      surplus.push(step);
+  const complete: CheckpointManifest[] = [];
+  for (const [step, files] of all) {
+    const manifest = await wholeManifest(to, step, files, signal);
+    if (manifest !== undefined) complete.push(manifest);
   }
-  const unfinished = [...all.keys()].filter((step) => step < newest && !complete.includes(step));
-  if (surplus.length + unfinished.length === 0) return [];
-  await verifyCopy(to, newest, signal);
-  for (const step of [...surplus, ...unfinished]) await removeCopy(to, all.get(step)!, signal);
-  const kept = new Set([...complete].filter((step) => !surplus.includes(step)));
+  const surplus = complete
+    .slice(0, -1)
+    .filter(
+      ({ time }, index) =>
+        index < complete.length - keep || ageHours(time, now) > (keepHours ?? Infinity),
+    )
+    .map(({ step }) => step);
+  const newestSurplus = surplus.at(-1);
+  if (newestSurplus === undefined) return [];
+  const kept = new Set(complete.map(({ step }) => step).filter((step) => !surplus.includes(step)));
+  const isRemoved = (step: number): boolean => step <= newestSurplus && !kept.has(step);
+  await verifyCopy(to, complete.at(-1)!, signal);
+  for (const [step, files] of all) if (isRemoved(step)) await removeCopy(to, step, files, signal);
   for await (const { path } of to.store.list(signal)) {
     const step = path.startsWith(JOURNALS_PREFIX) ? journalStepOf(path) : undefined;
-    if (step !== undefined && step < newest && !kept.has(step))
-      await to.writer.remove(path, signal);
+    if (step !== undefined && isRemoved(step)) await to.writer.remove(path, signal);
   }
   return surplus;
 }
 
-/** Files of this program; others stay, as they do on disk. The manifest goes first. */
+/** The manifest of a copy whose files are all there; undefined for any other copy. */
+async function wholeManifest(
+  to: RunStore,
+  step: number,
+  listed: readonly StoredCheckpointFile[],
+  signal: AbortSignal | undefined,
+): Promise<CheckpointManifest | undefined> {
+  if (!isComplete(listed)) return undefined;
+  try {
+    const manifest = await readStoredManifest(to, step, signal);
+    return lackingAmong(listed, manifest.files).length === 0 ? manifest : undefined;
+  } catch (error) {
+    // Another worker may have removed it since it was listed.
+    const isUnfit =
+      error instanceof StorageError &&
+      ['STORED_CHECKPOINT_DAMAGED', 'NOT_FOUND'].includes(error.code);
+    if (isUnfit) return undefined;
+    throw error;
+  }
+}
+
+/** Files of this program; others stay, as they do on disk. */
 async function removeCopy(
   to: RunStore,
+  step: number,
   files: readonly StoredCheckpointFile[],
   signal: AbortSignal | undefined,
 ): Promise<void> {
-  const own = files.filter(({ name }) => isCheckpointFile(name));
-  const manifestFirst = own.sort(
-    (a, b) => Number(b.name === MANIFEST_FILE) - Number(a.name === MANIFEST_FILE),
-  );
-  for (const { path } of manifestFirst) await to.writer.remove(path, signal);
+  // First, and also where none was listed: one that was put since would stand there without its files.
+  await to.writer.remove(checkpointPrefix(step) + MANIFEST_FILE, signal);
+  for (const { name, path } of files)
+    if (name !== MANIFEST_FILE && isCheckpointFile(name)) await to.writer.remove(path, signal);
 }
 
-async function ageHours(
-  to: RunStore,
-  step: number,
-  now: Date,
-  signal: AbortSignal | undefined,
-): Promise<number> {
-  const { time } = await readStoredManifest(to, step, signal);
+function ageHours(time: string, now: Date): number {
   const ms = now.getTime() - Date.parse(time);
   return Number.isNaN(ms) ? 0 : ms / 3_600_000;
 }
@@ -230,10 +279,9 @@ export async function readStoredManifest(
 
 async function verifyCopy(
   from: RunStore,
-  step: number,
+  { step, files }: CheckpointManifest,
   signal: AbortSignal | undefined,
 ): Promise<void> {
-  const { files } = await readStoredManifest(from, step, signal);
   for (const { name, sizeBytes, sha256 } of files) {
     const path = checkpointPrefix(step) + name;
     const hash = createHash('sha256');

@@ -209,6 +209,87 @@ describe('a run in a store', { skip }, () => {
     );
   });
 
+  it('leaves alone what another worker still copies, until it would not be kept anyway', async () => {
+    const folder = await makeRun();
+    const store = storeOf(folder);
+    for (const step of [1, 2, 3, 4]) await save(folder, step, 500);
+    const retention = { keep: 1, keepHours: undefined };
+    const removed: number[][] = [];
+    // Two newer ones get there between the files of step 2 and its manifest.
+    const slow = tellingStore(store, async (path) => {
+      if (path !== `checkpoints/step-00000002/${MODEL}`) return;
+      for (const step of [1, 3]) await copyCheckpoint(folder, step, store);
+      removed.push(await pruneCopies(store, retention));
+      const files = (await listCheckpoints(store)).get(2)?.map(({ name }) => name);
+      assert.deepEqual(files, [MODEL]);
+      assert.ok(await hasFile(store, 'journals/step-00000002.jsonl.gz'));
+    });
+    assert.equal(await copyCheckpoint(folder, 2, slow), 'copied');
+    // A second time it is begun and given up.
+    removed.push(await pruneCopies(store, retention));
+    await store.writer.put(`checkpoints/step-00000002/${MODEL}`, Buffer.from('half'));
+    await copyCheckpoint(folder, 4, store);
+    removed.push(await pruneCopies(store, retention));
+    assert.deepEqual(removed, [[1], [2], [3]]);
+    assert.deepEqual([...(await listCheckpoints(store)).keys()], [4]);
+  });
+
+  it('puts again what is removed while it copies, and else leaves no manifest', async () => {
+    const folder = await makeRun();
+    const store = storeOf(folder);
+    const path = `checkpoints/step-00000001/${MODEL}`;
+    const manifest = 'checkpoints/step-00000001/manifest.json';
+    await save(folder, 1, 500);
+    for (const moment of [path, manifest]) {
+      let times = 0;
+      const disturbed = tellingStore(store, async (put) => {
+        if (put === moment && times++ === 0) await store.writer.remove(path);
+      });
+      assert.equal(await copyCheckpoint(folder, 1, disturbed), 'copied');
+      assert.ok(await hasFile(store, path), `removed after ${moment}`);
+      assert.ok(await hasFile(store, manifest));
+      await store.writer.remove(manifest);
+    }
+    const hopeless = tellingStore(store, async (put) => {
+      if (put === manifest) await store.writer.remove(path);
+    });
+    const done = new Set<string>();
+    await assert.rejects(copyCheckpoint(folder, 1, hopeless, { done }), {
+      ...{ code: 'STORAGE_FAILED', retryable: true },
+    });
+    assert.ok(!(await hasFile(store, manifest)));
+    assert.equal(await copyCheckpoint(folder, 1, store, { done }), 'copied');
+    // A manifest alone, as it is left where nobody looked.
+    await store.writer.remove(path);
+    assert.equal(await copyCheckpoint(folder, 1, store), 'copied');
+    assert.ok(await hasFile(store, path));
+    assert.equal(await copyCheckpoint(folder, 1, store), 'there already');
+  });
+
+  it('counts what lacks a file among none that are kept', async () => {
+    const folder = await makeRun();
+    const store = storeOf(folder);
+    for (const step of [1, 2, 3, 4]) {
+      await save(folder, step, 500);
+      await copyCheckpoint(folder, step, store);
+    }
+    await store.writer.remove(`checkpoints/step-00000003/${MODEL}`);
+    await store.writer.put(`checkpoints/step-00000004/${MODEL}`, Buffer.from('half'));
+    const retention = { keep: 2, keepHours: undefined };
+    assert.deepEqual(await pruneCopies(store, retention), []);
+    for (const step of [5, 6]) {
+      await save(folder, step, 500);
+      await copyCheckpoint(folder, step, store);
+    }
+    assert.deepEqual(await pruneCopies(store, retention), [1, 2]);
+    // They lie behind those that were removed: the next time they go.
+    assert.deepEqual([...(await listCheckpoints(store)).keys()], [3, 4, 5, 6]);
+    await save(folder, 7, 500);
+    await copyCheckpoint(folder, 7, store);
+    assert.deepEqual(await pruneCopies(store, retention), [5]);
+    assert.deepEqual([...(await listCheckpoints(store)).keys()], [6, 7]);
+  });
+
   it('copies in the background: an outage is told and outlasted, and the newest is what gets there', async (t) => {
     const folder = await makeRun();
     const store = storeOf(folder);
@@ -293,6 +374,30 @@ async function save(folder: string, step: number, sizeBytes: number): Promise<vo
   };
   await writeFile(join(path, 'manifest.json'), JSON.stringify(manifest));
   await appendFile(join(folder, 'journal.jsonl'), `{"step":${step}}\n`);
+}
+
+/** The store, of which `tell` hears what was put; nothing goes on until it is through. */
+function tellingStore(store: RunStore, tell: (path: string) => Promise<void>): RunStore {
+  const { writer } = store;
+  return {
+    ...store,
+    writer: {
+      ...writer,
+      async put(path, ...rest) {
+        await writer.put(path, ...rest);
+        await tell(path);
+      },
+      async putFile(path, ...rest) {
+        await writer.putFile(path, ...rest);
+        await tell(path);
+      },
+    },
+  };
+}
+
+async function hasFile({ store }: RunStore, wanted: string): Promise<boolean> {
+  for await (const { path } of store.list()) if (path === wanted) return true;
+  return false;
 }
 
 function openTestCopier(

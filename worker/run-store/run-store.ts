@@ -108,6 +108,7 @@ export async function listCheckpoints(
   return new Map([...steps].sort(([a], [b]) => a - b));
 }
 
+/** Whether it has its manifest; the files that this lists may be gone nevertheless. */
 export function isComplete(files: readonly StoredCheckpointFile[]): boolean {
   return files.some(({ name }) => name === MANIFEST_FILE);
 }

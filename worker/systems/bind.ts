@@ -165,6 +165,7 @@ function bindSystem(
     kinds: {
       'image/tower': encoderKind(vision),
       'video/tower': encoderKind(vision),
+      ...(sizes.audio && { 'audio/tower': encoderKind(sizes.audio) }),
       text: encoderKind(sizes.text),
     },
     published: senses.includes('image')

@@ -114,6 +114,10 @@ export const videoLlama = defineSystem<VideoLlamaConfig, VideoLlamaParams>({
         vision: encoderKind(vision),
         qFormer: encoderKind(qFormer, 'behind'),
         'video/qFormer': encoderKind(videoQFormer, 'behind'),
+        ...(audio && {
+          'audio/tower': encoderKind(audio.tower),
+          'audio/qFormer': encoderKind(audio.qFormer, 'behind'),
+        }),
       },
       published: [publishedVision('vision', model.vision.kind, vision)],
       init: (init) => ({

@@ -1,7 +1,7 @@
 /** Run folders as `prepare` and a first checkpoint leave them, without any training. */
 import { createHash } from 'node:crypto';
 import { mkdir, readFile, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { stringify } from 'yaml';
 import { checkpointFolderName, CHECKPOINTS_FOLDER } from '../../proto/checkpoint-manifest.ts';
 import { openRng } from '../../proto/random.ts';
@@ -12,11 +12,11 @@ import type { ClipLoader } from '../../video/loading/loader.ts';
 import { FEATURE_WIDTH, fitVisualVocabulary } from '../../video/visual-words/visual-vocabulary.ts';
 import { writeVisualVocabulary } from '../assets.ts';
 import { encodeSafetensors, type TensorData } from '../checkpoint/format.ts';
-import { resolveConfig, type Config } from '../config.ts';
+import { resolveConfig, stagesOf, type Config } from '../config.ts';
 import { initialWords } from '../initial-source.ts';
 import { withInitialWeights, writeInitialWeights } from '../initial-weights.ts';
 import { openInitializer } from '../initializer.ts';
-import { RUN_FILES } from '../run.ts';
+import { RUN_FILES } from '../run-system.ts';
 import { systemNamed } from '../systems/registry.ts';
 import type { VideoLanguageSystem } from '../systems/system.ts';
 import { fitTokenizer } from '../systems/text-assets.ts';
@@ -78,7 +78,7 @@ async function writeWords(folder: string, model: Config['model']): Promise<void>
 
 /**
  * A run of a recipe on {@link TEST_SAMPLES}: config, index, tokenizer, initial weights and a checkpoint of what they
- * are. @param folder is there, and empty but for what `config.init` names
+ * are. Stages before it are beside it. @param folder is there, and empty but for what `config.init` names
  */
 export async function makeRunFolder(
   folder: string,
@@ -100,14 +100,17 @@ export async function makeRunFolder(
   const about = { root: folder, skipped: [], numCaptionWarnings: 0 };
   const index: SampleIndex = { ...content, ...about, digest: digestOf(content) };
   await writeIndex(index, join(folder, RUN_FILES.index));
-  const runs = config.init.map(({ from }) => from);
+  const stages = stagesOf(text);
+  const runs = config.init.map(({ from }) =>
+    stages.includes(from) ? join(dirname(folder), from) : from,
+  );
   const context = { config, folder, index, loader: undefined as unknown as ClipLoader };
   const words = await initialWords(config.init, runs);
   await fitTokenizer({ ...context, initialWords: words }, 200);
   if (config.model.name === 'videobert') await writeWords(folder, config.model);
   const opened = await systemNamed(config.model.name).open(context);
   await writeInitialWeights(opened, config, { folder, runs });
-  const system = await withInitialWeights(opened, folder, config.train.frozen);
+  const system = await withInitialWeights(opened, folder, config);
   const params = system.init(openInitializer(9));
   await writeCheckpoint(folder, await valuesOf(params));
   return { system, config, params };

@@ -66,5 +66,5 @@ function sourceOf(system: VideoLanguageSystem): InitialSource {
       return [part.name, { shape: part.shape, read }] as const;
     }),
   );
-  return { tensors: new Map(tensors), lacking: new Set(), kinds: {} };
+  return { tensors: new Map(tensors), lacking: new Set(), kinds: system.kinds ?? {} };
 }
