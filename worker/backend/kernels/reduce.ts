@@ -132,6 +132,7 @@ export function cumulative(
   { exclusive = false, reverse = false }: Partial<Omit<tf.CumsumAttrs, 'axis'>> = {},
 ): Value {
   const size = x.shape[dimension]!;
+  if (size === 0) return x; // a window of size 0 is none
   // An exclusive scan is the inclusive one of everything but the last entry, a neutral one put before it.
   const reach = exclusive ? size : size - 1;
   const window = (value: number) => x.shape.map((_, a) => (a === dimension ? value : 1));
