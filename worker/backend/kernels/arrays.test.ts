@@ -176,6 +176,17 @@ const CASES: readonly Case[] = [
     gradient: false,
   },
   {
+    name: 'argMax and argMin of NaN and of infinities alone, and of NaN among numbers',
+    inputs: [normal(3, 4)],
+    fn: (x) =>
+      [NaN, -Infinity, Infinity].flatMap((value) => {
+        const all = tf.fill([3, 4], value);
+        const later = tf.concat([x, all, x], 1);
+        return [all, later].flatMap((y) => [tf.argMax(y, 1), tf.argMin(y, 1)]);
+      }),
+    gradient: false,
+  },
+  {
     name: 'where of two types',
     inputs: [bool(3, 4), int(9, 3, 4), normal(3, 4)],
     fn: (c, a, b) => [tf.where(c, a, b), tf.where(c, b, a), tf.where(c, c, a), tf.where(c, b, c)],

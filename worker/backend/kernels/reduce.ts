@@ -93,7 +93,8 @@ function argReduction(
     const type = x.elementType;
     const [, position] = hlo.reduceWith(
       [x, hlo.iota(x.shape, dimension, 'i32')],
-      [hlo.constant(worst(type), type), hlo.constant(highest('i32'), 'i32')],
+      // Nothing but NaN leaves the start as it is, which so has to be a place of the axis.
+      [hlo.constant(worst(type), type), hlo.constant(0, 'i32')],
       [dimension],
       betterEntry(hlo, type, better),
     );
