@@ -11,6 +11,10 @@ export const count = (description: string, minimum = 1): z.ZodInt =>
 export const share = (description: string): z.ZodNumber =>
   z.number().min(0).max(1).describe(description);
 
+/** Of 1 nothing new is ever taken, and the correction of the first steps divides by 1 - decay. */
+const decay = (description: string): z.ZodNumber =>
+  z.number().min(0).lt(1, 'expected less than 1').describe(description);
+
 const axis = z.enum(['fsdp', 'tensor']);
 
 /** All of a run's configuration but the model, whose fields each system has of its own. */
@@ -151,8 +155,8 @@ export const runFields = z.strictObject({
     learningRate: z.number().positive().describe('Peak of the schedule'),
     warmupSteps: count('Steps of linear warm-up', 0),
     finalFraction: share('Share of the peak that is left at the last step'),
-    beta1: share('Decay of the first moment'),
-    beta2: share('Decay of the second moment'),
+    beta1: decay('Decay of the first moment'),
+    beta2: decay('Decay of the second moment'),
     epsilon: z.number().positive().describe('Added to the root of the second moment'),
     weightDecay: z.number().min(0).describe('Decoupled weight decay'),
     clipNorm: z.number().positive().describe('Longer gradients are scaled to this length'),

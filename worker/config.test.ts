@@ -52,6 +52,9 @@ test('a wrong value is named with what was expected', () => {
     /model\.width \(\d+\) is not a multiple of model\.heads \(5\)/,
   );
   assert.match(messageOf(['cluster.workers=64']), /only \d+ microbatches to share/);
+  assert.match(messageOf(['optimizer.beta1=1']), /optimizer\.beta1 is 1: expected less than 1/);
+  assert.match(messageOf(['optimizer.beta2=1']), /optimizer\.beta2 is 1: expected less than 1/);
+  assert.equal(resolve(['optimizer.beta1=0']).optimizer.beta1, 0);
   assert.match(messageOf([], 'tny'), /no preset tny; it has: .*tiny/);
   assert.match(messageOf(['train.steps']), /expected an override such as train\.steps=100/);
   assert.match(messageOf([], undefined, 'a: [1'), /^videobert\.yaml: /);

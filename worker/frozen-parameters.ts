@@ -104,6 +104,18 @@ export function freezeParameters(
   };
 }
 
+/** Path and size of each parameter that {@link freezeParameters} has frozen in a system. */
+export function frozenLeaves({
+  frozen,
+}: Pick<VideoLanguageSystem, 'frozen'>): [path: string, leaf: { readonly size: number }][] {
+  return Object.entries(frozen)
+    .filter(([name]) => name.startsWith(PREFIX))
+    .map(([name, { shape }]) => [
+      name.slice(PREFIX.length),
+      { size: shape.reduce((a, b) => a * b, 1) },
+    ]);
+}
+
 /** Paths at or below the patterns. */
 export function frozenPaths(patterns: readonly string[], paths: readonly string[]): Set<string> {
   const frozen = new Set<string>();

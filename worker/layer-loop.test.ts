@@ -120,6 +120,25 @@ describe('layers in a loop', () => {
     });
   });
 
+  it('tells loops over the same tensors apart that differ in the shape of an inner reshape alone', async () => {
+    const stacks = (x: tf.Tensor, own: tf.Tensor) =>
+      [2, 3].map((rows) =>
+        repeatLayers({ '*': { own } }, x, (params, y) => {
+          const turned = tf.transpose(tf.reshape(y, [rows, 24 / rows]));
+          return tf.add(tf.reshape(turned, [24]), params.own);
+        }),
+      );
+    const x = init.normal('x', [24], 1);
+    const own = init.normal('own', [LEAST_LOOPED_LAYERS, 24], 1);
+    const wanted = await engines.cpu.compile(stacks, { name: 'plain' })(x, own);
+    const found = await engines.xla.compile(stacks, { name: 'looped' })(x, own);
+    for (const [k, tensor] of wanted.entries()) {
+      const [a, b] = await Promise.all([tensor.data(), found[k]!.data()]);
+      const worst = Math.max(...a.map((v, i) => Math.abs(v - b[i]!)));
+      assert.ok(worst <= 1e-5, `${[2, 3][k]} rows: off by ${worst}`);
+    }
+  });
+
   it('hands out what each layer made, stacked, as plain layers make it one after another', async () => {
     const input = makeInput(LEAST_LOOPED_LAYERS + 1);
     const scales = init.normal('scales', [WIDTH], 1); // not an argument, and too long for the program's text

@@ -7,7 +7,7 @@ import type { Sample } from '../video/index/sample.ts';
 import type { SampleIndex } from '../video/index/sample-index.ts';
 import type { Engine } from './backend/engine.ts';
 import type { Config } from './config.ts';
-import { freezeParameters } from './frozen-parameters.ts';
+import { freezeParameters, frozenLeaves } from './frozen-parameters.ts';
 import { formOf } from './initial-weights.ts';
 import { shapesOnly } from './initializer.ts';
 import { parameterShardings, rowParts, rowSharding } from './parallel/sharding.ts';
@@ -24,7 +24,7 @@ export type ParameterCounts = ReadonlyMap<string, number>;
 export interface ShapePlan {
   readonly trained: ParameterCounts;
   readonly frozen: ParameterCounts;
-  /** Of a microbatch's gradient, in products of matrices and convolutions; undefined off the xla engine. */
+  /** Of a step, in products of matrices and convolutions; undefined off the xla engine. */
   readonly flops: number | undefined;
   /** On each device, estimated; undefined off the xla engine. */
   readonly peakBytes: number | undefined;
@@ -61,13 +61,10 @@ export async function openShapeSystem(config: Config): Promise<ShapeSystem> {
       train.frozen.length === 0
         ? opened
         : freezeParameters(opened, train.frozen, form, 'shapes alone');
-    const trained = formOf(system);
-    const isTrained = new Set(leavesOf(trained).map(([path]) => path));
-    const rest = leavesOf(form).filter(([path]) => !isTrained.has(path));
     return {
       system,
-      trained: countsOf(leavesOf(trained)),
-      frozen: countsOf(rest),
+      trained: countsOf(leavesOf(formOf(system))),
+      frozen: countsOf(frozenLeaves(system)),
       rows: samples.map((sample, number) => rowOf(sample, number, config)),
     };
   } finally {
@@ -75,7 +72,7 @@ export async function openShapeSystem(config: Config): Promise<ShapeSystem> {
   }
 }
 
-/** Traces a run's gradient for shapes; nothing is compiled. */
+/** Traces a run's gradient, and what its contrast computes, for shapes; nothing is compiled. */
 export function planShapes(
   config: Config,
   { system, trained, frozen, rows }: ShapeSystem,
@@ -97,6 +94,15 @@ export function planShapes(
       .filter(({ path }) => !path.endsWith('Ids'))
       .map(({ path, shape, dtype }) => [path, formOfShape(shape, dtype)]),
   );
+  const { microbatches } = config.train;
+  // Of a whole batch all are compared, as floats, whatever they were.
+  const compared = Object.fromEntries(
+    (embedded?.results ?? []).map(({ path, shape: [rows, ...rest] }) => [
+      path,
+      formOfShape([microbatches * rows!, ...rest], 'float32'),
+    ]),
+  );
+  const comparison = programs.contrast?.compare.trace(params, fixed, compared, scales);
   const gradient = programs.gradient.trace(params, fixed, inputs, scales, cotangents);
   if (gradient === undefined) return { trained, frozen, flops: undefined, peakBytes: undefined };
   const sizes = leavesOf(params).map(([path, { shape, size }]) => {
@@ -108,7 +114,8 @@ export function planShapes(
   // Parameters, two moments and the gradient; what a microbatch needs beside them is cut as its rows are.
   const activations = Math.max(0, gradient.bytes - whole) + bytesIn(inputs);
   const peakBytes = 4 * own + bytesIn(fixed) + activations / rowParts(engine.mesh);
-  return { trained, frozen, flops: gradient.flops, peakBytes };
+  const flops = microbatches * (gradient.flops + (embedded?.flops ?? 0)) + (comparison?.flops ?? 0);
+  return { trained, frozen, flops, peakBytes };
 }
 
 function bytesIn(tree: TensorTree): number {
@@ -172,7 +179,7 @@ function formOfShape(shape: readonly number[], dtype: tf.DataType): tf.Tensor {
 }
 
 export function countsOf(
-  leaves: readonly (readonly [path: string, tensor: tf.Tensor])[],
+  leaves: readonly (readonly [path: string, leaf: { readonly size: number }])[],
 ): ParameterCounts {
   const counts = new Map<string, number>();
   for (const [path, { size }] of leaves) {

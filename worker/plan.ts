@@ -6,11 +6,12 @@ import * as tf from '@tensorflow/tfjs-core';
 import { openStepOrder } from '../proto/step-order.ts';
 import { resolveConfig, stagesOf, type Config } from './config.ts';
 import { rowsOf, uploadBatch } from './batches.ts';
+import { frozenLeaves } from './frozen-parameters.ts';
 import type { Engine, LoweredProgram } from './backend/engine.ts';
 import type { Row } from './systems/system.ts';
 import { adamWScalars } from './optim/adamw.ts';
 import { parameterShardings, rowSharding } from './parallel/sharding.ts';
-import { compilePrograms } from './programs.ts';
+import { compilePrograms, type ContrastPrograms } from './programs.ts';
 import {
   countsOf,
   openShapeSystem,
@@ -23,7 +24,7 @@ import { openRunEngine } from './run-engine.ts';
 import { openRun, type Run } from './run.ts';
 import { disposeState, initState } from './state.ts';
 import { numDevicesOf } from './stablehlo/sharding.ts';
-import { disposeTree, leavesOf } from './tree.ts';
+import { disposeTree, leavesOf, type TensorTree } from './tree.ts';
 
 /** What a run will take, of compiled programs and, if they are run, measured on this machine's devices. */
 export interface Plan {
@@ -38,9 +39,16 @@ export interface Plan {
   readonly flops: number | undefined;
   /** What a square product of matrices of the run's precision reaches, FLOP/s. */
   readonly productFlopsPerSecond: number;
-  /** A microbatch's gradient, and an update; undefined where nothing was run. */
-  readonly measured:
-    { readonly gradientSeconds: number; readonly updateSeconds: number } | undefined;
+  /** Undefined where nothing was run. */
+  readonly measured: MeasuredSeconds | undefined;
+}
+
+interface MeasuredSeconds {
+  /** Of a microbatch. */
+  readonly gradientSeconds: number;
+  readonly updateSeconds: number;
+  /** Of a microbatch's embeddings, and of their comparison over the batch; undefined without a contrast. */
+  readonly contrast: { readonly embedSeconds: number; readonly compareSeconds: number } | undefined;
 }
 
 /** Rounds that are timed, after one that is not. */
@@ -61,10 +69,15 @@ export async function planRun(run: Run, engine: Engine): Promise<Plan> {
   const numObjectives = Object.keys(system.objectives).length;
   const scales = engine.upload(new Float32Array(numObjectives).fill(1e-3), [numObjectives]);
 
-  // As large as the embeddings are their gradients; the exchange and the comparison are not counted.
-  const embedded = await programs.contrast?.embed(state.params, frozen, inputs);
+  const { microbatches } = config.train;
+  const contrast =
+    programs.contrast &&
+    (await planContrast(programs.contrast, [state.params, frozen, inputs], {
+      ...{ engine, scales, microbatches },
+    }));
+  // As large as the embeddings are their gradients; the exchange is not counted.
   const cotangents = Object.fromEntries(
-    Object.entries(embedded ?? {}).filter(([name]) => !name.endsWith('Ids')),
+    Object.entries(contrast?.embedded ?? {}).filter(([name]) => !name.endsWith('Ids')),
   );
   const gradientInputs = [state.params, frozen, inputs, scales, cotangents] as const;
   const gradientProgram = await programs.gradient.lower(...gradientInputs);
@@ -94,17 +107,60 @@ export async function planRun(run: Run, engine: Engine): Promise<Plan> {
 
   const plan: Plan = {
     parameters: countsOf(leavesOf(params)),
-    frozen: new Map(),
+    frozen: countsOf(frozenLeaves(system)),
     devices: numDevicesOf(engine.mesh),
     platform: engine.platform,
     peakBytes: gradientProgram && updateProgram && peakOf(gradientProgram, updateProgram),
-    flops: gradientProgram && config.train.microbatches * gradientProgram.flops,
+    flops: gradientProgram && microbatches * gradientProgram.flops + (contrast?.flops ?? 0),
     productFlopsPerSecond: await measureProduct(engine),
-    measured: { gradientSeconds, updateSeconds },
+    measured: { gradientSeconds, updateSeconds, contrast: contrast?.seconds },
   };
   disposeState({ step: 0, params, optimizer });
-  disposeTree([frozen, inputs, scales, embedded ?? {}]);
+  disposeTree([frozen, inputs, scales, contrast?.embedded ?? {}]);
   return plan;
+}
+
+/** What a contrast computes in a step: each microbatch is embedded before its gradient, and all are compared once. */
+async function planContrast(
+  { embed, compare }: ContrastPrograms<TensorTree>,
+  inputs: readonly [params: TensorTree, frozen: TensorTree, batch: TensorTree],
+  {
+    engine,
+    scales,
+    microbatches,
+  }: { readonly engine: Engine; readonly scales: tf.Tensor; readonly microbatches: number },
+): Promise<{
+  /** Of the microbatch. */
+  readonly embedded: Record<string, tf.Tensor>;
+  /** Of a step. */
+  readonly flops: number;
+  readonly seconds: NonNullable<MeasuredSeconds['contrast']>;
+}> {
+  const [params, frozen] = inputs;
+  const embedded = await embed(...inputs);
+  // The same rows stand for those of every microbatch.
+  const all: Record<string, tf.Tensor> = {};
+  for (const [name, tensor] of Object.entries(embedded)) {
+    const [rows, ...rest] = tensor.shape as [number, ...number[]];
+    const values = await tensor.data();
+    const whole = new Float32Array(microbatches * values.length);
+    for (let k = 0; k < microbatches; k++) whole.set(values, k * values.length);
+    all[name] = engine.upload(whole, [microbatches * rows, ...rest]);
+  }
+  const embedProgram = await embed.lower(...inputs);
+  const compareProgram = await compare.lower(params, frozen, all, scales);
+  const embedSeconds = await timed(async () => {
+    disposeTree(await embed(...inputs));
+  });
+  const compareSeconds = await timed(async () => {
+    disposeTree(await compare(params, frozen, all, scales));
+  });
+  disposeTree(all);
+  return {
+    embedded,
+    flops: microbatches * (embedProgram?.flops ?? 0) + (compareProgram?.flops ?? 0),
+    seconds: { embedSeconds, compareSeconds },
+  };
 }
 
 /** Parameters, moments and gradients beyond this are not laid out to be measured, bytes. */
@@ -181,7 +237,7 @@ async function planOfShapes(config: Config, shapes: ShapeSystem, engine: Engine)
     ...{ parameters: trained, frozen, peakBytes },
     devices: numDevicesOf(engine.mesh),
     platform: engine.platform,
-    flops: flops === undefined ? undefined : config.train.microbatches * flops,
+    flops,
     productFlopsPerSecond: await measureProduct(engine),
     measured: undefined,
   };
@@ -217,15 +273,25 @@ export function planText(plan: Plan, config: Config): string {
     lines.push(line('memory a device', text));
   }
   lines.push(line('step', `${microbatches} microbatches of ${microbatchSize} clips`));
+  const { embedSeconds, compareSeconds } = measured?.contrast ?? {};
+  // Every worker compares the whole batch.
   const stepOn = (count: number): number | undefined =>
-    measured && Math.ceil(microbatches / count) * measured.gradientSeconds + measured.updateSeconds;
+    measured &&
+    Math.ceil(microbatches / count) * (measured.gradientSeconds + (embedSeconds ?? 0)) +
+      (compareSeconds ?? 0) +
+      measured.updateSeconds;
   const alone = stepOn(1);
   if (measured !== undefined && alone !== undefined) {
+    const contrast =
+      embedSeconds === undefined || compareSeconds === undefined
+        ? ''
+        : `embeddings ${seconds(embedSeconds)} a microbatch, their comparison ${seconds(compareSeconds)}, `;
     lines.push(
       line(
         'expected',
         `${seconds(alone)} on one worker, ${seconds(stepOn(workers)!)} on ${workers} with a machine each ` +
-          `(gradient ${seconds(measured.gradientSeconds)} a microbatch, update ${seconds(measured.updateSeconds)}; ` +
+          `(${contrast}gradient ${seconds(measured.gradientSeconds)} a microbatch, ` +
+          `update ${seconds(measured.updateSeconds)}; ` +
           'decoding and all-reduce not counted)',
       ),
     );

@@ -435,4 +435,29 @@ describe('the program cache', () => {
     assert.equal((await readFile(file)).length, bytes.length, 'the entry is whole again');
     third.close();
   });
+
+  it('compiles again where XLA_FLAGS differ, which the plugin reads from the environment', async () => {
+    const folder = path.join(engines.cacheDir, 'programs');
+    const numEntries = async (): Promise<number> =>
+      (await readdir(folder)).filter((name) => name.endsWith('.pjrt')).length;
+    const before = process.env['XLA_FLAGS'];
+    const run = async (flags: string): Promise<number> => {
+      process.env['XLA_FLAGS'] = flags;
+      const engine = await openTestXla(engines.cacheDir);
+      const fifth = engine.compile((t: tf.Tensor) => tf.div(t, 5), { name: 'fifth' });
+      (await fifth(vector(engine, 1, 2, 3))).dispose();
+      engine.close();
+      return numEntries();
+    };
+    try {
+      const first = await run('');
+      const other = await run('--xla_cpu_enable_fast_math=false');
+      assert.equal(other, first + 1);
+      assert.equal(await run('--xla_cpu_enable_fast_math=false'), other);
+      assert.equal(await run(''), other);
+    } finally {
+      if (before === undefined) delete process.env['XLA_FLAGS'];
+      else process.env['XLA_FLAGS'] = before;
+    }
+  });
 });

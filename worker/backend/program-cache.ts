@@ -46,8 +46,11 @@ export async function openProgramCache(
   const folder = path.join(cacheDir, 'programs');
   const { size, mtimeMs } = await stat(pluginPath);
   const { platformName, platformVersion } = client;
+  const plugin = { pluginPath, size, mtimeMs, platformName, platformVersion };
+  // The plugin obeys it beside `flags`. Where it is not set, JSON leaves the field out.
+  const environmentFlags = process.env['XLA_FLAGS'] || undefined;
   const key = JSON.stringify([
-    { pluginPath, size, mtimeMs, platformName, platformVersion, flags, threads, deviceIndices },
+    { ...plugin, flags, threads, deviceIndices, environmentFlags },
     await machine(client),
   ]);
   const opFolder = path.join(folder, 'ops');

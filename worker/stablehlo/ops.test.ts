@@ -40,6 +40,47 @@ describe('HloBuilder', () => {
     assert.equal(z.elementType, 'f32');
   });
 
+  it('takes bodies that differ in the type of an inner result alone for two', () => {
+    const x = (hlo: HloBuilder): Value => hlo.parameter(f32(6));
+    const bodies: Record<string, (inner: HloBuilder, x: Value, rows: number) => Value> = {
+      reshape: (inner, state, rows) => inner.reshape(state, [rows, 6 / rows]),
+      broadcastInDim: (inner, _, rows) =>
+        inner.broadcastInDim(inner.constant(1, 'f32', []), [rows, 6 / rows], []),
+      iota: (inner, _, rows) => inner.convert(inner.iota([rows, 6 / rows], 0, 'i32'), 'f32'),
+      convert: (inner, state, rows) =>
+        inner.reshape(
+          inner.convert(inner.convert(state, rows === 2 ? 'i32' : 'ui8'), 'f32'),
+          [1, 6],
+        ),
+      bitcastConvert: (inner, state, rows) =>
+        inner.reshape(
+          inner.convert(inner.bitcastConvert(state, rows === 2 ? 'i32' : 'ui32'), 'f32'),
+          [1, 6],
+        ),
+    };
+    for (const [name, body] of Object.entries(bodies)) {
+      const hlo = new HloBuilder();
+      const start = x(hlo);
+      const condition = hlo.region([f32(6)], (inner, [state]) => [
+        inner.compare(
+          inner.reduce(state!, inner.constant(0, 'f32'), [0], 'add'),
+          inner.constant(0, 'f32'),
+          'LT',
+        ),
+      ]);
+      const loop = (rows: number): Value =>
+        hlo.while(
+          [start],
+          condition,
+          hlo.region([f32(6)], (inner, [state]) => [
+            inner.reshape(inner.transpose(body(inner, state!, rows), [1, 0]), [6]),
+          ]),
+        )[0]!;
+      assert.equal(loop(2), loop(2), `${name}: built before`);
+      assert.notEqual(loop(2), loop(3), name);
+    }
+  });
+
   it('keeps splat constants splats through broadcasts and reshapes, and prints data as bytes', () => {
     const hlo = new HloBuilder();
     const ones = hlo.constantArray(new Float32Array(1_000_000).fill(1), f32(1000, 1000));

@@ -864,7 +864,9 @@ function regionKey(region: Region): string {
   const lines = region.operations.map((operation) => {
     const operands = operation.operands.map(name).join();
     operation.results.forEach(define);
-    return `${operation.name}(${operands})${operation.attributes}${operation.regions.map(regionKey).join()}`;
+    // A reshape, conversion or iota says in its result alone what it makes.
+    const types = operation.results.map(printType).join();
+    return `${operation.name}(${operands})${operation.attributes}${types}${operation.regions.map(regionKey).join()}`;
   });
   return `{${region.parameters.map(printType).join()}|${lines.join(';')}|${region.results.map(name).join()}}`;
 }

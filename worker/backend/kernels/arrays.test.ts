@@ -8,7 +8,15 @@ import type { Engine, TensorTree } from '../engine.ts';
 import { EngineError } from '../errors.ts';
 import { openTestEngines } from '../test/engines.ts';
 import type { TestEngines } from '../test/engines.ts';
-import { assertClose, assertSame, int, normal, positive, toInt } from '../test/kernel-cases.ts';
+import {
+  assertClose,
+  assertSame,
+  bool,
+  int,
+  normal,
+  positive,
+  toInt,
+} from '../test/kernel-cases.ts';
 import type { Case } from '../test/kernel-cases.ts';
 
 const hasCode = (error: unknown, code: string) =>
@@ -165,6 +173,29 @@ const CASES: readonly Case[] = [
       irfft: tf.irfft(tf.rfft(x)),
       stft: parts(tf.signal.stft(tf.reshape<tf.Rank.R1>(x, [36]), 8, 4)),
     }),
+    gradient: false,
+  },
+  {
+    name: 'argMax and argMin of NaN and of infinities alone, and of NaN among numbers',
+    inputs: [normal(3, 4)],
+    fn: (x) =>
+      [NaN, -Infinity, Infinity].flatMap((value) => {
+        const all = tf.fill([3, 4], value);
+        const later = tf.concat([x, all, x], 1);
+        return [all, later].flatMap((y) => [tf.argMax(y, 1), tf.argMin(y, 1)]);
+      }),
+    gradient: false,
+  },
+  {
+    name: 'where of two types',
+    inputs: [bool(3, 4), int(9, 3, 4), normal(3, 4)],
+    fn: (c, a, b) => [tf.where(c, a, b), tf.where(c, b, a), tf.where(c, c, a), tf.where(c, b, c)],
+    gradient: false,
+  },
+  {
+    name: 'cumsum and cumprod of an empty axis, and beside one',
+    inputs: [normal(2, 0), normal(0, 2)],
+    fn: (x, y) => [x, y].flatMap((z) => [tf.cumsum(z, 1), tf.cumprod(z, 1)]),
     gradient: false,
   },
   {

@@ -5,6 +5,7 @@ import { isFloat } from '../../stablehlo/types.ts';
 import type { Value } from '../../stablehlo/types.ts';
 import { kernel } from '../backend.ts';
 import { broadcastAll, broadcastTo, constantLike } from '../broadcast.ts';
+import { dtypeOf, elementTypeOf } from '../dtypes.ts';
 
 /** A kernel of inputs `a` and `b`, elementwise after broadcasting. */
 function binary(
@@ -109,14 +110,16 @@ export const eluGrad = kernel<tf.EluGradInputs>(tf.EluGrad, (hlo, { dy, y }) =>
   ),
 );
 
-/** A condition of rank 1 chooses whole entries of the first axis. */
+/** A condition of rank 1 chooses whole entries of the first axis. Of two types the result has the wider, as in tfjs. */
 export const select = kernel<tf.SelectInputs>(tf.Select, (hlo, { condition, t, e }) => {
   const pred = hlo.convert(condition, 'i1');
+  const dtype = tf.upcastType(dtypeOf(t.elementType), dtypeOf(e.elementType));
+  const [chosen, other] = [t, e].map((value) => hlo.convert(value, elementTypeOf(dtype)));
   const whole =
     pred.shape.length === 1 && t.shape.length > 1
       ? hlo.broadcastInDim(pred, t.shape, [0])
       : broadcastTo(hlo, pred, t.shape);
-  return hlo.select(whole, t, e);
+  return hlo.select(whole, chosen!, other!);
 });
 
 export function preluOf(hlo: HloBuilder, x: Value, alpha: Value): Value {

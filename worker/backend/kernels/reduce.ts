@@ -93,7 +93,8 @@ function argReduction(
     const type = x.elementType;
     const [, position] = hlo.reduceWith(
       [x, hlo.iota(x.shape, dimension, 'i32')],
-      [hlo.constant(worst(type), type), hlo.constant(highest('i32'), 'i32')],
+      // Nothing but NaN leaves the start as it is, which so has to be a place of the axis.
+      [hlo.constant(worst(type), type), hlo.constant(0, 'i32')],
       [dimension],
       betterEntry(hlo, type, better),
     );
@@ -132,6 +133,7 @@ export function cumulative(
   { exclusive = false, reverse = false }: Partial<Omit<tf.CumsumAttrs, 'axis'>> = {},
 ): Value {
   const size = x.shape[dimension]!;
+  if (size === 0) return x; // a window of size 0 is none
   // An exclusive scan is the inclusive one of everything but the last entry, a neutral one put before it.
   const reach = exclusive ? size : size - 1;
   const window = (value: number) => x.shape.map((_, a) => (a === dimension ? value : 1));
