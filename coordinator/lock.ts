@@ -5,6 +5,7 @@ import { join } from 'node:path';
 
 import { VideoloomError } from '../proto/errors.ts';
 import { lookUpProcess } from '../proto/process-look.ts';
+import { shellWord } from '../proto/shell-word.ts';
 
 /** Name of the lock inside a run folder. */
 export const LOCK_FILE = 'coordinator.lock';
@@ -87,7 +88,9 @@ function runLocked(folder: string, holder: Holder | undefined): VideoloomError {
   return new VideoloomError(
     'RUN_LOCKED',
     `run folder ${folder} belongs to ${who}: two coordinators must not write to one run. ` +
-      `End that one first; if it does not answer or its host is gone, start this one with --take-over.`,
+      'End that one first. If it does not answer or its host is gone, take the run from it: ' +
+      `videoloom coordinator --run ${shellWord(folder)} --take-over. That serves it to workers; Ctrl-C there gives it ` +
+      'free for `videoloom resume`.',
   );
 }
 

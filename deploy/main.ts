@@ -1,5 +1,7 @@
 import { Command } from 'commander';
 import { reportFatal } from '../proto/errors.ts';
+import { RECIPE_NAMES } from '../proto/recipe-names.ts';
+import { optionsHelp, VERBS } from '../proto/verbs.ts';
 import { runThrough } from './processes.ts';
 import type { DrillFlags } from './drill/command.ts';
 import type { EventsOptions } from './events.ts';
@@ -27,7 +29,7 @@ function recipeVerb(name: string, description: string): Command {
   return program
     .command(name)
     .description(description)
-    .argument('<recipe>', 'videobert, or the path of a YAML file')
+    .argument('<recipe>', `one of ${RECIPE_NAMES.join(', ')}, or the path of a YAML file`)
     .argument('[overrides...]', 'fields of the config, as train.steps=100')
     .option('--preset <name>', 'a preset of the recipe, such as tiny')
     .option(
@@ -182,23 +184,43 @@ Examples:
     });
   });
 
-/** A verb whose arguments go to another program as they are. */
+const HELP_FLAGS = new Set(['--help', '-h']);
+
+/**
+ * A verb whose arguments go to another program as they are; so does `--help` where that program has a help of its own,
+ * else `options` are those of a verb of the worker.
+ */
 function passOn(
   verb: string,
-  target: { program: 'worker' | 'coordinator' | 'video'; args: readonly string[] },
+  target: {
+    program: 'worker' | 'coordinator' | 'video';
+    args: readonly string[];
+    options?: keyof typeof VERBS;
+  },
   description: string,
   examples: readonly string[],
 ): void {
-  program
+  const { options } = target;
+  const shown = `\nExamples:\n${examples.map((example) => `  ${example}`).join('\n')}`;
+  const command = program
     .command(verb)
     .description(description)
+    .helpOption(false)
     .allowUnknownOption()
     .allowExcessArguments()
     .argument('[args...]')
-    .addHelpText('after', `\nExamples:\n${examples.map((example) => `  ${example}`).join('\n')}`)
     .action(async (args: string[]) => {
-      process.exitCode = await runThrough(target.program, [...target.args, ...args]);
+      const asksForHelp = args.some((arg) => HELP_FLAGS.has(arg));
+      if (asksForHelp && options !== undefined) command.outputHelp();
+      else process.exitCode = await runThrough(target.program, [...target.args, ...args]);
+      if (asksForHelp && options === undefined && args.length === 1)
+        process.stdout.write(`${shown}\n`);
     });
+  if (options === undefined) command.addHelpText('after', shown);
+  else {
+    command.usage(VERBS[options].usage.replace(`videoloom ${verb} `, ''));
+    command.addHelpText('after', `\nOptions:\n${optionsHelp(options)}\n${shown}`);
+  }
 }
 
 passOn(
@@ -207,10 +229,15 @@ passOn(
   'serve a prepared run folder to workers',
   ['videoloom coordinator --run runs/videobert --listen 127.0.0.1:7077 --metrics 127.0.0.1:9464'],
 );
-passOn('worker', { program: 'worker', args: ['train'] }, 'join a coordinator and train', [
-  'videoloom worker --run runs/videobert --coordinator 127.0.0.1:7077 --id worker-0',
-  'videoloom worker --run runs/videobert --coordinator 127.0.0.1:7077 --id worker-1 --engine cpu',
-]);
+passOn(
+  'worker',
+  { program: 'worker', args: ['train'], options: 'train' },
+  'join a coordinator and train',
+  [
+    'videoloom worker --run runs/videobert --coordinator 127.0.0.1:7077 --id worker-0',
+    'videoloom worker --run runs/videobert --coordinator 127.0.0.1:7077 --id worker-1 --engine cpu',
+  ],
+);
 passOn('data', { program: 'video', args: [] }, 'make and look through data', [
   'videoloom data demo --out data/demo --train 512 --held-out 128     the demo world, real H.264',
   'videoloom data index ~/films                                       what would be trained on',
@@ -228,13 +255,13 @@ passOn('engine', { program: 'worker', args: ['engine'] }, 'list, install and che
 ]);
 passOn(
   'look',
-  { program: 'worker', args: ['look'] },
+  { program: 'worker', args: ['look'], options: 'look' },
   'draw what the model sees and guesses, as an SVG page',
   ['videoloom look runs/videobert', 'videoloom look runs/videobert --clips 6 --out look.svg'],
 );
 passOn(
   'sample',
-  { program: 'worker', args: ['sample'] },
+  { program: 'worker', args: ['sample'], options: 'sample' },
   'ask a trained run about a video; draws what it saw and said',
   [
     'videoloom sample runs/video-llava clip.mp4 "which way does it move ?"',
@@ -243,14 +270,14 @@ passOn(
 );
 passOn(
   'probe',
-  { program: 'worker', args: ['probe'] },
+  { program: 'worker', args: ['probe'], options: 'probe' },
   "what a run's figures are for one frame, shuffled and reversed frames",
   ['videoloom probe runs/videobert', 'videoloom probe runs/videobert --json'],
 );
 
 passOn(
   'export',
-  { program: 'worker', args: ['export'] },
+  { program: 'worker', args: ['export'], options: 'export' },
   'write the weights of a run as a folder in the layout of Hugging Face',
   [
     'videoloom export runs/videobert --out exported/videobert',

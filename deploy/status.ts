@@ -1,10 +1,13 @@
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { UsageError } from '../proto/errors.ts';
+import { UsageError, VideoloomError } from '../proto/errors.ts';
+import { exists } from '../proto/exists.ts';
 import { CoordinatorServiceService as Rpc } from '../proto/gen/videoloom/v1/coordinator.ts';
 import { RunPhase, type RunStatus } from '../proto/gen/videoloom/v1/run.ts';
 import { call, callStream, dial } from '../proto/grpc.ts';
+import { RUN_PLAN_FILE } from '../proto/run-plan.ts';
 import { openSecurity } from '../proto/security-folder.ts';
+import { showLeft } from './reports/left-run.ts';
 import { openRunView, summary, type Outcome } from './view.ts';
 
 export interface StatusOptions {
@@ -18,7 +21,8 @@ export interface StatusOptions {
 /**
  * Prints the status of a run: of its coordinator while that lives, else what it left behind.
  *
- * @throws UsageError `RUN_NOT_FOUND` when the folder has no run.
+ * @throws UsageError `RUN_NOT_FOUND` when the folder has no run; VideoloomError `COORDINATOR_UNREACHABLE` when nobody
+ *   answers at an address
  */
 export async function showStatus(run: string, options: StatusOptions): Promise<void> {
   const isAddress = /^[^/]+:\d+$/.test(run);
@@ -34,6 +38,10 @@ export async function showStatus(run: string, options: StatusOptions): Promise<v
     ? run
     : (await readJson<{ address: string }>(join(run, 'coordinator.json')))?.address;
   if (address === undefined) {
+    if (!isAddress && (await exists(join(run, RUN_PLAN_FILE)))) {
+      await showLeft(run, options.json === true);
+      return;
+    }
     throw new UsageError(
       'RUN_NOT_FOUND',
       `${run} is neither the folder of a started run nor the address (host:port) of a coordinator`,
@@ -62,10 +70,24 @@ export async function showStatus(run: string, options: StatusOptions): Promise<v
       else view.show(status!);
     }
     view.end();
+  } catch (error) {
+    if (!(error instanceof VideoloomError) || !SILENT_CODES.has(error.code)) throw error;
+    if (isAddress) {
+      throw new VideoloomError(
+        'COORDINATOR_UNREACHABLE',
+        `no coordinator answers at ${address}: it has ended, or it listens elsewhere. Check host and port, or name the ` +
+          'run folder in place of the address',
+        { cause: error },
+      );
+    }
+    await showLeft(run, options.json === true);
   } finally {
     channel.close();
   }
 }
+
+/** What a call gives where nobody listens, or somebody does who does not answer. */
+const SILENT_CODES = new Set(['UNAVAILABLE', 'DEADLINE_EXCEEDED']);
 
 function print(status: RunStatus, asJson: boolean, folder: string): void {
   if (asJson) {

@@ -13,6 +13,13 @@ const count = z.int().min(1);
 const digest = z.string().regex(/^[0-9a-f]{64}$/, 'must be 64 hex digits (SHA-256)');
 const MAX_DELAY_MS = 2 ** 31 - 1;
 
+/** The most that a plan may have of each; a config has the same bounds, so that what it makes is a plan. */
+export const RUN_PLAN_BOUNDS = {
+  microbatches: 65_536,
+  microbatchSize: 65_536,
+  prefetchSteps: 1024,
+} as const;
+
 /**
  * What the coordinator must know of a run. `prepare` writes it into the run folder as `run.json`; nothing in it
  * changes while the run lives, save the limits on time and the number of steps.
@@ -22,8 +29,10 @@ export const RunPlan = z.strictObject({
   seed: z.int().min(0),
   totalSteps: count,
   /** Parts of a global batch; a power of two, whatever the number of workers. */
-  microbatches: count.max(65_536).refine((n) => (n & (n - 1)) === 0, 'must be a power of two'),
-  microbatchSize: count.max(65_536),
+  microbatches: count
+    .max(RUN_PLAN_BOUNDS.microbatches)
+    .refine((n) => (n & (n - 1)) === 0, 'must be a power of two'),
+  microbatchSize: count.max(RUN_PLAN_BOUNDS.microbatchSize),
   numTrainSamples: count.max(2 ** 32 - 1),
   /** SHA-256 of the sample index: another data set is another run. */
   datasetDigest: digest,
@@ -42,7 +51,7 @@ export const RunPlan = z.strictObject({
   /** How long one clip may take to decode; less than what `detectWithinMs` gives a worker. */
   decodeTimeoutMs: count.max(MAX_DELAY_MS).default(30_000),
   /** Steps ahead of the last committed one whose samples are handed out. */
-  prefetchSteps: count.max(1024).default(8),
+  prefetchSteps: count.max(RUN_PLAN_BOUNDS.prefetchSteps).default(8),
   /** Substitutes handed out with each sample. */
   numSubstitutes: z.int().min(0).max(64).default(4),
   /** NATS servers that the run's events go to; without it they stay in the journal. */
@@ -75,7 +84,11 @@ export function parseRunPlan(text: string, where: string): RunPlan {
   try {
     value = JSON.parse(text);
   } catch (error) {
-    throw new UsageError('RUN_PLAN_INVALID', `${where} is not JSON: ${messageOf(error)}`);
+    throw new UsageError(
+      'RUN_PLAN_INVALID',
+      `${where} is not JSON: ${messageOf(error)}. It was cut off or edited: put it back from a copy, or remove it and ` +
+        'give the same `videoloom train` command again, which makes it anew and goes on with the run.',
+    );
   }
   const parsed = RunPlan.safeParse(value);
   if (parsed.success) {

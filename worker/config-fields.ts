@@ -1,13 +1,16 @@
 /** The fields of a recipe that every system has, and what their descriptions are made of. */
 import { z } from 'zod';
+import { RUN_PLAN_BOUNDS } from '../proto/run-plan.ts';
 import { WORLD_KINDS } from '../video/world/world-kinds.ts';
 import { SOURCE_NAMES } from '../video/sources/names.ts';
 
 /** What can compute a run. */
 export const ENGINE_NAMES = ['xla', 'cpu', 'tensorflow'] as const;
 
-export const count = (description: string, minimum = 1): z.ZodInt =>
-  z.int().min(minimum).describe(description);
+export const count = (description: string, minimum = 1, maximum?: number): z.ZodInt => {
+  const least = z.int().min(minimum);
+  return (maximum === undefined ? least : least.max(maximum)).describe(description);
+};
 export const share = (description: string): z.ZodNumber =>
   z.number().min(0).max(1).describe(description);
 
@@ -73,16 +76,16 @@ export const runFields = z.strictObject({
         flip: z.boolean().describe('Mirrored at random, unless the words tell left from right'),
       })
       .describe('Random changes of the picture while training, another one each epoch'),
-    windows: count('Visual tokens of a clip'),
-    framesPerWindow: count('Frames that make one visual token'),
-    frameSize: count('Height and width to which frames are scaled, pixels', 8),
+    windows: count('Visual tokens of a clip', 1, 65_536),
+    framesPerWindow: count('Frames that make one visual token', 1, 65_536),
+    frameSize: count('Height and width to which frames are scaled, pixels', 8, 4096),
     heldOutFraction: share(
       'Share of the files kept for evaluation where the folder has no held-out/',
     ),
     audio: z
       .strictObject({
-        numMels: count('Bands of the log-mel spectrogram'),
-        numFrames: count('Frames of it over the whole clip'),
+        numMels: count('Bands of the log-mel spectrogram', 1, 4096),
+        numFrames: count('Frames of it over the whole clip', 1, 65_536),
       })
       .nullable()
       .default(null)
@@ -97,14 +100,18 @@ export const runFields = z.strictObject({
     demoTrainClips: count('Clips of the demo world to train on'),
     demoHeldOutClips: count('Clips of the demo world to evaluate on'),
     demoSeed: z.int().min(0).describe('Seed of the demo world'),
-    decoders: count('Decoder processes a worker'),
+    decoders: count('Decoder processes a worker', 1, 1024),
     decodeTimeoutSeconds: z.number().positive().describe('A clip that takes longer is given up'),
     cacheMebibytes: count('Memory a worker keeps decoded frames in', 0),
     frameDiskGibibytes: z
       .number()
       .min(0)
       .describe('Disk that decoded frames may take on each host, for all runs; 0 keeps none'),
-    prefetchSteps: count('Most steps that are decoded ahead; it is fewer where fewer are enough'),
+    prefetchSteps: count(
+      'Most steps that are decoded ahead; it is fewer where fewer are enough',
+      1,
+      RUN_PLAN_BOUNDS.prefetchSteps - 1,
+    ),
     prefetchMebibytes: count('Memory that batches made ahead may take; one is always made'),
   }),
   train: z.strictObject({
@@ -113,9 +120,10 @@ export const runFields = z.strictObject({
     microbatches: z
       .int()
       .min(1)
+      .max(RUN_PLAN_BOUNDS.microbatches)
       .refine((n) => (n & (n - 1)) === 0, 'a power of two: 1, 2, 4, 8, ...')
       .describe('Parts of a global batch; also the most workers that can share a step'),
-    microbatchSize: count('Clips of a microbatch'),
+    microbatchSize: count('Clips of a microbatch', 1, RUN_PLAN_BOUNDS.microbatchSize),
     frozen: z
       .array(z.string().min(1))
       .default([])
@@ -252,7 +260,7 @@ export const runFields = z.strictObject({
       .describe('Which parameters are cut along which axis; the first rule that fits counts'),
   }),
   cluster: z.strictObject({
-    workers: count('Worker processes on this machine'),
+    workers: count('Worker processes on this machine', 1, RUN_PLAN_BOUNDS.microbatches),
     detectWithin: z
       .number()
       .positive()
@@ -278,7 +286,7 @@ export const runFields = z.strictObject({
         'Whether workers that are all on one host sum, with tree, in memory that they share (Linux); the bits are the same',
       ),
     events: z
-      .union([z.string(), z.array(z.string())])
+      .union([z.string(), z.array(z.string()).min(1)])
       .nullable()
       .default(null)
       .describe(

@@ -102,6 +102,18 @@ test('a mesh that does not fit the devices, the microbatch or the threads is ref
   );
 });
 
+test('what no run plan may have is refused before anything is written', () => {
+  for (const override of [
+    'train.microbatchSize=1000000',
+    'train.microbatches=131072',
+    'data.prefetchSteps=1024',
+    'data.frameSize=100000',
+    'data.windows=1000000',
+    'cluster.events=[]',
+  ])
+    assert.match(messageOf([override]), /^[\w.]+=.*Too (big|small)/, override);
+});
+
 test('a preset leaves out stages, and changes none that there is not', () => {
   const staged = `${TEXT}
 stages:

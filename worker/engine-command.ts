@@ -1,10 +1,10 @@
-import { parseArgs } from 'node:util';
 import { UsageError } from '../proto/errors.ts';
 import { openProgress } from '../proto/progress.ts';
 import { diagnosePlugin } from './pjrt/doctor.ts';
 import { ensurePlugin, installLibraries, listPlugins, pluginCacheDir } from './pjrt/plugin.ts';
 import { diagnoseTensorflow } from './tensorflow/doctor.ts';
 import { installTensorflow, listTensorflow, tensorflowCacheDir } from './tensorflow/install.ts';
+import { parseVerb } from './parse-verb.ts';
 
 const HELP = `videoloom engine: list, install and check the engines
 
@@ -22,15 +22,7 @@ PJRT_PLUGIN_PATH names a plugin of your own.
 
 /** `videoloom engine list|install|doctor`. */
 export async function engineCommand(argv: string[], env: NodeJS.ProcessEnv): Promise<number> {
-  const { values, positionals } = parseArgs({
-    args: argv,
-    allowPositionals: true,
-    options: {
-      help: { type: 'boolean', short: 'h', default: false },
-      gpu: { type: 'boolean', default: false },
-      'with-libraries': { type: 'boolean', default: false },
-    },
-  });
+  const { values, positionals } = parseVerb('engine', argv);
   const [verb, name = 'cpu'] = positionals;
   const cacheDir = pluginCacheDir(env);
   const tensorflowDir = tensorflowCacheDir(env);

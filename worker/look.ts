@@ -1,6 +1,7 @@
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { UsageError } from '../proto/errors.ts';
+import { checkOutputFile, outputError } from '../proto/output-path.ts';
 import { openClipLoader } from '../video/loading/loader.ts';
 import { escapeXml, pictureUrl } from '../video/look/picture.ts';
 import { rowsOf, uploadBatch } from './batches.ts';
@@ -20,9 +21,10 @@ const SHOWN_FRAME_PIXELS = 112;
 /**
  * Draws held-out clips with what was hidden from the newest checkpoint's model and what it guessed; gives the file.
  *
- * @throws UsageError `NO_CHECKPOINT` when the run has none yet.
+ * @throws UsageError `NO_CHECKPOINT` when the run has none yet; `OUT_NOT_WRITABLE`
  */
 export async function look({ clips, out, ...options }: LookOptions): Promise<string> {
+  if (out !== undefined) await checkOutputFile(out);
   const trained = await openTrainedRun(options);
   const { run, engine, step, params, frozen } = trained;
   try {
@@ -64,7 +66,9 @@ export async function look({ clips, out, ...options }: LookOptions): Promise<str
     );
     const file = out ?? join(run.folder, 'look.svg');
     const title = `${run.config.model.name}, step ${step}: what it sees and guesses`;
-    await writeFile(file, drawPage(title, rows, explained, pictures));
+    await writeFile(file, drawPage(title, rows, explained, pictures)).catch((error: unknown) => {
+      throw outputError(error, file);
+    });
     return file;
   } finally {
     await trained.close();

@@ -1,10 +1,11 @@
-import { parseArgs } from 'node:util';
 import { join } from 'node:path';
 import { reportFatal, UsageError, VideoloomError } from '../proto/errors.ts';
 import { EXIT_RESUMABLE, onLauncherGone } from '../proto/parent-process.ts';
 import type { PrepareOptions } from './prepare.ts';
 import { openSecurity } from '../proto/security-folder.ts';
 import { userCacheDir } from '../proto/user-cache.mjs';
+import { VERBS } from '../proto/verbs.ts';
+import { parseVerb } from './parse-verb.ts';
 
 /**
  * `prepare` makes a run folder and prints what to start as one JSON line; `train` is one worker of a run; `schema`
@@ -49,15 +50,11 @@ function leave(): never {
 }
 
 async function runLook(argv: string[]): Promise<void> {
-  const { values, positionals } = parseArgs({
-    args: argv,
-    allowPositionals: true,
-    options: { clips: { type: 'string', default: '6' }, out: { type: 'string' } },
-  });
+  const { values, positionals } = parseVerb('look', argv);
   const [folder] = positionals;
   const clips = Number(values.clips);
   if (folder === undefined || !Number.isInteger(clips) || clips < 1) {
-    throw new UsageError('USAGE', 'videoloom look RUN_FOLDER [--clips N] [--out FILE]');
+    throw new UsageError('USAGE', VERBS.look.usage);
   }
   const { look } = await import('./look.ts');
   const pluginPath = process.env['PJRT_PLUGIN_PATH'];
@@ -72,14 +69,10 @@ async function runLook(argv: string[]): Promise<void> {
 }
 
 async function runSample(argv: string[]): Promise<void> {
-  const { values, positionals } = parseArgs({
-    args: argv,
-    allowPositionals: true,
-    options: { out: { type: 'string' } },
-  });
+  const { values, positionals } = parseVerb('sample', argv);
   const [folder, file, question = ''] = positionals;
   if (folder === undefined || file === undefined || positionals.length > 3) {
-    throw new UsageError('USAGE', 'videoloom sample RUN_FOLDER VIDEO ["QUESTION"] [--out FILE]');
+    throw new UsageError('USAGE', VERBS.sample.usage);
   }
   const { sample } = await import('./sample.ts');
   const { answers, sheet } = await sample({
@@ -95,13 +88,9 @@ async function runSample(argv: string[]): Promise<void> {
 }
 
 async function runProbe(argv: string[]): Promise<void> {
-  const { values, positionals } = parseArgs({
-    args: argv,
-    allowPositionals: true,
-    options: { json: { type: 'boolean', default: false } },
-  });
+  const { values, positionals } = parseVerb('probe', argv);
   const [folder] = positionals;
-  if (folder === undefined) throw new UsageError('USAGE', 'videoloom probe RUN_FOLDER [--json]');
+  if (folder === undefined) throw new UsageError('USAGE', VERBS.probe.usage);
   const { openTrainedRun } = await import('./trained-run.ts');
   const { probe, probeTable } = await import('./eval/probe.ts');
   const trained = await openTrainedRun({
@@ -118,14 +107,10 @@ async function runProbe(argv: string[]): Promise<void> {
 }
 
 async function runFetch(argv: string[]): Promise<void> {
-  const { values, positionals } = parseArgs({
-    args: argv,
-    allowPositionals: true,
-    options: { out: { type: 'string' } },
-  });
+  const { values, positionals } = parseVerb('fetch', argv);
   const [url] = positionals;
   if (url === undefined || values.out === undefined)
-    throw new UsageError('USAGE', 'worker/main.ts fetch s3://bucket/prefix/RUN --out DIR');
+    throw new UsageError('USAGE', VERBS.fetch.usage);
   const { fetchRun } = await import('./run-store/fetch-run.ts');
   const { openRunStore, splitRunUrl } = await import('./run-store/run-store.ts');
   const { store, runId } = splitRunUrl(url);
@@ -136,16 +121,12 @@ async function runFetch(argv: string[]): Promise<void> {
 }
 
 async function runExport(argv: string[]): Promise<void> {
-  const { values, positionals } = parseArgs({
-    args: argv,
-    allowPositionals: true,
-    options: { out: { type: 'string' }, step: { type: 'string' } },
-  });
+  const { values, positionals } = parseVerb('export', argv);
   const [folder] = positionals;
   const step = values.step === undefined ? undefined : Number(values.step);
   const isStep = step === undefined || (Number.isInteger(step) && step >= 1);
   if (folder === undefined || values.out === undefined || !isStep)
-    throw new UsageError('USAGE', 'videoloom export RUN_FOLDER [--step N] --out DIR');
+    throw new UsageError('USAGE', VERBS.export.usage);
   const { exportRun } = await import('./export/export-run.ts');
   const { files, step: taken } = await exportRun({ folder, out: values.out, step });
   process.stdout.write(`step ${taken}: ${files.join(', ')} in ${values.out}\n`);
@@ -162,16 +143,7 @@ async function runPlan(argv: string[]): Promise<void> {
 }
 
 function prepareOptions(argv: string[]): PrepareOptions {
-  const { values, positionals } = parseArgs({
-    args: argv,
-    allowPositionals: true,
-    options: {
-      preset: { type: 'string' },
-      stage: { type: 'string' },
-      out: { type: 'string' },
-      set: { type: 'string', multiple: true },
-    },
-  });
+  const { values, positionals } = parseVerb('prepare', argv);
   const overrides = [...(values.set ?? [])];
   const pluginPath = process.env['PJRT_PLUGIN_PATH'];
   if (pluginPath !== undefined && pluginPath !== '')
@@ -188,28 +160,10 @@ function prepareOptions(argv: string[]): PrepareOptions {
 }
 
 async function runTrain(argv: string[]): Promise<void> {
-  const { values } = parseArgs({
-    args: argv,
-    options: {
-      run: { type: 'string' },
-      coordinator: { type: 'string' },
-      id: { type: 'string' },
-      'follow-coordinator': { type: 'boolean', default: false },
-      plugin: { type: 'string', default: '' },
-      engine: { type: 'string', default: 'xla' },
-      listen: { type: 'string', default: '127.0.0.1' },
-      metrics: { type: 'string', default: '127.0.0.1:0' },
-      tls: { type: 'string' },
-      insecure: { type: 'boolean', default: false },
-      'grace-seconds': { type: 'string', default: '25' },
-    },
-  });
+  const { values } = parseVerb('train', argv);
   const { run: folder, coordinator, id, tls, insecure } = values;
   if (folder === undefined || coordinator === undefined || id === undefined) {
-    throw new UsageError(
-      'USAGE',
-      'worker/main.ts train --run DIR --coordinator HOST:PORT --id NAME',
-    );
+    throw new UsageError('USAGE', VERBS.train.usage);
   }
   const grace = Number(values['grace-seconds']);
   if (!(grace >= 0 && grace <= 86_400)) {

@@ -1,18 +1,22 @@
 import { createHash } from 'node:crypto';
-import { access, mkdir, readFile } from 'node:fs/promises';
+import { access, readFile, stat } from 'node:fs/promises';
 import { basename, join, relative, resolve } from 'node:path';
 import { parse, stringify } from 'yaml';
 import { newestCheckpointStep } from '../proto/checkpoint-manifest.ts';
 import { writeFileDurably } from '../proto/durable-file.ts';
 import { UsageError, VideoloomError } from '../proto/errors.ts';
+import { makeOutputFolder, outputError } from '../proto/output-path.ts';
 import { openProgress } from '../proto/progress.ts';
-import { RUN_PLAN_FILE, type RunPlan } from '../proto/run-plan.ts';
+import { RECIPE_NAMES, RECIPES_FOLDER } from '../proto/recipe-names.ts';
+import { parseRunPlan, RUN_PLAN_FILE, type RunPlan } from '../proto/run-plan.ts';
 import { writeSampleCosts } from '../proto/sample-costs.ts';
 import { openDataAccess, type DataAccess } from '../video/loading/data-access.ts';
 import { openClipLoader } from '../video/loading/loader.ts';
 import { findIndex, makeIndex } from '../video/index/make-index.ts';
 import { DataError, subsetOf, writeIndex, type SampleIndex } from '../video/index/sample-index.ts';
 import type { Sample } from '../video/index/sample.ts';
+import { kindOf } from '../video/sources/media-names.ts';
+import { WORDS_ENDINGS } from '../video/sources/words.ts';
 import { isUrl } from '../video/storage/paths.ts';
 import { generateWorld } from '../video/world/generate.ts';
 import { resolveConfig, stagesOf, type Config } from './config.ts';
@@ -22,6 +26,7 @@ import { fetchNewestCheckpoint, fetchRun, storedPlan } from './run-store/fetch-r
 import { writeRunFileNames } from './run-store/run-files.ts';
 import { openRunStore } from './run-store/run-store.ts';
 import { ensurePlugin, findPlugin } from './pjrt/plugin.ts';
+import { nearest } from './nearest.ts';
 import { clipLoaderOptions, dataAccessOptions } from './run.ts';
 import { RUN_FILES } from './run-system.ts';
 import { systemNamed } from './systems/registry.ts';
@@ -60,7 +65,8 @@ export interface Prepared {
  * Makes a run folder: checked config, engine, data, index, vocabularies fitted on the training split, and the plan
  * last. A folder that holds the same run is taken as it is.
  *
- * @throws UsageError `CONFIG_INVALID`, `RECIPE_NOT_FOUND`, `RUN_DIFFERS`; errors of the data and of the engine.
+ * @throws UsageError `CONFIG_INVALID`, `RECIPE_NOT_FOUND`, `RUN_DIFFERS`, `RUN_PLAN_INVALID`, `OUT_NOT_WRITABLE`,
+ *   `DATA_NOT_A_FOLDER`; errors of the data and of the engine.
  */
 export async function prepare(options: PrepareOptions): Promise<Prepared> {
   const { say, cacheDir } = options;
@@ -112,6 +118,8 @@ export async function prepare(options: PrepareOptions): Promise<Prepared> {
   if (store !== null) await fetchFromStore(store, folder, config, say);
   const old = await readIfThere(planFile);
   if (old !== undefined) {
+    parseRunPlan(old, planFile);
+    // As it stands in the file: what it leaves out stays out.
     const oldPlan = JSON.parse(old) as RunPlan;
     await refuseOtherRun(folder, config, oldPlan);
     await writeFileDurably(join(folder, RUN_FILES.config), stringify(config));
@@ -123,10 +131,11 @@ export async function prepare(options: PrepareOptions): Promise<Prepared> {
   }
   // Before the data are made: that takes long.
   for (const initial of initialFolders) await checkInitialFolder(initial);
-  await mkdir(folder, { recursive: true });
+  const { folder: given } = config.data;
+  if (given !== null && !isUrl(given)) await refuseMedium(given);
+  await makeOutputFolder(folder);
 
   // --- Data: the demo world or the user's folder, and an index of its samples.
-  const { folder: given } = config.data;
   const place =
     given === null ? await makeDemoWorld(config) : isUrl(given) ? given : resolve(given);
   const known = isUrl(place) ? undefined : await findIndex(place);
@@ -180,6 +189,8 @@ export async function prepare(options: PrepareOptions): Promise<Prepared> {
         `${fitted === '' ? '' : `${fitted}; `}run folder ${relative(process.cwd(), folder) || folder}`,
     );
     return { ...prepared, existed: false };
+  } catch (error) {
+    throw outputError(error, folder);
   } finally {
     await data.close();
   }
@@ -223,16 +234,29 @@ async function fetchFromStore(
 
 /** The text of a recipe. @throws UsageError `RECIPE_NOT_FOUND` */
 export async function readRecipe(recipe: string): Promise<{ text: string; file: string }> {
-  const builtIn = join(import.meta.dirname, 'recipes', `${recipe}.yaml`);
+  const builtIn = join(RECIPES_FOLDER, `${recipe}.yaml`);
   const candidates = /[./\\]/.test(recipe) ? [resolve(recipe)] : [builtIn, resolve(recipe)];
   for (const file of candidates) {
     const text = await readIfThere(file);
     if (text !== undefined)
       return { text, file: file === builtIn ? `recipes/${recipe}.yaml` : file };
   }
+  const near = nearest(recipe, RECIPE_NAMES);
   throw new UsageError(
     'RECIPE_NOT_FOUND',
-    `there is no recipe ${recipe}: give a built-in one (videobert) or the path of a YAML file`,
+    `there is no recipe ${recipe}${near === undefined ? '' : ` (did you mean ${near}?)`}: give a built-in one ` +
+      `(${RECIPE_NAMES.join(', ')}) or the path of a YAML file`,
+  );
+}
+
+/** Refuses one video or picture where a folder of them is to be: read as an index it would be called damaged. */
+async function refuseMedium(given: string): Promise<void> {
+  const kind = kindOf(given);
+  if (kind === undefined || (await stat(given).catch(() => undefined))?.isFile() !== true) return;
+  throw new UsageError(
+    'DATA_NOT_A_FOLDER',
+    `${given} is ${kind === 'video' ? 'a video' : 'a picture'}, and --data takes a folder of them or an index (.jsonl) ` +
+      'that `videoloom data index --out` has written: put it into a folder of its own and give that',
   );
 }
 
@@ -337,13 +361,24 @@ async function indexData(
   if (numClips === 0) {
     throw new DataError(
       'DATA_UNFIT',
-      `none of the ${numOthers} samples of ${root} is ${definition.sampleKind}, which is what ${model.name} trains on`,
+      `none of the ${numOthers} samples of ${root} is ${definition.sampleKind}, which is what ${model.name} trains on` +
+        (whole.train.concat(whole.heldOut).some(({ text }) => text.trim() !== '')
+          ? ''
+          : `; none has words: in a folder of videos they are looked for in ${WORDS_ENDINGS.join(' ')} of the same name ` +
+            'beside them'),
     );
   }
   progress.done(
     `${numClips} clips of ${isUrl(root) ? root : relative(process.cwd(), root) || root}`,
   );
   if (numOthers > 0) say(`${numOthers} samples left out: not ${definition.sampleKind}`);
+  const wordless = [...index.train, ...index.heldOut].filter(({ text }) => text.trim() === '');
+  if (wordless.length > numClips / 2) {
+    say(
+      `warning: ${wordless.length} of ${numClips} clips have no words, and from those ${model.name} learns none; in a ` +
+        `folder of videos it looks for ${WORDS_ENDINGS.join(' ')} of the same name beside them`,
+    );
+  }
   return index;
 }
 

@@ -1,6 +1,8 @@
 import { writeFile } from 'node:fs/promises';
 import { basename, extname, join } from 'node:path';
 import { UsageError } from '../proto/errors.ts';
+import { exists } from '../proto/exists.ts';
+import { checkOutputFile, outputError } from '../proto/output-path.ts';
 import { openContactSheet } from '../video/look/contact-sheet.ts';
 import { drawPage } from '../video/look/contact-sheet-page.ts';
 import { uploadBatch } from './batches.ts';
@@ -33,9 +35,14 @@ const SHEET_FRAMES = 6;
 /**
  * Asks the newest checkpoint of a run about a file, and draws a contact sheet of what it saw and said.
  *
- * @throws UsageError `NO_CHECKPOINT`, `SAMPLE_UNAVAILABLE` where the system says nothing in words; errors of the data
+ * @throws UsageError `NO_CHECKPOINT`, `VIDEO_NOT_FOUND`, `OUT_NOT_WRITABLE`, `SAMPLE_UNAVAILABLE` where the system
+ *   says nothing in words; errors of the data
  */
 export async function sample({ file, question, out, ...options }: SampleOptions): Promise<Sampled> {
+  if (!(await exists(file))) {
+    throw new UsageError('VIDEO_NOT_FOUND', `there is no file ${file}: name a video or a picture`);
+  }
+  if (out !== undefined) await checkOutputFile(out);
   const trained = await openTrainedRun(options);
   let clips: ClipsOfFile | undefined;
   try {
@@ -106,5 +113,8 @@ async function drawSheet(
       ],
     },
   }));
-  await writeFile(sheet, await drawPage({ ...drawn, entries }, sheet));
+  const page = await drawPage({ ...drawn, entries }, sheet);
+  await writeFile(sheet, page).catch((error: unknown) => {
+    throw outputError(error, sheet);
+  });
 }

@@ -71,6 +71,9 @@ export interface SessionOptions {
   readonly log: Log;
 }
 
+/** How long a worker that has never joined looks for its coordinator before it says so. */
+const FIRST_WORD_MS = 5000;
+
 /**
  * Joins the run and stays in it.
  *
@@ -151,6 +154,8 @@ export async function openSession(options: SessionOptions): Promise<Session> {
     }
   };
 
+  /** Whoever started this worker sees nothing of its log, and may have mistyped the address. */
+  let isToldOf = false;
   const rejoin = async (leaving?: AbortSignal): Promise<{ beatMs: number }> => {
     const startMs = performance.now();
     const ended = AbortSignal.any([closing.signal, ...(leaving === undefined ? [] : [leaving])]);
@@ -161,6 +166,12 @@ export async function openSession(options: SessionOptions): Promise<Session> {
       } catch (error) {
         const lasted = performance.now() - startMs;
         if (!(error instanceof VideoloomError) || !error.retryable) throw error;
+        if (sessionId === '' && !isToldOf && lasted > FIRST_WORD_MS) {
+          isToldOf = true;
+          const seconds = Math.round((limits.reconnectMs - lasted) / 1000);
+          const waiting = `no coordinator at ${coordinatorAddress} yet; trying for ${seconds} s more`;
+          process.stderr.write(`${waiting}\n`);
+        }
         if (lasted > limits.reconnectMs) {
           throw new VideoloomError(
             'COORDINATOR_LOST',

@@ -4,7 +4,7 @@ import {
   checkpointFolderName,
   CHECKPOINTS_FOLDER,
   checkpointStepOf,
-  MANIFEST_FILE,
+  hasManifest,
   verifyCheckpoint,
   type CheckpointManifest,
 } from '../../proto/checkpoint-manifest.ts';
@@ -22,25 +22,52 @@ export interface AuditedCheckpoint {
   readonly isWhole: boolean;
 }
 
+/** The folders of checkpoints at one moment. */
+export interface ListedCheckpoints {
+  /** What has a manifest, by the name of its folder. */
+  readonly complete: ReadonlySet<string>;
+  /** All names, sorted. */
+  readonly names: readonly string[];
+}
+
+/**
+ * Lists the checkpoints of a run that may live. What a coordinator completes, it has committed before: whoever reads the
+ * journal after this finds in it all that led to what is listed.
+ */
+export async function listCheckpoints(folder: string): Promise<ListedCheckpoints> {
+  const checkpoints = join(folder, CHECKPOINTS_FOLDER);
+  const names = await readdir(checkpoints).catch((error: unknown) => {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return [];
+    throw error;
+  });
+  const complete = new Set<string>();
+  for (const name of names) if (await hasManifest(join(checkpoints, name))) complete.add(name);
+  return { complete, names: names.sort() };
+}
+
+/** What the coordinator of a run that lives did with a checkpoint while the audit was reading. */
+export interface Meanwhile {
+  readonly pruned: (step: number) => boolean;
+  readonly completed: (step: number) => boolean;
+}
+
 /**
  * Reads every checkpoint of a run whole and compares it with its manifest, with the plan and with the journal.
- * @param prunedMeanwhile whether a checkpoint that the journal had is being removed while this looks at it
+ * @param listed the checkpoints as they were before the journal was read
  */
 export async function auditCheckpoints(
   folder: string,
   run: PlayedRun,
   plan: RunPlan,
   findings: Findings,
-  prunedMeanwhile: (step: number) => boolean,
+  { listed, meanwhile }: { readonly listed: ListedCheckpoints; readonly meanwhile: Meanwhile },
 ): Promise<AuditedCheckpoint[]> {
   const checkpoints = join(folder, CHECKPOINTS_FOLDER);
-  const names = await readdir(checkpoints).catch((error: unknown) => {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return [];
-    throw error;
-  });
   const found: AuditedCheckpoint[] = [];
   const seen = new Set<number>();
-  for (const name of names.sort()) {
+  // What the journal tells of was completed before it was read, though perhaps after the checkpoints were listed.
+  const told = [...run.checkpoints.keys()].map(checkpointFolderName);
+  for (const name of [...new Set([...listed.names, ...told])].sort()) {
     const step = checkpointStepOf(name);
     if (step === undefined) {
       if (name.startsWith('damaged-'))
@@ -48,15 +75,16 @@ export async function auditCheckpoints(
       continue;
     }
     const path = join(checkpoints, name);
-    const files = await readdir(path).catch((): string[] => []);
     const isKnown = run.checkpoints.has(step);
-    if (!files.includes(MANIFEST_FILE)) {
-      // One that the journal has is told of below.
-      if (!isKnown) findings.note(`${join(CHECKPOINTS_FOLDER, name)} was never completed`);
+    if (!isKnown && !listed.complete.has(name)) {
+      if (!meanwhile.completed(step))
+        findings.note(`${join(CHECKPOINTS_FOLDER, name)} was never completed`);
       continue;
     }
+    // Removed since it was listed, or never there; one that the journal has is told of below.
+    if (!(await hasManifest(path))) continue;
     seen.add(step);
-    const checkpoint = await auditCheckpoint(path, step, run, plan, findings, prunedMeanwhile);
+    const checkpoint = await auditCheckpoint(path, step, run, plan, findings, meanwhile.pruned);
     if (checkpoint !== undefined) found.push(checkpoint);
     if (step > run.highestStep)
       findings.problem(
@@ -64,13 +92,13 @@ export async function auditCheckpoints(
         `there is a checkpoint of step ${step}, but the journal ends with the commit of step ${run.highestStep}`,
         step,
       );
-    else if (!isKnown && checkpoint?.isWhole === true)
+    else if (!isKnown && checkpoint?.isWhole === true && !meanwhile.completed(step))
       findings.note(
         `the checkpoint of step ${step} is not in the journal: its coordinator was killed before it said so`,
       );
   }
   for (const step of [...run.checkpoints.keys()].sort((a, b) => a - b)) {
-    if (seen.has(step) || prunedMeanwhile(step)) continue;
+    if (seen.has(step) || meanwhile.pruned(step)) continue;
     findings.problem(
       'CHECKPOINT_MISSING',
       `the journal has a checkpoint of step ${step}, ${join(checkpoints, checkpointFolderName(step))} does not`,

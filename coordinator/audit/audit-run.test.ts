@@ -10,7 +10,10 @@ import { decodeRecord, encodeRecord, type JournalRecord } from '../journal.ts';
 import { startCoordinator } from '../test/coordinator-process.ts';
 import { expectedDigest, newTrainee, trainToTheEnd } from '../test/scripted-training.ts';
 import { testPlan } from '../test/scripted-worker.ts';
+import { auditCheckpoints } from './audit-checkpoints.ts';
 import { auditRun, type RunAudit } from './audit-run.ts';
+import { collectFindings } from './findings.ts';
+import { newPlayedRun, playEvent } from './play-journal.ts';
 
 const SEED = 20261128;
 const PLAN = testPlan({ totalSteps: 30, checkpointEverySteps: 10, keepCheckpoints: 2 });
@@ -293,5 +296,26 @@ describe('an audit', () => {
     assert.deepEqual(codes(cut), ['CHECKPOINT_MISSING', 'COMMIT_MISSING', 'RESULT_DIFFERS']);
     await rm(journalOf(folder));
     assert.ok(codes(await audit(folder)).includes('JOURNAL_MISSING'));
+  });
+
+  it('takes nothing amiss that a run completes while it is read', async () => {
+    const folder = await copy();
+    const played = newPlayedRun();
+    const findings = collectFindings();
+    const journaled = (await readLines(folder)).map((line) => decodeRecord(line)!);
+    // What the journal said at the moment when the audit read it: step 30 and the checkpoint of step 20 came later.
+    const end = lastCommitOf(journaled, 20) + 1;
+    for (const record of journaled.slice(0, end)) playEvent(played, record, findings);
+    played.checkpoints.delete(10);
+    const listed = { names: ['step-00000020'], complete: new Set(['step-00000020']) };
+    const meanwhile = { pruned: () => false, completed: (step: number) => step === 20 };
+    const place = { listed, meanwhile };
+    const found = await auditCheckpoints(folder, played, PLAN, findings, place);
+    assert.deepEqual(
+      found.map(({ step }) => step),
+      [20],
+    );
+    assert.deepEqual(findings.problems, []);
+    assert.deepEqual(findings.notes, []);
   });
 });

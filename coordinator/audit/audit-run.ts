@@ -9,7 +9,7 @@ import { JOURNAL_FILE, readJournal, type JournalRecord } from '../journal.ts';
 import { LOCK_FILE } from '../lock.ts';
 import { checkSamePlan } from '../plan-check.ts';
 import { SUMMARY_FILE } from '../run.ts';
-import { auditCheckpoints, type AuditedCheckpoint } from './audit-checkpoints.ts';
+import { auditCheckpoints, listCheckpoints, type AuditedCheckpoint } from './audit-checkpoints.ts';
 import { auditSamples, type SampleAudit } from './audit-samples.ts';
 import { collectFindings, type Findings, type Problem } from './findings.ts';
 import { newPlayedRun, playEvent, type PlayedRun } from './play-journal.ts';
@@ -57,6 +57,10 @@ export async function auditRun(folder: string, options: AuditOptions): Promise<R
   const findings = collectFindings();
   const isLive = await exists(join(folder, LOCK_FILE));
 
+  // Before the journal: a run that lives goes on while it is read, and would have checkpoints of later steps.
+  const listed = await listCheckpoints(folder);
+  const summary = await readSummary(folder);
+
   // --- The journal.
   const run = newPlayedRun();
   const path = join(folder, JOURNAL_FILE);
@@ -92,16 +96,23 @@ export async function auditRun(folder: string, options: AuditOptions): Promise<R
   }
 
   // --- The checkpoints, and the result in the last of them.
-  const prunedMeanwhile = (step: number): boolean => {
-    let isPruned = run.pruned.has(step) && !run.checkpoints.has(step);
-    if (isLive && !isPruned)
+  /** What a coordinator that lives has said since the journal was read. */
+  const said = (type: 'checkpoint' | 'checkpoint-pruned', step: number): boolean => {
+    let isSaid = false;
+    if (isLive)
       readJournal(path, (record) => {
-        if (record.type === 'checkpoint-pruned' && record.step === step) isPruned = true;
+        if (record.type === type && record.step === step) isSaid = true;
       });
-    return isPruned;
+    return isSaid;
   };
-  const checkpoints = await auditCheckpoints(folder, run, plan, findings, prunedMeanwhile);
-  const weights = await auditResult(folder, run, { checkpoints, ...options }, findings);
+  const meanwhile = {
+    pruned: (step: number) =>
+      (run.pruned.has(step) && !run.checkpoints.has(step)) || said('checkpoint-pruned', step),
+    completed: (step: number) => said('checkpoint', step),
+  };
+  const place = { listed, meanwhile };
+  const checkpoints = await auditCheckpoints(folder, run, plan, findings, place);
+  const weights = await auditResult(folder, run, { checkpoints, summary, ...options }, findings);
 
   return {
     runId: plan.runId,
@@ -129,11 +140,15 @@ async function auditResult(
   { finished, committedStep, highestStep }: PlayedRun,
   {
     checkpoints,
+    summary,
     weightsDigest,
-  }: AuditOptions & { readonly checkpoints: readonly AuditedCheckpoint[] },
+  }: AuditOptions & {
+    readonly checkpoints: readonly AuditedCheckpoint[];
+    /** The SHA-256 of the weights in the summary, read before the journal. */
+    readonly summary: string | undefined;
+  },
   findings: Findings,
 ): Promise<RunAudit['weights']> {
-  const summary = await readSummary(folder);
   if (finished === undefined && summary !== undefined)
     findings.problem(
       'RESULT_DIFFERS',

@@ -1,6 +1,7 @@
-import { mkdir, readdir, rm, writeFile } from 'node:fs/promises';
+import { readdir, rm, writeFile } from 'node:fs/promises';
 import { join, relative, resolve } from 'node:path';
 import { UsageError } from '../../proto/errors.ts';
+import { makeOutputFolder } from '../../proto/output-path.ts';
 import { openRng, shuffled, type Rng } from '../../proto/random.ts';
 import { readRunPlan, type RunPlan } from '../../proto/run-plan.ts';
 import { prepareRun, type Prepared } from '../local-cluster.ts';
@@ -282,7 +283,7 @@ async function emptyFolder(out: string): Promise<void> {
     );
   }
   await rm(out, { recursive: true, force: true });
-  await mkdir(out, { recursive: true });
+  await makeOutputFolder(out);
   await writeFile(join(out, MARKER), '{}\n');
 }
 

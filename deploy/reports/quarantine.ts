@@ -2,6 +2,7 @@ import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { writeFileDurably } from '../../proto/durable-file.ts';
 import { UsageError } from '../../proto/errors.ts';
+import { checkOutputFile } from '../../proto/output-path.ts';
 import { printable } from '../../proto/printable.ts';
 import { emptyHistory, extendHistory } from '../../coordinator/history.ts';
 import { JOURNAL_FILE, readJournal } from '../../coordinator/journal.ts';
@@ -22,9 +23,10 @@ export interface QuarantinedFile {
 /**
  * What the data of a run lost: what indexing left out, then what training could not decode, those with the most places
  * first. Written as JSON Lines where `out` names a file.
- * @throws UsageError RUN_NOT_FOUND; DataError INDEX_DAMAGED
+ * @throws UsageError RUN_NOT_FOUND, OUT_NOT_WRITABLE; DataError INDEX_DAMAGED
  */
 export async function showQuarantine(run: string, { out }: { out?: string }): Promise<void> {
+  if (out !== undefined) await checkOutputFile(out);
   const indexFile = join(run, INDEX_FILE);
   if ((await stat(indexFile).catch(() => undefined)) === undefined) {
     throw new UsageError('RUN_NOT_FOUND', `${run} is no run folder: it has no ${INDEX_FILE}`);

@@ -55,7 +55,11 @@ async function refused(
 }
 
 test('a recipe, preset or field that does not exist is named with what there is', async () => {
-  await refused(['train', 'videobret'], 2, /RECIPE_NOT_FOUND: .*videobret.*videobert/);
+  await refused(
+    ['train', 'videobret'],
+    2,
+    /RECIPE_NOT_FOUND: .*videobret \(did you mean videobert\?\).*\(blip2, clip, .*videobert\)/,
+  );
   await refused(tiny('--preset', 'tny'), 2, /CONFIG_INVALID: .*no preset tny.*tiny/);
   await refused(
     tiny('train.step=3'),
@@ -73,6 +77,69 @@ test('a data folder that is missing or has no videos is named', async () => {
     1,
     /DATA_EMPTY: .*empty.*\.tar.*videos or pictures/,
   );
+  const [film] = (await readdir(join(work.folder, 'films/train'))).filter((name) =>
+    name.endsWith('.mp4'),
+  );
+  await refused(
+    tiny('--data', `films/train/${film!}`, '--out', 'r3'),
+    2,
+    /DATA_NOT_A_FOLDER: .*\.mp4 is a video.*takes a folder/,
+  );
+  await refused(['sample', 'films', 'nothere.mp4'], 2, /VIDEO_NOT_FOUND: .*nothere\.mp4/);
+});
+
+test('an option that a verb has not is named with the nearest one, and its help lists those that it has', async () => {
+  for (const [verb, option, near] of [
+    ['look', '--ot', '--out'],
+    ['sample', '--uot', '--out'],
+    ['probe', '--jsn', '--json'],
+    ['export', '--stp', '--step'],
+    ['worker', '--cordinator', '--coordinator'],
+    ['engine', '--gpus', '--gpu'],
+  ] as const) {
+    await refused(
+      [verb, option],
+      2,
+      new RegExp(`USAGE: there is no option ${option}; did you mean ${near}\\?`),
+    );
+    const { output, code } = await videoloom([verb, '--help'], { cwd: work.folder });
+    assert.match(output, new RegExp(`${near}\\b`));
+    assert.equal(code, 0, output);
+  }
+  const { output } = await videoloom(['coordinator', '--help'], { cwd: work.folder });
+  assert.match(output, /--take-over.*Examples:/s);
+});
+
+test('a place that cannot be written is named before any work is done for it', async () => {
+  await writeFile(join(work.folder, 'in-the-way'), '');
+  await refused(tiny('--out', 'in-the-way', ...SMALL), 2, /OUT_NOT_WRITABLE: .*in-the-way.*file/);
+  await refused(
+    ['look', 'films', '--out', 'nodir/x.svg'],
+    2,
+    /OUT_NOT_WRITABLE: .*nodir\/x\.svg: there is no folder nodir/,
+  );
+});
+
+test('films without words are trained on with a warning', async () => {
+  const folder = join(work.folder, 'wordless');
+  await mkdir(folder);
+  for (const name of await readdir(join(work.folder, 'films/train')))
+    if (name.endsWith('.mp4'))
+      await copyFile(join(work.folder, 'films/train', name), join(folder, name));
+  const args = tiny('--data', 'wordless', '--out', 'wordless-run', '--steps', '2');
+  const { output } = await videoloom(args, { cwd: work.folder });
+  assert.match(output, /warning: (\d+) of \1 clips have no words.*\.vtt \.srt \.txt \.json/);
+});
+
+test('a plan that was cut off is named with the way out', async () => {
+  const run = join(work.folder, 'cut-off');
+  await mkdir(run);
+  await copyFile(
+    join(import.meta.dirname, '../../worker/recipes/videobert.yaml'),
+    join(run, 'config.resolved.yaml'),
+  );
+  await writeFile(join(run, 'run.json'), '{"runId": "cut-o');
+  await refused(['resume', 'cut-off'], 2, /RUN_PLAN_INVALID: .*run\.json is not JSON: .*remove it/);
 });
 
 test('damaged files beside good ones are named, cost nothing else, and the run trains', async () => {
@@ -178,13 +245,37 @@ test('a second coordinator on the same run folder is refused, and the first goes
     await reachStep(run, 1, first);
     const second = await videoloom(['coordinator', '--run', 'locked'], { cwd: work.folder });
     assert.equal(second.code, 1, second.output);
-    assert.match(second.output, /RUN_LOCKED: .*locked/);
+    assert.match(
+      second.output,
+      /RUN_LOCKED: .*locked.*videoloom coordinator --run locked --take-over/,
+    );
     await reachStep(run, (await committedStep(run)) + 2, first);
     first.child.kill('SIGINT');
     const { code, output } = await first.ended;
     assert.equal(code, 75, output);
   } finally {
     first.killAll();
+  }
+  // Its coordinator is gone: what it left tells how it ended.
+  const { code, output } = await videoloom(['status', 'locked'], { cwd: work.folder });
+  assert.equal(code, 0, output);
+  const [, step, kept] = /stopped at step (\d+) of 1000000 \(newest checkpoint (\d+)\)/.exec(
+    output,
+  )!;
+  assert.equal(kept, step);
+  assert.match(output, /videoloom resume locked/);
+});
+
+test('nobody at an address is one error of status, and a worker soon says whom it waits for', async () => {
+  await refused(['status', '127.0.0.1:1'], 1, /COORDINATOR_UNREACHABLE: .*127\.0\.0\.1:1/);
+  const args = ['--run', 'locked', '--coordinator', '127.0.0.1:1', '--id', 'a'];
+  const waiting = startVideoloom(['worker', ...args, '--engine', 'cpu'], { cwd: work.folder });
+  try {
+    for (let polls = 0; polls < 1200 && !waiting.output().includes('trying for'); polls++)
+      await new Promise((resolve) => setTimeout(resolve, 100));
+    assert.match(waiting.output(), /no coordinator at 127\.0\.0\.1:1 yet; trying for 1\d\d s more/);
+  } finally {
+    waiting.killAll();
   }
 });
 

@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto';
-import { copyFile, mkdir, open, readdir, readFile } from 'node:fs/promises';
+import { copyFile, open, readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { parse } from 'yaml';
 import {
@@ -10,6 +10,7 @@ import {
 } from '../../proto/checkpoint-manifest.ts';
 import { writeFileDurably } from '../../proto/durable-file.ts';
 import { UsageError, VideoloomError } from '../../proto/errors.ts';
+import { makeOutputFolder, outputError } from '../../proto/output-path.ts';
 import { readRunPlan, type RunPlan } from '../../proto/run-plan.ts';
 import { encodeHeader } from '../checkpoint/format.ts';
 import { digestLine } from '../checkpoint/hash.ts';
@@ -43,11 +44,20 @@ const MAX_SHARD_BYTES = 5e9;
  * Writes the parameters of a run as Hugging Face's tools lay a model out: `model.safetensors` (or shards and an index),
  * `config.json`, `tokenizer.json` and what else the model was fitted with, and a `README.md` that says what is what. In
  * folders of its own there is what transformers has too, under its names. The checkpoint is read whole before, and compared with its manifest.
- * @throws UsageError RUN_PLAN_MISSING, CHECKPOINT_NOT_FOUND; VideoloomError CHECKPOINT_INVALID; the system's errors
+ * @throws UsageError RUN_PLAN_MISSING, CHECKPOINT_NOT_FOUND, OUT_NOT_WRITABLE; VideoloomError CHECKPOINT_INVALID; the system's errors
  */
-export async function exportRun({ folder, out, step: wanted }: ExportOptions): Promise<Exported> {
+export async function exportRun(options: ExportOptions): Promise<Exported> {
+  try {
+    return await writeExport(options);
+  } catch (error) {
+    throw outputError(error, options.out);
+  }
+}
+
+async function writeExport({ folder, out, step: wanted }: ExportOptions): Promise<Exported> {
   const plan = await readRunPlan(folder);
   const step = await wholeStep(folder, plan, wanted);
+  await makeOutputFolder(out);
   const config = parse(await readFile(join(folder, 'config.resolved.yaml'), 'utf8')) as {
     readonly model: Readonly<Record<string, unknown>> & { readonly name: string };
     readonly data: Readonly<Record<string, unknown>>;
@@ -55,7 +65,6 @@ export async function exportRun({ folder, out, step: wanted }: ExportOptions): P
   const parameters = await storedParameters(
     join(folder, CHECKPOINTS_FOLDER, checkpointFolderName(step)),
   );
-  await mkdir(out, { recursive: true });
   const { files, weightsSha256 } = await writeWeights(parameters, out);
   for (const name of (await readdir(folder)).filter((file) => ASSETS.test(file)).sort()) {
     await copyFile(join(folder, name), join(out, name));

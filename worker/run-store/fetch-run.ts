@@ -13,6 +13,7 @@ import {
 } from '../../proto/checkpoint-manifest.ts';
 import { syncFolder, writeFileDurably } from '../../proto/durable-file.ts';
 import { UsageError } from '../../proto/errors.ts';
+import { makeOutputFolder } from '../../proto/output-path.ts';
 import { parseRunPlan, RUN_PLAN_FILE, type RunPlan } from '../../proto/run-plan.ts';
 import { StorageError } from '../../video/storage/store.ts';
 import { damaged, JOURNAL_FILE, readStoredManifest } from './copy-run.ts';
@@ -56,7 +57,7 @@ export async function fetchRun(
     );
   }
   const { files } = RunManifest.parse(JSON.parse(text));
-  await mkdir(folder, { recursive: true });
+  await makeOutputFolder(folder);
   const found = (await readdir(folder)).filter((name) => name !== 'tls' && name !== 'logs');
   if (found.includes(RUN_PLAN_FILE))
     throw new UsageError('FOLDER_NOT_EMPTY', `${folder} holds a run already: name another folder`);

@@ -1,0 +1,46 @@
+import { join } from 'node:path';
+import { emptyHistory, extendHistory } from '../../coordinator/history.ts';
+import { JOURNAL_FILE, readJournal } from '../../coordinator/journal.ts';
+import { newestCheckpointStep } from '../../proto/checkpoint-manifest.ts';
+import { printable } from '../../proto/printable.ts';
+import { readRunPlan } from '../../proto/run-plan.ts';
+import { shellWord } from '../../proto/shell-word.ts';
+
+/**
+ * Prints what is known of a run whose coordinator does not answer: how far it came and how it ended.
+ * @throws UsageError RUN_PLAN_INVALID
+ */
+export async function showLeft(run: string, asJson: boolean): Promise<void> {
+  const { runId, totalSteps } = await readRunPlan(run);
+  const history = emptyHistory();
+  let state = 'prepared' as 'prepared' | 'gone' | 'stopped' | 'failed' | 'finished';
+  let failure = '';
+  readJournal(join(run, JOURNAL_FILE), (record) => {
+    extendHistory(history, record);
+    if (record.type === 'opened') [state, failure] = ['gone', ''];
+    else if (record.type === 'stopped' || record.type === 'finished') state = record.type;
+    else if (record.type === 'failed')
+      [state, failure] = ['failed', `${record.code}: ${record.message}`];
+  });
+  const step = history.committedStep;
+  const checkpoint = await newestCheckpointStep(run);
+  if (asJson) {
+    const left = { runId, state, step, totalSteps, checkpoint, failure: failure || undefined };
+    process.stdout.write(`${JSON.stringify(left)}\n`);
+    return;
+  }
+  const how = {
+    prepared: 'prepared, and not begun',
+    gone: `its coordinator does not answer (killed, or cut off), at step ${step} of ${totalSteps}`,
+    stopped: `stopped at step ${step} of ${totalSteps}`,
+    failed: `failed at step ${step} of ${totalSteps}`,
+    finished: `finished, step ${step}`,
+  }[state];
+  const kept = checkpoint === undefined ? 'no checkpoint yet' : `newest checkpoint ${checkpoint}`;
+  const lines = [
+    `${runId}: ${how}${state === 'prepared' ? '' : ` (${kept})`}`,
+    ...(failure === '' ? [] : [`  ${printable(failure)}`]),
+    ...(state === 'finished' ? [] : [`go on with: videoloom resume ${shellWord(run)}`]),
+  ];
+  process.stdout.write(`${lines.join('\n')}\n`);
+}
