@@ -391,6 +391,11 @@ describe('indexing a folder', { skip: WITHOUT_FFMPEG }, () => {
     const file = join(scratch.folder, 'index.jsonl');
     await writeIndex(indexes[0]!, file);
     assert.deepEqual(await readIndex(file), indexes[0]);
+    // Characters that end lines elsewhere, but not in JSON.
+    const train = [{ ...indexes[0]!.train[0]!, text: 'one\u2028two\u2029three\u0085four' }];
+    const spoken = subsetOf({ ...indexes[0]!, train }, { train, heldOut: [] });
+    await writeIndex(spoken, `${file}.spoken`);
+    assert.deepEqual(await readIndex(`${file}.spoken`), spoken);
     const lines = (await readFile(file, 'utf8')).trimEnd().split('\n');
     assert.equal(lines.length, 5);
     await writeFile(file, lines.slice(0, 4).join('\n'));
