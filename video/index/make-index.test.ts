@@ -334,6 +334,32 @@ describe('indexing a folder', { skip: WITHOUT_FFMPEG }, () => {
     assert.deepEqual(progress, [1, 2, 3]);
   });
 
+  test('a film that says it lasts for months costs itself alone', async () => {
+    const args = ['-c:v', 'libx264'];
+    const film = await makeFilm(join(scratch.folder, 'plain.mkv'), { seconds: 2, args });
+    const wrong = await readFile(film);
+    // Matroska's Duration: its id, its size, milliseconds.
+    const at = wrong.indexOf(Buffer.from([0x44, 0x89, 0x88]));
+    assert.ok(at > 0);
+    assert.equal(Math.round(wrong.readDoubleBE(at + 3)), 2000);
+    wrong.writeDoubleBE(2e10, at + 3);
+    const root = await folderOf('months', { 'good.mp4': shortFilm, 'wrong.mkv': wrong });
+    const index = await indexFolder({ root, clipSeconds: 10, heldOutFraction: 0 });
+    assert.deepEqual(
+      index.train.map(({ id }) => id),
+      ['good'],
+    );
+    assert.deepEqual(index.skipped, [
+      {
+        path: 'wrong.mkv',
+        code: 'VIDEO_TOO_LONG',
+        message:
+          'wrong.mkv says that it lasts 20000000 s, more than 24 h: ' +
+          'cut it up, or write it anew (data transcode) if it is wrong',
+      },
+    ]);
+  });
+
   test('a folder that is missing or has no videos is refused by name', async () => {
     const missing = join(scratch.folder, 'nowhere');
     const refusal =

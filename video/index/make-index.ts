@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import { digestFile } from '../../proto/durable-file.ts';
 import type { TimedText } from '../text/captions.ts';
 import type { DecoderPool } from '../decode/decoder.ts';
+import { MAX_FILM_SECONDS } from '../decode/decoder-backend.ts';
 import { isFileFault } from '../loading/file-fault.ts';
 import { heldOutOf } from './held-out.ts';
 import {
@@ -182,6 +183,13 @@ async function lookAtOne(
     if (!(info.durationSeconds > 0)) {
       const name = locationName(location);
       throw new DataError('VIDEO_NO_DURATION', `${name} does not say how long it is`);
+    }
+    if (info.durationSeconds > MAX_FILM_SECONDS) {
+      const said = `${locationName(location)} says that it lasts ${Math.round(info.durationSeconds)} s`;
+      throw new DataError(
+        'VIDEO_TOO_LONG',
+        `${said}, more than ${MAX_FILM_SECONDS / 3600} h: cut it up, or write it anew (data transcode) if it is wrong`,
+      );
     }
     const { durationSeconds, framesPerSecond, width, height, codec, hasAudio } = info;
     const { keyFrameSeconds } = info;
