@@ -1,8 +1,9 @@
 import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
 import { readFile } from 'node:fs/promises';
 import { test } from 'node:test';
 import { withTrainingMemory } from '../proto/memory-environment.ts';
-import { exitOf, start } from './processes.ts';
+import { exitOf, firstJsonLine, start } from './processes.ts';
 
 const SILENT = ['ignore', 'ignore', 'ignore'] as const;
 const NO_RUN = ['train', '--run', 'nowhere', '--coordinator', '127.0.0.1:1', '--id', 'a'];
@@ -37,4 +38,13 @@ test('a process leaves when the one that started it lets go of it, even before i
   const child = start('worker', ['engine', 'doctor'], SILENT);
   child.disconnect();
   assert.deepEqual(await exitOf(child), { code: 75, signal: null });
+});
+
+test('the first line that a process prints is read whole, and the rest does not hold it up', async () => {
+  const script = `process.stdout.write(JSON.stringify({ folder: 'a\\u2028b' }) + '\\n');
+    process.stdout.write('x'.repeat(2 ** 22), () => process.exit(3));`;
+  const child = spawn(process.execPath, ['-e', script], { stdio: ['ignore', 'pipe', 'inherit'] });
+  const said = await firstJsonLine(child, 'the script');
+  assert.deepEqual(said, { folder: 'a\u2028b' });
+  assert.deepEqual(await exitOf(child), { code: 3, signal: null });
 });

@@ -1,8 +1,8 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
-import { createInterface } from 'node:readline';
 import { compiled } from '../proto/compiled.mjs';
 import { VideoloomError } from '../proto/errors.ts';
+import { linesOf } from '../proto/lines.ts';
 import { withTrainingMemory } from '../proto/memory-environment.ts';
 
 /** A folder's `main.ts`, to be run as a process of its own. */
@@ -63,10 +63,13 @@ export async function runThrough(program: Program, args: readonly string[]): Pro
  * @throws VideoloomError `PROCESS_FAILED` when it ends without one; the reason stands in what it printed itself.
  */
 export async function firstJsonLine<T>(child: ChildProcess, what: string): Promise<T> {
-  for await (const line of createInterface({ input: child.stdout! })) {
+  const lines = linesOf(child.stdout!);
+  const first = await lines.next();
+  if (first.done !== true) {
     // What it prints later is of no interest, but must not fill the pipe.
+    await lines.return(undefined);
     child.stdout!.resume();
-    return JSON.parse(line) as T;
+    return JSON.parse(first.value) as T;
   }
   const { code, signal } = await exitOf(child);
   throw new ProcessFailed(what, { code, signal });

@@ -1,10 +1,11 @@
+import { readdir } from 'node:fs/promises';
 import { basename, dirname, extname, resolve } from 'node:path';
 import { makeIndex } from '../video/index/make-index.ts';
 import type { SampleIndex } from '../video/index/sample-index.ts';
 import { openDataAccess, type DataAccess } from '../video/loading/data-access.ts';
 import { openClipLoader } from '../video/loading/loader.ts';
 import { kindOf } from '../video/sources/media-names.ts';
-import type { Store } from '../video/storage/store.ts';
+import { StorageError, type Store } from '../video/storage/store.ts';
 import { rowsOf } from './batches.ts';
 import { clipLoaderOptions, dataAccessOptions, type Run } from './run.ts';
 import type { Row } from './systems/system.ts';
@@ -24,7 +25,7 @@ export interface ClipsOfFile {
  * @throws DataError where the file cannot be used; what decoding throws
  */
 export async function openClipsOfFile(
-  run: Run,
+  run: Pick<Run, 'config'>,
   file: string,
   cacheDir: string,
 ): Promise<ClipsOfFile> {
@@ -32,7 +33,7 @@ export async function openClipsOfFile(
   const options = dataAccessOptions(run.config, folder, cacheDir);
   const access = await openDataAccess({ ...options, frameDiskBytes: 0 });
   try {
-    const store = onlyNamed(access.store, basename(file));
+    const store = onlyNamed(access.store, folder, basename(file));
     const { clipSeconds } = run.config.data;
     const index = await makeIndex({
       ...access,
@@ -49,15 +50,29 @@ export async function openClipsOfFile(
   }
 }
 
-/** A store with a file and what has its name beside it, `clip.en.vtt` for one, but no other medium. */
-function onlyNamed(store: Store, name: string): Store {
+/**
+ * A store of a folder in which there is only a file and what has its name beside it, `clip.en.vtt` for one, but no
+ * other medium. Nothing else is looked at, and no folder below it: they may be many, and may not be open to all.
+ */
+export function onlyNamed(store: Store, folder: string, name: string): Store {
   const stem = basename(name, extname(name));
-  const isWanted = (path: string): boolean =>
-    path === name || (path.startsWith(`${stem}.`) && kindOf(path) === undefined);
+  const isBeside = (other: string): boolean =>
+    other !== name && other.startsWith(`${stem}.`) && kindOf(other) === undefined;
   return {
     ...store,
-    async *list(signal) {
-      for await (const found of store.list(signal)) if (isWanted(found.path)) yield found;
+    async *list() {
+      // First of all the file: what is wrong with it is told.
+      yield { path: name, sizeBytes: await store.sizeOf(name) };
+      // A folder that may be entered but not listed has files all the same.
+      const names = await readdir(folder).catch(() => []);
+      for (const path of names.filter(isBeside).sort()) {
+        try {
+          yield { path, sizeBytes: await store.sizeOf(path) };
+        } catch (error) {
+          // A folder, or a link that leads elsewhere.
+          if (!(error instanceof StorageError)) throw error;
+        }
+      }
     },
   };
 }

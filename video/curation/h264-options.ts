@@ -1,5 +1,5 @@
 /** How a film of any kind becomes a training file. Pure: what ffprobe says and the settings to ffmpeg's options. */
-import { quarterTurns } from '../decode/decoder-backend.ts';
+import { MAX_FILM_SECONDS, quarterTurns } from '../decode/decoder-backend.ts';
 import { FfmpegFailure, GUARDED_INPUT, type ProbedMedia, type ProbedStream } from './ffmpeg-job.ts';
 
 /** What a training file is to be. */
@@ -42,9 +42,6 @@ export const DEFAULT_SETTINGS: TranscodeSettings = {
 /** Changes whenever the same settings would give other bytes, so that files of an older recipe are made anew. */
 export const RECIPE_VERSION = 2;
 
-/** A film longer than this is a faulty time stamp or belongs cut up first. */
-export const MAX_SECONDS = 24 * 3600;
-
 /** Ticks a second that hold the usual rates exactly, 30000/1001 too. */
 const TICKS_PER_SECOND = 90_000;
 const HDR_TRANSFERS = ['smpte2084', 'arib-std-b67'];
@@ -77,7 +74,7 @@ export function optionsFor(
           ]
         : []),
       ...['-threads', '1', '-fflags', '+bitexact', '-movflags', '+faststart'],
-      ...['-t', `${MAX_SECONDS}`],
+      ...['-t', `${MAX_FILM_SECONDS}`],
     ],
   };
 }

@@ -7,11 +7,12 @@ import { mkdir, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/p
 import { basename, dirname, extname, join, relative, resolve, sep } from 'node:path';
 import { writeFileDurably } from '../../proto/durable-file.ts';
 import { messageOf } from '../../proto/errors.ts';
+import { MAX_FILM_SECONDS } from '../decode/decoder-backend.ts';
 import { DataError } from '../index/sample-index.ts';
 import type { SkippedRecord } from '../index/sample.ts';
 import { CurationError, diskFull, writeErrorOf } from './curation-error.ts';
 import { FfmpegFailure, ffmpegVersion, probeMedia, runFfmpeg } from './ffmpeg-job.ts';
-import { MAX_SECONDS, optionsFor, RECIPE_VERSION, type TranscodeSettings } from './h264-options.ts';
+import { optionsFor, RECIPE_VERSION, type TranscodeSettings } from './h264-options.ts';
 import { openJournal, type Journal } from './journal.ts';
 import { partOf, publish, removeLeftovers } from './part-file.ts';
 
@@ -262,8 +263,8 @@ async function encode(
   if (!(seconds > 0) || !isWhole) {
     throw new FfmpegFailure('input', complaints.at(-1) ?? 'no picture of it can be decoded');
   }
-  if (seconds >= MAX_SECONDS) {
-    const message = `it lasts ${MAX_SECONDS / 3600} h or more, or one of its time stamps is wrong; cut it up first`;
+  if (seconds >= MAX_FILM_SECONDS) {
+    const message = `it lasts ${MAX_FILM_SECONDS / 3600} h or more, or a time stamp of it is wrong; cut it up first`;
     throw new FfmpegFailure('input', message);
   }
   if (seconds < MIN_SHARE * media.durationSeconds) {

@@ -3,7 +3,8 @@ import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { whisperLogMel } from '../audio/log-mel.ts';
-import { openDecoderPool, type DecoderPool } from './decoder.ts';
+import { DecodeError, openDecoderPool, type DecoderPool } from './decoder.ts';
+import { isFileFault } from '../loading/file-fault.ts';
 import { ffmpeg, makeFilm, scratchFolder, WITHOUT_FFMPEG } from '../test/films.ts';
 import { writeClip } from '../world/clip.ts';
 import { openEncoder } from '../world/encode.ts';
@@ -104,6 +105,14 @@ for (const backend of ['node-av', 'ffmpeg'] as const) {
       assert.ok(samples.subarray(24_000).every((value) => value === 0));
       assert.equal((await decode(path, 0.5, 0.5)).length, 0);
       await assert.rejects(decode(path, 1, 0), RangeError);
+      // More than memory is for: a fault of the film, which costs its clip and no run.
+      await assert.rejects(decode(path, 0, 70 * 60), (error: unknown) => {
+        assert.ok(error instanceof DecodeError && isFileFault(error));
+        assert.equal(error.code, 'AUDIO_TOO_LONG');
+        for (const part of [path, '0 to 4200 s', 'at most 4194 s', 'data.clipSeconds'])
+          assert.ok(error.message.includes(part), error.message);
+        return true;
+      });
     });
 
     test('sound that begins after the pictures begins with silence', async () => {

@@ -1,5 +1,6 @@
 import type { Framing } from './framing.ts';
-import type { MediaPlace } from './media-place.ts';
+import { DecodeError } from './decode-error.ts';
+import { placeName, type MediaPlace } from './media-place.ts';
 
 /** Which frames of which file, and what they are to be like; the picture is turned upright first. */
 export interface DecodeRequest extends MediaPlace, Framing {
@@ -43,7 +44,7 @@ const MAX_AUDIO_SAMPLES = 2 ** 26;
 
 /**
  * Which samples a span is, on the grid where sample n is that of n / sampleRate seconds.
- * @throws RangeError if it ends before it starts or is longer than can be held.
+ * @throws RangeError if it ends before it starts; DecodeError AUDIO_TOO_LONG if it is longer than can be held
  */
 export function audioSpan(request: AudioRequest): {
   readonly first: number;
@@ -51,10 +52,15 @@ export function audioSpan(request: AudioRequest): {
 } {
   const { startSeconds, endSeconds, sampleRate } = request;
   const count = Math.round((endSeconds - startSeconds) * sampleRate);
-  if (!(count >= 0 && count <= MAX_AUDIO_SAMPLES)) {
-    throw new RangeError(
-      `${startSeconds} to ${endSeconds} s at ${sampleRate} Hz are ${count} samples; ` +
-        `a span has 0 to ${MAX_AUDIO_SAMPLES}`,
+  if (!(count >= 0))
+    throw new RangeError(`a span of sound from ${startSeconds} to ${endSeconds} s`);
+  if (count > MAX_AUDIO_SAMPLES) {
+    const longest = Math.floor(MAX_AUDIO_SAMPLES / sampleRate);
+    throw new DecodeError(
+      'AUDIO_TOO_LONG',
+      request.path,
+      `${placeName(request)} is to give its sound from ${startSeconds} to ${endSeconds} s at once, and at most ` +
+        `${longest} s are held: cut it up, or index it in shorter clips (data.clipSeconds)`,
     );
   }
   return { first: Math.round(startSeconds * sampleRate), count };
@@ -101,6 +107,9 @@ export const TIME_SLACK_SECONDS = 1e-6;
 
 /** Of a film with more key frames, the first ones are listed. */
 export const MAX_KEY_FRAMES = 100_000;
+
+/** A film longer than this is a faulty time stamp or belongs cut up first. */
+export const MAX_FILM_SECONDS = 24 * 3600;
 
 /** Larger pictures are refused: one of them would take the memory of a whole batch. */
 export const MAX_PICTURE = { width: 8192, height: 4320 } as const;

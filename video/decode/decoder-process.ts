@@ -3,9 +3,9 @@
  * the wanted backend and device as arguments. It decodes synchronously, so all that must happen meanwhile is on another thread.
  */
 import { writeSync } from 'node:fs';
-import { createInterface } from 'node:readline';
 import { Worker } from 'node:worker_threads';
 import { messageOf } from '../../proto/errors.ts';
+import { linesOf } from '../../proto/lines.ts';
 import type { DecoderBackend } from './decoder-backend.ts';
 import { DecodeError } from './decode-error.ts';
 import {
@@ -35,7 +35,7 @@ try {
 }
 send(packJson(0, KIND.HELLO, { backend: backend.name }));
 
-for await (const line of createInterface({ input: process.stdin })) {
+for await (const line of linesOf(process.stdin)) {
   const call = JSON.parse(line) as DecoderCall;
   try {
     send(await answer(call));

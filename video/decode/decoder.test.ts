@@ -66,6 +66,15 @@ for (const backend of backends) {
     });
     after(() => pool.close());
 
+    const anyName = 'a file may have any name, one with characters that end lines elsewhere too';
+    test(anyName, { skip: WITHOUT_FFMPEG }, async () => {
+      const film = join(scratch.folder, `${backend}-plain.mp4`);
+      await makeFilm(film, { seconds: 1, size: '64x48', rate: 10 });
+      const odd = join(scratch.folder, `${backend} a\u2028b\u2029c\nd é.mp4`);
+      await copyFile(film, odd);
+      assert.deepEqual(await pool.probe({ path: odd }), await pool.probe({ path: film }));
+    });
+
     /**
      * Decodes a film sparsely and compares it with itself after ffmpeg has decoded all of it and stored each frame
      * losslessly: there every frame stands for itself, so there is no choice of what to decode that could go wrong.

@@ -2,7 +2,9 @@ import assert from 'node:assert/strict';
 import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
+import sharp from 'sharp';
 import { VideoloomError } from '../../proto/errors.ts';
+import { openShardWriter } from '../curation/shard-writer.ts';
 import { openDataAccess } from '../loading/data-access.ts';
 import { makeIndex, type MakeIndexOptions } from './make-index.ts';
 import type { Sample } from './sample.ts';
@@ -35,6 +37,9 @@ describe('indexing a folder', { skip: WITHOUT_FFMPEG }, () => {
     }
     return root;
   }
+  /** The film with other bytes: a box that is skipped comes after it. */
+  const otherFilm = (film: Buffer, number: number): Buffer =>
+    Buffer.concat([film, Buffer.from([0, 0, 0, 9]), Buffer.from('free'), Buffer.from([number])]);
   type Wanted = { root: string } & Pick<MakeIndexOptions, 'clipSeconds'> &
     Partial<MakeIndexOptions>;
   async function indexFolder({ root, ...wanted }: Wanted): Promise<SampleIndex> {
@@ -116,10 +121,10 @@ describe('indexing a folder', { skip: WITHOUT_FFMPEG }, () => {
   test('the folders train and held-out are the splits', async () => {
     const root = await folderOf('split', {
       'train/a.mp4': shortFilm,
-      'held-out/b.mp4': shortFilm,
+      'held-out/b.mp4': longFilm,
       'train/c.mp4': shortFilm,
     });
-    const index = await indexFolder({ root, clipSeconds: 10 });
+    const index = await indexFolder({ root, clipSeconds: 30 });
     assert.deepEqual(
       index.train.map(({ id }) => id),
       ['train/a', 'train/c'],
@@ -134,19 +139,171 @@ describe('indexing a folder', { skip: WITHOUT_FFMPEG }, () => {
     const names = Array.from({ length: 12 }, (_, i) => `${i}.mp4`);
     const root = await folderOf(
       'share',
-      Object.fromEntries(names.map((name) => [name, shortFilm])),
+      Object.fromEntries(names.map((name, i) => [name, otherFilm(shortFilm, i)])),
     );
     const index = await indexFolder({ root, clipSeconds: 2, heldOutFraction: 0.25 });
     const heldOut = new Set(index.heldOut.map((sample) => pathOf(index, sample)));
-    assert.equal(heldOut.size, 3);
+    // Those whose names have the smallest hashes.
+    assert.deepEqual([...heldOut].sort(), ['7.mp4', '8.mp4', '9.mp4']);
     assert.ok(
       index.train.every((sample) => !heldOut.has(pathOf(index, sample))),
       'clips of one film are in one split',
     );
     assert.equal(index.train.length + index.heldOut.length, 24);
     assert.deepEqual(await indexFolder({ root, clipSeconds: 2, heldOutFraction: 0.25 }), index);
-    const two = await folderOf('two', { 'x.mp4': shortFilm, 'y.mp4': shortFilm });
+    const two = await folderOf('two', { 'x.mp4': shortFilm, 'y.mp4': longFilm });
     assert.equal((await indexFolder({ root: two, clipSeconds: 10 })).heldOut.length, 1);
+  });
+
+  /** By number: a picture of its own. */
+  const pictureOf = (number: number): Promise<Buffer> =>
+    sharp({
+      create: { width: 8, height: 8, channels: 3, background: { r: number * 8, g: 90, b: 30 } },
+    })
+      .png()
+      .toBuffer();
+  const digestsOf = ({ files }: SampleIndex, samples: readonly Sample[]): string[] =>
+    samples.flatMap(({ media }) => media.map(({ file }) => files[file]!.sha256));
+  const assertApart = (index: SampleIndex): void => {
+    const seen = new Set(digestsOf(index, index.train));
+    assert.ok(digestsOf(index, index.heldOut).every((digest) => !seen.has(digest)));
+    assert.ok(index.train.length > 0 && index.heldOut.length > 0);
+  };
+
+  test('a picture that a shard holds once a caption is in one split', async () => {
+    const root = await folderOf('captions', {});
+    await mkdir(root, { recursive: true });
+    const writer = await openShardWriter(join(root, 'all.tar'));
+    const pictures = await Promise.all(Array.from({ length: 8 }, (_, i) => pictureOf(i)));
+    for (const [i, picture] of pictures.entries()) {
+      for (let caption = 0; caption < 5; caption++) {
+        const name = `${i}-${caption}`;
+        await writer.add(`${name}.png`, picture);
+        await writer.add(`${name}.txt`, Buffer.from(`caption ${caption}`));
+      }
+    }
+    await writer.finish();
+    const index = await indexFolder({ root, clipSeconds: 10, heldOutFraction: 0.25 });
+    assertApart(index);
+    assert.deepEqual([index.train.length, index.heldOut.length], [30, 10]);
+  });
+
+  test('documents that share a picture, wherever it stands in them, are in one split', async () => {
+    const pictures = await Promise.all(Array.from({ length: 24 }, (_, i) => pictureOf(i)));
+    const named = pictures.map((picture, i) => [`pictures/${i}.png`, picture] as const);
+    // Document i shows pictures 2i and 2i + 1, and every second one the first picture of the next.
+    const documents = Array.from({ length: 12 }, (_, i) => {
+      const shown = [2 * i, 2 * i + 1, ...(i % 2 === 0 ? [2 * i + 2] : [])];
+      const images = [...shown.map((number) => `${number}.png`), null];
+      return JSON.stringify({ images, texts: [...shown.map(() => null), `text ${i}`] });
+    });
+    const root = await folderOf('documents', {
+      ...Object.fromEntries(named),
+      'all.jsonl': documents.join('\n'),
+    });
+    for (const heldOutFraction of [0.2, 0.35, 0.5]) {
+      const index = await indexFolder({ root, clipSeconds: 10, heldOutFraction });
+      assertApart(index);
+      assert.equal(index.heldOut.length, 2 * Math.round(6 * heldOutFraction));
+    }
+  });
+
+  test('what most samples show, a logo say, is not held out with them', async () => {
+    const files: Record<string, Buffer | string> = {};
+    for (let i = 0; i < 12; i++) files[`${i}.png`] = await pictureOf(i);
+    const line = (images: readonly string[]): string =>
+      JSON.stringify({ images: [...images, null], texts: [...images.map(() => null), 'words'] });
+    const withLogo = Array.from({ length: 8 }, (_, i) => line(['0.png', `${i}.png`]));
+    const others = [8, 9].map((i) => line([`${i}.png`]));
+    const root = await folderOf('logo', {
+      ...files,
+      'all.jsonl': [...withLogo, ...others].join('\n'),
+    });
+    const index = await indexFolder({ root, clipSeconds: 10, heldOutFraction: 0.6 });
+    assertApart(index);
+    assert.deepEqual([index.train.length, index.heldOut.length], [8, 2]);
+  });
+
+  test('a copy of a film that is told to be held out is not trained on', async () => {
+    const root = await folderOf('copies', {
+      'train/a.mp4': otherFilm(shortFilm, 1),
+      'train/copy.mp4': otherFilm(shortFilm, 2),
+      'held-out/b.mp4': otherFilm(shortFilm, 2),
+    });
+    const index = await indexFolder({ root, clipSeconds: 10 });
+    assert.deepEqual(
+      [index.train, index.heldOut].map((samples) => samples.map(({ id }) => id)),
+      [['train/a'], ['held-out/b', 'train/copy']],
+    );
+    const all = await folderOf('all-copies', {
+      'train/a.mp4': shortFilm,
+      'val/b.mp4': shortFilm,
+    });
+    await assert.rejects(indexFolder({ root: all, clipSeconds: 10 }), {
+      code: 'SPLIT_SHARED',
+      message: /such as train\/a\.mp4; take what they share out of one of the splits/,
+    });
+  });
+
+  test('the folders train, val and test are splits, and train alone is none', async () => {
+    const film = (number: number): Buffer => otherFilm(shortFilm, number);
+    const three = await folderOf('three', {
+      'train/a.mp4': film(1),
+      'val/b.mp4': film(2),
+      'test/c.mp4': film(3),
+      'train/test/d.mp4': film(4),
+    });
+    const index = await indexFolder({ root: three, clipSeconds: 10 });
+    assert.deepEqual(
+      [index.train, index.heldOut].map((samples) => samples.map(({ id }) => id)),
+      [
+        ['train/a', 'train/test/d'],
+        ['test/c', 'val/b'],
+      ],
+    );
+    const one = await folderOf('train-alone', {
+      'train/a.mp4': film(1),
+      'train/b.mp4': film(2),
+      'train/c.mp4': film(3),
+    });
+    assert.equal((await indexFolder({ root: one, clipSeconds: 10 })).heldOut.length, 1);
+  });
+
+  test('pictures that no record names say nothing about the splits', async () => {
+    const files: Record<string, Buffer | string> = { 'val2017/99.png': await pictureOf(99 % 32) };
+    const records: object[] = [];
+    for (let i = 0; i < 20; i++) {
+      files[`train2017/${i}.png`] = await pictureOf(i);
+      records.push({ image: `train2017/${i}.png`, caption: `caption ${i}` });
+    }
+    const pairs = await folderOf('pairs', { ...files, 'train.json': JSON.stringify(records) });
+    const talks = await folderOf('talks', {
+      ...files,
+      'train.json': JSON.stringify(
+        records.map((record) => ({
+          ...record,
+          conversations: [{ from: 'human', value: '<image>What?' }],
+        })),
+      ),
+    });
+    for (const root of [pairs, talks]) {
+      const index = await indexFolder({ root, clipSeconds: 10 });
+      assert.deepEqual([index.train.length, index.heldOut.length], [18, 2]);
+    }
+  });
+
+  test('told splits of which none can be held out leave it to the hash', async () => {
+    const files: Record<string, Buffer | string> = {
+      'val.json': '[{"image":"gone.png","caption":"x"}]',
+    };
+    const records: object[] = [];
+    for (let i = 0; i < 10; i++) {
+      files[`${i}.png`] = await pictureOf(i);
+      records.push({ image: `${i}.png`, caption: `caption ${i}` });
+    }
+    const root = await folderOf('none-told', { ...files, 'train.json': JSON.stringify(records) });
+    const index = await indexFolder({ root, clipSeconds: 10 });
+    assert.deepEqual([index.train.length, index.heldOut.length], [9, 1]);
   });
 
   test('files that cannot be read are listed and cost nothing else', async () => {
@@ -175,6 +332,32 @@ describe('indexing a folder', { skip: WITHOUT_FFMPEG }, () => {
     );
     assert.equal(index.numCaptionWarnings, 1);
     assert.deepEqual(progress, [1, 2, 3]);
+  });
+
+  test('a film that says it lasts for months costs itself alone', async () => {
+    const args = ['-c:v', 'libx264'];
+    const film = await makeFilm(join(scratch.folder, 'plain.mkv'), { seconds: 2, args });
+    const wrong = await readFile(film);
+    // Matroska's Duration: its id, its size, milliseconds.
+    const at = wrong.indexOf(Buffer.from([0x44, 0x89, 0x88]));
+    assert.ok(at > 0);
+    assert.equal(Math.round(wrong.readDoubleBE(at + 3)), 2000);
+    wrong.writeDoubleBE(2e10, at + 3);
+    const root = await folderOf('months', { 'good.mp4': shortFilm, 'wrong.mkv': wrong });
+    const index = await indexFolder({ root, clipSeconds: 10, heldOutFraction: 0 });
+    assert.deepEqual(
+      index.train.map(({ id }) => id),
+      ['good'],
+    );
+    assert.deepEqual(index.skipped, [
+      {
+        path: 'wrong.mkv',
+        code: 'VIDEO_TOO_LONG',
+        message:
+          'wrong.mkv says that it lasts 20000000 s, more than 24 h: ' +
+          'cut it up, or write it anew (data transcode) if it is wrong',
+      },
+    ]);
   });
 
   test('a folder that is missing or has no videos is refused by name', async () => {
@@ -234,6 +417,11 @@ describe('indexing a folder', { skip: WITHOUT_FFMPEG }, () => {
     const file = join(scratch.folder, 'index.jsonl');
     await writeIndex(indexes[0]!, file);
     assert.deepEqual(await readIndex(file), indexes[0]);
+    // Characters that end lines elsewhere, but not in JSON.
+    const train = [{ ...indexes[0]!.train[0]!, text: 'one\u2028two\u2029three\u0085four' }];
+    const spoken = subsetOf({ ...indexes[0]!, train }, { train, heldOut: [] });
+    await writeIndex(spoken, `${file}.spoken`);
+    assert.deepEqual(await readIndex(`${file}.spoken`), spoken);
     const lines = (await readFile(file, 'utf8')).trimEnd().split('\n');
     assert.equal(lines.length, 5);
     await writeFile(file, lines.slice(0, 4).join('\n'));

@@ -1,14 +1,15 @@
 /**
  * From what people have to a list of samples: a source names media and words, each file is looked at once, long videos
- * are cut into clips, and files are held out by the hash of their names. A pure function of the data's content.
+ * are cut into clips, and a part is held out. A pure function of the data's content.
  */
-import { createHash } from 'node:crypto';
 import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { digestFile } from '../../proto/durable-file.ts';
 import type { TimedText } from '../text/captions.ts';
 import type { DecoderPool } from '../decode/decoder.ts';
+import { MAX_FILM_SECONDS } from '../decode/decoder-backend.ts';
 import { isFileFault } from '../loading/file-fault.ts';
+import { heldOutOf } from './held-out.ts';
 import {
   locationName,
   type MediaFile,
@@ -30,21 +31,19 @@ export interface MakeIndexOptions {
   readonly source?: string | undefined;
   /** Longest sample cut out of a video that has no spans of its own; it is cut at the end of a cue where there is one. */
   readonly clipSeconds: number;
-  /** Share of the files held out where neither the source nor a folder `held-out/` says it; at least one of two. */
+  /** Share of the files held out where neither the source nor a folder says it; at least one of two. */
   readonly heldOutFraction: number;
   readonly onProgress?: (progress: { numDone: number; numFiles: number }) => void;
   readonly signal?: AbortSignal;
 }
 
-const TRAIN_FOLDER = 'train/';
-const HELD_OUT_FOLDER = 'held-out/';
 /** A rest shorter than this is not a sample of its own. */
 const MIN_REST_SECONDS = 1;
 const PROBES_AT_ONCE = 32;
 
 /**
  * Indexes all samples of a store.
- * @throws DataError DATA_EMPTY; StorageError
+ * @throws DataError DATA_EMPTY, SPLIT_SHARED; StorageError
  */
 export async function makeIndex(options: MakeIndexOptions): Promise<SampleIndex> {
   const { store, source: name, signal } = options;
@@ -74,8 +73,9 @@ export async function makeIndex(options: MakeIndexOptions): Promise<SampleIndex>
   const rowOf = new Map(files.map((file, row) => [locationName(file), row]));
 
   // --- Samples, cut where they are long, and the split of each.
-  const heldOutKeys = heldOutOf(
-    told.filter(({ media }) => media.every((medium) => rowOf.has(locationName(medium)))),
+  const isHeldOut = heldOutOf(
+    told.filter(({ media }) => media.every((medium) => looked.files.has(locationName(medium)))),
+    looked.files,
     options.heldOutFraction,
   );
   const [train, heldOut]: [Sample[], Sample[]] = [[], []];
@@ -98,7 +98,7 @@ export async function makeIndex(options: MakeIndexOptions): Promise<SampleIndex>
         continue;
       }
       ids.add(cut.id);
-      (heldOutKeys.has(splitKey(sample)) ? heldOut : train).push(cut);
+      (isHeldOut.has(sample) ? heldOut : train).push(cut);
     }
   }
   if (train.length + heldOut.length === 0) {
@@ -183,6 +183,13 @@ async function lookAtOne(
     if (!(info.durationSeconds > 0)) {
       const name = locationName(location);
       throw new DataError('VIDEO_NO_DURATION', `${name} does not say how long it is`);
+    }
+    if (info.durationSeconds > MAX_FILM_SECONDS) {
+      const said = `${locationName(location)} says that it lasts ${Math.round(info.durationSeconds)} s`;
+      throw new DataError(
+        'VIDEO_TOO_LONG',
+        `${said}, more than ${MAX_FILM_SECONDS / 3600} h: cut it up, or write it anew (data transcode) if it is wrong`,
+      );
     }
     const { durationSeconds, framesPerSecond, width, height, codec, hasAudio } = info;
     const { keyFrameSeconds } = info;
@@ -286,28 +293,4 @@ function megapixelsOf(span: MediaSpan, files: readonly MediaFile[], row = span.f
 /** By code unit: the same order on every machine, whatever its locale. */
 function compare(a: string, b: string): number {
   return a < b ? -1 : a > b ? 1 : 0;
-}
-
-/** What is held out together: all that comes from one file. */
-function splitKey({ media, id }: SourceSample): string {
-  return media[0] === undefined ? id : locationName(media[0]);
-}
-
-function heldOutOf(samples: readonly SourceSample[], fraction: number): ReadonlySet<string> {
-  const keys = new Set(samples.map(splitKey));
-  const told = samples.filter(({ split }) => split !== undefined);
-  const inFolder = (folder: string): string[] => [...keys].filter((key) => key.startsWith(folder));
-  const heldOut = [
-    ...inFolder(HELD_OUT_FOLDER),
-    ...told.filter(({ split }) => split === 'heldOut').map(splitKey),
-  ];
-  if (heldOut.length > 0 || told.length > 0 || inFolder(TRAIN_FOLDER).length > 0) {
-    return new Set(heldOut);
-  }
-  if (fraction <= 0 || keys.size < 2) return new Set();
-  const count = Math.min(keys.size - 1, Math.max(1, Math.round(keys.size * fraction)));
-  const byHash = [...keys]
-    .map((key) => ({ key, hash: createHash('sha256').update(key).digest('hex') }))
-    .sort((a, b) => compare(a.hash, b.hash));
-  return new Set(byHash.slice(0, count).map(({ key }) => key));
 }

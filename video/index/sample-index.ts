@@ -5,9 +5,9 @@
 import { createHash, type Hash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
 import { dirname, resolve } from 'node:path';
-import { createInterface } from 'node:readline';
 import { writeFileDurably } from '../../proto/durable-file.ts';
 import { messageOf, VideoloomError } from '../../proto/errors.ts';
+import { linesOf } from '../../proto/lines.ts';
 import type { MediaFile, Sample, SkippedRecord } from './sample.ts';
 import { isUrl } from '../storage/paths.ts';
 
@@ -91,13 +91,13 @@ export async function writeIndex(index: SampleIndex, file: string): Promise<void
     skipped,
     numCaptionWarnings,
   };
-  await writeFileDurably(file, chunksOf(JSON.stringify(header), linesOf(index)));
+  await writeFileDurably(file, chunksOf(JSON.stringify(header), contentOf(index)));
 }
 
 /** @throws DataError INDEX_UNREADABLE, INDEX_DAMAGED if the lines are not those that the digest was made of. */
 export async function readIndex(file: string): Promise<SampleIndex> {
-  const input = createReadStream(file, { encoding: 'utf8', highWaterMark: 2 ** 20 });
-  const lines = createInterface({ input, crlfDelay: Infinity })[Symbol.asyncIterator]();
+  const input = createReadStream(file, { highWaterMark: 2 ** 20 });
+  const lines = linesOf(input);
   try {
     const first = await lines.next().catch((cause: unknown) => {
       const message = `${file} cannot be read: ${messageOf(cause)}`;
@@ -145,7 +145,7 @@ function* chunksOf(first: string, lines: Iterable<string>): Generator<string> {
   yield chunk;
 }
 
-function* linesOf({ files, train, heldOut }: SampleIndex): Generator<string> {
+function* contentOf({ files, train, heldOut }: SampleIndex): Generator<string> {
   for (const file of files) yield fileLine(file);
   for (const sample of train) yield sampleLine(sample);
   for (const sample of heldOut) yield sampleLine(sample);

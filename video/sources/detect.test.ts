@@ -4,6 +4,7 @@ import { test } from 'node:test';
 import { sourceOf } from './detect.ts';
 import { openIdSet } from './id-set.ts';
 import { mediaNamesOf } from './media-names.ts';
+import { parseS3Url } from '../storage/s3.ts';
 import { FIXTURES, makeFolder, openFolder } from './test/read-source.ts';
 
 async function detect(root: string, name?: string): Promise<string> {
@@ -59,7 +60,8 @@ test('names of media: from the record, from the root, by their end; never outsid
   assert.equal(find('er\\b.mp4'), 'deep/er/b.mp4');
   assert.equal(find('d'), 'd.mkv');
   assert.equal(find('y/c.jpg'), 'y/c.jpg');
-  assert.equal(find('S3://bucket/a key.mp4'), 's3://bucket/a%20key.mp4');
+  assert.equal(find('S3://bucket/a key.mp4'), 's3://bucket/a key.mp4');
+  assert.equal(find('https://example.org/a key.mp4'), 'https://example.org/a%20key.mp4');
   const refused: Readonly<Record<string, readonly string[]>> = {
     PATH_OUTSIDE: [
       '/etc/passwd',
@@ -73,6 +75,7 @@ test('names of media: from the record, from the root, by their end; never outsid
       'file:///a.jpg',
       'FILE:/a.jpg',
       'ftp://x/a.jpg',
+      's3://bucket/../other/a.jpg',
       '..',
     ],
     MEDIA_AMBIGUOUS: ['c.jpg'],
@@ -80,6 +83,15 @@ test('names of media: from the record, from the root, by their end; never outsid
   };
   for (const [code, values] of Object.entries(refused)) {
     for (const value of values) assert.throws(() => find(value), { code }, JSON.stringify(value));
+  }
+});
+
+test('an object in a bucket is read under the key that the record names', () => {
+  const names = mediaNamesOf([]);
+  for (const key of ['Filme/Größe 1.mp4', 'a%20b.mp4', 'why? #1.mp4', 'plain.mp4']) {
+    const { path, kind } = names.find(`s3://Bucket-1/${key}`, { recordFile: 'x', kind: 'image' });
+    assert.equal(kind, 'video');
+    assert.deepEqual(parseS3Url(path, {}), { bucket: 'Bucket-1', key });
   }
 });
 

@@ -104,6 +104,42 @@ test('captions of all videos in one file in the root, as HowTo100M has them', as
   );
 });
 
+test('words in UTF-16 are read by their mark, and those in no such encoding are told', async (t) => {
+  const little = (text: string): Buffer => Buffer.from(`\ufeff${text}`, 'utf16le');
+  const big = (text: string): Buffer => little(text).swap16();
+  const root = await makeFolder(t, {
+    'a.mp4': '',
+    'a.txt': little('Größe 🎞'),
+    'b.mp4': '',
+    'b.vtt': big(VTT.replace('vtt', '東京')),
+    'c.mp4': '',
+    'c.srt': little(SRT),
+    'd.mp4': '',
+    'd.txt': '\ufeffGröße',
+    'e.mp4': '',
+    'e.txt': Buffer.from('Größe', 'latin1'),
+    'f.mp4': '',
+    'f.txt': little('half').subarray(0, 5),
+  });
+  const { samples, skipped } = await readSource(folder, root);
+  assert.deepEqual(
+    samples.map(({ id, text }) => [id, text]),
+    [
+      ['a', 'Größe 🎞'],
+      ['b', 'from 東京'],
+      ['c', 'from srt'],
+      ['d', 'Größe'],
+    ],
+  );
+  assert.deepEqual(samples[1]!.cues, [{ startSeconds: 1, endSeconds: 2, text: 'from 東京' }]);
+  const refusal = (path: string, encoding: string) => ({
+    path: path.replace('.txt', '.mp4'),
+    code: 'CAPTION_UNREADABLE',
+    message: `the captions ${path} cannot be read: it is not ${encoding}; save it as UTF-8`,
+  });
+  assert.deepEqual(skipped, [refusal('e.txt', 'UTF-8'), refusal('f.txt', 'UTF-16LE')]);
+});
+
 test('captions that cannot be read and names taken twice cost their medium', async (t) => {
   const root = await makeFolder(t, {
     'a.mp4': '',

@@ -6,6 +6,7 @@ import { DamagedJson, jsonPieces } from './json-pieces.ts';
 import { parseJson, tellFault } from './json-records.ts';
 import { baseOf, kindOf, MEDIA_ENDINGS, stemOf } from './media-names.ts';
 import type { Source } from './source.ts';
+import { splitsOf } from './splits.ts';
 import { SUBTITLE_ENDINGS } from './words.ts';
 import { readWords, wordFilesOf, type WordFile } from './words-beside.ts';
 
@@ -14,7 +15,7 @@ import { readWords, wordFilesOf, type WordFile } from './words-beside.ts';
  * (`a/b.en.vtt`, English before others), else `a/b.info.json` as yt-dlp writes it, else what a HowTo100M-style
  * `caption.json` in the root says of `b`. A caption in `a/b.txt` keeps subtitles with a language beside it as its cues. Of
  * files that differ in their ending alone the video counts before the
- * picture, which is its preview. Videos are not cut here.
+ * picture, which is its preview. Videos are not cut here. Folders at the top as `train/` and `val/` are the splits.
  */
 export const folder: Source = {
   name: 'folder',
@@ -30,8 +31,11 @@ export const folder: Source = {
     const beside = wordFilesOf(files);
     const subtitles = wordFilesOf(files, SUBTITLE_ENDINGS);
     const shared = await sharedCaptions(store, files, media, signal);
+    const splitOf = splitsOf(media.map(({ path }) => topOf(path)));
     const stems = new Set<string>();
     for (const { path } of media) {
+      const split = splitOf(topOf(path));
+      const told = split === undefined ? {} : { split };
       const [kind, id] = [kindOf(path)!, stemOf(path)];
       if (kind === 'image' && videoStems.has(id)) continue;
       if (stems.has(id)) {
@@ -48,17 +52,32 @@ export const folder: Source = {
         yield* tellFault(path, () => {
           const { cues, numWarnings: numCaptionWarnings } = readSpoken();
           const { text } = read();
-          return [{ id, media: [{ kind, path }], text, isCaption: true, cues, numCaptionWarnings }];
+          return [
+            {
+              id,
+              media: [{ kind, path }],
+              text,
+              isCaption: true,
+              cues,
+              numCaptionWarnings,
+              ...told,
+            },
+          ];
         });
         continue;
       }
       yield* tellFault(path, () => {
         const { text, cues, numWarnings: numCaptionWarnings } = read();
-        return [{ id, media: [{ kind, path }], text, cues, numCaptionWarnings }];
+        return [{ id, media: [{ kind, path }], text, cues, numCaptionWarnings, ...told }];
       });
     }
   },
 };
+
+/** The folder at the top that the file lies in; empty for the root. */
+function topOf(path: string): string {
+  return path.slice(0, Math.max(0, path.indexOf('/')));
+}
 
 const SHARED_NAMES: readonly string[] = ['caption.json', 'captions.json', 'raw_caption.json'];
 

@@ -8,6 +8,7 @@ import {
   jsonRecords,
   MEDIUM_FIELDS,
   readRecords,
+  recordFiles,
   stringOf,
   stringsOf,
   tellFault,
@@ -28,7 +29,7 @@ export const imageText: Source = {
   matches: (store, files, signal) => hasForm('image-text', store, files, signal),
   async *read(store, files, signal) {
     const names = mediaNamesOf(files);
-    const splitOf = splitsOf(files.map(({ path }) => path));
+    const splitOf = splitsOf(recordFiles(files).map(({ path }) => path));
     yield* readRecords('image-text', { store, files, signal }, async function* (file) {
       const split = splitOf(file.path);
       const images = await cocoImages(store, file, signal);

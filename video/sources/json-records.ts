@@ -228,7 +228,7 @@ export function recordSource(
     matches: (store, files, signal) => hasForm(name, store, files, signal),
     async *read(store, files, signal) {
       const names = mediaNamesOf(files);
-      const splitOf = splitsOf(files.map(({ path }) => path));
+      const splitOf = splitsOf(recordFiles(files).map(({ path }) => path));
       yield* readRecords(name, { store, files, signal }, async function* (file) {
         const split = splitOf(file.path);
         for await (const record of jsonRecords(store, file, signal)) {

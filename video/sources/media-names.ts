@@ -134,8 +134,17 @@ function urlOf(value: string): { readonly text: string; readonly pathname: strin
   }
   try {
     const { href, pathname } = new URL(value);
-    return { text: href, pathname };
+    if (scheme !== 's3') return { text: href, pathname };
+    // Keys are read as they are written, so nothing of them is encoded; `..` might lead a server to another bucket.
+    if (value.split('/').includes('..')) {
+      throw new DataError(
+        'PATH_OUTSIDE',
+        `${quote(value)} has a \`..\`; name the object by its key`,
+      );
+    }
+    return { text: `s3:${value.slice('s3:'.length)}`, pathname: value };
   } catch (cause) {
+    if (cause instanceof DataError) throw cause;
     throw new DataError('MEDIA_NOT_FOUND', `${quote(value)} is not a whole URL`, { cause });
   }
 }

@@ -21,7 +21,7 @@ export interface SourceSample {
   /** Words with their times, of the first medium. */
   readonly cues: readonly TimedText[];
   readonly parts?: readonly SamplePart[];
-  /** Where the source says it; otherwise the hash of the first medium's path decides. */
+  /** Where the source says it; what shares a medium with a sample that is held out is held out with it. */
   readonly split?: 'train' | 'heldOut';
   /** Times left out of the cues because they are faulty. */
   readonly numCaptionWarnings?: number;

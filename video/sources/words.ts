@@ -25,17 +25,31 @@ const CAPTION_NAMES: readonly string[] = ['caption', 'text', 'title', 'descripti
 /**
  * What a file with one of {@link WORDS_ENDINGS} says; of `.json` the first of `caption`, `text`, `title` and
  * `description`, or a transcript. A file that is there and holds no words is no fault.
- * @throws DataError RECORD_BAD_JSON
+ * @throws DataError RECORD_BAD_JSON, TEXT_ENCODING
  */
 export function wordsOf(ending: string, content: Uint8Array): Words {
   if (ending === '.json') return jsonWords(content);
-  const text = new TextDecoder().decode(content);
+  const text = textOf(content);
   if (ending === '.vtt' || ending === '.srt') {
     const { cues, warnings } = ending === '.vtt' ? parseVtt(text) : parseSrt(text);
     const numWarnings = warnings.filter(({ code }) => code !== 'CAPTION_NO_HEADER').length;
     return timedWords(cues, numWarnings);
   }
   return { ...NO_WORDS, text: parseTxt(text) };
+}
+
+/** UTF-16 where a byte order mark says so, as Windows' editors write it; else UTF-8. */
+function textOf(content: Uint8Array): string {
+  const [first, second] = content;
+  const isLittle = first === 0xff && second === 0xfe;
+  const isBig = first === 0xfe && second === 0xff;
+  const encoding = isLittle ? 'utf-16le' : isBig ? 'utf-16be' : 'utf-8';
+  try {
+    return new TextDecoder(encoding, { fatal: true }).decode(content);
+  } catch (cause) {
+    const what = encoding.toUpperCase();
+    throw new DataError('TEXT_ENCODING', `it is not ${what}; save it as UTF-8`, { cause });
+  }
 }
 
 export function timedWords(cues: readonly TimedText[], numWarnings: number): Words {
