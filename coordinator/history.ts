@@ -55,6 +55,9 @@ export function extendHistory(history: RunHistory, event: JournalEvent): void {
     case 'restored':
       history.committedStep = event.step;
       if (history.lastCommit?.step !== event.step) history.lastCommit = undefined;
+      // Its result was lost: the steps from here on are computed again.
+      if (history.finished !== undefined && history.finished.step > event.step)
+        history.finished = undefined;
       break;
     case 'commit':
       history.committedStep = event.step;

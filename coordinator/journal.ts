@@ -136,6 +136,8 @@ export interface JournalSurroundings {
   readonly onFailure: (error: VideoloomError) => void;
   /** Told the number of each record, once it is with the operating system. */
   readonly onAppended?: ((seq: number) => void) | undefined;
+  /** Told where records were put that follow a damaged one: they count no more. */
+  readonly onCut?: ((keptAs: string) => void) | undefined;
 }
 
 /**
@@ -146,7 +148,7 @@ export interface JournalSurroundings {
 export function openJournal(
   path: string,
   visit: (record: JournalRecord) => void,
-  { wallTime, onFailure, onAppended }: JournalSurroundings,
+  { wallTime, onFailure, onAppended, onCut }: JournalSurroundings,
 ): Journal {
   const end = readJournal(path, visit);
   const file = openSync(path, 'a+', 0o644);
@@ -173,7 +175,11 @@ export function openJournal(
     if (end.fileBytes > end.validBytes) {
       const tail = Buffer.alloc(end.fileBytes - end.validBytes);
       readSync(file, tail, 0, tail.length, end.validBytes);
-      if (tail.includes(10)) writeFileSync(`${path}.damaged-${end.seq + 1}`, tail);
+      if (tail.includes(10)) {
+        const keptAs = `${path}.damaged-${end.seq + 1}`;
+        writeFileSync(keptAs, tail);
+        onCut?.(keptAs);
+      }
       ftruncateSync(file, end.validBytes);
     }
     fdatasyncSync(file);

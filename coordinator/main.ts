@@ -81,7 +81,8 @@ async function main(argv: readonly string[]): Promise<number> {
       pid: process.pid,
     };
     await writeFileDurably(join(flags.run, ADDRESS_FILE), `${JSON.stringify(reachable)}\n`);
-    process.stdout.write(`${JSON.stringify(reachable)}\n`);
+    const { warnings } = run;
+    process.stdout.write(`${JSON.stringify({ ...reachable, warnings })}\n`);
     const isPreempted = await runToItsEnd(run, flags.graceSeconds * 1000);
     // Workers leave by themselves once they have their answers; then whoever watches may still ask how it went.
     await run.abandoned(isPreempted ? 1000 : flags.graceSeconds * 1000);

@@ -92,6 +92,7 @@ export async function openRun(
     const checkpoints = join(folder, CHECKPOINTS_FOLDER);
     const history = emptyHistory();
     const failures: VideoloomError[] = [];
+    const warnings: string[] = [];
     let run: Run | undefined = undefined as Run | undefined;
     journal = openJournal(
       join(folder, JOURNAL_FILE),
@@ -101,6 +102,12 @@ export async function openRun(
       {
         wallTime,
         onAppended: surroundings.onJournaled,
+        onCut: (keptAs) => {
+          const { committedStep: step } = history;
+          const cut = `a record of the journal is damaged: those behind step ${step} count no more; they are kept as ${keptAs}`;
+          log.warn({ step }, cut);
+          warnings.push(cut);
+        },
         onFailure: (error) => run?.fail(error) ?? failures.push(error),
       },
     );
@@ -119,11 +126,14 @@ export async function openRun(
       if (!isSetAside) damaged.push(checkpointDamaged(step, '', 'its folder is gone.'));
     }
     const restoreStep = newest?.step ?? 0;
-    const isFinished = (history.finished?.step ?? 0) >= plan.totalSteps;
+    // A finished run whose weights are damaged is computed again from what is whole.
+    const finishedStep = history.finished?.step ?? 0;
+    const isFinished = finishedStep >= plan.totalSteps && restoreStep >= finishedStep;
     journal.append({ type: 'opened', pid: process.pid, plan }, { sync: true });
     for (const event of damaged) {
       extendHistory(history, journal.append(event, { sync: true }));
       logEvent(log, event);
+      if (event.type === 'checkpoint-damaged') warnings.push(damageOf(event));
     }
     if (history.committedStep < restoreStep) {
       const restored: JournalEvent = { type: 'restored', step: restoreStep, from: 'checkpoint' };
@@ -136,7 +146,7 @@ export async function openRun(
       { committedStep, committedIn, restoreStep, generationNumber, highestStep, isFinished },
       nowMs(),
     );
-    run = new Run(folder, { lock, journal, history, order, state, surroundings });
+    run = new Run(folder, { lock, journal, history, order, state, surroundings, warnings });
     if (failures[0] !== undefined) run.fail(failures[0]);
     if (isFinished) await run.writeSummary();
     return run;
@@ -155,6 +165,7 @@ interface RunParts {
   readonly order: StepOrder;
   readonly state: RunState;
   readonly surroundings: RunSurroundings;
+  readonly warnings: readonly string[];
 }
 
 interface WaitingCall {
@@ -166,6 +177,8 @@ interface WaitingCall {
 export class Run {
   readonly plan: RunPlan;
   readonly metrics: RunMetrics;
+  /** What was found damaged when the run was taken over, and what became of it. */
+  readonly warnings: readonly string[];
   /** Settles when the run is finished, stopped or failed, and all that belongs to it is on disk. */
   readonly over: Promise<void>;
   readonly #folder: string;
@@ -186,6 +199,7 @@ export class Run {
   constructor(folder: string, parts: RunParts) {
     const { state, surroundings } = parts;
     this.plan = state.plan;
+    this.warnings = parts.warnings;
     this.#folder = folder;
     this.#parts = parts;
     this.#state = state;
@@ -592,6 +606,16 @@ function checkpointDamaged(step: number, keptAs: string, message: string): Journ
   return { type: 'checkpoint-damaged', step, keptAs, message };
 }
 
+function damageOf({
+  step,
+  keptAs,
+  message,
+}: JournalEvent & { type: 'checkpoint-damaged' }): string {
+  return keptAs === ''
+    ? `the checkpoint of step ${step} cannot be used: ${message}`
+    : `${message} It is kept as ${keptAs}, to be looked at or removed.`;
+}
+
 function coordinatorClosed(): VideoloomError {
   return new VideoloomError('COORDINATOR_CLOSED', 'the coordinator is being ended', {
     retryable: true,
@@ -621,12 +645,7 @@ function logEvent(log: Log, event: JournalEvent): void {
       );
       return;
     case 'checkpoint-damaged':
-      log.warn(
-        { step: event.step, code: 'CHECKPOINT_INVALID' },
-        event.keptAs === ''
-          ? `the checkpoint of step ${event.step} cannot be used: ${event.message}`
-          : `${event.message} It is kept as ${event.keptAs}, to be looked at or removed.`,
-      );
+      log.warn({ step: event.step, code: 'CHECKPOINT_INVALID' }, damageOf(event));
       return;
     case 'failed':
       log.error({ code: event.code }, event.message);

@@ -19,6 +19,8 @@ export interface Prepared {
 export interface CoordinatorAddresses {
   readonly address: string;
   readonly metricsAddress: string;
+  /** What it found damaged in the run folder. */
+  readonly warnings: readonly string[];
 }
 
 /** Makes a run folder. @throws ProcessFailed after the process has said itself what went wrong */
@@ -73,6 +75,8 @@ const FIRST_RESTART_MS = 20;
 /** How long a run folder that is locked is waited for: a coordinator whose launcher was killed ends within it. */
 const LOCK_PATIENCE_MS = 10_000;
 export const COORDINATOR = 'coordinator';
+/** Code of the error of a cluster whose coordinator was asked to stop the run by somebody else. */
+export const RUN_STOPPED = 'RUN_STOPPED';
 
 /** Starts coordinator and workers of a prepared run. @throws VideoloomError COORDINATOR_FAILED */
 export async function startCluster(prepared: Prepared, options: ClusterOptions): Promise<Cluster> {
@@ -111,13 +115,17 @@ export async function startCluster(prepared: Prepared, options: ClusterOptions):
       const errors = lastLines(child);
       const { code, signal } = await ended(name, child);
       if (isEnding() || code === 0) return;
+      if (code === EXIT_RESUMABLE && name === COORDINATOR) {
+        // A terminal's Ctrl-C reaches it too: it has stopped the run, and perhaps nobody has seen it say so.
+        breakWith(new VideoloomError(RUN_STOPPED, 'the coordinator was asked to end the run'));
+        return;
+      }
       const nowMs = performance.now();
       if (nowMs - bornMs > LONG_LIFE_MS) restarts = 0;
       deaths.push(nowMs);
       const isTooOften = (deaths.at(-1 - MAX_RESTARTS.anHour) ?? -Infinity) > nowMs - HOUR_MS;
-      // A process that was killed is started again, and a worker whose error may not come back. A coordinator ends like
-      // that only when it is asked to.
-      const mayGoWell = signal !== null || (code === EXIT_RESUMABLE && name !== COORDINATOR);
+      // A process that was killed is started again, and a worker whose error may not come back.
+      const mayGoWell = signal !== null || code === EXIT_RESUMABLE;
       if (!mayGoWell || isTooOften || restarts === MAX_RESTARTS.soon) {
         const how =
           signal === null

@@ -2,14 +2,26 @@ import { readFile } from 'node:fs/promises';
 import { join, relative } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import pc from 'picocolors';
-import { messageOf } from '../proto/errors.ts';
+import {
+  CHECKPOINTS_FOLDER,
+  checkpointFolderName,
+  verifyCheckpoint,
+} from '../proto/checkpoint-manifest.ts';
+import { messageOf, VideoloomError } from '../proto/errors.ts';
 import { CoordinatorServiceService as Rpc } from '../proto/gen/videoloom/v1/coordinator.ts';
 import { RunPhase, type RunStatus } from '../proto/gen/videoloom/v1/run.ts';
 import { call, callStream, dial, type Channel } from '../proto/grpc.ts';
 import { EXIT_RESUMABLE } from '../proto/parent-process.ts';
 import { openSecurity } from '../proto/security-folder.ts';
 import { checkReach } from '../proto/security.ts';
-import { prepareRun, startCluster, type Cluster, type Prepared } from './local-cluster.ts';
+import { shellWord } from '../proto/shell-word.ts';
+import {
+  prepareRun,
+  RUN_STOPPED,
+  startCluster,
+  type Cluster,
+  type Prepared,
+} from './local-cluster.ts';
 import { ProcessFailed } from './processes.ts';
 import { openRunView, summary, type Outcome, type RunView } from './view.ts';
 
@@ -36,6 +48,9 @@ export async function trainLocally(options: LocalOptions): Promise<number> {
   return 0;
 }
 
+/** What a run writes of itself when it is finished. */
+type FinishedRun = Outcome & { readonly step: number; readonly runId: string };
+
 /** What a stage ended with, and the stages to train after it. */
 interface StageEnd {
   readonly code: number;
@@ -57,7 +72,9 @@ async function trainStage(options: LocalOptions): Promise<StageEnd> {
   const shown = relative(process.cwd(), folder) || folder;
 
   const finished = await readSummary(folder);
-  if (finished !== undefined) {
+  const damage = finished && (await damageOfResult(folder, finished));
+  if (damage !== undefined) say(`${pc.yellow('!')} ${damage}`);
+  else if (finished !== undefined) {
     say(
       `${pc.green('✓')} ${shown} is complete: ${finished.step} steps.\n\n${summary(finished, { folder: shown })}`,
     );
@@ -73,20 +90,30 @@ async function trainStage(options: LocalOptions): Promise<StageEnd> {
   checkReach(security, options.listenAddress, 'the coordinator would listen on');
   const cluster = await startCluster(prepared, { ...options, say });
   if (prepared.existed) say(`resuming ${shown}`);
+  for (const warning of cluster.addresses.warnings) say(`${pc.yellow('!')} ${warning}`);
   say(
     `coordinator ${cluster.addresses.address}   metrics http://${cluster.addresses.metricsAddress}/metrics   logs ${shown}/logs`,
   );
   const channel = dial(cluster.addresses.address, { security, peer: { role: 'coordinator' } });
   const view = openRunView();
-  const stopOnSignal = stopper(channel, view, cluster);
+  const over = new AbortController();
+  const stopOnSignal = stopper({ channel, view, cluster, over: over.signal });
   process.on('SIGINT', stopOnSignal);
   process.on('SIGTERM', stopOnSignal);
   try {
     const last = await watch(channel, view, cluster);
+    over.abort();
     await cluster.end();
     view.end();
     return { code: conclude(last, shown), furtherStages };
+  } catch (error) {
+    if (!(error instanceof VideoloomError && error.code === RUN_STOPPED)) throw error;
+    await cluster.end();
+    view.end();
+    say('stopped; the same command resumes it');
+    return { code: EXIT_RESUMABLE, furtherStages };
   } finally {
+    over.abort();
     process.off('SIGINT', stopOnSignal);
     process.off('SIGTERM', stopOnSignal);
     channel.close();
@@ -141,8 +168,38 @@ function isOver({ phase }: RunStatus): boolean {
   return phase === RunPhase.FINISHED || phase === RunPhase.FAILED || phase === RunPhase.STOPPED;
 }
 
+/** A coordinator that was killed has forgotten that it was asked. */
+const ASK_AGAIN_MS = 500;
+
 /** First signal: checkpoint and stop. Second: the processes are ended at once. */
-function stopper(channel: Channel, view: RunView, cluster: Cluster): () => void {
+function stopper({
+  channel,
+  view,
+  cluster,
+  over,
+}: {
+  readonly channel: Channel;
+  readonly view: RunView;
+  readonly cluster: Cluster;
+  /** Nothing is asked any more. */
+  readonly over: AbortSignal;
+}): () => void {
+  /** Until the run is over: a coordinator that is being started again does not answer, or answers and is killed. */
+  const ask = async (): Promise<void> => {
+    for (;;) {
+      try {
+        await call(channel, Rpc.stopRun, {}, { timeoutMs: 10_000, signal: over });
+      } catch (error) {
+        if (over.aborted) return;
+        if (!(error instanceof VideoloomError && error.retryable)) {
+          view.note(`could not stop the run: ${messageOf(error)}`);
+          return;
+        }
+      }
+      await delay(ASK_AGAIN_MS, undefined, { signal: over }).catch(() => undefined);
+      if (over.aborted) return;
+    }
+  };
   let asked = false;
   return () => {
     if (asked) {
@@ -151,30 +208,44 @@ function stopper(channel: Channel, view: RunView, cluster: Cluster): () => void 
     }
     asked = true;
     view.note('stopping after this step (again to stop at once)');
-    call(channel, Rpc.stopRun, {}, { timeoutMs: 10_000 }).catch((error: unknown) => {
-      view.note(`could not stop the run: ${messageOf(error)}`);
-    });
+    void ask();
   };
 }
 
 /** What a finished run left; undefined for one that has not finished. */
-async function readSummary(folder: string): Promise<(Outcome & { step: number }) | undefined> {
+async function readSummary(folder: string): Promise<FinishedRun | undefined> {
   try {
-    return JSON.parse(await readFile(join(folder, 'summary.json'), 'utf8')) as Outcome & {
-      step: number;
-    };
+    return JSON.parse(await readFile(join(folder, 'summary.json'), 'utf8')) as FinishedRun;
   } catch {
     return undefined;
   }
 }
 
+/** Why the weights that a finished run is to have left cannot be had; undefined where they can. */
+async function damageOfResult(
+  folder: string,
+  { step, runId }: FinishedRun,
+): Promise<string | undefined> {
+  const checkpoint = join(folder, CHECKPOINTS_FOLDER, checkpointFolderName(step));
+  try {
+    await verifyCheckpoint(checkpoint, runId);
+    return undefined;
+  } catch (error) {
+    return `the run was finished, and its weights cannot be read any more: ${messageOf(error)}`;
+  }
+}
+
 function nextSteps(folder: string): string {
-  return [
-    'next:',
-    `  npx videoloom look ${folder}                      what the model sees and guesses, as a page`,
-    '  npx videoloom train videobert --data DATA          your own videos and words, in any form, from anywhere',
-    '  npx videoloom train --help                         presets, steps, workers, every field of the config',
-  ].join('\n');
+  const steps = [
+    [`look ${shellWord(folder)}`, 'what the model sees and guesses, as a page'],
+    ['train videobert --data DATA', 'your own videos and words, in any form, from anywhere'],
+    ['train --help', 'presets, steps, workers, every field of the config'],
+  ] as const;
+  const width = Math.max(...steps.map(([command]) => command.length));
+  const lines = steps.map(
+    ([command, what]) => `  npx videoloom ${command.padEnd(width)}   ${what}`,
+  );
+  return ['next:', ...lines].join('\n');
 }
 
 function say(text: string): void {

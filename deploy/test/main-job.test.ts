@@ -1,8 +1,9 @@
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
-import { readdir, readFile, writeFile } from 'node:fs/promises';
+import { cp, readdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
+import { setTimeout as delay } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import { openRng } from '../../proto/random.ts';
 import {
@@ -142,6 +143,43 @@ test('Ctrl-C lets the step end and a checkpoint be written, and the same command
   const { code, output } = await videoloom(train('interrupted', 2), { cwd: work.folder });
   assert.equal(code, 0, output);
   assert.equal((await readSummary(run)).weightsSha256, undisturbed.weightsSha256);
+});
+
+test('a stop that was asked of a coordinator which is killed then is not forgotten', async () => {
+  const run = join(work.folder, 'stop-forgotten');
+  const started = startVideoloom(train('stop-forgotten', 2), { cwd: work.folder });
+  await reachStep(run, 2, started);
+  // No step is committed while one worker stands still.
+  const still = await childPid(started.child.pid!, 'worker-1');
+  process.kill(still, 'SIGSTOP');
+  started.child.kill('SIGINT');
+  const hasStop = async (): Promise<boolean> =>
+    (await readFile(join(run, 'journal.jsonl'), 'utf8')).includes('"type":"stop-requested"');
+  while (!(await hasStop())) await delay(5);
+  process.kill(await childPid(started.child.pid!, 'coordinator/main.js'), 'SIGKILL');
+  process.kill(still, 'SIGCONT');
+  const stopped = await started.ended;
+  assert.equal(stopped.code, 75, stopped.output);
+  assert.ok((await committedStep(run)) < STEPS);
+  const { code, output } = await videoloom(train('stop-forgotten', 2), { cwd: work.folder });
+  assert.equal(code, 0, output);
+  assert.equal((await readSummary(run)).weightsSha256, undisturbed.weightsSha256);
+});
+
+test('a finished run whose weights are damaged is trained again from what is whole, and says so', async () => {
+  const run = join(work.folder, 'damaged');
+  await cp(join(work.folder, 'workers-2'), run, { recursive: true });
+  const checkpoint = join(run, 'checkpoints', `step-${String(STEPS).padStart(8, '0')}`);
+  const weights = (await readdir(checkpoint)).find((name) => name.startsWith('model-'))!;
+  const bytes = await readFile(join(checkpoint, weights));
+  bytes[bytes.length - 1]! ^= 1;
+  await writeFile(join(checkpoint, weights), bytes);
+  const { code, output } = await videoloom(train('damaged', 2), { cwd: work.folder });
+  assert.equal(code, 0, output);
+  assert.match(output, /was finished, and its weights cannot be read any more: .*another SHA-256/);
+  assert.match(output, /It is kept as .*damaged-step-/);
+  assert.equal((await readSummary(run)).weightsSha256, undisturbed.weightsSha256);
+  await assertFaultless(run);
 });
 
 test('an audit finds nothing wrong with a whole run, and names what was done to it', async () => {

@@ -9,6 +9,7 @@ import { createHash, type Hash } from 'node:crypto';
 import { constants } from 'node:fs';
 import { open, rename, rm, type FileHandle } from 'node:fs/promises';
 import { parentPort } from 'node:worker_threads';
+import { exists } from '../../proto/exists.ts';
 import type { FileAnswer, FileCommand } from './file-writer.ts';
 import { bytesOf, rangeOf } from './memory-range.ts';
 
@@ -81,6 +82,9 @@ async function perform(command: FileCommand): Promise<Omit<FileAnswer, 'id'>> {
       if (file!.isDirect) await file!.handle.truncate(sizeBytes);
       await file!.handle.sync();
       await file!.handle.close();
+      const { unless } = command;
+      if (unless !== undefined && (await exists(unless)))
+        throw new Error(`too late for a final name: ${unless} is there`);
       await rename(temporary, path);
       file = undefined;
       return { saved: { sizeBytes, sha256: hash.digest('hex') } };

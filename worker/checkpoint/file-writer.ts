@@ -24,9 +24,18 @@ export interface FileWriter {
    * Files that are written at the same time share the threads. Pieces must not change until then.
    * @throws CheckpointError as `writeFailure`; whatever `pieces` throws. Nothing is left behind then.
    */
-  write(path: string, pieces: AsyncIterable<readonly Piece[]>): Promise<SavedFile>;
+  write(
+    path: string,
+    pieces: AsyncIterable<readonly Piece[]>,
+    options?: WriteOptions,
+  ): Promise<SavedFile>;
   /** Ends the threads; a write under way is given up. */
   close(): Promise<void>;
+}
+
+export interface WriteOptions {
+  /** A file. Where it is there when all is written, nothing gets the final name, and the write fails. */
+  readonly unless?: string;
 }
 
 /** Files that are written at the same time; more than hash a file as fast as a disk takes it would take cores from training. */
@@ -36,7 +45,7 @@ export const NUM_THREADS = 2;
 export type FileCommand = { readonly id: number } & (
   | { readonly type: 'open'; readonly path: string }
   | { readonly type: 'append'; readonly ranges: readonly MemoryRange[] }
-  | { readonly type: 'finish' }
+  | { readonly type: 'finish'; readonly unless: string | undefined }
   | { readonly type: 'abandon' }
 );
 type CommandBody = FileCommand extends infer C
@@ -63,7 +72,7 @@ export function openFileWriter(): FileWriter {
     get numWritten() {
       return threads.reduce((sum, { writer }) => sum + writer.numWritten, 0);
     },
-    async write(path, pieces) {
+    async write(path, pieces, options) {
       let free = threads.find(({ numFiles }) => numFiles === 0);
       if (free === undefined && threads.length < NUM_THREADS) {
         free = { writer: openFileThread(), queue: Promise.resolve(), numFiles: 0 };
@@ -71,7 +80,7 @@ export function openFileWriter(): FileWriter {
       }
       const thread = free ?? threads.reduce((a, b) => (b.numFiles < a.numFiles ? b : a));
       thread.numFiles++;
-      const saved = thread.queue.then(() => thread.writer.write(path, pieces));
+      const saved = thread.queue.then(() => thread.writer.write(path, pieces, options));
       thread.queue = saved.then(
         () => undefined,
         () => undefined,
@@ -129,7 +138,7 @@ function openFileThread(): FileWriter {
     get numWritten() {
       return numWritten;
     },
-    async write(path, pieces) {
+    async write(path, pieces, { unless } = {}) {
       try {
         await tell({ type: 'open', path });
         // One batch is written while the next one is fetched; each is referred to until the thread is through with it.
@@ -143,7 +152,7 @@ function openFileThread(): FileWriter {
           written.catch(() => undefined); // told by whoever waits for it
         }
         await written;
-        const { saved } = await tell({ type: 'finish' });
+        const { saved } = await tell({ type: 'finish', unless });
         return { name: basename(path), ...saved! };
       } catch (error) {
         if (death === undefined) await tell({ type: 'abandon' });

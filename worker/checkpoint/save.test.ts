@@ -196,6 +196,22 @@ test('a share that fails leaves a checkpoint whole that others have completed me
   assert.deepEqual(await loadCheckpoint(dir), whole);
 });
 
+test('a share of fewer workers that comes too late leaves a complete checkpoint as it is', async () => {
+  const dir = await temporaryFolder('late');
+  const state = stateOf([3, 5]);
+  await writeManifest(dir, await save(dir, state, 1));
+  const whole = new Map<string, Buffer>();
+  for (const name of await readdir(dir)) whole.set(name, await readFile(join(dir, name)));
+  // As rank 0 of two, whose index names other files.
+  const sizes = sizesOf(state);
+  const share = shareOf(sizes, 0, 2);
+  const tensors = new Map([...state].filter(([name]) => share.has(name)));
+  const part = { dir, rank: 0, worldSize: 2, tensors, sizes };
+  await assert.rejects(saveCheckpointPart(part, openWriter()), /manifest\.json is there/);
+  assert.deepEqual((await readdir(dir)).sort(), [...whole.keys()].sort());
+  for (const [name, bytes] of whole) assert.ok(bytes.equals(await readFile(join(dir, name))), name);
+});
+
 test('a full disk is told, and nothing is left of the share', async (t) => {
   const dir = await temporaryFolder('save');
   try {

@@ -1,6 +1,6 @@
 import { mkdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import { hasManifest } from '../../proto/checkpoint-manifest.ts';
+import { hasManifest, MANIFEST_FILE } from '../../proto/checkpoint-manifest.ts';
 import { syncFolder } from '../../proto/durable-file.ts';
 import { writeFailure } from './checkpoint-error.ts';
 import { NUM_THREADS, type FileWriter, type Piece, type SavedFile } from './file-writer.ts';
@@ -76,7 +76,8 @@ function partsPerRank(sizes: ReadonlyMap<string, number>, worldSize: number): nu
  * which Hugging Face's tools find the tensors of all parts. Nothing is under its final name before it is whole.
  * @returns the files written, for the coordinator's manifest
  * @throws CheckpointError CHECKPOINT_DISK_FULL, CHECKPOINT_TOO_LARGE, CHECKPOINT_NOT_WRITABLE or CHECKPOINT_DISK_FAILED;
- * nothing is left behind then, but in a checkpoint that is complete
+ * nothing is left behind then. A checkpoint that is complete stays as it is: a worker that stood still for long may wake
+ * to save its share of what others have completed without it, under the same names
  */
 export async function saveCheckpointPart(
   part: CheckpointPart,
@@ -88,6 +89,7 @@ export async function saveCheckpointPart(
   } catch (error) {
     throw writeFailure(error, dir);
   }
+  const unlessComplete = { unless: join(dir, MANIFEST_FILE) };
   const parts = partsPerRank(sizes, worldSize);
   const shares = balance(
     new Map([...tensors.keys()].map((name) => [name, sizes.get(name)!])),
@@ -101,7 +103,7 @@ export async function saveCheckpointPart(
       );
       if (own.size === 0) continue;
       const path = join(dir, fileName(kind, parts * rank + part, parts * worldSize));
-      saved.push(await writer.write(path, piecesOf(own, metadata)));
+      saved.push(await writer.write(path, piecesOf(own, metadata), unlessComplete));
     }
   };
   try {
@@ -112,12 +114,11 @@ export async function saveCheckpointPart(
     if (rank === 0) {
       const index = Buffer.from(JSON.stringify(indexOf(sizes, worldSize), undefined, 2) + '\n');
       const path = join(dir, 'model.safetensors.index.json');
-      saved.push(await writer.write(path, only(index)));
+      saved.push(await writer.write(path, only(index), unlessComplete));
     }
     await syncFolder(dir);
     return saved;
   } catch (error) {
-    // A worker that was stopped for long may save what others have completed without it: their files have its names.
     if (!(await hasManifest(dir)))
       await Promise.all(saved.map(({ name }) => rm(join(dir, name), { force: true })));
     throw error;

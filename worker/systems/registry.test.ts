@@ -10,9 +10,13 @@ test('what has no words is left to systems that learn from frames alone: others 
     ...{ id: '0', media: [{ file: 0, startSeconds: 0, endSeconds: 2 }], text: cue.text },
     ...{ cues: [cue], decodeMegapixels: 1 },
   };
-  for (const { schema, takes } of systems) {
-    const name = schema.shape.name.value;
-    assert.ok(takes(spoken, files), name);
-    assert.equal(takes({ ...spoken, text: '', cues: [] }, files), name === 'videobert', name);
+  for (const system of systems) {
+    const name = system.schema.shape.name.value;
+    assert.ok(system.takes(spoken, files), name);
+    assert.equal(
+      system.takes({ ...spoken, text: '', cues: [] }, files),
+      name === 'videobert',
+      name,
+    );
   }
 });
