@@ -339,6 +339,34 @@ describe('the state machine of a run', () => {
     );
   });
 
+  it('goes back no further than the checkpoint whose manifest is being written when all are lost', () => {
+    const part = { session: 'a/1', generation: 1, step: 2, files: [], failure: '' };
+    const written = play(
+      testPlan({ checkpointEverySteps: 2 }),
+      ...enter('a'),
+      [10, vote('a/1', 1, 1)],
+      [20, vote('a/1', 1, 2)],
+      [30, { type: 'part', callId: 1, request: part }],
+      [40, { type: 'detach', session: 'a/1', message: 'killed' }],
+      ...enter('b'),
+    );
+    assert.equal(written.state.generation, undefined);
+    for (const failure of [undefined, 'disk full']) {
+      const outcome = { step: 2, generation: 1, callId: 1, sizeBytes: 1, failure };
+      const { state, effects } = playOn(written.state, [
+        50,
+        { type: 'checkpoint-settled', ...outcome },
+      ]);
+      const step = failure === undefined ? 2 : 0;
+      const { committedStep, restoreStep } = state.generation!;
+      assert.deepEqual([committedStep, restoreStep], [step, step]);
+      const restored = effects.filter(
+        (effect) => effect.type === 'journal' && effect.event.type === 'restored',
+      );
+      assert.equal(restored.length, failure === undefined ? 0 : 1);
+    }
+  });
+
   it('takes a checkpoint when all want to leave, and goes on from it with whoever comes next', () => {
     const commit = play(
       testPlan(),

@@ -473,7 +473,16 @@ function openGeneration(turn: Turn): void {
     if (state.isStopRequested) endStopped(turn);
     return;
   }
-  goOnFrom(turn, resumableStep(state, sessions));
+  const step = resumableStep(state, sessions);
+  if (step < state.committedStep && state.numCompleting > 0) {
+    // What becomes of the manifest that is being written decides how far the run goes back.
+    state.generation = undefined;
+    state.memberSessions = [];
+    state.phase = RunPhase.WAITING;
+    releaseLeavers(turn);
+    return;
+  }
+  goOnFrom(turn, step);
   const { committedStep, restoreStep } = state;
   const members = asMembers(chosen, { numMicrobatches: plan.microbatches, committedStep });
   const number = state.generationNumber + 1;
@@ -732,14 +741,15 @@ function settleCheckpoint(turn: Turn, outcome: CheckpointOutcome): void {
   state.numCompleting--;
   if (failure === undefined) {
     journal(turn, { type: 'checkpoint', step, generation, sizeBytes }, true);
-    // A run that went back before this step meanwhile does not go on from it.
-    if (step <= state.committedStep) state.restoreStep = Math.max(state.restoreStep, step);
+    state.restoreStep = Math.max(state.restoreStep, step);
   } else {
     journal(turn, { type: 'checkpoint-failed', step, reason: 'manifest', message: failure });
   }
   turn.effects.push({ type: 'answer', callId, response: { complete: failure === undefined } });
   endStopIfIdle(turn);
-  if (failure === undefined) finishIfKept(turn);
+  // Who had nothing to go on from but this has waited for it.
+  if (state.generation === undefined && !isOver(state)) openGeneration(turn);
+  else if (failure === undefined) finishIfKept(turn);
   else writeResultAgain(turn);
 }
 

@@ -28,6 +28,10 @@ export function totalTime(
   const byProcess = new Map(journaled);
   for (const { process, time } of living) {
     if (time === UNTOLD) continue;
+    // A process that was lost and joins again tells less than was journaled for it, until it has settled the step that
+    // it lost.
+    const known = byProcess.get(process)?.wallSeconds ?? 0;
+    if (time.settled.wallSeconds < known) continue;
     byProcess.set(process, withStep ? addLedgers(time.settled, time.step) : time.settled);
   }
   return [...byProcess.values()].reduce(addLedgers, NO_TIME);

@@ -38,6 +38,9 @@ export type AttendanceEvent =
       };
     };
 
+/** Code of the error of a worker that cannot send beats any more. */
+export const BEATS_LOST = 'BEATS_LOST';
+
 /** A worker's Attend stream, kept by a thread of its own; one stream at a time. */
 export interface Attendance {
   /** Settles when the thread has loaded what it needs: from then on no beat is late. */
@@ -102,13 +105,17 @@ export function openAttendance({
       settle(new VideoloomError(code, message, { retryable }));
     }
   });
-  thread.on('error', (error: Error) => {
-    death = error;
-    settle(error);
-  });
-  thread.on('exit', () => {
-    death ??= new Error('the thread that sends the beats has ended');
+  const die = (why: string): void => {
+    death ??= new VideoloomError(BEATS_LOST, `the thread that sends the beats has ended: ${why}`, {
+      retryable: true,
+    });
     settle(death);
+  };
+  thread.on('error', ({ message }: Error) => {
+    die(message);
+  });
+  thread.on('exit', (code) => {
+    die(`code ${code}`);
   });
   const tell = (command: AttendanceCommand): void => {
     thread.postMessage(command);

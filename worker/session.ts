@@ -16,7 +16,7 @@ import { call, dial } from '../proto/grpc.ts';
 import type { Log } from '../proto/log.ts';
 import { LOOPBACK_ONLY, type Security } from '../proto/security.ts';
 import type { TimeLimits } from '../proto/time-limits.ts';
-import { openAttendance } from './attendance.ts';
+import { BEATS_LOST, openAttendance } from './attendance.ts';
 import type { Ledger } from './ledger.ts';
 
 /** A worker's membership in a run: joined, attending, and joined again when the coordinator comes back. */
@@ -138,8 +138,11 @@ export async function openSession(options: SessionOptions): Promise<Session> {
     for (let beatMs = firstBeatMs; !isClosed();) {
       connected = true;
       await attendance.attend(sessionId, beatMs).catch((error: unknown) => {
-        // Another process took this worker's name: joining again would only fence that one in turn.
-        if (error instanceof VideoloomError && error.code === 'FENCED') throw error;
+        // Another process took this worker's name: joining again would only fence that one in turn. Without beats it
+        // would be joining for ever.
+        const isFinal =
+          error instanceof VideoloomError && ['FENCED', BEATS_LOST].includes(error.code);
+        if (isFinal && !isClosed()) throw error;
         if (!isClosed()) log.warn(`lost the coordinator: ${messageOf(error)}`);
       });
       connected = false;

@@ -211,8 +211,8 @@ export async function train(options: TrainOptions): Promise<void> {
           session.renew();
         }, limits.renewMs);
         try {
-          const limit = AbortSignal.timeout(limits.reconnectMs);
-          generation = await session.generationAfter(generation.number, limit);
+          // As long as the coordinator is there: whoever else is needed may take its time to start.
+          generation = await session.generationAfter(generation.number);
         } finally {
           clearTimeout(renewal);
         }
