@@ -593,6 +593,7 @@ function notFinite(step: number, norm: number, sums: readonly ObjectiveSum[]): V
     'GRADIENT_NOT_FINITE',
     `the gradient of step ${step} has norm ${norm}` +
       (bad.length > 0 ? ` and the loss of ${bad.join(', ')} is not finite` : '') +
-      '; the parameters are those of the step before. Lower optimizer.learningRate or optimizer.clipNorm, then resume',
+      '; the parameters are those of the step before. Train anew, into another --out, with a lower ' +
+      'optimizer.learningRate or optimizer.clipNorm',
   );
 }
