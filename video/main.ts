@@ -2,6 +2,7 @@ import { writeFile } from 'node:fs/promises';
 import { resolve } from 'node:path';
 import { Command, Option } from 'commander';
 import { reportFatal, UsageError } from '../proto/errors.ts';
+import { checkOutputFile } from '../proto/output-path.ts';
 import { onLauncherGone } from '../proto/parent-process.ts';
 import { openProgress } from '../proto/progress.ts';
 import { userCacheDir } from '../proto/user-cache.mjs';
@@ -134,16 +135,17 @@ reading(program.command('index'))
     '\nExamples:\n  videoloom data index ~/films --clip-seconds 10 --out films.jsonl' +
       '\n  videoloom data index s3://bucket/shards --source webdataset',
   )
-  .action((data: string, options: ReadingOptions & { out?: string }) =>
-    withIndex(data, options, async (index) => {
+  .action(async (data: string, options: ReadingOptions & { out?: string }) => {
+    if (options.out !== undefined) await checkOutputFile(options.out);
+    await withIndex(data, options, async (index) => {
       const { summaryOf } = await import('./index/index-summary.ts');
       for (const line of summaryOf(index)) process.stdout.write(`${line}\n`);
       if (options.out !== undefined) {
         const { writeIndex } = await import('./index/sample-index.ts');
         await writeIndex(index, options.out);
       }
-    }),
-  );
+    });
+  });
 
 reading(program.command('look'))
   .description('draw samples, in the terminal and as a page: frames with their times, and words')
@@ -157,14 +159,15 @@ reading(program.command('look'))
   )
   .addHelpText('after', '\nExample:\n  videoloom data look ~/films --samples 20 --out films.png')
   .action(
-    (
+    async (
       data: string,
       options: ReadingOptions & Record<'samples' | 'frames', number> & { out: string },
     ) => {
       const { samples: numSamples, frames: framesPerSample, out } = options;
       if (numSamples < 1 || framesPerSample < 1)
         throw new UsageError('USAGE', '--samples and --frames must be at least 1');
-      return withIndex(data, options, async (index, access) => {
+      await checkOutputFile(out);
+      await withIndex(data, options, async (index, access) => {
         const { openContactSheet } = await import('./look/contact-sheet.ts');
         const { drawPage } = await import('./look/contact-sheet-page.ts');
         const { drawTerminal } = await import('./look/contact-sheet-terminal.ts');

@@ -114,6 +114,11 @@ test('a place that cannot be written is named before any work is done for it', a
   await writeFile(join(work.folder, 'in-the-way'), '');
   await refused(tiny('--out', 'in-the-way', ...SMALL), 2, /OUT_NOT_WRITABLE: .*in-the-way.*file/);
   await refused(
+    ['data', 'index', 'films', '--out', 'nodir/x.jsonl'],
+    2,
+    /OUT_NOT_WRITABLE: .*nodir\/x\.jsonl: there is no folder nodir/,
+  );
+  await refused(
     ['look', 'films', '--out', 'nodir/x.svg'],
     2,
     /OUT_NOT_WRITABLE: .*nodir\/x\.svg: there is no folder nodir/,
