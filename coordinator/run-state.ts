@@ -466,27 +466,20 @@ function openGeneration(turn: Turn): void {
   const chosen = chosenOf(turn);
   const sessions = chosen.map(({ session }) => session);
   if (sessions.length < (state.hasStarted ? 1 : Math.min(plan.minWorkers, plan.microbatches))) {
-    state.generation = undefined;
-    state.memberSessions = [];
-    state.phase = RunPhase.WAITING;
-    releaseLeavers(turn);
+    suspend(turn);
     if (state.isStopRequested) endStopped(turn);
     return;
   }
   const step = resumableStep(state, sessions);
   if (step < state.committedStep && state.numCompleting > 0) {
     // What becomes of the manifest that is being written decides how far the run goes back.
-    state.generation = undefined;
-    state.memberSessions = [];
-    state.phase = RunPhase.WAITING;
-    releaseLeavers(turn);
+    suspend(turn);
     return;
   }
   goOnFrom(turn, step);
-  const { committedStep, restoreStep } = state;
+  const { committedStep, committedIn, restoreStep } = state;
   const members = asMembers(chosen, { numMicrobatches: plan.microbatches, committedStep });
   const number = state.generationNumber + 1;
-  const { committedIn } = state;
   state.generation = { number, members, committedStep, restoreStep, committedIn };
   state.memberSessions = sessions;
   state.generationNumber = number;
@@ -519,6 +512,15 @@ function openGeneration(turn: Turn): void {
     sessions: listeners.map(({ session }) => session),
     generation,
   });
+  releaseLeavers(turn);
+}
+
+/** No generation is in force until another one is opened. */
+function suspend(turn: Turn): void {
+  const { state } = turn;
+  state.generation = undefined;
+  state.memberSessions = [];
+  state.phase = RunPhase.WAITING;
   releaseLeavers(turn);
 }
 

@@ -113,7 +113,7 @@ export async function openRun(
     );
     if (history.plan !== undefined) checkSamePlan(history.plan, plan, folder);
     order = await openStepOrder(folder, plan);
-    const damaged: JournalEvent[] = [];
+    const damaged: DamagedCheckpoint[] = [];
     for (const { step, kept } of await removeUnfinished(checkpoints, history.checkpoints)) {
       if (kept === undefined) log.warn({ step }, 'removed a checkpoint that was never completed');
       else damaged.push(checkpointDamaged(step, kept, 'it has no manifest'));
@@ -122,7 +122,7 @@ export async function openRun(
       damaged.push(checkpointDamaged(step, await setAside(checkpoints, step), error.message));
     });
     for (const step of await missingCheckpoints(checkpoints, history.checkpoints)) {
-      const isSetAside = damaged.some((event) => 'step' in event && event.step === step);
+      const isSetAside = damaged.some((event) => event.step === step);
       if (!isSetAside) damaged.push(checkpointDamaged(step, '', 'its folder is gone.'));
     }
     const restoreStep = newest?.step ?? 0;
@@ -133,14 +133,14 @@ export async function openRun(
     for (const event of damaged) {
       extendHistory(history, journal.append(event, { sync: true }));
       logEvent(log, event);
-      if (event.type === 'checkpoint-damaged') warnings.push(damageOf(event));
+      warnings.push(damageOf(event));
     }
     if (history.committedStep < restoreStep) {
       const restored: JournalEvent = { type: 'restored', step: restoreStep, from: 'checkpoint' };
       extendHistory(history, journal.append(restored, { sync: true }));
     }
     const { committedStep, lastCommit, generationNumber, highestStep } = history;
-    const committedIn = lastCommit?.step === committedStep ? lastCommit.generation : 0;
+    const committedIn = lastCommit?.generation ?? 0;
     const state = initialRunState(
       plan,
       { committedStep, committedIn, restoreStep, generationNumber, highestStep, isFinished },
@@ -602,15 +602,13 @@ export class Run {
   }
 }
 
-function checkpointDamaged(step: number, keptAs: string, message: string): JournalEvent {
+type DamagedCheckpoint = JournalEvent & { readonly type: 'checkpoint-damaged' };
+
+function checkpointDamaged(step: number, keptAs: string, message: string): DamagedCheckpoint {
   return { type: 'checkpoint-damaged', step, keptAs, message };
 }
 
-function damageOf({
-  step,
-  keptAs,
-  message,
-}: JournalEvent & { type: 'checkpoint-damaged' }): string {
+function damageOf({ step, keptAs, message }: DamagedCheckpoint): string {
   return keptAs === ''
     ? `the checkpoint of step ${step} cannot be used: ${message}`
     : `${message} It is kept as ${keptAs}, to be looked at or removed.`;

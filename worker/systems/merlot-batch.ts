@@ -4,7 +4,7 @@ import type { Tokenizer } from '../../video/text/tokenizer.ts';
 import { PAIR_CLASSES } from '../models/merlot.ts';
 import { idsBetween, maskingBudget, wordPositions } from '../tokens/masked-tokens.ts';
 import { floatArray, intArray, packedFrames } from './host-arrays.ts';
-import type { HostBatch, Row } from './system.ts';
+import { isOneFrame, type HostBatch, type Row } from './system.ts';
 import { wordsAt } from './subtitles.ts';
 import { textNumber } from './text-number.ts';
 
@@ -168,11 +168,6 @@ export function assembleMerlot(
   }
   for (const weight of arrays.pairWeights.data) counts['frame-order'] += weight;
   return { arrays, counts, numTokens };
-}
-
-/** Whether two places show the same frame, as where a clip has fewer than are shown: no order is right or wrong then. */
-function isOneFrame({ timesSeconds }: Row, a: number, b: number): boolean {
-  return timesSeconds[a] === timesSeconds[b];
 }
 
 function isShuffledOf(

@@ -41,6 +41,11 @@ export interface Row {
   readonly audio?: Float32Array;
 }
 
+/** Whether two places show the same frame, as where a clip has fewer than are shown: they have no order. */
+export function isOneFrame({ timesSeconds }: Row, a: number, b: number): boolean {
+  return timesSeconds[a] === timesSeconds[b];
+}
+
 /** A question put to held-out clips; the answer is one of some classes, and the best constant one gives chance. */
 export interface HeldOutTask {
   readonly name: string;

@@ -6,7 +6,7 @@ import { NO_LABEL } from '../losses/next-token.ts';
 import { packPixels } from '../tokens/pixels.ts';
 import { floatArray, intArray, packedFrames } from './host-arrays.ts';
 import { wordsAt } from './subtitles.ts';
-import type { HostArray, HostBatch, Row } from './system.ts';
+import { isOneFrame, type HostArray, type HostBatch, type Row } from './system.ts';
 
 /** What is asked, and by which words: every answer is text of the same decoder. */
 export const TASKS = ['caption', 'match', 'order'] as const;
@@ -140,12 +140,9 @@ function setPrompt(
 }
 
 /** Where all frames are one and the same, as of a picture, no order is asked if anything else can be. */
-function tasksOf(
-  tasks: Readonly<Record<Task, number>>,
-  { timesSeconds }: Row,
-): Readonly<Record<Task, number>> {
-  const isOneFrame = timesSeconds.every((time) => time === timesSeconds[0]);
-  return isOneFrame && tasks.caption + tasks.match > 0 ? { ...tasks, order: 0 } : tasks;
+function tasksOf(tasks: Readonly<Record<Task, number>>, row: Row): Readonly<Record<Task, number>> {
+  const isStill = row.timesSeconds.every((_, at) => isOneFrame(row, 0, at));
+  return isStill && tasks.caption + tasks.match > 0 ? { ...tasks, order: 0 } : tasks;
 }
 
 function drawTask(tasks: Readonly<Record<Task, number>>, rng: Rng): Task {
@@ -185,15 +182,15 @@ function asked(
     case 'caption':
       return ['', text];
     case 'order': {
-      const order = orderOf(shown, row.timesSeconds);
+      const order = orderOf(shown, row);
       if (!namesCaption) return ['', order.join(' ')];
       const parts = spokenParts(row);
       const [from, to] = ofSome ? runOf(parts.length, rng.fork('some')) : [0, parts.length];
-      const asked = parts.slice(from, to);
-      const said = asked.map(({ words }) => words).join(' ');
+      const named = parts.slice(from, to);
+      const said = named.map(({ words }) => words).join(' ');
       return [
         said === '' ? text : said,
-        asked.flatMap(({ frames }) => frames.map((frame) => order[frame]!)).join(' '),
+        named.flatMap(({ frames }) => frames.map((frame) => order[frame]!)).join(' '),
       ];
     }
     case 'match': {
@@ -210,10 +207,10 @@ function asked(
  * more than once the numbers ascend. What is written is then what stands at a frame, and not where a sentence stands in
  * the prompt, which nothing that is read carries with it.
  */
-function orderOf(shown: readonly number[], timesSeconds: readonly number[]): number[] {
+function orderOf(shown: readonly number[], row: Row): number[] {
   return [...shown.keys()].sort((a, b) => {
     const [first, second] = [shown[a]!, shown[b]!];
-    return timesSeconds[first] === timesSeconds[second] ? a - b : first - second;
+    return isOneFrame(row, first, second) ? a - b : first - second;
   });
 }
 

@@ -26,6 +26,7 @@ import { CLIP_PIXELS, normalizePixels } from '../tokens/pixels.ts';
 import { countedOf, floatArray, intArray } from './host-arrays.ts';
 import {
   defineSystem,
+  isOneFrame,
   isOneMediumWithWords,
   type AnsweringParams,
   type HeldOutTask,
@@ -259,16 +260,13 @@ async function open({
           intArray(rows.length, windows, windows),
         ];
         const { data: places } = batch.arrays['places']!;
-        const times = (r: number, shown: number): number =>
-          rows[r]!.timesSeconds[places[r * windows + shown]!]!;
         for (let r = 0; r < rows.length; r++) {
           for (let i = 0; i < windows; i++) {
             for (let j = i + 1; j < windows; j++) {
               const at = (r * windows + i) * windows + j;
-              // What is one and the same frame has no order.
-              const isOneFrame = times(r, i) === times(r, j);
-              pairWeights.data[at] = isOneFrame ? 0 : 1;
-              pairClasses.data[at] = places[r * windows + i]! < places[r * windows + j]! ? 0 : 1;
+              const [first, second] = [places[r * windows + i]!, places[r * windows + j]!];
+              pairWeights.data[at] = isOneFrame(rows[r]!, first, second) ? 0 : 1;
+              pairClasses.data[at] = first < second ? 0 : 1;
             }
           }
         }
