@@ -18,6 +18,8 @@ export interface Worker {
   readonly engine: string;
   /** The committed step whose state it holds in memory for certain; 0 = none, or nobody knows. */
   readonly stateStep: number;
+  /** The generation that committed that step, or took it from a checkpoint. */
+  readonly stateIn: number;
   /** Whether its Attend stream is open: only then can it be told of a generation. */
   readonly isAttending: boolean;
   /** When it was last heard of, on the coordinator's monotonic clock. */
@@ -33,7 +35,16 @@ export interface Worker {
 }
 
 /**
- * The members of a generation that goes on from `committedStep`: the first workers that attend, as many as there are
+ * The state that a generation goes on from. A step that was computed again, after the run went back, is of another
+ * generation, and among another number of workers of other bits where the order of a sum hangs on that number.
+ */
+export interface Committed {
+  readonly committedStep: number;
+  readonly committedIn: number;
+}
+
+/**
+ * The members of a generation that goes on from `committed`: the first workers that attend, as many as there are
  * microbatches, in the order in which they joined, so that survivors keep their order. Those that want to leave stay
  * out, unless they alone hold the state that the others need; so do those that rest, unless there is nobody else.
  */
@@ -41,16 +52,16 @@ export function chooseMembers(
   workers: readonly Worker[],
   {
     numMicrobatches,
-    committedStep,
+    committed,
     isResting = () => false,
   }: {
     numMicrobatches: number;
-    committedStep: number;
+    committed: Committed;
     isResting?: (worker: Worker) => boolean;
   },
 ): readonly Worker[] {
   const here = workers.filter(({ isAttending }) => isAttending);
-  const holds = (worker: Worker): boolean => holdsState(worker, committedStep);
+  const holds = (worker: Worker): boolean => holdsState(worker, committed);
   const willing = here.filter(({ isLeaving }) => !isLeaving);
   const awake = willing.filter((worker) => !isResting(worker));
   const staying = (awake.length > 0 ? awake : willing).slice(0, numMicrobatches);
@@ -59,12 +70,12 @@ export function chooseMembers(
 }
 
 /**
- * `chosen` as members of a generation that goes on from `committedStep`, ranked in their order. Their ranges are
+ * `chosen` as members of a generation that goes on from `committed`, ranked in their order. Their ranges are
  * contiguous, in rank order, cover [0, numMicrobatches), and differ in size by one at most.
  */
 export function asMembers(
   chosen: readonly Worker[],
-  { numMicrobatches, committedStep }: { numMicrobatches: number; committedStep: number },
+  { numMicrobatches, committed }: { numMicrobatches: number; committed: Committed },
 ): Member[] {
   const start = (rank: number): number => Math.floor((rank * numMicrobatches) / chosen.length);
   return chosen.map((worker, rank) => ({
@@ -74,13 +85,16 @@ export function asMembers(
     serviceAddress: worker.serviceAddress,
     firstMicrobatch: start(rank),
     numMicrobatches: start(rank + 1) - start(rank),
-    holdsState: holdsState(worker, committedStep),
+    holdsState: holdsState(worker, committed),
   }));
 }
 
-/** Whether a worker has the state after `committedStep` in memory; before the first step there is nothing to hold. */
-function holdsState({ stateStep }: Worker, committedStep: number): boolean {
-  return committedStep > 0 && stateStep === committedStep;
+/** Whether a worker has that state in memory; before the first step there is nothing to hold. */
+export function holdsState(
+  { stateStep, stateIn }: Pick<Worker, 'stateStep' | 'stateIn'>,
+  { committedStep, committedIn }: Committed,
+): boolean {
+  return committedStep > 0 && stateStep === committedStep && stateIn === committedIn;
 }
 
 /** As many as there is room for, one that holds the state among them in any case. */

@@ -28,13 +28,13 @@ const FRESH = {
 /** A beat of a worker that has been doing the same for `stillMs`. */
 function beat(session: string, phase: string, stillMs = 0, progress = 0): RunEvent {
   const told = { phase, progress, stillMs, cpuMs: 0 };
-  return { type: 'beat', session, step: 1, beat: told, isLeaving: false, time: UNTOLD };
+  return { type: 'beat', session, step: 1, stateIn: 1, beat: told, isLeaving: false, time: UNTOLD };
 }
 
 /** A beat of a worker that wants to go. */
 function goodbye(session: string, step: number): RunEvent {
   const told = { phase: 'compute', progress: 0, stillMs: 0, cpuMs: 0 };
-  return { type: 'beat', session, step, beat: told, isLeaving: true, time: UNTOLD };
+  return { type: 'beat', session, step, stateIn: 1, beat: told, isLeaving: true, time: UNTOLD };
 }
 
 /** The vote of a worker with the id that its session begins with. */
@@ -42,11 +42,12 @@ function vote(session: string, generation: number, step: number): RunEvent {
   return { type: 'vote', callId: 0, request: ballot(session, generation, step) };
 }
 
-function joiner(workerId: string, session = `${workerId}/1`, stateStep = 0) {
+function joiner(workerId: string, session = `${workerId}/1`, stateStep = 0, stateIn = 0) {
   return {
     workerId,
     session,
     stateStep,
+    stateIn,
     host: '',
     tensorAddress: '',
     serviceAddress: '',
@@ -122,7 +123,8 @@ describe('members of a generation', () => {
           isLeaving: false,
           time: UNTOLD,
         }));
-        const place = { numMicrobatches, committedStep: 0 };
+        const committed = { committedStep: 0, committedIn: 0 };
+        const place = { numMicrobatches, committed };
         const members = asMembers(chooseMembers(workers, place), place);
         assert.equal(members.length, Math.min(numWorkers, numMicrobatches));
         let next = 0;
@@ -252,7 +254,15 @@ describe('the state machine of a run', () => {
     const plan = testPlan({ detectWithinMs: 1000, minWorkers: 2 });
     const working = (session: string, atMs: number): RunEvent => {
       const told = { phase: 'wait', progress: 0, stillMs: atMs, cpuMs: atMs / 2 };
-      return { type: 'beat', session, step: 1, beat: told, isLeaving: false, time: UNTOLD };
+      return {
+        type: 'beat',
+        session,
+        step: 1,
+        stateIn: 1,
+        beat: told,
+        isLeaving: false,
+        time: UNTOLD,
+      };
     };
     const { effects } = play(
       plan,
@@ -367,6 +377,29 @@ describe('the state machine of a run', () => {
     }
   });
 
+  it('counts nobody as holding a step that was computed again without them', () => {
+    // Step 1 is lost with "a", which was only cut off: among others its sum may be another one.
+    const { state } = play(
+      testPlan(),
+      ...enter('a'),
+      [10, vote('a/1', 1, 1)],
+      [20, { type: 'detach', session: 'a/1', message: 'cut off' }],
+      ...enter('b'),
+      [40, { type: 'join', worker: joiner('a', 'a/2', 1, 1) }],
+      [40, { type: 'attend', session: 'a/2' }],
+      [50, vote('b/1', 2, 1)],
+    );
+    const { committedStep, committedIn, members } = state.generation!;
+    assert.deepEqual([committedStep, committedIn], [1, 2]);
+    assert.deepEqual(
+      members.map(({ workerId, holdsState }) => [workerId, holdsState]),
+      [
+        ['b', true],
+        ['a', false],
+      ],
+    );
+  });
+
   it('takes a checkpoint when all want to leave, and goes on from it with whoever comes next', () => {
     const commit = play(
       testPlan(),
@@ -473,13 +506,12 @@ interface SimWorker {
   isAttending: boolean;
   generation: Generation | undefined;
   stateStep: number;
+  /** The generation that committed that step. */
+  stateIn: number;
   /** Step whose reduced gradient it holds, and the generation that added it up. */
   gradientStep: number;
   gradientIn: number;
-  /**
-   * What its state is made of: of each step 0 where it was committed, which gives the same bits however often it is
-   * computed again, else the generation that added it up.
-   */
+  /** What its state is made of: of each step the generation that added it up, as if each had an order of its own. */
   bits: readonly number[];
   /** Whether it holds the state that its generation goes on from, or a later one. */
   isAligned: boolean;
@@ -500,8 +532,9 @@ interface Simulation {
   /** Sessions that have voted, by generation and step; members by generation. */
   readonly votes: Map<string, Set<string>>;
   readonly members: Map<number, readonly string[]>;
-  /** The states that votes were given on, by generation and step; those in checkpoints, by step. */
+  /** The states that votes were given on, by generation and step; of shares, by call; of checkpoints, by step. */
   readonly bitsVotedOn: Map<string, string>;
+  readonly shareBits: Map<number, readonly number[]>;
   readonly checkpointBits: Map<number, readonly number[]>;
   state: RunState;
   /** No more faults. */
@@ -531,6 +564,7 @@ function simulate(seed: number): void {
     votes: new Map(),
     members: new Map(),
     bitsVotedOn: new Map(),
+    shareBits: new Map(),
     checkpointBits: new Map(),
     state: initialRunState(plan, FRESH, 0),
     isPeaceful: false,
@@ -560,6 +594,7 @@ function newProcess(workerId: string): SimWorker {
     isAttending: false,
     generation: undefined,
     stateStep: 0,
+    stateIn: 0,
     gradientStep: 0,
     gradientIn: 0,
     bits: [],
@@ -570,15 +605,10 @@ function newProcess(workerId: string): SimWorker {
 }
 
 /** Applies the gradient that a worker holds. */
-function step({ journal }: Simulation, worker: SimWorker): void {
+function step(worker: SimWorker): void {
   worker.stateStep++;
-  const isCommitted = journal.some(
-    ({ event }) =>
-      event.type === 'commit' &&
-      event.step === worker.stateStep &&
-      event.generation === worker.gradientIn,
-  );
-  worker.bits = [...worker.bits, isCommitted ? 0 : worker.gradientIn];
+  worker.stateIn = worker.gradientIn;
+  worker.bits = [...worker.bits, worker.gradientIn];
 }
 
 function turnOfFate(sim: Simulation): void {
@@ -608,9 +638,9 @@ function turnOfPeace(sim: Simulation): void {
   else if (sim.inFlight.length > 0) {
     deliver(sim, sim.inFlight.splice(sim.rng.integer(sim.inFlight.length), 1)[0]!);
   }
-  for (const { session, stateStep } of sim.workers) {
+  for (const { session, stateStep, stateIn } of sim.workers) {
     if (session !== undefined)
-      deliver(sim, { ...beat(session, 'compute'), step: stateStep } as RunEvent);
+      deliver(sim, { ...beat(session, 'compute'), step: stateStep, stateIn } as RunEvent);
   }
   deliver(sim, { type: 'tick' });
 }
@@ -620,7 +650,8 @@ function act(sim: Simulation, worker: SimWorker): void {
   if (worker.session === undefined) {
     const session = `${worker.workerId}/${sim.nextId++}`;
     worker.session = session;
-    deliver(sim, { type: 'join', worker: joiner(worker.workerId, session, worker.stateStep) });
+    const { workerId, stateStep, stateIn } = worker;
+    deliver(sim, { type: 'join', worker: joiner(workerId, session, stateStep, stateIn) });
     return;
   }
   if (sim.rng.uniform() < 0.02) worker.waitingCall = undefined; // The deadline of its call has passed.
@@ -670,11 +701,13 @@ function align(
   worker: SimWorker,
   { committedStep, committedIn, restoreStep, members }: Generation,
 ): boolean {
+  const holdsState = ({ stateStep, stateIn }: SimWorker): boolean =>
+    stateStep === committedStep && stateIn === committedIn;
   const holdsGradient = ({ stateStep, gradientStep, gradientIn }: SimWorker): boolean =>
     stateStep === committedStep - 1 && gradientStep === committedStep && gradientIn === committedIn;
-  if (worker.stateStep === committedStep) return true;
+  if (holdsState(worker)) return true;
   if (holdsGradient(worker)) {
-    step(sim, worker);
+    step(worker);
     return true;
   }
   if (committedStep === restoreStep) {
@@ -682,18 +715,18 @@ function align(
       restoreStep === 0 || sim.checkpoints.has(restoreStep),
       'a generation restores what does not exist',
     );
-    worker.stateStep = restoreStep;
+    Object.assign(worker, { stateStep: restoreStep, stateIn: committedIn });
     worker.bits = sim.checkpointBits.get(restoreStep) ?? [];
     return true;
   }
   const holder = sim.workers.find(
     (peer) =>
       members.some(({ workerId }) => workerId === peer.workerId) &&
-      (peer.stateStep === committedStep || holdsGradient(peer)),
+      (holdsState(peer) || holdsGradient(peer)),
   );
   if (holder === undefined) return false;
-  if (holder.stateStep < committedStep) step(sim, holder);
-  worker.stateStep = committedStep;
+  if (holder.stateStep < committedStep) step(holder);
+  Object.assign(worker, { stateStep: committedStep, stateIn: committedIn });
   worker.bits = holder.bits;
   return true;
 }
@@ -702,6 +735,8 @@ function again(sim: Simulation, event: RunEvent): RunEvent {
   if (!('callId' in event) || event.type === 'checkpoint-settled') return { type: 'tick' };
   const callId = sim.nextId++;
   sim.asked.set(callId, sim.asked.get(event.callId)!);
+  const bits = sim.shareBits.get(event.callId);
+  if (bits !== undefined) sim.shareBits.set(callId, bits);
   return { ...event, callId };
 }
 
@@ -809,7 +844,10 @@ function perform(sim: Simulation, before: RunState, effect: RunEffect): void {
     case 'write-manifest': {
       const { step, generation, callId } = effect;
       const failure = !sim.isPeaceful && sim.rng.uniform() < 0.1 ? 'disk full' : undefined;
-      if (failure === undefined) sim.checkpoints.add(step);
+      if (failure === undefined) {
+        sim.checkpoints.add(step);
+        sim.checkpointBits.set(step, sim.shareBits.get(callId)!);
+      }
       deliverLater(sim, {
         type: 'checkpoint-settled',
         step,
@@ -842,7 +880,7 @@ function answer(
   if (worker?.waitingCall !== callId) return; // It does not listen any more.
   worker.waitingCall = undefined;
   if (committed === undefined || worker.gradientStep !== worker.stateStep + 1) return;
-  step(sim, worker);
+  step(worker);
   if (!committed.checkpoint || worker.session === undefined) return;
   const partCall = sim.nextId++;
   sim.inFlight.push(partOf(sim, worker, partCall));
@@ -859,7 +897,7 @@ function partOf(sim: Simulation, worker: SimWorker, callId: number): RunEvent {
   const session = worker.session!;
   const generation = worker.generation!.number;
   const request = { session, generation, step: worker.stateStep, files: [], failure };
-  sim.checkpointBits.set(worker.stateStep, worker.bits);
+  sim.shareBits.set(callId, worker.bits);
   return { type: 'part', callId, request };
 }
 

@@ -5,7 +5,8 @@
  * - one generation at a time, its number larger than every one before; calls that bear another are refused;
  * - a step is committed once every member of one generation has voted for it, and all of them said the same;
  * - a commit stands in the journal before anybody hears of it (the order of the effects);
- * - a generation goes on from the newest committed step that a member holds in memory, else from the newest checkpoint.
+ * - a generation goes on from the newest committed step that a member holds in memory, else from the newest checkpoint;
+ *   its members hold the same bits of it.
  */
 
 import { status } from '@grpc/grpc-js';
@@ -29,8 +30,8 @@ import { NO_TIME } from '../proto/time-ledger.ts';
 import { timeLimits, type TimeLimits } from '../proto/time-limits.ts';
 import { findDisagreement, resultStatement, stepStatement } from './agreement.ts';
 import type { JournalEvent, LossReason } from './journal-events.ts';
-import { asMembers, chooseMembers, fenced, workerOf } from './membership.ts';
-import type { Worker } from './membership.ts';
+import { asMembers, chooseMembers, fenced, holdsState, workerOf } from './membership.ts';
+import type { Committed, Worker } from './membership.ts';
 import {
   disconnected,
   heartbeatLost,
@@ -106,7 +107,7 @@ export interface RunState {
   /** Whether this process has opened a generation: from then on one worker is enough. */
   readonly hasStarted: boolean;
   readonly committedStep: number;
-  /** The generation that committed it; 0 where nobody has, or the run went back to it. */
+  /** The generation that committed it, or took it from a checkpoint; 0 where that is not known. */
   readonly committedIn: number;
   /** The highest step ever committed, whether or not it still counts: a commit up to here is one made again. */
   readonly highestStep: number;
@@ -150,6 +151,8 @@ export type RunEvent =
       readonly type: 'beat';
       readonly session: string;
       readonly step: number;
+      /** The generation that committed it. */
+      readonly stateIn: number;
       readonly beat: Beat;
       readonly isLeaving: boolean;
       readonly time: ProcessTime;
@@ -378,17 +381,20 @@ function attend(turn: Turn, session: string): void {
 }
 
 function beat(turn: Turn, event: RunEvent & { type: 'beat' }): void {
-  const { session, step, beat: told, isLeaving, time } = event;
+  const { session, step, stateIn, beat: told, isLeaving, time } = event;
   const { state } = turn;
   const worker = state.workers.find((candidate) => candidate.session === session);
   if (worker === undefined) return;
   const { vitals, ended } = afterBeat(worker.vitals, told);
   if (ended !== undefined) state.gaps = withGap(state.gaps, ended.phase, ended.gapMs);
   // A member that holds what its generation goes on from keeps it until the next commit.
-  const holds = step === state.committedStep && state.memberSessions.includes(session);
-  const stateStep = holds ? step : worker.stateStep;
-  const change = { vitals, stateStep, time, isLeaving: worker.isLeaving || isLeaving };
-  updateWorker(turn, session, { ...change, lastBeatMs: turn.nowMs });
+  const isMember = state.memberSessions.includes(session);
+  const held = isMember && holdsState({ stateStep: step, stateIn }, state);
+  const change = { vitals, time, isLeaving: worker.isLeaving || isLeaving };
+  updateWorker(turn, session, {
+    ...(held && { stateStep: step, stateIn }),
+    ...{ ...change, lastBeatMs: turn.nowMs },
+  });
   if (isLeaving && !worker.isLeaving) letGo(turn, session);
 }
 
@@ -470,16 +476,17 @@ function openGeneration(turn: Turn): void {
     if (state.isStopRequested) endStopped(turn);
     return;
   }
-  const step = resumableStep(state, sessions);
-  if (step < state.committedStep && state.numCompleting > 0) {
+  const number = state.generationNumber + 1;
+  const saved = { committedStep: state.restoreStep, committedIn: number };
+  const origin = heldState(state, sessions) ?? saved;
+  if (origin.committedStep < state.committedStep && state.numCompleting > 0) {
     // What becomes of the manifest that is being written decides how far the run goes back.
     suspend(turn);
     return;
   }
-  goOnFrom(turn, step);
+  goOnFrom(turn, origin);
   const { committedStep, committedIn, restoreStep } = state;
-  const members = asMembers(chosen, { numMicrobatches: plan.microbatches, committedStep });
-  const number = state.generationNumber + 1;
+  const members = asMembers(chosen, { numMicrobatches: plan.microbatches, committed: state });
   state.generation = { number, members, committedStep, restoreStep, committedIn };
   state.memberSessions = sessions;
   state.generationNumber = number;
@@ -495,7 +502,7 @@ function openGeneration(turn: Turn): void {
   }
   // Whoever holds something else is about to replace it: it must not be counted on any more.
   for (const worker of state.workers) {
-    if (sessions.includes(worker.session) && worker.stateStep !== committedStep) {
+    if (sessions.includes(worker.session) && !holdsState(worker, state)) {
       updateWorker(turn, worker.session, { stateStep: 0 });
     }
   }
@@ -531,9 +538,9 @@ function lacksResult({ plan, committedStep, restoreStep }: RunState): boolean {
 
 /** Those who would be members of a generation that is opened now. */
 function chosenOf({ state, nowMs }: Turn): readonly Worker[] {
-  const { workers, plan, committedStep, rests } = state;
+  const { workers, plan, rests } = state;
   return chooseMembers(workers, {
-    ...{ numMicrobatches: plan.microbatches, committedStep },
+    ...{ numMicrobatches: plan.microbatches, committed: state },
     isResting: ({ workerId }) => nowMs < (rests.get(workerId)?.untilMs ?? 0),
   });
 }
@@ -545,24 +552,27 @@ function releaseLeavers({ state, effects }: Turn): void {
   }
 }
 
-/** The newest committed step that a member holds in memory or that a checkpoint holds. */
-function resumableStep(state: RunState, sessions: readonly string[]): number {
-  const held = state.workers
-    .filter(
-      ({ session, stateStep }) => sessions.includes(session) && stateStep <= state.committedStep,
-    )
-    .map(({ stateStep }) => stateStep);
-  return Math.max(state.restoreStep, ...held);
+/** The newest state that one of them holds in memory; undefined where a checkpoint is as new, or they hold none. */
+function heldState(state: RunState, sessions: readonly string[]): Committed | undefined {
+  const { committedStep, restoreStep } = state;
+  const held = state.workers.filter(
+    ({ session, stateStep }) => sessions.includes(session) && stateStep <= committedStep,
+  );
+  if (held.some((worker) => holdsState(worker, state))) return state;
+  const newest = held
+    .filter(({ stateStep }) => stateStep > restoreStep)
+    .sort((a, b) => b.stateStep - a.stateStep || b.stateIn - a.stateIn)[0];
+  return newest && { committedStep: newest.stateStep, committedIn: newest.stateIn };
 }
 
-function goOnFrom(turn: Turn, step: number): void {
+function goOnFrom(turn: Turn, { committedStep: step, committedIn }: Committed): void {
   const { state } = turn;
+  state.committedIn = step === 0 ? 0 : committedIn;
   if (step === state.committedStep) return;
   const inMemory = step > state.restoreStep;
   const from = inMemory ? 'memory' : step > 0 ? 'checkpoint' : 'start';
   journal(turn, { type: 'restored', step, from }, true);
   state.committedStep = step;
-  state.committedIn = 0;
   state.lastCommit = undefined;
   if (state.checkpoint !== undefined && state.checkpoint.step > step) {
     abandonCheckpoint(turn, 'restored', `the run went back to step ${step}`);
@@ -659,7 +669,8 @@ function commit(turn: Turn, votes: Poll<CommitStepRequest>, generation: Generati
   if (workerIds.some((id) => state.rests.has(id)))
     state.rests = new Map([...state.rests].filter(([id]) => !workerIds.includes(id)));
   state.votes = undefined;
-  for (const session of state.memberSessions) updateWorker(turn, session, { stateStep: step });
+  const held = { stateStep: step, stateIn: generation.number };
+  for (const session of state.memberSessions) updateWorker(turn, session, held);
   if (checkpoint) {
     for (const worker of membersOf(state)) journalTime(turn, worker);
     abandonCheckpoint(

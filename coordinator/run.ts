@@ -417,10 +417,10 @@ export class Run {
   }
 
   #takeBeat(session: string, beat: AttendRequest): void {
-    const { step, phase, progress, stillMs, cpuMs, leaving: isLeaving } = beat;
+    const { step, stateIn, phase, progress, stillMs, cpuMs, leaving: isLeaving } = beat;
     const time = { settled: beat.time ?? NO_TIME, step: beat.stepTime ?? NO_TIME };
     const told = { phase, progress, stillMs, cpuMs };
-    this.#dispatch({ type: 'beat', session, step, beat: told, isLeaving, time });
+    this.#dispatch({ type: 'beat', session, step, stateIn, beat: told, isLeaving, time });
   }
 
   /** Where the time of all worker processes went, that of the steps under way included or not. */

@@ -228,8 +228,9 @@ describe('the coordinator over gRPC', () => {
     const a = await joinAs(t, served, 'a');
     await a.generation();
     const b = await joinAs(t, served, 'b');
+    await b.generation(); // the first one, which it is no member of: it attends
     await a.vote(1, 1);
-    const next = await b.generation();
+    const next = await b.generation(({ number }) => number === 2);
     assert.deepEqual([next.number, next.committedStep, next.restoreStep], [2, 1, 0]);
     assert.deepEqual(
       next.members.map(({ numMicrobatches }) => numMicrobatches),
@@ -472,7 +473,7 @@ describe('the coordinator over gRPC', () => {
     await served.close();
 
     const second = await serveRun(t, testPlan({ minWorkers: 2 }), served.folder);
-    const survivor = await joinAs(t, second, 'a', { stateStep: 5 });
+    const survivor = await joinAs(t, second, 'a', { stateStep: 5, stateIn: 1 });
     await joinAs(t, second, 'b');
     const kept = await survivor.generation();
     assert.deepEqual([kept.number, kept.committedStep, kept.restoreStep], [2, 5, 3]);

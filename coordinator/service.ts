@@ -40,7 +40,7 @@ export function coordinatorService(run: Run): CoordinatorServiceServer {
     });
   return {
     join: unary((request, context) => {
-      const { protocolVersion, runId, workerId, host, engine, stateStep, process } = request;
+      const { protocolVersion, runId, workerId, host, engine, process } = request;
       checkProtocolVersion(
         protocolVersion,
         'the coordinator',
@@ -49,7 +49,7 @@ export function coordinatorService(run: Run): CoordinatorServiceServer {
       if (runId !== plan.runId) throw otherRun(plan.runId, runId);
       if (!WORKER_ID.test(workerId)) throw badWorkerId(workerId);
       demandWorker(context, workerId);
-      const { tensorAddress, serviceAddress } = request;
+      const { tensorAddress, serviceAddress, stateStep, stateIn } = request;
       parseAddress(tensorAddress);
       parseAddress(serviceAddress);
       for (const text of [host, engine, tensorAddress, serviceAddress, process])
@@ -59,6 +59,7 @@ export function coordinatorService(run: Run): CoordinatorServiceServer {
         host,
         engine,
         stateStep,
+        stateIn,
         tensorAddress,
         serviceAddress,
         process,

@@ -87,11 +87,11 @@ async function attend(session: string, beatMs: number): Promise<void> {
 }
 
 function beatOf(session: string): AttendRequest {
-  const { phase, progress, stillMs, phaseMs, heldStep, isLeaving, settled, step } = cells.pulse();
+  const { phase, progress, stillMs, phaseMs, isLeaving, settled, step, ...held } = cells.pulse();
   const { user, system } = process.cpuUsage();
   return {
     ...{ session, phase, progress, stillMs, phaseMs },
-    step: heldStep,
+    ...{ step: held.heldStep, stateIn: held.heldIn },
     cpuMs: Math.round((user + system) / 1000),
     leaving: isLeaving,
     time: settled,

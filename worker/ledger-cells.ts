@@ -27,8 +27,9 @@ export interface Pulse {
   /** Since the last of them, or since the phase began. */
   readonly stillMs: number;
   readonly phaseMs: number;
-  /** The committed step whose state is in memory. */
+  /** The committed step whose state is in memory, and the generation that committed it. */
   readonly heldStep: number;
+  readonly heldIn: number;
   readonly isLeaving: boolean;
   /** Since the start, without the step under way. */
   readonly settled: TimeLedger;
@@ -47,9 +48,10 @@ const AT = {
   isInStep: 7,
   heldStep: 8,
   isLeaving: 9,
+  heldIn: 10,
 } as const;
 type Place = Exclude<keyof typeof AT, never>;
-const FIRST_LIST = 10;
+const FIRST_LIST = 11;
 
 /** Where an activity's time is counted, milliseconds. */
 type Book = 'settled' | 'step';
@@ -135,6 +137,7 @@ export class LedgerCells {
       stillMs: Math.max(0, Math.round(nowMs - this.get('signMs'))),
       phaseMs: Math.max(0, Math.round(nowMs - this.get('phaseMs'))),
       heldStep: this.get('heldStep'),
+      heldIn: this.get('heldIn'),
       isLeaving: this.get('isLeaving') === 1,
       step,
       settled: { ...settled, wallSeconds: wallSeconds - step.wallSeconds },

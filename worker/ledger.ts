@@ -38,8 +38,8 @@ export interface Ledger {
   giveUpStep(): void;
   /** So much of the time waited was for the worker of a rank. */
   blame(rank: number, ms: number): void;
-  /** The committed step whose state is in memory, for the beats. */
-  holdStep(step: number): void;
+  /** The committed step whose state is in memory, and the generation that committed it, for the beats. */
+  holdStep(step: number, generation: number): void;
   /** This worker wants to leave, for the beats. */
   sayLeaving(): void;
   /** Since the start; time in steps that are not settled yet is not in `settled`. */
@@ -148,8 +148,11 @@ export function openLedger({
         cells.addWait(isInStep() ? 'step' : 'settled', rank, ms);
       });
     },
-    holdStep(step) {
-      cells.set('heldStep', step);
+    holdStep(step, generation) {
+      cells.write(() => {
+        cells.set('heldStep', step);
+        cells.set('heldIn', generation);
+      });
     },
     sayLeaving() {
       cells.set('isLeaving', 1);

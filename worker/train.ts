@@ -85,6 +85,8 @@ export async function train(options: TrainOptions): Promise<void> {
   /** After the warm-up it holds no state of the run, only the form of one. */
   let isScratch = true;
   let state: TrainingState = initState(system, config.train.seed);
+  /** The generation that committed the state's step: computed again by another one, that step may have other bits. */
+  let stateIn = 0;
   const programs = compilePrograms(engine, system, config.optimizer, {
     parameters: parameterShardings(engine.mesh, config.parallel, leavesOf(state.params)),
     rows: rowSharding(engine.mesh),
@@ -131,9 +133,10 @@ export async function train(options: TrainOptions): Promise<void> {
     return { step, params: next.params, optimizer: next.state };
   };
   /** Parameters and moments after `step`, by the reduced gradient that every worker holds. */
-  const update = async (step: number, gradient: Float32Array, norm: number): Promise<void> => {
+  const update = async ({ generation, step, gradient, norm }: Voted): Promise<void> => {
     state = await updated(state, step, { gradient, norm });
-    ledger.holdStep(step);
+    stateIn = generation;
+    ledger.holdStep(step, generation);
     voted = undefined;
   };
   /** Before this worker joins: the others do not wait for its compilations. */
@@ -157,6 +160,7 @@ export async function train(options: TrainOptions): Promise<void> {
       serviceAddress: options.serviceAddress,
       engine: `${engine.name}/${engine.platform}`,
       stateStep: state.step,
+      stateIn,
       process: processName,
     }),
     ledger,
@@ -308,7 +312,7 @@ export async function train(options: TrainOptions): Promise<void> {
       blameLast(vote.waitedMs, self.rank, clockMs() - votedMs);
 
       ledger.enter('compute');
-      await update(step, gradient, norm);
+      await update(voted);
       await recordState(options.blackBox, state, number);
       ledger.settleStep();
       options.publish(state, number);
@@ -360,13 +364,13 @@ export async function train(options: TrainOptions): Promise<void> {
     const isCommitted = voted?.step === committedStep && voted.generation === committedIn;
     if (voted !== undefined && isCommitted && state.step === committedStep - 1) {
       ledger.enter('compute');
-      await update(committedStep, voted.gradient, voted.norm);
+      await update(voted);
       ledger.settleStep();
       ledger.enter('setup');
     }
     ledger.giveUpStep();
     voted = undefined;
-    if (state.step === committedStep && !isScratch) return;
+    if (state.step === committedStep && stateIn === committedIn && !isScratch) return;
     const old = state;
     const holders = generation.members.filter(
       ({ workerId, holdsState }) => holdsState && workerId !== options.workerId,
@@ -395,7 +399,8 @@ export async function train(options: TrainOptions): Promise<void> {
       state = stateFromHost(engine, state, committedStep, await readCheckpoint(generation, scope));
     }
     isScratch = false;
-    ledger.holdStep(committedStep);
+    stateIn = committedIn;
+    ledger.holdStep(committedStep, committedIn);
     disposeState(old);
   }
 

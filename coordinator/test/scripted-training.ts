@@ -17,6 +17,8 @@ import { ScriptedWorker } from './scripted-worker.ts';
 interface Weights {
   readonly step: number;
   readonly digest: string;
+  /** The generation that committed the step. */
+  readonly committedIn: number;
 }
 
 /** One training worker; `weights` is what it holds in memory. */
@@ -29,11 +31,11 @@ export interface Trainee {
 
 /** A worker as a fresh process has it. */
 export function newTrainee(workerId: string): Trainee {
-  return { workerId, weights: { step: 0, digest: 'init' }, voted: undefined };
+  return { workerId, weights: { step: 0, digest: 'init', committedIn: 0 }, voted: undefined };
 }
 
 /** What the weights are after the step behind `weights`. */
-function afterStep(plan: RunPlan, { step, digest }: Weights): Weights {
+function afterStep(plan: RunPlan, { step, digest }: Weights, generation = 0): Weights {
   const order = { seed: plan.seed, numSamples: plan.numTrainSamples };
   const hash = createHash('sha256').update(digest);
   for (let microbatch = 0; microbatch < plan.microbatches; microbatch++) {
@@ -41,7 +43,7 @@ function afterStep(plan: RunPlan, { step, digest }: Weights): Weights {
       hash.update(`${sampleAt(order, positionOf(plan, step + 1, microbatch, i)).sample},`);
     }
   }
-  return { step: step + 1, digest: hash.digest('hex') };
+  return { step: step + 1, digest: hash.digest('hex'), committedIn: generation };
 }
 
 /** The weights of an undisturbed run. */
@@ -64,6 +66,7 @@ export async function trainToTheEnd(
     try {
       worker = await ScriptedWorker.join(address, trainee.workerId, {
         stateStep: trainee.weights.step,
+        stateIn: trainee.weights.committedIn,
       });
       for (let number = 0; ;) {
         const generation = await worker.generation((candidate) => candidate.number > number);
@@ -107,14 +110,14 @@ async function trainGeneration(
     signal: AbortSignal;
   },
 ): Promise<void> {
-  const { number, committedStep, members } = generation;
+  const { number, members } = generation;
+  const isReached = (weights: Weights | undefined): boolean => isOf(generation, weights);
   const self = members.find(({ workerId }) => workerId === trainee.workerId);
   if (self === undefined) return trainNobody();
-  if (trainee.voted?.step === committedStep) trainee.weights = trainee.voted;
-  if (trainee.weights.step !== committedStep)
-    trainee.weights = await reach(folder, generation, peers);
+  if (isReached(trainee.voted)) trainee.weights = trainee.voted!;
+  if (!isReached(trainee.weights)) trainee.weights = await reach(folder, generation, peers);
   while (trainee.weights.step < plan.totalSteps) {
-    const next = afterStep(plan, trainee.weights);
+    const next = afterStep(plan, trainee.weights, number);
     await worker.lease(number, next.step);
     await sleep(stepMs);
     signal.throwIfAborted();
@@ -132,19 +135,25 @@ function trainNobody(): never {
   throw new VideoloomError('STALE_GENERATION', 'not in this one');
 }
 
+/** Whether weights are those that a generation goes on from. */
+function isOf({ committedStep, committedIn }: Generation, weights: Weights | undefined): boolean {
+  return weights?.step === committedStep && weights.committedIn === committedIn;
+}
+
 async function reach(
   folder: string,
-  { committedStep, restoreStep }: Generation,
+  generation: Generation,
   peers: readonly Trainee[],
 ): Promise<Weights> {
+  const { committedStep, committedIn, restoreStep } = generation;
   if (committedStep === 0) return newTrainee('').weights;
   if (committedStep === restoreStep) {
     const path = join(folder, CHECKPOINTS_FOLDER, checkpointFolderName(restoreStep), 'model-0');
-    return { step: restoreStep, digest: await readFile(path, 'utf8') };
+    return { step: restoreStep, digest: await readFile(path, 'utf8'), committedIn };
   }
   for (const { weights, voted } of peers) {
-    if (weights.step === committedStep) return weights;
-    if (voted?.step === committedStep) return voted;
+    if (isOf(generation, weights)) return weights;
+    if (isOf(generation, voted)) return voted!;
   }
   throw new Error(`nobody holds step ${committedStep}`);
 }

@@ -86,6 +86,7 @@ export class ScriptedWorker {
     workerId: string,
     {
       stateStep = 0,
+      stateIn = 0,
       protocolVersion = PROTOCOL_VERSION,
       runId = 'run-a',
       beatMs = 50,
@@ -106,6 +107,7 @@ export class ScriptedWorker {
           serviceAddress: `${workerId}:2`,
           engine: 'none',
           stateStep,
+          stateIn,
           process: workerId,
         },
         LIMIT,
@@ -177,8 +179,8 @@ export class ScriptedWorker {
     async function* beats(): AsyncGenerator<AttendRequest> {
       for (;;) {
         const phaseMs = Math.round(performance.now() - startMs);
-        const told = { phase, step: 0, progress: 0, stillMs: phaseMs, phaseMs, cpuMs: 0 };
-        yield { session, ...told, leaving: false, time: undefined, stepTime: undefined };
+        const told = { phase, step: 0, stateIn: 0, progress: 0, stillMs: phaseMs, phaseMs };
+        yield { session, ...told, cpuMs: 0, leaving: false, time: undefined, stepTime: undefined };
         await sleep(beatMs, undefined, { signal });
       }
     }

@@ -26,7 +26,16 @@ function requests(runId: string): readonly { readonly path: string; readonly byt
     ...{ generation: 1, step: 3, firstStep: 1, numSteps: 4, timeoutMs: 5, value: Buffer.alloc(99) },
     ...{ objectives: [], skipped: [], files: [], figures: [], microbatches: [], phase: text },
     ...{ message: text, failure: '', weightsSha256: text, gradientNorm: 1, learningRate: 1 },
-    ...{ stateStep: 0, numClips: 1, numTokens: 1, progress: 1, stillMs: 1, phaseMs: 1, cpuMs: 1 },
+    ...{
+      stateStep: 0,
+      stateIn: 0,
+      numClips: 1,
+      numTokens: 1,
+      progress: 1,
+      stillMs: 1,
+      phaseMs: 1,
+      cpuMs: 1,
+    },
   };
   const services: Record<string, MethodDefinition<object, object>> = {
     ...(CoordinatorServiceService as object),

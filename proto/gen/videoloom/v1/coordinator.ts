@@ -39,6 +39,8 @@ export interface JoinRequest {
   engine: string;
   /** The committed step whose state the worker holds in memory; 0 = none. */
   stateStep: number;
+  /** `committed_in` of that state's step. */
+  stateIn: number;
   /** Made up by the process when it starts: what it tells of its time counts once, however often it joins. */
   process: string;
 }
@@ -59,6 +61,8 @@ export interface AttendRequest {
   phase: string;
   /** The committed step whose state the worker holds in memory; 0 = none. */
   step: number;
+  /** `committed_in` of that state's step. */
+  stateIn: number;
   /** Grows with every sign of progress in the phase: frames, clips, bytes, microbatches. */
   progress: number;
   /** Time since the phase began or progress was seen last. */
@@ -244,6 +248,7 @@ function createBaseJoinRequest(): JoinRequest {
     serviceAddress: "",
     engine: "",
     stateStep: 0,
+    stateIn: 0,
     process: "",
   };
 }
@@ -273,6 +278,9 @@ export const JoinRequest: MessageFns<JoinRequest> = {
     }
     if (message.stateStep !== 0) {
       writer.uint32(64).uint64(message.stateStep);
+    }
+    if (message.stateIn !== 0) {
+      writer.uint32(80).uint32(message.stateIn);
     }
     if (message.process !== "") {
       writer.uint32(74).string(message.process);
@@ -355,6 +363,14 @@ export const JoinRequest: MessageFns<JoinRequest> = {
             }
 
             message.stateStep = longToNumber(reader.uint64());
+            continue;
+          }
+          case 10: {
+            if (tag !== 80) {
+              break;
+            }
+
+            message.stateIn = reader.uint32();
             continue;
           }
           case 9: {
@@ -473,6 +489,7 @@ function createBaseAttendRequest(): AttendRequest {
     session: "",
     phase: "",
     step: 0,
+    stateIn: 0,
     progress: 0,
     stillMs: 0,
     phaseMs: 0,
@@ -493,6 +510,9 @@ export const AttendRequest: MessageFns<AttendRequest> = {
     }
     if (message.step !== 0) {
       writer.uint32(24).uint64(message.step);
+    }
+    if (message.stateIn !== 0) {
+      writer.uint32(88).uint32(message.stateIn);
     }
     if (message.progress !== 0) {
       writer.uint32(32).uint64(message.progress);
@@ -553,6 +573,14 @@ export const AttendRequest: MessageFns<AttendRequest> = {
             }
 
             message.step = longToNumber(reader.uint64());
+            continue;
+          }
+          case 11: {
+            if (tag !== 88) {
+              break;
+            }
+
+            message.stateIn = reader.uint32();
             continue;
           }
           case 4: {

@@ -63,8 +63,9 @@ export interface Generation {
   /** Checkpoint step to begin from when no member holds the state of `committed_step`; 0 = initialise. */
   restoreStep: number;
   /**
-   * The generation whose members committed `committed_step`; 0 where nobody has, or it is not known any more. A member
-   * of another one that had voted for that step holds another sum: the step was computed again without it.
+   * The generation whose members committed `committed_step`, or the first one that took it from a checkpoint; 0 before
+   * the first step. A worker that has the step, or a vote for it, from another generation holds other bits: the run went
+   * back, and the step was computed again without it.
    */
   committedIn: number;
 }
