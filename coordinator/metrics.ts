@@ -12,6 +12,8 @@ export interface RunMetrics {
   observe(event: JournalEvent, nowMs: number): void;
   /** Counts a call that was refused because its sender is out of date. */
   observeFenced(rpc: string): void;
+  /** Tells the newest whole checkpoint, which an earlier coordinator of the run may have completed. */
+  showCheckpoint(sizeBytes: number, completed: Date): void;
   /** Notes how long a stage of a checkpoint took here. */
   observeCheckpointStage(stage: 'manifest' | 'verify', seconds: number): void;
 }
@@ -177,7 +179,13 @@ export function openRunMetrics(
     },
   });
 
+  const showCheckpoint = (sizeBytes: number, completed: Date): void => {
+    checkpointBytes.set(sizeBytes);
+    checkpointTime.set(completed.getTime() / 1000);
+  };
+
   return {
+    showCheckpoint,
     observe(event, nowMs) {
       switch (event.type) {
         case 'commit': {
@@ -205,8 +213,7 @@ export function openRunMetrics(
           generations.inc();
           break;
         case 'checkpoint':
-          checkpointBytes.set(event.sizeBytes);
-          checkpointTime.setToCurrentTime();
+          showCheckpoint(event.sizeBytes, new Date());
           break;
         case 'checkpoint-failed':
           checkpointFailures.inc({ reason: event.reason });

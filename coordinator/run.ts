@@ -93,11 +93,13 @@ export async function openRun(
     const history = emptyHistory();
     const failures: VideoloomError[] = [];
     const warnings: string[] = [];
+    const completed = new Map<number, { readonly sizeBytes: number; readonly time: string }>();
     let run: Run | undefined = undefined as Run | undefined;
     journal = openJournal(
       join(folder, JOURNAL_FILE),
       (record) => {
         extendHistory(history, record);
+        if (record.type === 'checkpoint') completed.set(record.step, record);
       },
       {
         wallTime,
@@ -147,6 +149,8 @@ export async function openRun(
       nowMs(),
     );
     run = new Run(folder, { lock, journal, history, order, state, surroundings, warnings });
+    const last = completed.get(restoreStep);
+    if (last !== undefined) run.metrics.showCheckpoint(last.sizeBytes, new Date(last.time));
     if (failures[0] !== undefined) run.fail(failures[0]);
     if (isFinished) await run.writeSummary();
     return run;

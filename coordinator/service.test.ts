@@ -460,6 +460,14 @@ describe('the coordinator over gRPC', () => {
     await served.close();
 
     const again = await serveRun(t, testPlan(), served.folder);
+    const completed = again.records().find(({ type }) => type === 'checkpoint')!;
+    const metrics = await again.registry.metrics();
+    const shown = (name: string) => Number(new RegExp(`^${name} (.*)$`, 'm').exec(metrics)?.[1]);
+    assert.equal(shown('videoloom_checkpoint_bytes'), 'two'.length);
+    assert.equal(
+      shown('videoloom_checkpoint_last_success_timestamp_seconds'),
+      Date.parse(completed.time) / 1000,
+    );
     const b = await joinAs(t, again, 'b');
     const { number, committedStep, restoreStep } = await b.generation();
     assert.deepEqual([number, committedStep, restoreStep], [2, 2, 2]);
