@@ -1,7 +1,7 @@
 /** `videoloom data transcode | filter | pack`: from raw films to what is trained on. */
 import { resolve } from 'node:path';
 import { InvalidArgumentError, Option, type Command } from 'commander';
-import { UsageError } from '../../proto/errors.ts';
+import { UsageError, VideoloomError } from '../../proto/errors.ts';
 import { formatDuration, openProgress } from '../../proto/progress.ts';
 import { userCacheDir } from '../../proto/user-cache.mjs';
 import type { DataAccess } from '../loading/data-access.ts';
@@ -134,15 +134,22 @@ function addFilter(program: Command): void {
             },
           });
           progress?.done();
-          await writeReport(result, index, options.report ?? `${out}.report.jsonl`);
-          await writeIndex(result.index, out);
+          const report = options.report ?? `${out}.report.jsonl`;
+          await writeReport(result, index, report);
           const { train, heldOut } = result.index;
+          if (train.length + heldOut.length > 0) await writeIndex(result.index, out);
           say(
             `${train.length} of ${index.train.length} samples to train on and ${heldOut.length} of ` +
               `${index.heldOut.length} held out are kept`,
           );
           for (const [reason, count] of Object.entries(countReasons(result.dropped))) {
-            say(`  ${count} left out: ${reason}`);
+            say(`  ${count} left out by ${reason}`);
+          }
+          if (train.length + heldOut.length === 0) {
+            throw new VideoloomError(
+              'NOTHING_LEFT',
+              `no sample is left, so ${out} is not written; ${report} says of each which rule it does not meet`,
+            );
           }
         };
         const looks = dedup.some((kind) => kind === 'near' || kind === 'near-media');

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { readFile } from 'node:fs/promises';
+import { access, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { digestFile } from '../../proto/durable-file.ts';
@@ -184,7 +184,7 @@ test('the command writes the smaller index and says what it left out', { skip },
   assert.equal(code, 0, output);
   assert.match(
     output,
-    /^5 of 8 samples to train on and 1 of 1 held out are kept\n {2}2 left out: exact\n/m,
+    /^5 of 8 samples to train on and 1 of 1 held out are kept\n {2}2 left out by exact\n/m,
   );
   assert.equal((await readIndex(out)).train.length, 5);
   const lines = (await readFile(`${out}.report.jsonl`, 'utf8')).trimEnd().split('\n');
@@ -202,4 +202,9 @@ test('the command writes the smaller index and says what it left out', { skip },
   const wrong = await runData(['filter', file, '--out', out, '--where', 'wordz > 1']);
   assert.equal(wrong.code, 2);
   assert.match(wrong.output, /^USAGE: `wordz > 1` is no rule/m);
+  const none = join(folder, 'none.jsonl');
+  const empty = await runData(['filter', file, '--out', none, '--where', 'words > 99']);
+  assert.equal(empty.code, 1);
+  assert.match(empty.output, /^NOTHING_LEFT: no sample is left, so .*none\.jsonl is not written/m);
+  await assert.rejects(access(none), /ENOENT/);
 });
