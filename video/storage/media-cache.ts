@@ -3,8 +3,17 @@ import { readFile } from 'node:fs/promises';
 import { locationName, type MediaFile, type MediaLocation } from '../index/sample.ts';
 import { openCacheFolder, type CacheFolder, type HeldFile } from './cache-folder.ts';
 import { openPlaces, type StoredPlace, type StoreOptions } from './open.ts';
-import { readCell, readTableMetadata, type Table, type TableMetadata } from './parquet-cell.ts';
+import { openColumnCache } from './column-cache.ts';
+import {
+  bytesOfCell,
+  findCell,
+  readColumn,
+  readTableMetadata,
+  type Table,
+  type TableMetadata,
+} from './parquet-cell.ts';
 import { redactUrl } from './paths.ts';
+import { shared, type SharedWork } from './shared-work.ts';
 import {
   MAX_READ_BYTES,
   StorageError,
@@ -75,7 +84,7 @@ export function openMediaCache({
       opened = undefined;
       throw error;
     }));
-  const downloads = new Map<string, Shared>();
+  const downloads = new Map<string, SharedWork<void>>();
   let fetchedBytes = 0;
   const counted = async function* (chunks: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
     for await (const chunk of chunks) {
@@ -85,6 +94,7 @@ export function openMediaCache({
   };
   const states = new BoundedMap<string, FileState>(MAX_STATES);
   const tables = new BoundedMap<string, Promise<TableMetadata>>(MAX_TABLES);
+  const columns = openColumnCache(MAX_COLUMN_BYTES);
 
   const stateOf = async (place: StoredPlace, signal?: AbortSignal): Promise<FileState> => {
     const key = keyOf(place);
@@ -170,7 +180,15 @@ export function openMediaCache({
         tables.delete(key);
       });
     }
-    return readCell(tableAt(place, state, signal), await metadata, cell);
+    const told = await metadata;
+    const { what } = tableAt(place, state);
+    const found = findCell(what, told, cell);
+    const { column, rowStart, sizeBytes } = found;
+    const load = (own?: AbortSignal) => readColumn(tableAt(place, state, own), told, found);
+    const values = found.hasPages
+      ? await load(signal)
+      : await columns.read(`${key}\n${column}\n${rowStart}`, sizeBytes, signal, load);
+    return bytesOfCell(what, cell, values[cell.row - rowStart], found.inner);
   };
 
   const tableAt = (place: StoredPlace, state: FileState, signal?: AbortSignal): Table => {
@@ -253,55 +271,6 @@ async function* streamed(
   yield* (await store.stream(path, options)) as AsyncIterable<Uint8Array>;
 }
 
-/** A download that several wait for. */
-interface Shared {
-  readonly done: Promise<void>;
-  numWaiting: number;
-  readonly leave: () => void;
-}
-
-/** Runs `work` once for all who ask for `key` meanwhile; it ends early when the last of them has gone. */
-async function shared(
-  underWay: Map<string, Shared>,
-  key: string,
-  signal: AbortSignal | undefined,
-  work: (signal: AbortSignal) => Promise<void>,
-): Promise<void> {
-  let job = underWay.get(key);
-  if (job === undefined) {
-    const controller = new AbortController();
-    const done = work(controller.signal).finally(() => {
-      if (underWay.get(key) === job) underWay.delete(key);
-    });
-    job = {
-      done,
-      numWaiting: 0,
-      leave: () => {
-        controller.abort();
-      },
-    };
-    underWay.set(key, job);
-  }
-  const { done, leave } = job;
-  let onAbort: (() => void) | undefined;
-  const aborted = new Promise<never>((_, reject) => {
-    onAbort = () => {
-      reject(signal!.reason as Error);
-    };
-    signal?.addEventListener('abort', onAbort, { once: true });
-  });
-  job.numWaiting++;
-  try {
-    await Promise.race([done, aborted]);
-  } finally {
-    signal?.removeEventListener('abort', onAbort!);
-    if (--job.numWaiting === 0) {
-      if (underWay.get(key) === job) underWay.delete(key); // whoever comes now begins anew
-      leave();
-    }
-  }
-}
-
 /** What a location's bytes are found under as long as the file is the same. */
 function nameOf(place: StoredPlace, { range, cell }: MediaLocation, state: FileState): string {
   const parts = [keyOf(place), state.version, state.sizeBytes, range, cell];
@@ -334,6 +303,8 @@ class BoundedMap<K, V> extends Map<K, V> {
 }
 
 const MAX_STATES = 65_536;
+/** Of columns without an index of pages, unpacked: what a cell needs is what those beside it need too. */
+const MAX_COLUMN_BYTES = 256 * 2 ** 20;
 /** Their metadata may take megabytes. */
 const MAX_TABLES = 16;
 const MAX_ATTEMPTS = 3;

@@ -26,18 +26,30 @@ export async function readTableMetadata(table: Table): Promise<TableMetadata> {
   return parsing(table.what, () => parquetMetadataAsync(asyncBuffer(table)));
 }
 
+/** What has to be read for a cell. */
+export interface FoundCell {
+  /** The outermost column, and the way from its values to the cell. */
+  readonly column: string;
+  readonly inner: readonly string[];
+  /** The cell's row alone where the column has an index of pages, else all rows of its row group. */
+  readonly rowStart: number;
+  readonly rowEnd: number;
+  readonly hasPages: boolean;
+  /** Of the column in the row group, unpacked. */
+  readonly sizeBytes: number;
+}
+
 /**
- * The bytes in a cell. The column may lead into a structure or a list: `image.bytes`, `images.0`; of a structure with
- * bytes and a path, as Hugging Face's datasets keep pictures, the bytes are taken. Reads the cell's page where the
- * table has an index of pages, otherwise the column of its row group.
- * @throws StorageError CELL_MISSING, PARQUET_DAMAGED, TOO_LARGE
+ * Where a cell is. The column may lead into a structure or a list: `image.bytes`, `images.0`; of a structure with
+ * bytes and a path, as Hugging Face's datasets keep pictures, the bytes are taken.
+ * @throws StorageError CELL_MISSING
  */
-export async function readCell(
-  table: Table,
+export function findCell(
+  what: string,
   metadata: TableMetadata,
   { column, row }: NonNullable<MediaLocation['cell']>,
-): Promise<Uint8Array> {
-  const cell = `${table.what}#${column}/${row}`;
+): FoundCell {
+  const cell = `${what}#${column}/${row}`;
   const columns = topColumns(metadata);
   const [top, inner] = columns.includes(column)
     ? [column, []]
@@ -45,24 +57,63 @@ export async function readCell(
   if (!columns.includes(top)) {
     throw missing(cell, `there is no column ${top}; there are ${columns.slice(0, 20).join(', ')}`);
   }
-  if (!(row >= 0 && row < Number(metadata.num_rows)))
-    throw missing(cell, `the table has ${Number(metadata.num_rows)} rows`);
+  let rowStart = 0;
+  for (const { num_rows: numRows, columns: chunks } of metadata.row_groups) {
+    const rowEnd = rowStart + Number(numRows);
+    if (row >= rowStart && row < rowEnd) {
+      const own = chunks.filter(({ meta_data }) => meta_data?.path_in_schema[0] === top);
+      const hasPages = own.every(({ offset_index_offset: offset }) => offset !== undefined);
+      const sizes = own.map(({ meta_data }) => Number(meta_data!.total_uncompressed_size));
+      return {
+        ...{ column: top, inner, hasPages },
+        ...(hasPages ? { rowStart: row, rowEnd: row + 1 } : { rowStart, rowEnd }),
+        sizeBytes: sizes.reduce((sum, size) => sum + size, 0),
+      };
+    }
+    rowStart = rowEnd;
+  }
+  throw missing(cell, `the table has ${rowStart} rows`);
+}
+
+/**
+ * The values of the rows that {@link findCell} names.
+ * @throws StorageError PARQUET_DAMAGED, TOO_LARGE
+ */
+export async function readColumn(
+  table: Table,
+  metadata: TableMetadata,
+  { column, rowStart, rowEnd }: FoundCell,
+): Promise<readonly unknown[]> {
   const rows = await parsing(table.what, () =>
     parquetReadObjects({
       file: asyncBuffer(table),
       metadata,
-      columns: [top],
-      rowStart: row,
-      rowEnd: row + 1,
+      columns: [column],
+      rowStart,
+      rowEnd,
       useOffsetIndex: true,
       utf8: false,
       compressors: BOUNDED_COMPRESSORS,
     }),
   );
-  let value: unknown = rows[0]?.[top];
+  return rows.map((row) => row[column] as unknown);
+}
+
+/**
+ * The bytes in a cell, of its column's value in its row.
+ * @throws StorageError CELL_MISSING
+ */
+export function bytesOfCell(
+  what: string,
+  { column, row }: NonNullable<MediaLocation['cell']>,
+  columnValue: unknown,
+  inner: readonly string[],
+): Uint8Array {
+  let value = columnValue;
   for (const name of inner) value = memberOf(value, name);
   if (!(value instanceof Uint8Array)) value = memberOf(value, 'bytes');
-  if (!(value instanceof Uint8Array)) throw missing(cell, 'it holds no bytes');
+  if (!(value instanceof Uint8Array))
+    throw missing(`${what}#${column}/${row}`, 'it holds no bytes');
   return new Uint8Array(value); // a copy, without the page around it
 }
 
