@@ -93,6 +93,8 @@ export type JournalEvent =
       readonly step: number;
       readonly figures: readonly Figure[];
       readonly weightsSha256: string;
+      /** Held-out clips that did not decode and that no figure counts; left out where there are none. */
+      readonly skipped?: readonly Omit<JournaledSkip, 'place'>[];
     }
   | { readonly type: 'failed'; readonly code: string; readonly message: string };
 

@@ -29,7 +29,7 @@ import { positionOf } from '../proto/sample-order.ts';
 import { NO_TIME } from '../proto/time-ledger.ts';
 import { timeLimits, type TimeLimits } from '../proto/time-limits.ts';
 import { findDisagreement, resultStatement, stepStatement } from './agreement.ts';
-import type { JournalEvent, LossReason } from './journal-events.ts';
+import type { JournalEvent, JournaledSkip, LossReason } from './journal-events.ts';
 import { asMembers, chooseMembers, fenced, holdsState, workerOf } from './membership.ts';
 import type { Committed, Worker } from './membership.ts';
 import {
@@ -829,12 +829,28 @@ function finishIfKept(turn: Turn): void {
   }
   const { figures, weightsSha256 } = requests[0]!;
   for (const worker of state.workers) journalTime(turn, worker);
-  journal(turn, { type: 'finished', step: state.committedStep, figures, weightsSha256 }, true);
+  const skipped = skippedIn(requests);
+  journal(
+    turn,
+    {
+      ...{ type: 'finished', step: state.committedStep, figures, weightsSha256 },
+      ...(skipped.length > 0 && { skipped }),
+    },
+    true,
+  );
   state.phase = RunPhase.FINISHED;
   state.results = undefined;
   for (const ballot of results.ballots)
     turn.effects.push({ type: 'answer', callId: ballot.callId, response: {} });
   turn.effects.push({ type: 'over' });
+}
+
+/** The held-out clips that did not decode for some member, each once. */
+function skippedIn(requests: readonly ReportResultRequest[]): Omit<JournaledSkip, 'place'>[] {
+  const all = requests.flatMap(({ skipped }) => skipped).sort((a, b) => a.sample - b.sample);
+  return all
+    .filter(({ sample }, i) => sample !== all[i - 1]?.sample)
+    .map(({ sample, substitute, reason, message }) => ({ sample, substitute, reason, message }));
 }
 
 function stop(turn: Turn): void {

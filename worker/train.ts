@@ -3,9 +3,11 @@ import { join } from 'node:path';
 import type { Log } from '../proto/log.ts';
 import { checkpointFolderName, CHECKPOINTS_FOLDER } from '../proto/checkpoint-manifest.ts';
 import { messageOf, VideoloomError } from '../proto/errors.ts';
+import type { SkippedSample } from '../proto/gen/videoloom/v1/coordinator.ts';
 import type { Figure, Generation, Member, ObjectiveSum } from '../proto/gen/videoloom/v1/run.ts';
 import { PROTOCOL_VERSION } from '../proto/protocol.ts';
 import type { Security } from '../proto/security.ts';
+import type { SubstitutedClip } from '../video/loading/loader.ts';
 import { timeLimits } from '../proto/time-limits.ts';
 import type { BlackBox } from './black-box/black-box.ts';
 import { recordPlans } from './black-box/recorders.ts';
@@ -343,11 +345,11 @@ export async function train(options: TrainOptions): Promise<void> {
     // --- Result. A stopped run has none: it is resumed later.
     ledger.enter('evaluate');
     const finished = state.step >= run.plan.totalSteps;
-    const figures = finished ? await evaluate(self.rank, members.length, scope) : [];
+    const held = finished ? await evaluate(self.rank, members.length, scope) : NO_FIGURES;
     const host = await readState(state, parameterNames(state));
     const result = {
       generation: number,
-      figures,
+      ...held,
       weightsSha256: weightsSha256(host),
       time: ledger.total(),
     };
@@ -538,16 +540,32 @@ export async function train(options: TrainOptions): Promise<void> {
     if (last !== rank && last >= 0) ledger.blame(last, Math.min(ms, waitedMs[rank] ?? 0));
   }
 
-  function evaluate(rank: number, worldSize: number, signal: AbortSignal): Promise<Figure[]> {
+  /** The figures of all held-out clips, and those of this worker's share that did not decode. */
+  async function evaluate(
+    rank: number,
+    worldSize: number,
+    signal: AbortSignal,
+  ): Promise<{ readonly figures: Figure[]; readonly skipped: SkippedSample[] }> {
     const { microbatchSize } = config.train;
     const { step, params } = state;
     const onBatch = (): void => {
       ledger.progress();
     };
-    const place = { collectives, rank, worldSize, step, signal, onBatch };
-    return evaluateHeldOut({ run, engine, programs, frozen, microbatchSize, ...place }, params);
+    const skipped = new Map<number, SkippedSample>();
+    const onSkipped = (clip: SubstitutedClip): void => {
+      if (skipped.has(clip.sample)) return;
+      skipped.set(clip.sample, { ...clip, place: 0 });
+      const { sample, reason } = clip;
+      log.warn({ sample, reason }, `a held-out clip does not count: ${clip.message}`);
+    };
+    const place = { collectives, rank, worldSize, step, signal, onBatch, onSkipped };
+    const options = { run, engine, programs, frozen, microbatchSize, ...place };
+    const figures = await evaluateHeldOut(options, params);
+    return { figures, skipped: [...skipped.values()] };
   }
 }
+
+const NO_FIGURES = { figures: [], skipped: [] };
 
 /** How exactly waiting for bytes is told from waiting for the decoders. */
 const LOOK_MS = 20;

@@ -54,7 +54,14 @@ export function ballot(session: string, generation: number, step: number): Commi
 /** The result as every worker reports it. */
 export function verdict(session: string, generation: number): ReportResultRequest {
   const figures = [{ name: 'recall@1', value: 0.5, chance: 0.1, untrained: 0.11, count: 100 }];
-  return { session, generation, figures, weightsSha256: 'e'.repeat(64), time: undefined };
+  return {
+    session,
+    generation,
+    figures,
+    weightsSha256: 'e'.repeat(64),
+    time: undefined,
+    skipped: [],
+  };
 }
 
 /** A joined worker. */

@@ -154,3 +154,28 @@ test('a film that decoded when its step was committed, and does not now, is name
   assert.deepEqual(again, first);
   assert.equal((await readSummary(folderOf('was-good'))).skippedSamples, 0);
 });
+
+test('a held-out film that does not decode counts in no figure, and is named', async () => {
+  const film = join(work.folder, 'films/held-out/held-out-0000.mp4');
+  await freshRun('held-out');
+  await damage(film);
+  const { code, output } = await videoloom(args('held-out'), { cwd: work.folder });
+  await mend(film);
+  assert.equal(code, 0, output);
+  const counts = async (run: string): Promise<number[]> =>
+    (await readSummary(folderOf(run))).figures.map(({ count }) => count);
+  const [with0, without0] = [await counts('undisturbed'), await counts('held-out')];
+  const { heldOut, files } = await readIndex(folderOf('held-out/samples.jsonl'));
+  const isLost = heldOut.map(({ media }) => film.endsWith(files[media[0]!.file]!.path));
+  const numLost = isLost.filter(Boolean).length;
+  assert.ok(numLost > 0 && numLost < heldOut.length);
+  // Every clip is asked the same number of alignment questions.
+  const last = with0.length - 1;
+  assert.equal(without0[last]! * heldOut.length, with0[last]! * (heldOut.length - numLost));
+  for (const [i, count] of without0.entries()) assert.ok(count < with0[i]!, String(without0));
+  const lost = await videoloom(['quarantine', 'held-out'], { cwd: work.folder });
+  const lines = lost.output.match(
+    /held-out-0000\.mp4.* {2}held out, counts in no figure {2}VIDEO_/g,
+  );
+  assert.equal(lines?.length, numLost, lost.output);
+});

@@ -1,4 +1,5 @@
 import type { Figure } from '../../proto/gen/videoloom/v1/run.ts';
+import type { Clip, SubstitutedClip } from '../../video/loading/loader.ts';
 import type { Engine } from '../backend/engine.ts';
 import { rowsOf, uploadBatch } from '../batches.ts';
 import { openInitializer } from '../initializer.ts';
@@ -21,6 +22,8 @@ export interface HeldOutOptions {
   readonly signal: AbortSignal;
   /** Told of every batch. */
   readonly onBatch?: () => void;
+  /** Told of every clip that does not decode, as often as it is asked for: no figure counts it. */
+  readonly onSkipped?: (skipped: SubstitutedClip) => void;
 }
 
 /**
@@ -93,9 +96,12 @@ async function figuresOf(
   return figures;
 }
 
-/** One microbatch of the clips that are asked; the last one is filled up with the first clips, which then do not count. */
+/**
+ * One microbatch of the clips that are asked. The last one is filled up with the first clips, and another clip stands in
+ * for one that does not decode: these come behind the `numFresh` that count, so that nothing is counted twice.
+ */
 async function heldOutRows(
-  { run, microbatchSize, signal }: HeldOutOptions,
+  { run, microbatchSize, signal, onSkipped }: HeldOutOptions,
   {
     asked,
     index,
@@ -109,13 +115,16 @@ async function heldOutRows(
     substitutes: [1, 2, 3, 4].map((offset) => asked[(place + offset) % asked.length]!),
   }));
   const clips = await run.heldOutLoader.load(leases, signal);
+  for (const { skipped } of clips) if (skipped !== undefined) onSkipped?.(skipped);
+  const isFresh = (clip: Clip, i: number): boolean =>
+    places[i]! < asked.length && clip.skipped === undefined;
+  const fresh = clips.filter(isFresh);
   const rows = rowsOf(
     run.index.heldOut,
     places.map(() => ({ epoch: draw })),
-    clips,
+    [...fresh, ...clips.filter((clip, i) => !isFresh(clip, i))],
   );
-  const numFresh = places.filter((place) => place < asked.length).length;
-  return Object.assign(rows, { numFresh });
+  return Object.assign(rows, { numFresh: fresh.length });
 }
 
 /**

@@ -212,7 +212,11 @@ export interface ReportResultRequest {
   figures: Figure[];
   weightsSha256: string;
   /** As in the beats: since the process started. */
-  time: TimeLedger | undefined;
+  time:
+    | TimeLedger
+    | undefined;
+  /** Held-out clips of the caller's share that did not decode: no figure counts them. `place` says nothing here. */
+  skipped: SkippedSample[];
 }
 
 export interface ReportResultResponse {
@@ -1698,7 +1702,7 @@ export const ReportDamagedCheckpointResponse: MessageFns<ReportDamagedCheckpoint
 };
 
 function createBaseReportResultRequest(): ReportResultRequest {
-  return { session: "", generation: 0, figures: [], weightsSha256: "", time: undefined };
+  return { session: "", generation: 0, figures: [], weightsSha256: "", time: undefined, skipped: [] };
 }
 
 export const ReportResultRequest: MessageFns<ReportResultRequest> = {
@@ -1717,6 +1721,9 @@ export const ReportResultRequest: MessageFns<ReportResultRequest> = {
     }
     if (message.time !== undefined) {
       TimeLedger.encode(message.time, writer.uint32(42).fork()).join();
+    }
+    for (const v of message.skipped) {
+      SkippedSample.encode(v!, writer.uint32(50).fork()).join();
     }
     return writer;
   },
@@ -1772,6 +1779,14 @@ export const ReportResultRequest: MessageFns<ReportResultRequest> = {
             }
 
             message.time = TimeLedger.decode(reader, reader.uint32());
+            continue;
+          }
+          case 6: {
+            if (tag !== 50) {
+              break;
+            }
+
+            message.skipped.push(SkippedSample.decode(reader, reader.uint32()));
             continue;
           }
         }
