@@ -123,6 +123,7 @@ function turns(fields: Fields, recordFile: string, names: MediaNames): Conversat
       throw new DataError('MEDIA_MARKS', message);
     }
   }
+  if (!said.some(({ role }) => role === 'assistant')) throw incomplete('nobody answers in it');
   return { media, parts };
 }
 
@@ -136,6 +137,10 @@ function turnsOf(
     const known = typeof role === 'string' && Object.hasOwn(ROLES, role) ? ROLES[role] : undefined;
     if (known === undefined || typeof content !== 'string') {
       throw incomplete(`its turn ${at + 1} has no text or is from neither human, gpt nor system`);
+    }
+    // Its question would be taken for an answer, or run into the next one.
+    if (known === 'assistant' && content.replaceAll(new RegExp(MARKER, 'g'), '').trim() === '') {
+      throw incomplete(`its turn ${at + 1}, an answer, has no words`);
     }
     return { role: known, text: content };
   });

@@ -83,8 +83,8 @@ test('LLaVA and Video-ChatGPT conversations, as an array and as JSON Lines', asy
       'system:Be short.|user:Compare|user:<0>|user:and|user:<1>|user:with|user:<2>|user:.|assistant:No.',
     ],
     ['llava/7#2', [], 'user:Hello|assistant:Hi'],
-    ['llava/unmarked#8', ['image pictures/coco/0.jpg'], 'user:<0>|user:What?'],
-    ['llava/url#9', ['image https://example.org/a%20b.jpg'], 'user:<0>'],
+    ['llava/unmarked#8', ['image pictures/coco/0.jpg'], 'user:<0>|user:What?|assistant:That.'],
+    ['llava/url#9', ['image https://example.org/a%20b.jpg'], 'user:<0>|assistant:This.'],
   ];
   assert.deepEqual(
     samples.map((sample) => [sample.id, placesOf(sample), lineOf(sample.parts)]),
@@ -101,14 +101,14 @@ test('LLaVA and Video-ChatGPT conversations, as an array and as JSON Lines', asy
     'PATH_OUTSIDE',
     'PATH_OUTSIDE',
     'PATH_OUTSIDE',
-    'RECORD_INCOMPLETE',
+    ...['RECORD_INCOMPLETE', 'RECORD_INCOMPLETE', 'RECORD_INCOMPLETE'],
   ];
   assert.deepEqual(faults, [
     // The lines on which the records begin.
-    ...[56, 66, 76, 86, 96, 126].map(
-      (line, i) => `llava.json:${line}#${[3, 4, 5, 6, 7, 10][i]!} ${codes[i]!}`,
+    ...[56, 66, 76, 86, 96, 134, 143, 164].map(
+      (line, i) => `llava.json:${line}#${[3, 4, 5, 6, 7, 10, 11, 12][i]!} ${codes[i]!}`,
     ),
-    ...[4, 5, 6, 7, 8, 11].map((line, i) => `llava.jsonl:${line} ${codes[i]!}`),
+    ...[4, 5, 6, 7, 8, 11, 12, 13].map((line, i) => `llava.jsonl:${line} ${codes[i]!}`),
   ]);
 });
 

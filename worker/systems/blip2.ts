@@ -47,6 +47,7 @@ import {
   visionSizes,
   type PictureShape,
 } from './vision-part.ts';
+import { wholeWords } from './whole-words.ts';
 
 const fields = z.strictObject({
   name: z.literal('blip2').describe('Li et al. 2023, arXiv:2301.12597, the first stage'),
@@ -108,7 +109,7 @@ export function blip2System(
     embedding: config.embedding,
   };
   const told = new Set(pictureWords.flat());
-  const toldIds = new Set([...told].flatMap((word) => tokenizer.encode(word)));
+  const toldIds = new Set(wholeWords(tokenizer, [...told]).values());
   const groupOf = (text: string): number => {
     const own = text.split(/\s+/).filter((word) => told.has(word));
     return hashOf(own.length === 0 ? text : own.join(' '));
@@ -151,7 +152,7 @@ export function blip2System(
     const ones = (): HostArray => ({ data: new Float32Array(count).fill(1), shape: [count] });
     const textIds = { data: groups, shape: [count] };
     const isCounted = (label: number): boolean =>
-      label !== NO_LABEL && (purpose === 'train' || toldIds.size === 0 || toldIds.has(label));
+      label !== NO_LABEL && (purpose === 'train' || told.size === 0 || toldIds.has(label));
     const writing = {
       writeIds: write.ids,
       writeLabels: write.labels,

@@ -21,6 +21,7 @@ import type {
   Row,
   VideoLanguageSystem,
 } from './system.ts';
+import { wholeWords } from './whole-words.ts';
 
 /** Fields that every such system has. */
 export const dialogueFields = {
@@ -150,7 +151,7 @@ export function dialogueSystem<P extends TensorTree>(
     isCounted: (_label, isFirst) => isFirst,
   }));
   const spoken = config.heldOut.words.map((words): HeldOutFigure => {
-    const ids = new Set(words.flatMap((word) => tokenizer.encode(word)));
+    const ids = new Set(wholeWords(tokenizer, words).values());
     return {
       name: `${words[0]!} or another`,
       asks: ({ answer }) => tokenizer.encode(answer).some((id) => ids.has(id)),

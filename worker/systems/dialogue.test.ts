@@ -4,6 +4,7 @@ import { openTokenizer, trainTokenizer } from '../../video/text/tokenizer.ts';
 import { NO_LABEL } from '../losses/next-token.ts';
 import { assembleDialogues, filledTemplate, turnsOf } from './dialogue.ts';
 import { spokenDuring } from './subtitles.ts';
+import { wholeWords } from './whole-words.ts';
 
 const tokenizer = openTokenizer(
   trainTokenizer(['what is it ?', 'a red cat', 'one two three four five six'], {
@@ -12,6 +13,19 @@ const tokenizer = openTokenizer(
 );
 const { pad, cls, sep } = tokenizer.special;
 const idOf = (word: string): number => tokenizer.encode(word)[0]!;
+
+test('a word that is several pieces, or unknown, is none that one token can ask for', () => {
+  assert.ok(tokenizer.encode('cared').length > 1);
+  assert.deepEqual(tokenizer.encode('☃'), [tokenizer.special.unk]);
+  const known = wholeWords(tokenizer, ['red', 'cared', '☃', 'cat']);
+  assert.deepEqual(
+    [...known],
+    [
+      ['red', idOf('red')],
+      ['cat', idOf('cat')],
+    ],
+  );
+});
 
 test('a template gives words and the places of soft tokens in its order', () => {
   const pieces = filledTemplate('[CLS] {seen} {question} [>]', {

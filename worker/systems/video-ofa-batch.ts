@@ -96,7 +96,12 @@ export function assembleOfa(
     const namesCaption = question.namesCaption ?? config.orderNamesCaption;
     const ofSome = question.ofSome ?? false;
     const [named, answer] = asked(task, { row, rng, shown, split, namesCaption, ofSome });
-    numTokens += setPrompt(config, arrays, r, PROMPTS[task].replace('{caption}', named));
+    numTokens += setPrompt(
+      config,
+      arrays,
+      r,
+      PROMPTS[task].replace('{caption}', () => named),
+    );
     const written = tokenizer.encode(answer).slice(0, answerLength - 2);
     arrays.answers.data.set([cls, ...written, sep], r * answerLength);
     arrays[`${task}Labels`].data.set([...written, sep], r * answerLength + 1);

@@ -92,6 +92,28 @@ test('frames of a question of order are shuffled, and nothing else tells how', a
   assert.equal(new Set(prompts.map(String)).size, 1);
 });
 
+test('a caption stands in a prompt as it is, whatever its signs', async () => {
+  const { system, config } = await open('model.tasks={caption: 0, match: 1, order: 0}');
+  const row = captionedRows(config)[0]!;
+  const lengthOf = (text: string): number => {
+    const { arrays } = system.assemble([{ ...row, sample: { ...row.sample, text } }]);
+    return [...arrays['present']!.data].filter((present) => present === 1).length;
+  };
+  // Every sign is a word of its own; `$$`, `$&` and `$'` mean something to String.replace.
+  for (const text of ['red $$ star', "red $& star $'"]) {
+    const numSigns = text.replaceAll(/[^$&']/g, '').length;
+    assert.equal(lengthOf(text), lengthOf('red star') + numSigns, text);
+  }
+});
+
+test('an order of frames whose numbers the tokenizer cannot tell is refused', async () => {
+  const more = ['data.windows=16', 'model.answerTokens=20', 'model.wordPositions=64'];
+  await open(...more);
+  await assert.rejects(open(...more, 'model.vocabulary=48'), {
+    ...{ code: 'CONFIG_INVALID', message: /data\.windows is 16, and \d+ is no word of the token/ },
+  });
+});
+
 test('the answer to a question of order says which shown frame belongs to each sentence that it names', async () => {
   const only = 'model.tasks={caption: 0, match: 0, order: 1}';
   const { system, config } = await open(only, 'model.promptTokens=64', 'model.wordPositions=64');

@@ -4,7 +4,7 @@
  */
 import * as tf from '@tensorflow/tfjs-core';
 import { z } from 'zod';
-import type { Tokenizer } from '../../video/text/tokenizer.ts';
+import { VideoloomError } from '../../proto/errors.ts';
 import { count, share, type RunConfig } from '../config-fields.ts';
 import type { ObjectiveSums } from '../losses/cross-entropy.ts';
 import { nextTokenSums } from '../losses/next-token.ts';
@@ -46,6 +46,7 @@ import {
   type OfaAssembly,
   type OfaQuestion,
 } from './video-ofa-batch.ts';
+import { wholeWords } from './whole-words.ts';
 
 const fields = z.strictObject({
   name: z.literal('video-ofa').describe('Chen et al. 2023, arXiv:2305.03204'),
@@ -187,7 +188,18 @@ async function open({
     tasks: model.tasks,
     orderNamesCaption: model.orderNamesCaption,
   };
-  const digits = digitTable(tokenizer, { size: model.vocabulary, numFrames: data.windows });
+  const frames = [...Array(data.windows).keys()].map(String);
+  const numbers = wholeWords(tokenizer, frames);
+  const untold = frames.find((frame) => !numbers.has(frame));
+  if (model.tasks.order > 0 && untold !== undefined) {
+    throw new VideoloomError(
+      'CONFIG_INVALID',
+      `data.windows is ${data.windows}, and ${untold} is no word of the tokenizer that the run began with, by which the ` +
+        'order of the frames is told: show fewer frames, set model.tasks.order to 0, or begin with a stage of as many',
+    );
+  }
+  const digits = new Float32Array(model.vocabulary).fill(-1); // the number that each word piece says
+  for (const [frame, id] of numbers) digits[id] = Number(frame);
   const given = ({ pixels, ids, present }: OfaPrompt): ReaderInput => {
     const count = pixels.shape[0] * data.windows;
     const pictures = normalizePixels(pixels, [count, frameSize, frameSize, 3], CLIP_PIXELS);
@@ -372,17 +384,4 @@ export function rightPairs(
   const isThere = tf.max(isNamed, -1);
   const bothThere = tf.mul(tf.expandDims(isThere, 2), tf.expandDims(isThere, 1));
   return tf.mul(tf.cast(tf.equal(sign(told), sign(truth)), 'float32'), bothThere);
-}
-
-/** The number that each word piece says, -1 for others. */
-function digitTable(
-  tokenizer: Tokenizer,
-  { size, numFrames }: { readonly size: number; readonly numFrames: number },
-): Float32Array {
-  const table = new Float32Array(size).fill(-1);
-  for (let i = 0; i < numFrames; i++) {
-    const [id, ...more] = tokenizer.encode(String(i));
-    if (id !== undefined && more.length === 0) table[id] = i;
-  }
-  return table;
 }

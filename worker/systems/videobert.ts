@@ -49,6 +49,7 @@ import {
   type VideoBertExample,
 } from './videobert-batch.ts';
 import { joinSegments } from './videobert-segments.ts';
+import { wholeWords } from './whole-words.ts';
 
 const fields = z.strictObject({
   name: z.literal('videobert').describe('Sun et al. 2019, arXiv:1904.01766'),
@@ -280,17 +281,12 @@ export function videoBertSystem(
     };
   };
   const fillInTasks = (config.fillIn?.slots ?? []).map((words, slot): HeldOutTask => {
-    // One [MASK] is one piece.
-    const ids = new Map(
-      words
-        .map((word) => [word, tokenizer.encode(word)] as const)
-        .filter(([, { length }]) => length === 1),
-    );
+    const ids = wholeWords(tokenizer, words); // one [MASK] is one piece
     /** The first word of the kind in a text. */
     const wordOf = (sample: Sample): number | undefined =>
-      ids.get(sample.text.split(/[^\p{L}]+/u).find((part) => ids.has(part)) ?? '')?.[0];
+      ids.get(sample.text.split(/[^\p{L}]+/u).find((part) => ids.has(part)) ?? '');
     const choices = new Float32Array(assembly.textVocabulary);
-    for (const [id] of ids.values()) choices[id!] = 1;
+    for (const id of ids.values()) choices[id] = 1;
     return {
       name: `fill-in of ${words[0]!} or another`,
       objective: 'masked-token',

@@ -171,9 +171,11 @@ def instructions():
         {"id": "outside", "image": "../../../etc/passwd", "conversations": [{"from": "human", "value": "<image>"}]},
         {"id": "file", "image": "file:///etc/passwd", "conversations": [{"from": "human", "value": "<image>"}]},
         {"id": "drive", "image": "C:\\windows\\x.jpg", "conversations": [{"from": "human", "value": "<image>"}]},
-        {"id": "unmarked", "image": "coco/0.jpg", "conversations": [{"from": "human", "value": "What?"}]},
-        {"id": "url", "image": "https://example.org/a%20b.jpg", "conversations": [{"from": "human", "value": "<image>"}]},
+        {"id": "unmarked", "image": "coco/0.jpg", "conversations": [{"from": "human", "value": "What?"}, {"from": "gpt", "value": "That."}]},
+        {"id": "url", "image": "https://example.org/a%20b.jpg", "conversations": [{"from": "human", "value": "<image>"}, {"from": "gpt", "value": "This."}]},
         {"id": "said by", "conversations": [{"from": "robot", "value": "?"}]},
+        {"id": "silent", "conversations": [{"from": "human", "value": "Is it?"}, {"from": "gpt", "value": " <image> "}, {"from": "human", "value": "And?"}, {"from": "gpt", "value": "No."}]},
+        {"id": "unanswered", "conversations": [{"from": "human", "value": "Why?"}]},
     ]
     write(folder / "llava.json", json.dumps(records, indent=2))
     write(folder / "llava.jsonl", "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records))
