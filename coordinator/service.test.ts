@@ -253,7 +253,7 @@ describe('the coordinator over gRPC', () => {
   });
 
   it('drops a worker whose beats stop, though its connection stands', async (t) => {
-    const served = await serveRun(t, testPlan({ minWorkers: 2, detectWithinMs: 400 }));
+    const served = await serveRun(t, testPlan({ minWorkers: 2, detectWithinMs: 2000 }));
     const a = await joinAs(t, served, 'a');
     const frozen = await joinAs(t, served, 'frozen', { beatMs: 1_000_000 });
     const { members } = await a.generation(({ number }) => number === 2);
@@ -266,7 +266,7 @@ describe('the coordinator over gRPC', () => {
   });
 
   it('gives up a worker that does not vote and waits for nobody, by name', async (t) => {
-    const served = await serveRun(t, testPlan({ minWorkers: 2, detectWithinMs: 200 }));
+    const served = await serveRun(t, testPlan({ minWorkers: 2, detectWithinMs: 1000 }));
     const a = await joinAs(t, served, 'a', { phase: 'wait' });
     const slow = await joinAs(t, served, 'slow', { phase: 'wait' });
     await a.generation();

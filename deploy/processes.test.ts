@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { readFile } from 'node:fs/promises';
 import { test } from 'node:test';
+import { setTimeout as delay } from 'node:timers/promises';
 import { withTrainingMemory } from '../proto/memory-environment.ts';
 import { exitOf, firstJsonLine, start } from './processes.ts';
 
@@ -10,7 +11,12 @@ const NO_RUN = ['train', '--run', 'nowhere', '--coordinator', '127.0.0.1:1', '--
 
 /** What a process was started with; glibc writes a zero behind each of its settings, where there was a colon. */
 async function environmentOf(pid: number): Promise<string> {
-  return (await readFile(`/proc/${pid}/environ`, 'utf8')).replaceAll('\0', ':');
+  for (;;) {
+    const text = await readFile(`/proc/${pid}/environ`, 'utf8');
+    // Empty while the kernel still begins the program.
+    if (text !== '') return text.replaceAll('\0', ':');
+    await delay(5);
+  }
 }
 
 test('a process that trains starts with the memory settings, another without', async (context) => {

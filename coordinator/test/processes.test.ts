@@ -75,7 +75,7 @@ describe('the coordinator as a process', () => {
   });
 
   it('killed again and again while two workers train, ends with the weights of an undisturbed run', async (t) => {
-    const plan = testPlan({ totalSteps: 120, checkpointEverySteps: 10, minWorkers: 2 });
+    const plan = testPlan({ totalSteps: 300, checkpointEverySteps: 10, minWorkers: 2 });
     const folder = await runFolder(plan);
     let coordinator = await start(t, folder);
     const listen = ['--listen', coordinator.address];
@@ -93,23 +93,28 @@ describe('the coordinator as a process', () => {
         }),
       ),
     );
+    let isOver = false as boolean;
+    const ended = training.finally(() => {
+      isOver = true;
+    });
+    ended.catch(() => undefined); // told where it is waited for
     const rng = openRng(1, 'kills');
     for (let i = 0; i < 5; i++) {
       // By steps and not by time: each kill finds the run under way, on any machine.
       const step = trainees[0]!.weights.step + 3 + rng.integer(15);
-      while (trainees[0]!.weights.step < step) await Promise.race([sleep(5), training]);
+      while (trainees[0]!.weights.step < step && !isOver) await sleep(5);
       await sleep(rng.integer(20));
       coordinator.child.kill('SIGKILL');
       await coordinator.exited;
       coordinator = await start(t, folder, ...listen);
     }
-    await training;
+    await ended;
     assert.equal(await coordinator.exited, 0);
     const summary = JSON.parse(await readFile(join(folder, 'summary.json'), 'utf8')) as {
       weightsSha256: string;
     };
     assert.equal(summary.weightsSha256, expectedDigest(plan));
-    assert.deepEqual(usedPlaces(folder), [...Array(120 * 8).keys()]);
+    assert.deepEqual(usedPlaces(folder), [...Array(300 * 8).keys()]);
     const openings = [] as number[];
     readJournal(join(folder, 'journal.jsonl'), (record) => {
       if (record.type === 'generation') openings.push(record.generation);

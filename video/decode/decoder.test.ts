@@ -486,9 +486,12 @@ describe('a pool of decoders', { skip: WITHOUT_FFMPEG }, () => {
     const pool = await openDecoderPool({ numProcesses: 1 });
     try {
       const request = pool.decode(all(film));
-      const outcome = assert.rejects(request, failsWith('DECODER_CRASHED'));
+      let isOver = false as boolean;
+      const outcome = assert.rejects(request, failsWith('DECODER_CRASHED')).finally(() => {
+        isOver = true;
+      });
       const killed = new Set<number>();
-      while (killed.size < 2) {
+      while (killed.size < 2 && !isOver) {
         // Only processes that work: one that dies while it starts is replaced without counting as a try.
         for (const pid of pool.pids) {
           if (killed.has(pid) || pool.numBusy === 0) continue;

@@ -154,10 +154,10 @@ describe('the store over HTTP', () => {
     // A reader that takes its time is not the server's silence.
     handle = serve();
     requests = [];
-    const patient = openHttpStore(`${origin}/films/`, { ...QUICK, stallMs: 1500 });
+    const patient = openHttpStore(`${origin}/films/`, { ...QUICK, stallMs: 4000 });
     const chunks: Buffer[] = [];
     for await (const chunk of (await patient.stream('a')) as AsyncIterable<Buffer>) {
-      if (chunks.length === 1) await new Promise((done) => setTimeout(done, 2000));
+      if (chunks.length === 1) await new Promise((done) => setTimeout(done, 4500));
       chunks.push(chunk);
     }
     assert.deepEqual(Buffer.concat(chunks), CONTENT);

@@ -24,6 +24,7 @@ const openIn = (folder: string, workerId = 'worker-0') =>
 
 /** Opens a box, records without end, and says how far it is. */
 const RECORDING = `
+import { writeSync } from 'node:fs';
 import { openLog } from ${JSON.stringify(import.meta.resolve('../../proto/log.ts'))};
 import { openBlackBox } from ${JSON.stringify(import.meta.resolve('./black-box.ts'))};
 const [runFolder] = process.argv.slice(-1);
@@ -31,7 +32,15 @@ const log = openLog({}, { level: 'silent' });
 const box = await openBlackBox({ runFolder, runId: 'run', workerId: 'worker-0', host: 'here', sameBitsAlways: true, log });
 for (let step = 1; ; step++) {
   box.record('step', { step, generation: 2, text: 'step ' + step });
-  process.stdout.write(step + '\\n');
+  // What process.stdout keeps while nobody reads would die with the process.
+  for (let told = false; !told; ) {
+    try {
+      writeSync(1, step + '\\n');
+      told = true;
+    } catch (error) {
+      if (error.code !== 'EAGAIN') throw error;
+    }
+  }
   if (step % 50 === 0) await new Promise((resolve) => setTimeout(resolve, 1));
 }
 `;
