@@ -1,17 +1,9 @@
 import assert from 'node:assert/strict';
-import {
-  appendFileSync,
-  mkdtempSync,
-  readdirSync,
-  readFileSync,
-  rmSync,
-  writeFileSync,
-} from 'node:fs';
-import { tmpdir } from 'node:os';
+import { appendFileSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
-import type { TestContext } from 'node:test';
 
+import { temporaryFolder } from '../proto/test/temporary-folder.ts';
 import { decodeRecord, encodeRecord, openJournal, readJournal } from './journal.ts';
 import type { JournalRecord } from './journal.ts';
 
@@ -22,12 +14,8 @@ const surroundings = {
   },
 };
 
-function scratch(t: TestContext): string {
-  const folder = mkdtempSync(join(tmpdir(), 'videoloom-journal-'));
-  t.after(() => {
-    rmSync(folder, { recursive: true });
-  });
-  return join(folder, 'journal.jsonl');
+async function scratch(): Promise<string> {
+  return join(await temporaryFolder('journal'), 'journal.jsonl');
 }
 
 function recordsOf(path: string): JournalRecord[] {
@@ -46,8 +34,8 @@ function write(path: string, count: number): JournalRecord[] {
 }
 
 describe('the journal', () => {
-  it('gives back what was written, line by line, as JSON that other tools read', (t) => {
-    const path = scratch(t);
+  it('gives back what was written, line by line, as JSON that other tools read', async () => {
+    const path = await scratch();
     const written = write(path, 5);
     assert.deepEqual(recordsOf(path), written);
     const lines = readFileSync(path, 'utf8').trimEnd().split('\n');
@@ -75,8 +63,8 @@ describe('the journal', () => {
     assert.deepEqual(decodeRecord(encodeRecord(record).trimEnd()), record);
   });
 
-  it('cut at any byte, opens with all whole records before the cut and appends after them', (t) => {
-    const path = scratch(t);
+  it('cut at any byte, opens with all whole records before the cut and appends after them', async () => {
+    const path = await scratch();
     const written = write(path, 24);
     const whole = readFileSync(path);
     const ends = [...whole.entries()].filter(([, byte]) => byte === 10).map(([i]) => i + 1);
@@ -93,8 +81,8 @@ describe('the journal', () => {
     }
   });
 
-  it('with any bit flipped, gives a prefix of what was written and never anything else', (t) => {
-    const path = scratch(t);
+  it('with any bit flipped, gives a prefix of what was written and never anything else', async () => {
+    const path = await scratch();
     const written = write(path, 4);
     const whole = readFileSync(path);
     for (let bit = 0; bit < whole.length * 8; bit++) {
@@ -107,8 +95,8 @@ describe('the journal', () => {
     }
   });
 
-  it('refuses a repeated or missing line, and keeps what it cuts off beside the journal', (t) => {
-    const path = scratch(t);
+  it('refuses a repeated or missing line, and keeps what it cuts off beside the journal', async () => {
+    const path = await scratch();
     const written = write(path, 3);
     const lines = readFileSync(path, 'utf8').split('\n').slice(0, 3);
     appendFileSync(path, `${lines[2]!}\n`);

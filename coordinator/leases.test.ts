@@ -1,7 +1,4 @@
 import assert from 'node:assert/strict';
-import { mkdtempSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
 import { describe, it } from 'node:test';
 
 import type { SampleLease } from '../proto/gen/videoloom/v1/coordinator.ts';
@@ -12,6 +9,7 @@ import type { RunHistory } from './history.ts';
 import type { JournaledSkip, JournalEvent } from './journal-events.ts';
 import { writeSampleCosts } from '../proto/sample-costs.ts';
 import { openStepOrder, plainStepOrder } from '../proto/step-order.ts';
+import { temporaryFolder } from '../proto/test/temporary-folder.ts';
 import { leaseMicrobatches } from './leases.ts';
 import { testPlan } from './test/scripted-worker.ts';
 
@@ -121,29 +119,25 @@ describe('leases of a step that was committed before', () => {
 
 describe('leases of samples whose costs are known', () => {
   it('keep what did not decode at its place, however the work is divided', async () => {
-    const folder = mkdtempSync(join(tmpdir(), 'leases-'));
-    try {
-      const rng = openRng(3, 'costs');
-      const cost = (): Float32Array => Float32Array.from({ length: 37 }, () => rng.uniform());
-      const costsDigest = await writeSampleCosts(folder, { compute: cost(), decode: cost() });
-      const plan = testPlan({ totalSteps: 40, prefetchSteps: 4, costsDigest });
-      const source = { plan, order: await openStepOrder(folder, plan) };
-      const fresh = placesOf(historyOf(commit(1)), 2, [4], source);
-      assert.notDeepEqual(fresh, placesOf(historyOf(commit(1)), 2, [4]));
-      const { sample, substitutes } = fresh[5]!;
-      const skip = { sample, substitute: substitutes[0]!, reason: 'R', message: 'm', place: 5 };
-      const history = historyOf(commit(1), commit(2, skip), backTo(1));
-      for (const ranges of [[4], [2, 2], [1, 3], [1, 1, 1, 1]]) {
-        for (const [place, lease] of placesOf(history, 2, ranges, source).entries()) {
-          const { sample, epoch } = fresh[place]!;
-          const recorded = place === 5 ? skip : undefined;
-          assert.deepEqual(lease, { sample, epoch, substitutes: [], recorded });
-        }
+    const folder = await temporaryFolder('leases');
+    const rng = openRng(3, 'costs');
+    const cost = (): Float32Array => Float32Array.from({ length: 37 }, () => rng.uniform());
+    const costsDigest = await writeSampleCosts(folder, { compute: cost(), decode: cost() });
+    const plan = testPlan({ totalSteps: 40, prefetchSteps: 4, costsDigest });
+    const source = { plan, order: await openStepOrder(folder, plan) };
+    const fresh = placesOf(historyOf(commit(1)), 2, [4], source);
+    assert.notDeepEqual(fresh, placesOf(historyOf(commit(1)), 2, [4]));
+    const { sample, substitutes } = fresh[5]!;
+    const skip = { sample, substitute: substitutes[0]!, reason: 'R', message: 'm', place: 5 };
+    const history = historyOf(commit(1), commit(2, skip), backTo(1));
+    for (const ranges of [[4], [2, 2], [1, 3], [1, 1, 1, 1]]) {
+      for (const [place, lease] of placesOf(history, 2, ranges, source).entries()) {
+        const { sample, epoch } = fresh[place]!;
+        const recorded = place === 5 ? skip : undefined;
+        assert.deepEqual(lease, { sample, epoch, substitutes: [], recorded });
       }
-      source.order.close();
-    } finally {
-      rmSync(folder, { recursive: true });
     }
+    source.order.close();
   });
 });
 

@@ -1,25 +1,23 @@
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
 import { createPrivateKey, X509Certificate } from 'node:crypto';
-import { chmod, mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { chmod, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { test, type TestContext } from 'node:test';
+import { test } from 'node:test';
 import type { PeerCertificate } from 'node:tls';
 import { promisify } from 'node:util';
 import { UsageError } from '../proto/errors.ts';
 import { identityOf, type PeerIdentity } from '../proto/identity.ts';
 import { openSecurity } from '../proto/security-folder.ts';
+import { temporaryFolder } from '../proto/test/temporary-folder.ts';
 import { issueCertificate } from './certificates.ts';
 import { initTls, type InitTlsOptions } from './init-tls.ts';
 
 const run = promisify(execFile);
 const DAY_MS = 86_400_000;
 
-async function folderOf(t: TestContext, name = 'tls'): Promise<string> {
-  const parent = await mkdtemp(join(tmpdir(), 'videoloom-'));
-  t.after(() => rm(parent, { recursive: true, force: true }));
-  return join(parent, name);
+async function folderOf(name = 'tls'): Promise<string> {
+  return join(await temporaryFolder('tls'), name);
 }
 
 async function init(folder: string, options: Partial<InitTlsOptions> = {}): Promise<void> {
@@ -51,8 +49,8 @@ const openssl = await run('openssl', ['version']).then(
 test(
   'openssl takes the certificates, strictly, for both sides of a connection',
   { skip: openssl },
-  async (t) => {
-    const folder = await folderOf(t);
+  async () => {
+    const folder = await folderOf();
     await init(folder, { workers: '2', worker: ['gpu-a'], days: '7' });
     const names = [
       'coordinator',
@@ -102,8 +100,8 @@ test(
   },
 );
 
-test('nobody else may read what is made', async (t) => {
-  const folder = await folderOf(t);
+test('nobody else may read what is made', async () => {
+  const folder = await folderOf();
   await init(folder, { workers: '1' });
   assert.equal((await stat(folder)).mode & 0o777, 0o700);
   const stats = await Promise.all(
@@ -113,8 +111,8 @@ test('nobody else may read what is made', async (t) => {
   assert.deepEqual(modes, Array<number>(9).fill(0o600), 'authority, three pairs, token');
 });
 
-test('made again, authority and token stay, and everybody known gets a new certificate', async (t) => {
-  const folder = await folderOf(t);
+test('made again, authority and token stay, and everybody known gets a new certificate', async () => {
+  const folder = await folderOf();
   await init(folder, { worker: ['gpu-a', 'gpu-b'], days: '1' });
   const before = await Promise.all(['ca.pem', 'ca.key', 'token'].map((name) => read(folder, name)));
   const old = await certificateIn(folder, 'workers/gpu-a.pem');
@@ -132,14 +130,14 @@ test('made again, authority and token stay, and everybody known gets a new certi
   assert.equal(`${token ?? ''}\n`, before[2]);
 });
 
-test('16 workers when nobody says how many', async (t) => {
-  const folder = await folderOf(t);
+test('16 workers when nobody says how many', async () => {
+  const folder = await folderOf();
   await init(folder);
   assert.equal((await readdir(join(folder, 'workers'))).length, 32);
 });
 
-test('a run folder gets its own, which its programs find by themselves', async (t) => {
-  const folder = await folderOf(t, 'run');
+test('a run folder gets its own, which its programs find by themselves', async () => {
+  const folder = await folderOf('run');
   await init(folder); // a first folder, into which a run is prepared then
   await writeFile(join(folder, 'run.json'), '{}');
   await rm(join(folder, 'token'));
@@ -151,8 +149,8 @@ test('a run folder gets its own, which its programs find by themselves', async (
   assert.equal(named.token, own.token);
 });
 
-test('a copy for a host makes no certificates, and a mixed folder none either', async (t) => {
-  const [folder, other] = [await folderOf(t), await folderOf(t)];
+test('a copy for a host makes no certificates, and a mixed folder none either', async () => {
+  const [folder, other] = [await folderOf(), await folderOf()];
   await init(folder, { workers: '1' });
   await init(other, { workers: '1' });
   await writeFile(join(folder, 'ca.key'), await read(other, 'ca.key'));
@@ -163,8 +161,8 @@ test('a copy for a host makes no certificates, and a mixed folder none either', 
   await assert.rejects(init(other), code('TLS_FOLDER_INVALID', /remove it to have a new one made/));
 });
 
-test('ids that would be paths, and numbers that are none, are refused', async (t) => {
-  const folder = await folderOf(t);
+test('ids that would be paths, and numbers that are none, are refused', async () => {
+  const folder = await folderOf();
   for (const id of ['../../etc/passwd', '', '.hidden', 'a/b', 'a b', 'x'.repeat(101)])
     await assert.rejects(init(folder, { worker: [id] }), code('BAD_FLAG', /no id of a worker/));
   for (const workers of ['0', '-1', '1e3', '10001', ''])
@@ -173,8 +171,8 @@ test('ids that would be paths, and numbers that are none, are refused', async (t
   await assert.rejects(stat(folder), { code: 'ENOENT' });
 });
 
-test('a NATS server gets a certificate for its names, which proves nobody and is renewed', async (t) => {
-  const folder = await folderOf(t);
+test('a NATS server gets a certificate for its names, which proves nobody and is renewed', async () => {
+  const folder = await folderOf();
   const hosts = ['events.example', '10.0.0.7', '2001:db8::1'];
   for (const wrong of ['events.example:4222', 'nats://a', '-a', 'a b', '', '*'])
     await assert.rejects(init(folder, { nats: [wrong] }), code('BAD_FLAG', /--nats/));
@@ -193,8 +191,8 @@ test('a NATS server gets a certificate for its names, which proves nobody and is
   assert.ok(renewed.verify((await certificateIn(folder, 'ca.pem')).publicKey));
 });
 
-test('what cannot be right is refused before a process starts, with the mend', async (t) => {
-  const [folder, other] = [await folderOf(t), await folderOf(t)];
+test('what cannot be right is refused before a process starts, with the mend', async () => {
+  const [folder, other] = [await folderOf(), await folderOf()];
   await init(folder, { workers: '1' });
   await init(other, { workers: '1' });
 

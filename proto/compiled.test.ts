@@ -1,20 +1,18 @@
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
-import { chmod, cp, mkdir, mkdtemp, readdir, rm, symlink, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { chmod, cp, mkdir, readdir, symlink, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
-import { after, before, test } from 'node:test';
+import { before, test } from 'node:test';
 import { promisify } from 'node:util';
+import { temporaryFolder } from './test/temporary-folder.ts';
 
 const OWN = dirname(new URL(import.meta.url).pathname);
 const PACKAGES = join(OWN, '..', 'node_modules');
-let folder: string;
-let project: string;
+const folder = await temporaryFolder('compiled');
+const project = join(folder, 'project');
 
 /** A project as this one is laid out: a program that starts a thread and reads a file beside it. */
 before(async () => {
-  folder = await mkdtemp(join(tmpdir(), 'videoloom-compiled-'));
-  project = join(folder, 'project');
   for (const name of ['proto', 'coordinator', 'worker', 'video', 'deploy'])
     await mkdir(join(project, name), { recursive: true });
   for (const name of ['compiled.mjs', 'user-cache.mjs'])
@@ -40,8 +38,6 @@ before(async () => {
   };
   for (const [name, text] of Object.entries(files)) await writeFile(join(project, name), text);
 });
-
-after(() => rm(folder, { recursive: true, force: true }));
 
 /** Compiles the project with a cache of its own; gives the path of the program. */
 async function compile(cache: string): Promise<string> {

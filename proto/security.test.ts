@@ -4,7 +4,7 @@ import { once } from 'node:events';
 import { readFile } from 'node:fs/promises';
 import { connect as connectTcp, type Socket } from 'node:net';
 import { join } from 'node:path';
-import { after, before, describe, test, type TestContext } from 'node:test';
+import { before, describe, test, type TestContext } from 'node:test';
 import { connect as connectTls } from 'node:tls';
 import type { MethodDefinition } from '@grpc/grpc-js';
 import { makeTlsFolder, type TlsFolder } from '../deploy/test/tls-folder.ts';
@@ -108,7 +108,6 @@ describe('over TLS', { timeout: 120_000 }, () => {
   before(async () => {
     [tls, other] = await Promise.all([makeTlsFolder(), makeTlsFolder()]);
   });
-  after(() => Promise.all([tls.remove(), other.remove()]));
 
   const coordinator = (t: TestContext, handler?: Parameters<typeof serverOf>[2]) =>
     tls.as(COORDINATOR).then((security) => serverOf(t, security, handler));

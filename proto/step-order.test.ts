@@ -1,17 +1,14 @@
 import assert from 'node:assert/strict';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { after, describe, it } from 'node:test';
+import { describe, it } from 'node:test';
 
 import { openRng } from './random.ts';
 import { SAMPLE_COSTS_FILE, writeSampleCosts, type SampleCosts } from './sample-costs.ts';
 import { openStepOrder, plainStepOrder, type OrderedPlan, type StepOrder } from './step-order.ts';
+import { temporaryFolder } from './test/temporary-folder.ts';
 
-const root = mkdtempSync(join(tmpdir(), 'step-order-'));
-after(() => {
-  rmSync(root, { recursive: true });
-});
+const root = await temporaryFolder('step-order');
 
 type Shape = Omit<OrderedPlan, 'costsDigest' | 'numTrainSamples'>;
 

@@ -5,11 +5,12 @@ import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import type { StepLease } from '../proto/gen/videoloom/v1/coordinator.ts';
 import { plainStepOrder } from '../proto/step-order.ts';
+import { temporaryFolder } from '../proto/test/temporary-folder.ts';
 import { openDataAccess, type DataAccess } from '../video/loading/data-access.ts';
 import { openClipLoader, type ClipLoader } from '../video/loading/loader.ts';
 import { makeIndex } from '../video/index/make-index.ts';
 import type { SampleIndex } from '../video/index/sample-index.ts';
-import { makeFilm, scratchFolder, WITHOUT_FFMPEG } from '../video/test/films.ts';
+import { makeFilm, WITHOUT_FFMPEG } from '../video/test/films.ts';
 import { openBatchSource, type BatchSourceOptions, type StepBatches } from './batches.ts';
 import type { HostBatch, Row } from './systems/system.ts';
 import type { PrefetchState } from './prefetch.ts';
@@ -28,14 +29,14 @@ function assemble(rows: readonly Row[]): HostBatch {
 }
 
 describe('a source of batches', { skip: WITHOUT_FFMPEG }, () => {
-  let scratch: Awaited<ReturnType<typeof scratchFolder>>;
+  let scratch: string;
   let data: DataAccess;
   let index: SampleIndex;
   before(async () => {
-    scratch = await scratchFolder();
-    const root = join(scratch.folder, 'clips');
+    scratch = await temporaryFolder('batches');
+    const root = join(scratch, 'clips');
     await mkdir(root);
-    data = await openDataAccess({ root, decoders: 1, cacheDir: scratch.folder });
+    data = await openDataAccess({ root, decoders: 1, cacheDir: scratch });
     for (let i = 0; i < NUM_CLIPS; i++) {
       const hue = ['-vf', `hue=h=${i * 60}`, '-c:v', 'libx264', '-movflags', '+faststart'];
       await makeFilm(join(root, `${i}.mp4`), { seconds: 1, size: '64x48', rate: 10, args: hue });
@@ -44,10 +45,7 @@ describe('a source of batches', { skip: WITHOUT_FFMPEG }, () => {
     // Found out about when it is decoded.
     await truncate(join(root, '4.mp4'), 1500);
   });
-  after(async () => {
-    await data.close();
-    await scratch.remove();
-  });
+  after(() => data.close());
 
   const openLoader = (): ClipLoader => openClipLoader({ index, ...data, cacheBytes: 0, ...SHAPE });
 

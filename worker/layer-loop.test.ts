@@ -61,7 +61,9 @@ describe('layers in a loop', () => {
   before(async () => {
     engines = await openTestEngines();
   });
-  after(() => engines.close());
+  after(() => {
+    engines.close();
+  });
 
   const init = openInitializer(11);
   const makeInput = (numLayers: number): Input => ({

@@ -18,8 +18,8 @@ let engines: TestEngines;
 before(async () => {
   engines = await openTestEngines();
 });
-after(async () => {
-  await engines.close();
+after(() => {
+  engines.close();
 });
 
 /** A run of clips without files, as far as a plan looks at it. */

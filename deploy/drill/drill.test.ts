@@ -1,12 +1,12 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
-import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { mkdir, writeFile } from 'node:fs/promises';
 import { connect, createServer, type AddressInfo } from 'node:net';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { spawn } from 'node:child_process';
 import { setTimeout as delay } from 'node:timers/promises';
 import { test } from 'node:test';
+import { temporaryFolder } from '../../proto/test/temporary-folder.ts';
 import { scheduleOf } from '../chaos/schedule.ts';
 import { findLeftovers, MARK } from './leftovers.ts';
 import { openSilentProxy } from './silent-proxy.ts';
@@ -43,7 +43,7 @@ test('a process and temporary files that a run leaves are found, wherever the pr
     context.skip('there is no /proc');
     return;
   }
-  const folder = await mkdtemp(join(tmpdir(), 'videoloom-drill-'));
+  const folder = await temporaryFolder('drill');
   const temporary = join(folder, 'tmp');
   await mkdir(temporary, { recursive: true });
   await writeFile(join(folder, 'summary.json'), '');
@@ -61,7 +61,6 @@ test('a process and temporary files that a run leaves are found, wherever the pr
   } finally {
     child.kill('SIGKILL');
     await once(child, 'exit');
-    await rm(folder, { recursive: true });
   }
 });
 

@@ -4,19 +4,13 @@ import { copyFile, mkdir, readdir, readFile, truncate, writeFile } from 'node:fs
 import { createServer } from 'node:net';
 import { once } from 'node:events';
 import { join } from 'node:path';
-import { after, before, test } from 'node:test';
+import { before, test } from 'node:test';
+import { temporaryFolder } from '../../proto/test/temporary-folder.ts';
 import { loadCheckpoint } from '../../worker/checkpoint/load.ts';
-import {
-  committedStep,
-  makeWorkFolder,
-  reachStep,
-  readSummary,
-  startVideoloom,
-  videoloom,
-} from './command.ts';
+import { committedStep, reachStep, readSummary, startVideoloom, videoloom } from './command.ts';
 
 /** What users do wrong and what machines do to them: each gives one clear error or a counted skip. */
-let work: Awaited<ReturnType<typeof makeWorkFolder>>;
+const work = await temporaryFolder('work');
 const SMALL = ['data.demoTrainClips=12', 'data.demoHeldOutClips=4'];
 const tiny = (...args: string[]): string[] => [
   'train',
@@ -29,17 +23,12 @@ const tiny = (...args: string[]): string[] => [
 ];
 
 before(async () => {
-  work = await makeWorkFolder();
   const made = await videoloom(
     ['data', 'demo', '--out', 'films', '--train', '8', '--held-out', '2'],
-    {
-      cwd: work.folder,
-    },
+    { cwd: work },
   );
   assert.equal(made.code, 0, made.output);
 });
-
-after(() => work.remove());
 
 /** A refusal: one line `CODE: message`, no stack, and the exit code of wrong usage or of a failure. */
 async function refused(
@@ -48,7 +37,7 @@ async function refused(
   pattern: RegExp,
   env: NodeJS.ProcessEnv = {},
 ): Promise<void> {
-  const outcome = await videoloom(args, { cwd: work.folder, env });
+  const outcome = await videoloom(args, { cwd: work, env });
   assert.match(outcome.output, pattern);
   assert.doesNotMatch(outcome.output, /^\s+at .*\.ts:\d+/m, 'a stack trace is for bugs');
   assert.equal(outcome.code, code, outcome.output);
@@ -70,16 +59,14 @@ test('a recipe, preset or field that does not exist is named with what there is'
 });
 
 test('a data folder that is missing or has no videos is named', async () => {
-  await mkdir(join(work.folder, 'empty'));
+  await mkdir(join(work, 'empty'));
   await refused(tiny('--data', 'nowhere', '--out', 'r1'), 1, /NOT_FOUND: .*nowhere/);
   await refused(
     tiny('--data', 'empty', '--out', 'r2'),
     1,
     /DATA_EMPTY: .*empty.*\.tar.*videos or pictures/,
   );
-  const [film] = (await readdir(join(work.folder, 'films/train'))).filter((name) =>
-    name.endsWith('.mp4'),
-  );
+  const [film] = (await readdir(join(work, 'films/train'))).filter((name) => name.endsWith('.mp4'));
   await refused(
     tiny('--data', `films/train/${film!}`, '--out', 'r3'),
     2,
@@ -102,16 +89,16 @@ test('an option that a verb has not is named with the nearest one, and its help 
       2,
       new RegExp(`USAGE: there is no option ${option}; did you mean ${near}\\?`),
     );
-    const { output, code } = await videoloom([verb, '--help'], { cwd: work.folder });
+    const { output, code } = await videoloom([verb, '--help'], { cwd: work });
     assert.match(output, new RegExp(`${near}\\b`));
     assert.equal(code, 0, output);
   }
-  const { output } = await videoloom(['coordinator', '--help'], { cwd: work.folder });
+  const { output } = await videoloom(['coordinator', '--help'], { cwd: work });
   assert.match(output, /--take-over.*Examples:/s);
 });
 
 test('a place that cannot be written is named before any work is done for it', async () => {
-  await writeFile(join(work.folder, 'in-the-way'), '');
+  await writeFile(join(work, 'in-the-way'), '');
   await refused(tiny('--out', 'in-the-way', ...SMALL), 2, /OUT_NOT_WRITABLE: .*in-the-way.*file/);
   await refused(
     ['data', 'index', 'films', '--out', 'nodir/x.jsonl'],
@@ -126,18 +113,17 @@ test('a place that cannot be written is named before any work is done for it', a
 });
 
 test('films without words are trained on with a warning', async () => {
-  const folder = join(work.folder, 'wordless');
+  const folder = join(work, 'wordless');
   await mkdir(folder);
-  for (const name of await readdir(join(work.folder, 'films/train')))
-    if (name.endsWith('.mp4'))
-      await copyFile(join(work.folder, 'films/train', name), join(folder, name));
+  for (const name of await readdir(join(work, 'films/train')))
+    if (name.endsWith('.mp4')) await copyFile(join(work, 'films/train', name), join(folder, name));
   const args = tiny('--data', 'wordless', '--out', 'wordless-run', '--steps', '2');
-  const { output } = await videoloom(args, { cwd: work.folder });
+  const { output } = await videoloom(args, { cwd: work });
   assert.match(output, /warning: (\d+) of \1 clips have no words.*\.vtt \.srt \.txt \.json/);
 });
 
 test('a plan that was cut off is named with the way out', async () => {
-  const run = join(work.folder, 'cut-off');
+  const run = join(work, 'cut-off');
   await mkdir(run);
   await copyFile(
     join(import.meta.dirname, '../../worker/recipes/videobert.yaml'),
@@ -148,13 +134,12 @@ test('a plan that was cut off is named with the way out', async () => {
 });
 
 test('damaged files beside good ones are named, cost nothing else, and the run trains', async () => {
-  const folder = join(work.folder, 'damaged');
+  const folder = join(work, 'damaged');
   await mkdir(folder);
-  const films = (await readdir(join(work.folder, 'films/train'))).filter((name) =>
+  const films = (await readdir(join(work, 'films/train'))).filter((name) =>
     /\.(mp4|txt)$/.test(name),
   );
-  for (const name of films)
-    await copyFile(join(work.folder, 'films/train', name), join(folder, name));
+  for (const name of films) await copyFile(join(work, 'films/train', name), join(folder, name));
   const videos = films.filter((name) => name.endsWith('.mp4')).sort();
   await writeFile(join(folder, 'letter.mp4'), 'Dear reader, this is no film.\n');
   await writeFile(join(folder, 'nothing.mp4'), '');
@@ -165,9 +150,7 @@ test('damaged files beside good ones are named, cost nothing else, and the run t
 
   const outcome = await videoloom(
     tiny('--data', 'damaged', '--out', 'damaged-run', '--steps', '4'),
-    {
-      cwd: work.folder,
-    },
+    { cwd: work },
   );
   assert.equal(outcome.code, 0, outcome.output);
   for (const name of ['letter.mp4', 'nothing.mp4', 'cut.mp4']) {
@@ -185,11 +168,11 @@ test('a file that goes bad after indexing costs its clip alone: counted, named, 
     '6',
     'checkpoint.everySteps=100',
   );
-  const prepared = await videoloom([...args, 'train.steps=6'], { cwd: work.folder });
+  const prepared = await videoloom([...args, 'train.steps=6'], { cwd: work });
   assert.equal(prepared.code, 0, prepared.output);
 
-  const broken = join(work.folder, 'broken-films');
-  execFileSync('cp', ['-r', join(work.folder, 'films'), broken]);
+  const broken = join(work, 'broken-films');
+  execFileSync('cp', ['-r', join(work, 'films'), broken]);
   const [first] = (await readdir(join(broken, 'train')))
     .filter((name) => name.endsWith('.mp4'))
     .sort();
@@ -199,11 +182,11 @@ test('a file that goes bad after indexing costs its clip alone: counted, named, 
       // What was decoded for the vocabulary is not to be found again.
       ...['data.cacheMebibytes=0', 'data.frameDiskGibibytes=0'],
     ),
-    { cwd: work.folder },
+    { cwd: work },
   );
   // The index is written before the vocabulary is fitted and the training begins.
   for (;;) {
-    const there = await readdir(join(work.folder, 'goes-bad')).catch((): string[] => []);
+    const there = await readdir(join(work, 'goes-bad')).catch((): string[] => []);
     if (there.includes('tokenizer.json')) break;
     if (started.child.exitCode !== null) assert.fail(started.output());
     await new Promise((resolve) => setTimeout(resolve, 10));
@@ -211,19 +194,19 @@ test('a file that goes bad after indexing costs its clip alone: counted, named, 
   await truncate(join(broken, 'train', first!), 2000);
   const outcome = await started.ended;
   assert.equal(outcome.code, 0, outcome.output);
-  const { skippedSamples } = await readSummary(join(work.folder, 'goes-bad'));
+  const { skippedSamples } = await readSummary(join(work, 'goes-bad'));
   assert.ok(skippedSamples >= 1, `${skippedSamples} skipped`);
-  const journal = await readFile(join(work.folder, 'goes-bad/journal.jsonl'), 'utf8');
+  const journal = await readFile(join(work, 'goes-bad/journal.jsonl'), 'utf8');
   assert.match(journal, new RegExp(`VIDEO_[A-Z_]+.*${first!}`));
 });
 
 test('a plugin that is no plugin is refused with its path', async () => {
-  const file = join(work.folder, 'plugin.so');
+  const file = join(work, 'plugin.so');
   await writeFile(file, 'not a shared library');
   await refused(tiny('--out', 'r3', ...SMALL), 1, /PJRT_PLUGIN_INVALID: .*plugin\.so/, {
     PJRT_PLUGIN_PATH: file,
   });
-  const missing = join(work.folder, 'missing.so');
+  const missing = join(work, 'missing.so');
   await refused(tiny('--out', 'r4', ...SMALL), 1, /PLUGIN_NOT_FOUND: .*missing\.so/, {
     PJRT_PLUGIN_PATH: missing,
   });
@@ -244,11 +227,11 @@ test('a port in use is named with the way out', async () => {
 test('a second coordinator on the same run folder is refused, and the first goes on', async () => {
   // Far more steps than the second one takes to start: a finished run has no owner.
   const args = tiny('--out', 'locked', '--steps', '1000000', ...SMALL);
-  const run = join(work.folder, 'locked');
-  const first = startVideoloom(args, { cwd: work.folder });
+  const run = join(work, 'locked');
+  const first = startVideoloom(args, { cwd: work });
   try {
     await reachStep(run, 1, first);
-    const second = await videoloom(['coordinator', '--run', 'locked'], { cwd: work.folder });
+    const second = await videoloom(['coordinator', '--run', 'locked'], { cwd: work });
     assert.equal(second.code, 1, second.output);
     assert.match(
       second.output,
@@ -262,7 +245,7 @@ test('a second coordinator on the same run folder is refused, and the first goes
     first.killAll();
   }
   // Its coordinator is gone: what it left tells how it ended.
-  const { code, output } = await videoloom(['status', 'locked'], { cwd: work.folder });
+  const { code, output } = await videoloom(['status', 'locked'], { cwd: work });
   assert.equal(code, 0, output);
   const [, step, kept] = /stopped at step (\d+) of 1000000 \(newest checkpoint (\d+)\)/.exec(
     output,
@@ -274,7 +257,7 @@ test('a second coordinator on the same run folder is refused, and the first goes
 test('nobody at an address is one error of status, and a worker soon says whom it waits for', async () => {
   await refused(['status', '127.0.0.1:1'], 1, /COORDINATOR_UNREACHABLE: .*127\.0\.0\.1:1/);
   const args = ['--run', 'locked', '--coordinator', '127.0.0.1:1', '--id', 'a'];
-  const waiting = startVideoloom(['worker', ...args, '--engine', 'cpu'], { cwd: work.folder });
+  const waiting = startVideoloom(['worker', ...args, '--engine', 'cpu'], { cwd: work });
   try {
     for (let polls = 0; polls < 1200 && !waiting.output().includes('trying for'); polls++)
       await new Promise((resolve) => setTimeout(resolve, 100));
@@ -301,25 +284,25 @@ test('a full disk costs checkpoints and no half one is left; a run that could no
     'model.width=64',
     ...SMALL,
   );
-  const prepared = startVideoloom(args, { cwd: work.folder });
-  await reachStep(join(work.folder, 'full'), 1, prepared);
+  const prepared = startVideoloom(args, { cwd: work });
+  await reachStep(join(work, 'full'), 1, prepared);
   prepared.killAll();
   await prepared.ended;
-  const outcome = await videoloom(args, { cwd: work.folder, wrap: ['prlimit', '--fsize=262144'] });
+  const outcome = await videoloom(args, { cwd: work, wrap: ['prlimit', '--fsize=262144'] });
   assert.equal(outcome.code, 1, outcome.output);
   assert.match(
     outcome.output,
     /RESULT_NOT_KEPT.*trained to step 12.*start the same command again/s,
   );
-  const checkpoints = join(work.folder, 'full/checkpoints');
+  const checkpoints = join(work, 'full/checkpoints');
   for (const name of await readdir(checkpoints)) {
     const files = await readdir(join(checkpoints, name));
     assert.ok(!files.some((file) => file.includes('tmp')), files.join());
     if (files.includes('manifest.json')) await loadCheckpoint(join(checkpoints, name));
   }
-  const journal = await readFile(join(work.folder, 'full/journal.jsonl'), 'utf8');
+  const journal = await readFile(join(work, 'full/journal.jsonl'), 'utf8');
   assert.match(journal, /could not be written|CHECKPOINT_/);
-  const resumed = await videoloom(args, { cwd: work.folder });
+  const resumed = await videoloom(args, { cwd: work });
   assert.equal(resumed.code, 0, resumed.output);
   await loadCheckpoint(join(checkpoints, 'step-00000012'));
 });

@@ -132,5 +132,4 @@ if (flags.rank !== undefined) {
     }
   }
   for (const { children } of groups) for (const child of children) child.disconnect();
-  await folder.remove();
 }

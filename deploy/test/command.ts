@@ -1,19 +1,12 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtemp, readFile, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import type { Figure } from '../../proto/gen/videoloom/v1/run.ts';
 
 const VIDEOLOOM = fileURLToPath(new URL('../videoloom.mjs', import.meta.url));
-
-/** A folder that the command runs in; runs and the demo world land there. */
-export async function makeWorkFolder(): Promise<{ folder: string; remove: () => Promise<void> }> {
-  const folder = await mkdtemp(join(tmpdir(), 'videoloom-'));
-  return { folder, remove: () => rm(folder, { recursive: true, force: true, maxRetries: 5 }) };
-}
 
 export interface Outcome {
   readonly code: number | null;

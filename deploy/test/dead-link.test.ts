@@ -2,12 +2,12 @@ import assert from 'node:assert/strict';
 import { execFileSync, spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { join } from 'node:path';
-import { after, before, test } from 'node:test';
+import { after, test } from 'node:test';
 import { followJournal, type JournalEvent, type RunJournal } from '../drill/run-journal.ts';
 import { firstJsonLine } from '../processes.ts';
 import { auditFolder } from '../reports/audit.ts';
-import { makeWorkFolder } from './command.ts';
 import { compiled } from '../../proto/compiled.mjs';
+import { temporaryFolder } from '../../proto/test/temporary-folder.ts';
 
 /**
  * The network between two workers loses all packets, and both still reach the coordinator. Nothing closes, so that
@@ -25,7 +25,7 @@ const FIELDS = [
 ];
 const LIMIT_MS = 240_000;
 const skip = whyNot();
-let work: Awaited<ReturnType<typeof makeWorkFolder>>;
+const work = await temporaryFolder('work');
 const children: ChildProcess[] = [];
 
 function whyNot(): string | false {
@@ -38,10 +38,6 @@ function whyNot(): string | false {
   }
 }
 
-before(async () => {
-  work = await makeWorkFolder();
-});
-
 after(async () => {
   for (const child of children) child.kill('SIGKILL');
   await Promise.all(
@@ -49,18 +45,17 @@ after(async () => {
       async (child) => child.exitCode ?? child.signalCode ?? (await once(child, 'exit')),
     ),
   );
-  await work.remove();
 });
 
 test(
   'a dead link between two workers stops the run for seconds, and its end brings both back',
   { skip },
   async () => {
-    const run = join(work.folder, 'run');
+    const run = join(work, 'run');
     const set = FIELDS.flatMap((field) => ['--set', field]);
     const prepare = ['prepare', 'videobert', '--preset', 'tiny', '--out', run, ...set];
     execFileSync(process.execPath, [mainOf('worker'), ...prepare], {
-      ...{ cwd: work.folder, stdio: ['ignore', 'ignore', 'inherit'] },
+      ...{ cwd: work, stdio: ['ignore', 'ignore', 'inherit'] },
     });
     const network = await openNetwork();
     const inside = (program: string, args: readonly string[]): ChildProcess => {

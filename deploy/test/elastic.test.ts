@@ -8,9 +8,9 @@ import { compiled } from '../../proto/compiled.mjs';
 import { CoordinatorServiceService as Rpc } from '../../proto/gen/videoloom/v1/coordinator.ts';
 import type { RunStatus, TimeLedger } from '../../proto/gen/videoloom/v1/run.ts';
 import { call, dial } from '../../proto/grpc.ts';
+import { temporaryFolder } from '../../proto/test/temporary-folder.ts';
 import { ACTIVITIES, secondsOf } from '../../proto/time-ledger.ts';
 import { exitOf, firstJsonLine, start, type Exit } from '../processes.ts';
-import { makeWorkFolder } from './command.ts';
 
 /**
  * Workers come and go while a run trains: one joins, one is killed, one leaves because it is told to, one is stopped
@@ -26,15 +26,14 @@ const FIELDS = [
   ...['data.demoHeldOutClips=2', 'data.frameDiskGibibytes=0'],
 ];
 const LIMIT_MS = 240_000;
-let work: Awaited<ReturnType<typeof makeWorkFolder>>;
+const work = await temporaryFolder('work');
 const children: ReturnType<typeof start>[] = [];
 
-before(async () => {
-  work = await makeWorkFolder();
+before(() => {
   const set = FIELDS.flatMap((field) => ['--set', field]);
   const prepare = ['prepare', 'videobert', '--preset', 'tiny', '--out', 'prepared', ...set];
   execFileSync(process.execPath, [WORKER_MAIN, ...prepare], {
-    cwd: work.folder,
+    cwd: work,
     stdio: ['ignore', 'ignore', 'inherit'],
   });
 });
@@ -42,7 +41,6 @@ before(async () => {
 after(async () => {
   for (const child of children) child.kill('SIGKILL');
   await Promise.all(children.map(exitOf));
-  await work.remove();
 });
 
 type JournalRecord = Record<string, unknown> & { readonly type: string; readonly time: string };
@@ -64,8 +62,8 @@ class Cluster {
   }
 
   static async open(name: string): Promise<Cluster> {
-    const run = join(work.folder, name);
-    await cp(join(work.folder, 'prepared'), run, { recursive: true });
+    const run = join(work, name);
+    await cp(join(work, 'prepared'), run, { recursive: true });
     const coordinator = start('coordinator', ['--run', run], ['ignore', 'pipe', 'ignore']);
     children.push(coordinator);
     const { address } = await firstJsonLine<{ address: string }>(coordinator, 'the coordinator');

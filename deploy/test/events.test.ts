@@ -17,15 +17,9 @@ import {
 } from '../../coordinator/test/nats-server.ts';
 import { testPlan } from '../../coordinator/test/scripted-worker.ts';
 import type { CloudEvent } from '../../proto/run-events.ts';
+import { temporaryFolder } from '../../proto/test/temporary-folder.ts';
 import { initTls } from '../init-tls.ts';
-import {
-  makeWorkFolder,
-  reachStep,
-  readSummary,
-  startVideoloom,
-  videoloom,
-  type Started,
-} from './command.ts';
+import { reachStep, readSummary, startVideoloom, videoloom, type Started } from './command.ts';
 
 /** Events of real runs, and the server that `deploy/nats.conf` describes. */
 const STEPS = 60;
@@ -35,16 +29,11 @@ const found = await natsServerProgram();
 const skip = 'skip' in found ? found.skip : false;
 const program = 'path' in found ? found.path : '';
 
-let work: Awaited<ReturnType<typeof makeWorkFolder>>;
+const work = await temporaryFolder('work');
 const started: Started[] = [];
 
-before(async () => {
-  work = await makeWorkFolder();
-});
-
-after(async () => {
+after(() => {
   for (const each of started) each.killAll();
-  await work.remove();
 });
 
 async function nats(t: TestContext, options: NatsServerOptions = {}): Promise<NatsServerProcess> {
@@ -54,7 +43,7 @@ async function nats(t: TestContext, options: NatsServerOptions = {}): Promise<Na
 }
 
 function start(args: readonly string[]): Started {
-  const command = startVideoloom(args, { cwd: work.folder });
+  const command = startVideoloom(args, { cwd: work });
   started.push(command);
   return command;
 }
@@ -84,22 +73,22 @@ describe('a run whose events go to NATS', { skip }, () => {
   }
 
   before(async () => {
-    const { code, output } = await videoloom(recipe('plain'), { cwd: work.folder });
+    const { code, output } = await videoloom(recipe('plain'), { cwd: work });
     assert.equal(code, 0, output);
-    weights = (await readSummary(join(work.folder, 'plain'))).weightsSha256;
+    weights = (await readSummary(join(work, 'plain'))).weightsSha256;
   });
 
   it('ends with the same weights, and its events are its journal, in order and once each', async (t) => {
-    const server = await nats(t, { store: join(work.folder, 'js-told') });
-    const run = join(work.folder, 'told');
+    const server = await nats(t, { store: join(work, 'js-told') });
+    const run = join(work, 'told');
     const { code, output } = await videoloom(recipe('told', `cluster.events=${server.url}`), {
-      cwd: work.folder,
+      cwd: work,
     });
     assert.equal(code, 0, output);
     await checkUndisturbed(run);
     assert.deepEqual(await idsIn(server.url), await journaled(run));
 
-    const shown = await videoloom(['events', 'told'], { cwd: work.folder });
+    const shown = await videoloom(['events', 'told'], { cwd: work });
     assert.equal(shown.code, 0, shown.output);
     const lines = shown.output.trim().split('\n');
     assert.equal(lines.length, (await journaled(run)).length);
@@ -109,7 +98,7 @@ describe('a run whose events go to NATS', { skip }, () => {
       new RegExp(`  run\\.finished {2}step 60 {2}weightsSha256 ${weights}`),
     );
     const json = await videoloom(['events', 'told', '--json', '--server', server.url], {
-      cwd: work.folder,
+      cwd: work,
     });
     const ids = json.output
       .trim()
@@ -119,10 +108,10 @@ describe('a run whose events go to NATS', { skip }, () => {
   });
 
   it('loses no step when the server is killed and stopped, and tells the rest when it is started again', async (t) => {
-    const store = join(work.folder, 'js-troubled');
+    const store = join(work, 'js-troubled');
     const first = await nats(t, { store });
     const { port, url } = first;
-    const run = join(work.folder, 'troubled');
+    const run = join(work, 'troubled');
     const training = start(recipe('troubled', `cluster.events=${url}`));
     await reachStep(run, 5, training);
     await first.close();
@@ -139,7 +128,7 @@ describe('a run whose events go to NATS', { skip }, () => {
 
     // --- Where events go may change when a run goes on; whoever does not answer is passed over.
     const servers = `cluster.events=[nats://127.0.0.1:1, ${url}]`;
-    const resumed = await videoloom(['resume', 'troubled', servers], { cwd: work.folder });
+    const resumed = await videoloom(['resume', 'troubled', servers], { cwd: work });
     assert.equal(resumed.code, 0, resumed.output);
     const again = start(['coordinator', '--run', 'troubled']);
     assert.equal((await again.ended).code, 0, again.output());
@@ -148,7 +137,7 @@ describe('a run whose events go to NATS', { skip }, () => {
 
   it('is refused an address with a password, which nothing repeats', async () => {
     const wrong = 'cluster.events=nats://me:pa55word@127.0.0.1:4222';
-    const { code, output } = await videoloom(recipe('refused', wrong), { cwd: work.folder });
+    const { code, output } = await videoloom(recipe('refused', wrong), { cwd: work });
     assert.equal(code, 2, output);
     assert.match(output, /^EVENTS_CREDENTIALS_IN_ADDRESS: cluster\.events has /m);
     assert.doesNotMatch(output, /pa55word/);
@@ -157,7 +146,7 @@ describe('a run whose events go to NATS', { skip }, () => {
 
 describe('the server of deploy/nats.conf', { skip }, () => {
   const hosts = ['127.0.0.1', 'localhost'];
-  const pem = (name: string): Promise<string> => readFile(join(work.folder, name), 'utf8');
+  const pem = (name: string): Promise<string> => readFile(join(work, name), 'utf8');
   /** What a NATS client needs to be one of the processes of a folder. */
   const as = async (folder: string, name: string): Promise<{ tls: Record<string, string> }> => ({
     tls: {
@@ -175,7 +164,7 @@ describe('the server of deploy/nats.conf', { skip }, () => {
     { url, tls }: { url: string; tls: string },
     isDone: (log: string) => Promise<boolean>,
   ): Promise<string> {
-    const run = join(work.folder, name);
+    const run = join(work, name);
     await mkdir(run);
     await writeFile(
       join(run, 'run.json'),
@@ -193,13 +182,13 @@ describe('the server of deploy/nats.conf', { skip }, () => {
 
   before(async () => {
     const options = { workers: '1', days: '2', say: () => undefined };
-    await initTls({ ...options, tls: join(work.folder, 'tls'), nats: hosts });
-    await initTls({ ...options, tls: join(work.folder, 'other/tls'), nats: hosts });
-    await initTls({ ...options, tls: join(work.folder, 'far/tls'), nats: ['events.example'] });
+    await initTls({ ...options, tls: join(work, 'tls'), nats: hosts });
+    await initTls({ ...options, tls: join(work, 'other/tls'), nats: hosts });
+    await initTls({ ...options, tls: join(work, 'far/tls'), nats: ['events.example'] });
   });
 
   it('lets coordinators publish, operators read, and nobody else in', async (t) => {
-    const server = await secureServer(t, work.folder);
+    const server = await secureServer(t, work);
     const url = `tls://127.0.0.1:${server.port}`;
     const coordinator = await as('tls', 'coordinator');
     const operator = await as('tls', 'operator');
@@ -208,11 +197,9 @@ describe('the server of deploy/nats.conf', { skip }, () => {
       return events.length > 0;
     });
     const ids = (await storedEvents(server.url, coordinator)).map(({ msgId }) => msgId);
-    assert.deepEqual(ids, await journaled(join(work.folder, 'secure')));
+    assert.deepEqual(ids, await journaled(join(work, 'secure')));
 
-    const read = await videoloom(['events', 'secure', '--tls', 'tls', '--json'], {
-      cwd: work.folder,
-    });
+    const read = await videoloom(['events', 'secure', '--tls', 'tls', '--json'], { cwd: work });
     assert.equal(read.code, 0, read.output);
     const types = read.output
       .trim()
@@ -260,14 +247,14 @@ describe('the server of deploy/nats.conf', { skip }, () => {
       ],
     ];
     for (const [name, folder, tls, why] of cases) {
-      const server = await secureServer(t, join(work.folder, folder));
+      const server = await secureServer(t, join(work, folder));
       const url = `nats://127.0.0.1:${server.port}`;
       await coordinate(name, { url, tls }, (log) => Promise.resolve(why.test(log)));
-      const kept = await readdir(join(work.folder, folder, 'events'), { recursive: true });
+      const kept = await readdir(join(work, folder, 'events'), { recursive: true });
       assert.ok(!kept.some((path) => path.includes('VIDEOLOOM')), kept.join(' '));
     }
     // A server without TLS is told nothing either.
-    const plain = await nats(t, { store: join(work.folder, 'js-plain') });
+    const plain = await nats(t, { store: join(work, 'js-plain') });
     const isRefused = (log: string): Promise<boolean> =>
       Promise.resolve(/EVENTS_NOT_CONNECTED.*does not support 'tls'/.test(log));
     await coordinate('no-tls', { url: plain.url, tls: 'tls' }, isRefused);

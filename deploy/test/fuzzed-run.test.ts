@@ -1,16 +1,16 @@
 import assert from 'node:assert/strict';
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { after, before as beforeAll, test } from 'node:test';
+import { before as beforeAll, test } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 import { lookUpProcess } from '../../proto/process-look.ts';
+import { temporaryFolder } from '../../proto/test/temporary-folder.ts';
 import { readBlackBoxes } from '../../worker/black-box/read.ts';
 import type { Story } from '../reports/postmortem-findings.ts';
 import { examineRun } from '../reports/postmortem.ts';
 import { childrenOf } from './children.ts';
 import {
   committedStep,
-  makeWorkFolder,
   reachStep,
   readSummary,
   startVideoloom,
@@ -25,7 +25,7 @@ const STEPS = 240;
 const SEED = 20261128;
 /** By how much the clocks of two processes may differ. */
 const CLOCKS_MS = 100;
-let work: Awaited<ReturnType<typeof makeWorkFolder>>;
+const work = await temporaryFolder('work');
 let undisturbed: Summary;
 
 const train = (out: string, workers: number, ...overrides: string[]): string[] => [
@@ -35,17 +35,14 @@ const train = (out: string, workers: number, ...overrides: string[]): string[] =
 ];
 
 beforeAll(async () => {
-  work = await makeWorkFolder();
-  const { code, output } = await videoloom(train('one', 1), { cwd: work.folder });
+  const { code, output } = await videoloom(train('one', 1), { cwd: work });
   assert.equal(code, 0, output);
-  undisturbed = await readSummary(join(work.folder, 'one'));
+  undisturbed = await readSummary(join(work, 'one'));
 });
 
-after(() => work.remove());
-
 test('some hundred broken messages and frames have no effect on a run', async () => {
-  const run = join(work.folder, 'fuzzed');
-  const started = startVideoloom(train('fuzzed', 2), { cwd: work.folder });
+  const run = join(work, 'fuzzed');
+  const started = startVideoloom(train('fuzzed', 2), { cwd: work });
   await reachStep(run, 2, started);
   const { address } = await readJson<{ address: string }>(join(run, 'coordinator.json'));
   const { runId } = await readJson<{ runId: string }>(join(run, 'run.json'));
@@ -63,10 +60,10 @@ test('some hundred broken messages and frames have no effect on a run', async ()
 });
 
 test('a postmortem names the worker that a signal stopped, and after kill -9 of all the first that died', async () => {
-  const run = join(work.folder, 'stopped');
+  const run = join(work, 'stopped');
   // Who is stopped for as long as a look at it takes is not lost meanwhile, on a slow machine either.
   const args = train('stopped', 2, 'cluster.detectWithin=20');
-  const started = startVideoloom(args, { cwd: work.folder });
+  const started = startVideoloom(args, { cwd: work });
   await reachStep(run, 4, started);
 
   // --- Stopped by a signal: it could go on.
@@ -109,7 +106,7 @@ test('a postmortem names the worker that a signal stopped, and after kill -9 of 
   const range = `${first.heldStep}, committed ${before} to ${await committedStep(run)}`;
   assert.ok(first.heldStep >= before - 1 && first.heldStep <= (await committedStep(run)), range);
   assert.equal(dead.divergence, undefined);
-  const told = await videoloom(['postmortem', run], { cwd: work.folder });
+  const told = await videoloom(['postmortem', run], { cwd: work });
   assert.equal(told.code, 1);
   assert.match(
     told.output,
@@ -119,7 +116,7 @@ test('a postmortem names the worker that a signal stopped, and after kill -9 of 
   assert.ok(dead.timeline.some(({ who, what }) => who === 'journal' && /^generation/.test(what)));
 
   // --- Nobody the worse for it.
-  const resumed = await videoloom(args, { cwd: work.folder });
+  const resumed = await videoloom(args, { cwd: work });
   assert.equal(resumed.code, 0, resumed.output);
   assert.equal((await readSummary(run)).weightsSha256, undisturbed.weightsSha256);
   const end = await examineRun(run);

@@ -1,11 +1,11 @@
 import assert from 'node:assert/strict';
 import { readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import { after, before, test } from 'node:test';
+import { before, test } from 'node:test';
+import { temporaryFolder } from '../../proto/test/temporary-folder.ts';
 import { startS3Server } from '../../video/storage/test/s3-server.ts';
 import {
   committedStep,
-  makeWorkFolder,
   reachStep,
   readSummary,
   startVideoloom,
@@ -15,7 +15,7 @@ import {
 
 /** Far more than pass between the look that sees a step and the signal that ends the run. */
 const STEPS = 32;
-let work: Awaited<ReturnType<typeof makeWorkFolder>>;
+const work = await temporaryFolder('work');
 let undisturbed: Summary;
 
 const train = (out: string, workers: number, ...overrides: string[]): string[] => [
@@ -25,13 +25,10 @@ const train = (out: string, workers: number, ...overrides: string[]): string[] =
 ];
 
 before(async () => {
-  work = await makeWorkFolder();
-  const { code, output } = await videoloom(train('one', 1), { cwd: work.folder });
+  const { code, output } = await videoloom(train('one', 1), { cwd: work });
   assert.equal(code, 0, output);
-  undisturbed = await readSummary(join(work.folder, 'one'));
+  undisturbed = await readSummary(join(work, 'one'));
 });
-
-after(() => work.remove());
 
 test('a run whose machine is lost goes on from the store with the same weights, and outlasts the loss of the store', async (t) => {
   const server = await startS3Server();
@@ -46,8 +43,8 @@ test('a run whose machine is lost goes on from the store with the same weights, 
   };
   const created = await fetch(`${server.endpoint}/bucket`, { method: 'PUT' });
   assert.equal(created.status, 200);
-  const options = { cwd: work.folder, env };
-  const run = join(work.folder, 'stored');
+  const options = { cwd: work, env };
+  const run = join(work, 'stored');
   const started = startVideoloom(train('stored', 2, 'checkpoint.store=s3://bucket/runs'), options);
   await reachStep(run, 3, started);
   // As a preemption does: the step ends, its checkpoint is written and copied.
@@ -71,7 +68,7 @@ test('a run whose machine is lost goes on from the store with the same weights, 
   const { code, output } = await resuming.ended;
   assert.equal(code, 0, output);
   assert.equal((await readSummary(run)).weightsSha256, undisturbed.weightsSha256);
-  const audit = await videoloom(['audit', run], { cwd: work.folder });
+  const audit = await videoloom(['audit', run], { cwd: work });
   assert.equal(audit.code, 0, audit.output);
   const log = await readFile(join(run, 'logs', 'worker-0.jsonl'), 'utf8');
   assert.match(log, /the checkpoint is not in s3:\/\/bucket\/runs/);

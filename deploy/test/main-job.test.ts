@@ -2,13 +2,13 @@ import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
 import { cp, readdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { after, before, test } from 'node:test';
+import { before, test } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import { openRng } from '../../proto/random.ts';
+import { temporaryFolder } from '../../proto/test/temporary-folder.ts';
 import {
   committedStep,
-  makeWorkFolder,
   reachStep,
   readSummary,
   startVideoloom,
@@ -22,7 +22,7 @@ import {
  */
 const STEPS = 48;
 const SEED = 20261123;
-let work: Awaited<ReturnType<typeof makeWorkFolder>>;
+const work = await temporaryFolder('work');
 let undisturbed: Summary;
 
 const train = (out: string, workers: number): string[] => [
@@ -42,22 +42,17 @@ const train = (out: string, workers: number): string[] => [
 ];
 
 before(async () => {
-  work = await makeWorkFolder();
-  const { code, output } = await videoloom(train('one', 1), { cwd: work.folder });
+  const { code, output } = await videoloom(train('one', 1), { cwd: work });
   assert.equal(code, 0, output);
-  undisturbed = await readSummary(join(work.folder, 'one'));
+  undisturbed = await readSummary(join(work, 'one'));
   assert.match(output, /held-out +trained +untrained +chance/);
 });
 
-after(() => work.remove());
-
 for (const workers of [2, 3, 4]) {
   test(`${workers} workers end with the same weights and figures as one`, async () => {
-    const { code, output } = await videoloom(train(`workers-${workers}`, workers), {
-      cwd: work.folder,
-    });
+    const { code, output } = await videoloom(train(`workers-${workers}`, workers), { cwd: work });
     assert.equal(code, 0, output);
-    const summary = await readSummary(join(work.folder, `workers-${workers}`));
+    const summary = await readSummary(join(work, `workers-${workers}`));
     assert.equal(summary.weightsSha256, undisturbed.weightsSha256);
     assert.deepEqual(summary.figures, undisturbed.figures);
   });
@@ -65,17 +60,17 @@ for (const workers of [2, 3, 4]) {
 
 test('a run that is killed whole at random steps resumes to the same weights, with another number of workers', async () => {
   const rng = openRng(SEED, 'kill');
-  const run = join(work.folder, 'killed');
+  const run = join(work, 'killed');
   for (let kill = 0; kill < 2; kill++) {
     const at = Math.max(await committedStep(run), kill * 12) + 1 + rng.integer(10);
-    const started = startVideoloom(train('killed', kill + 1), { cwd: work.folder });
+    const started = startVideoloom(train('killed', kill + 1), { cwd: work });
     await reachStep(run, at, started);
     started.killAll();
     await started.ended;
     console.log(`seed ${SEED}: killed at step ${await committedStep(run)}, asked for ${at}`);
     await assertCheckpointsWhole(run);
   }
-  const { code, output } = await videoloom(train('killed', 2), { cwd: work.folder });
+  const { code, output } = await videoloom(train('killed', 2), { cwd: work });
   assert.equal(code, 0, output);
   assert.match(output, /resuming/);
   assert.equal((await readSummary(run)).weightsSha256, undisturbed.weightsSha256);
@@ -83,8 +78,8 @@ test('a run that is killed whole at random steps resumes to the same weights, wi
 });
 
 test('a worker that is killed while it trains is replaced, and the weights are the same', async () => {
-  const run = join(work.folder, 'worker-killed');
-  const started = startVideoloom(train('worker-killed', 2), { cwd: work.folder });
+  const run = join(work, 'worker-killed');
+  const started = startVideoloom(train('worker-killed', 2), { cwd: work });
   await reachStep(run, 5, started);
   const victim = await childPid(started.child.pid!, 'worker-1');
   process.kill(victim, 'SIGKILL');
@@ -94,8 +89,8 @@ test('a worker that is killed while it trains is replaced, and the weights are t
 });
 
 test('a coordinator that is killed while it trains comes back, and the weights are the same', async () => {
-  const run = join(work.folder, 'coordinator-killed');
-  const started = startVideoloom(train('coordinator-killed', 2), { cwd: work.folder });
+  const run = join(work, 'coordinator-killed');
+  const started = startVideoloom(train('coordinator-killed', 2), { cwd: work });
   await reachStep(run, 8, started);
   process.kill(await childPid(started.child.pid!, 'coordinator/main.js'), 'SIGKILL');
   const { code, output } = await started.ended;
@@ -104,25 +99,25 @@ test('a coordinator that is killed while it trains comes back, and the weights a
 });
 
 test('a finished run says so and trains no more; another config is refused with what differs', async () => {
-  const again = await videoloom(train('one', 1), { cwd: work.folder });
+  const again = await videoloom(train('one', 1), { cwd: work });
   assert.equal(again.code, 0, again.output);
   assert.match(again.output, new RegExp(`one is complete: ${STEPS} steps`));
   assert.ok(again.output.includes(undisturbed.weightsSha256));
 
-  const other = await videoloom([...train('one', 1), 'train.seed=2'], { cwd: work.folder });
+  const other = await videoloom([...train('one', 1), 'train.seed=2'], { cwd: work });
   assert.equal(other.code, 2, other.output);
   assert.match(other.output, /RUN_DIFFERS: .*train\.seed: 1, now 2/);
 });
 
 test('a launcher that is killed alone takes its processes with it, and the same command resumes', async () => {
-  const run = join(work.folder, 'launcher-killed');
-  const started = startVideoloom(train('launcher-killed', 2), { cwd: work.folder });
+  const run = join(work, 'launcher-killed');
+  const started = startVideoloom(train('launcher-killed', 2), { cwd: work });
   await reachStep(run, 4, started);
   const children = await childrenOf(started.child.pid!);
   assert.equal(children.length, 3, 'a coordinator and two workers');
   started.child.kill('SIGKILL');
   // At once: the processes of the first are still ending their step.
-  const { code, output } = await videoloom(train('launcher-killed', 2), { cwd: work.folder });
+  const { code, output } = await videoloom(train('launcher-killed', 2), { cwd: work });
   assert.equal(code, 0, output);
   for (const { pid } of children) assert.throws(() => process.kill(pid, 0), { code: 'ESRCH' });
   assert.equal((await readSummary(run)).weightsSha256, undisturbed.weightsSha256);
@@ -131,8 +126,8 @@ test('a launcher that is killed alone takes its processes with it, and the same 
 });
 
 test('Ctrl-C lets the step end and a checkpoint be written, and the same command resumes', async () => {
-  const run = join(work.folder, 'interrupted');
-  const started = startVideoloom(train('interrupted', 2), { cwd: work.folder });
+  const run = join(work, 'interrupted');
+  const started = startVideoloom(train('interrupted', 2), { cwd: work });
   await reachStep(run, 2, started);
   // As a terminal does: to every process of the group.
   process.kill(-started.child.pid!, 'SIGINT');
@@ -142,14 +137,14 @@ test('Ctrl-C lets the step end and a checkpoint be written, and the same command
   assert.doesNotMatch(journal, /"type":"worker-lost"/);
   const step = await committedStep(run);
   assert.ok(journal.includes(`"type":"checkpoint","step":${step},`), `no checkpoint at ${step}`);
-  const { code, output } = await videoloom(train('interrupted', 2), { cwd: work.folder });
+  const { code, output } = await videoloom(train('interrupted', 2), { cwd: work });
   assert.equal(code, 0, output);
   assert.equal((await readSummary(run)).weightsSha256, undisturbed.weightsSha256);
 });
 
 test('a stop that was asked of a coordinator which is killed then is not forgotten', async () => {
-  const run = join(work.folder, 'stop-forgotten');
-  const started = startVideoloom(train('stop-forgotten', 2), { cwd: work.folder });
+  const run = join(work, 'stop-forgotten');
+  const started = startVideoloom(train('stop-forgotten', 2), { cwd: work });
   await reachStep(run, 2, started);
   // No step is committed while one worker stands still.
   const still = await childPid(started.child.pid!, 'worker-1');
@@ -163,20 +158,20 @@ test('a stop that was asked of a coordinator which is killed then is not forgott
   const stopped = await started.ended;
   assert.equal(stopped.code, 75, stopped.output);
   assert.ok((await committedStep(run)) < STEPS);
-  const { code, output } = await videoloom(train('stop-forgotten', 2), { cwd: work.folder });
+  const { code, output } = await videoloom(train('stop-forgotten', 2), { cwd: work });
   assert.equal(code, 0, output);
   assert.equal((await readSummary(run)).weightsSha256, undisturbed.weightsSha256);
 });
 
 test('a finished run whose weights are damaged is trained again from what is whole, and says so', async () => {
-  const run = join(work.folder, 'damaged');
-  await cp(join(work.folder, 'workers-2'), run, { recursive: true });
+  const run = join(work, 'damaged');
+  await cp(join(work, 'workers-2'), run, { recursive: true });
   const checkpoint = join(run, 'checkpoints', `step-${String(STEPS).padStart(8, '0')}`);
   const weights = (await readdir(checkpoint)).find((name) => name.startsWith('model-'))!;
   const bytes = await readFile(join(checkpoint, weights));
   bytes[bytes.length - 1]! ^= 1;
   await writeFile(join(checkpoint, weights), bytes);
-  const { code, output } = await videoloom(train('damaged', 2), { cwd: work.folder });
+  const { code, output } = await videoloom(train('damaged', 2), { cwd: work });
   assert.equal(code, 0, output);
   assert.match(output, /was finished, and its weights cannot be read any more: .*another SHA-256/);
   assert.match(output, /It is kept as .*damaged-step-/);
@@ -186,12 +181,12 @@ test('a finished run whose weights are damaged is trained again from what is who
 
 test('an audit finds nothing wrong with a whole run, and names what was done to it', async () => {
   await assertFaultless('one');
-  const path = join(work.folder, 'one', 'journal.jsonl');
+  const path = join(work, 'one', 'journal.jsonl');
   const whole = await readFile(path, 'utf8');
   const lines = whole.split('\n');
   const at = lines.findIndex((line) => line.includes('"type":"commit","step":13,'));
   await writeFile(path, lines.toSpliced(at, 1).join('\n'));
-  const { code, output } = await videoloom(['audit', 'one'], { cwd: work.folder });
+  const { code, output } = await videoloom(['audit', 'one'], { cwd: work });
   await writeFile(path, whole);
   assert.equal(code, 1, output);
   assert.match(output, /JOURNAL_RECORD_MISSING: record \d+ is missing/);
@@ -203,11 +198,9 @@ test('an audit finds nothing wrong with a whole run, and names what was done to 
 });
 
 test('a run is exported as Python reads it: weights by name, sizes, tokenizer', async (t) => {
-  const { code, output } = await videoloom(['export', 'one', '--out', 'exported'], {
-    cwd: work.folder,
-  });
+  const { code, output } = await videoloom(['export', 'one', '--out', 'exported'], { cwd: work });
   assert.equal(code, 0, output);
-  const folder = join(work.folder, 'exported');
+  const folder = join(work, 'exported');
   const config = JSON.parse(await readFile(join(folder, 'config.json'), 'utf8')) as {
     model_type: string;
     videoloom: { step: number; weightsSha256: string; numParameters: number };
@@ -216,7 +209,7 @@ test('a run is exported as Python reads it: weights by name, sizes, tokenizer', 
   assert.equal(config.videoloom.step, STEPS);
   assert.equal(config.videoloom.weightsSha256, undisturbed.weightsSha256);
   const missing = await videoloom(['export', 'one', '--step', '5', '--out', 'exported'], {
-    cwd: work.folder,
+    cwd: work,
   });
   assert.equal(missing.code, 2);
   assert.match(missing.output, /CHECKPOINT_NOT_FOUND: .*no checkpoint of step 5/);
@@ -235,7 +228,7 @@ test('a run is exported as Python reads it: weights by name, sizes, tokenizer', 
 
 /** `videoloom audit` has nothing to say against the run. */
 async function assertFaultless(run: string): Promise<void> {
-  const { code, output } = await videoloom(['audit', run, '--json'], { cwd: work.folder });
+  const { code, output } = await videoloom(['audit', run, '--json'], { cwd: work });
   assert.equal(code, 0, output);
   const audit = JSON.parse(output) as { problems: unknown[]; committedStep: number };
   assert.deepEqual(audit.problems, []);

@@ -2,8 +2,9 @@ import assert from 'node:assert/strict';
 import { copyFile, mkdir, readdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { test } from 'node:test';
+import { temporaryFolder } from '../../proto/test/temporary-folder.ts';
 import { realFilms } from '../../video/test/films.ts';
-import { makeWorkFolder, readSummary, videoloom } from './command.ts';
+import { readSummary, videoloom } from './command.ts';
 
 /** Captions and subtitles written for the four films of the package. */
 const CAPTIONS: Record<string, string> = {
@@ -22,44 +23,37 @@ test('a folder of real films with captions and subtitles trains from start to en
     context.skip(films.skip);
     return;
   }
-  const work = await makeWorkFolder();
-  try {
-    const folder = join(work.folder, 'films');
-    await mkdir(folder);
-    const names = (await readdir(films.folder)).filter((name) => name.endsWith('.mp4'));
-    assert.equal(names.length, 4);
-    for (const name of names) await copyFile(join(films.folder, name), join(folder, name));
-    for (const [name, text] of Object.entries(CAPTIONS)) await writeFile(join(folder, name), text);
+  const work = await temporaryFolder('work');
+  const folder = join(work, 'films');
+  await mkdir(folder);
+  const names = (await readdir(films.folder)).filter((name) => name.endsWith('.mp4'));
+  assert.equal(names.length, 4);
+  for (const name of names) await copyFile(join(films.folder, name), join(folder, name));
+  for (const [name, text] of Object.entries(CAPTIONS)) await writeFile(join(folder, name), text);
 
-    const args = [
-      'train',
-      'videobert',
-      '--preset',
-      'tiny',
-      '--data',
-      'films',
-      '--steps',
-      '6',
-      '--out',
-      'run',
-    ];
-    const { code, output } = await videoloom(args, { cwd: work.folder });
-    assert.equal(code, 0, output);
-    const { step, figures, skippedSamples } = await readSummary(join(work.folder, 'run'));
-    assert.equal(step, 6);
-    assert.equal(skippedSamples, 0);
-    assert.ok(figures.length > 0);
-    const samples = await readFile(join(work.folder, 'run/samples.jsonl'), 'utf8');
-    assert.match(samples, /men ride bicycles/);
-    assert.match(samples, /trees pass behind the window/);
+  const args = [
+    'train',
+    'videobert',
+    '--preset',
+    'tiny',
+    '--data',
+    'films',
+    '--steps',
+    '6',
+    '--out',
+    'run',
+  ];
+  const { code, output } = await videoloom(args, { cwd: work });
+  assert.equal(code, 0, output);
+  const { step, figures, skippedSamples } = await readSummary(join(work, 'run'));
+  assert.equal(step, 6);
+  assert.equal(skippedSamples, 0);
+  assert.ok(figures.length > 0);
+  const samples = await readFile(join(work, 'run/samples.jsonl'), 'utf8');
+  assert.match(samples, /men ride bicycles/);
+  assert.match(samples, /trees pass behind the window/);
 
-    const looked = await videoloom(['look', 'run'], { cwd: work.folder });
-    assert.equal(looked.code, 0, looked.output);
-    assert.match(
-      await readFile(join(work.folder, 'run/look.svg'), 'utf8'),
-      /<image .*data:image\/png/,
-    );
-  } finally {
-    await work.remove();
-  }
+  const looked = await videoloom(['look', 'run'], { cwd: work });
+  assert.equal(looked.code, 0, looked.output);
+  assert.match(await readFile(join(work, 'run/look.svg'), 'utf8'), /<image .*data:image\/png/);
 });

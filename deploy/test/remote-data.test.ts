@@ -3,8 +3,9 @@ import assert from 'node:assert/strict';
 import { readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { test } from 'node:test';
+import { temporaryFolder } from '../../proto/test/temporary-folder.ts';
 import { startS3Server } from '../../video/storage/test/s3-server.ts';
-import { makeWorkFolder, readSummary, videoloom } from './command.ts';
+import { readSummary, videoloom } from './command.ts';
 
 const FIELDS = ['train.steps=3', 'cluster.workers=1', 'data.allowPrivateHosts=true'];
 
@@ -20,15 +21,15 @@ test('data in a bucket train as those on the disk do, to the same bits', async (
     AWS_ACCESS_KEY_ID: 'test',
     AWS_SECRET_ACCESS_KEY: 'videoloom-secret-key',
   };
-  const work = await makeWorkFolder();
+  const work = await temporaryFolder('work');
   try {
-    const at = { cwd: work.folder, env };
+    const at = { cwd: work, env };
     const made = await videoloom(
       ['data', 'demo', '--out', 'films', '--train', '12', '--held-out', '2'],
       at,
     );
     assert.equal(made.code, 0, made.output);
-    await upload(server.endpoint, join(work.folder, 'films'));
+    await upload(server.endpoint, join(work, 'films'));
 
     const train = async (data: string, out: string) => {
       const fields = [...FIELDS, `data.folder=${JSON.stringify(data)}`];
@@ -36,7 +37,7 @@ test('data in a bucket train as those on the disk do, to the same bits', async (
       const { code, output } = await videoloom(args, at);
       assert.equal(code, 0, output);
       assert.ok(!output.includes('videoloom-secret-key'));
-      return (await readSummary(join(work.folder, out))).weightsSha256;
+      return (await readSummary(join(work, out))).weightsSha256;
     };
     assert.equal(await train('s3://films/world', 'remote'), await train('films', 'local'));
 
@@ -50,7 +51,6 @@ test('data in a bucket train as those on the disk do, to the same bits', async (
     assert.match(unasked.output, /URL_REFUSED|STORE_UNLISTABLE/);
   } finally {
     await server.close();
-    await work.remove();
   }
 });
 

@@ -1,54 +1,54 @@
 import assert from 'node:assert/strict';
 import { readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { after, before, describe, it } from 'node:test';
-import { makeWorkFolder, videoloom } from './command.ts';
+import { before, describe, it } from 'node:test';
+import { temporaryFolder } from '../../proto/test/temporary-folder.ts';
+import { videoloom } from './command.ts';
 
 describe('a trained run is asked', () => {
-  let work: Awaited<ReturnType<typeof makeWorkFolder>>;
+  let work: string;
   let clip: string;
 
   before(async () => {
-    work = await makeWorkFolder();
+    work = await temporaryFolder('work');
     const small = ['data.demoTrainClips=12', 'data.demoHeldOutClips=8', '--workers', '1'];
     const { code, output } = await videoloom(
       ['train', 'videobert', '--preset', 'tiny', '--steps', '3', '--out', 'run', ...small],
-      { cwd: work.folder },
+      { cwd: work },
     );
     assert.equal(code, 0, output);
-    const folder = join(work.folder, 'data', 'demo-world-7-12-8', 'held-out');
+    const folder = join(work, 'data', 'demo-world-7-12-8', 'held-out');
     clip = join(
       folder,
       (await readdir(folder)).find((name) => name.endsWith('.mp4'))!,
     );
   });
-  after(() => work.remove());
 
   it('sample completes a text about a video and draws a contact sheet with both', async () => {
     const text = 'look now [MASK] and see [MASK]';
     const { code, output } = await videoloom(['sample', 'run', clip, text, '--out', 'said.svg'], {
-      cwd: work.folder,
+      cwd: work,
     });
     assert.equal(code, 0, output);
     const said = output.split('\n').find((line) => line.includes('look now'))!;
     assert.match(said, /look now \S+ and see \S+/);
     assert.ok(!said.includes('[MASK]'));
-    const sheet = await readFile(join(work.folder, 'said.svg'), 'utf8');
+    const sheet = await readFile(join(work, 'said.svg'), 'utf8');
     assert.ok(sheet.includes('<image') && sheet.includes(text));
     assert.ok(sheet.includes(said.replace(/^[\d.]+ s: /, '').trim()));
   });
 
   it('a text with nothing to fill in, and a file that is no video, say so', async () => {
-    const plain = await videoloom(['sample', 'run', clip, 'a circle'], { cwd: work.folder });
+    const plain = await videoloom(['sample', 'run', clip, 'a circle'], { cwd: work });
     assert.equal(plain.code, 2, plain.output);
     assert.match(plain.output, /NOTHING_TO_FILL_IN/);
-    const none = await videoloom(['sample', 'run', 'run/run.json'], { cwd: work.folder });
+    const none = await videoloom(['sample', 'run', 'run/run.json'], { cwd: work });
     assert.notEqual(none.code, 0, none.output);
     assert.match(none.output, /DATA_EMPTY/);
   });
 
   it('probe gives every figure for whole clips, one frame, shuffled and reversed frames', async () => {
-    const { code, output } = await videoloom(['probe', 'run', '--json'], { cwd: work.folder });
+    const { code, output } = await videoloom(['probe', 'run', '--json'], { cwd: work });
     assert.equal(code, 0, output);
     const json = output.split('\n').find((line) => line.startsWith('['))!;
     const probed = JSON.parse(json) as {

@@ -7,7 +7,6 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import {
   committedStep,
-  makeWorkFolder,
   readSummary,
   startVideoloom,
   videoloom,
@@ -16,12 +15,13 @@ import {
 } from './command.ts';
 import { makeTlsFolder, type TlsFolder } from './tls-folder.ts';
 import { compiled } from '../../proto/compiled.mjs';
+import { temporaryFolder } from '../../proto/test/temporary-folder.ts';
 
 /** A run over TLS between real processes, and whoever tries to take part in it without the right to. */
 const STEPS = 12;
 const HOUR_MS = 3_600_000;
 
-let work: Awaited<ReturnType<typeof makeWorkFolder>>;
+const work = await temporaryFolder('work');
 let tls: TlsFolder;
 let other: TlsFolder;
 let plain: Summary;
@@ -33,20 +33,18 @@ const recipe = (out: string, workers: number): string[] => [
 ];
 
 before(async () => {
-  work = await makeWorkFolder();
   [tls, other] = await Promise.all([makeTlsFolder(3), makeTlsFolder(3)]);
-  const { code, output } = await videoloom(['train', ...recipe('plain', 1)], { cwd: work.folder });
+  const { code, output } = await videoloom(['train', ...recipe('plain', 1)], { cwd: work });
   assert.equal(code, 0, output);
-  plain = await readSummary(join(work.folder, 'plain'));
+  plain = await readSummary(join(work, 'plain'));
 });
 
-after(async () => {
+after(() => {
   for (const each of started) each.killAll();
-  await Promise.all([work.remove(), tls.remove(), other.remove()]);
 });
 
 function start(args: readonly string[], env: NodeJS.ProcessEnv = {}): Started {
-  const process = startVideoloom(args, { cwd: work.folder, env });
+  const process = startVideoloom(args, { cwd: work, env });
   started.push(process);
   return process;
 }
@@ -66,7 +64,7 @@ async function endOf(
 }
 
 test('plain text off the loopback is refused when a process starts, and --insecure warns', async () => {
-  const run = join(work.folder, 'plain');
+  const run = join(work, 'plain');
   const join_ = ['--run', run, '--id', 'worker-0', '--engine', 'cpu'];
   const commands = [
     ['coordinator', '--run', run, '--listen', '0.0.0.0:0'],
@@ -95,7 +93,7 @@ test('plain text off the loopback is refused when a process starts, and --insecu
 });
 
 test('over TLS a run ends with the weights of the one in plain text, strangers or not', async () => {
-  const run = join(work.folder, 'secure');
+  const run = join(work, 'secure');
   const prepared = await prepareRun('secure');
   const coordinator = start([
     ...[
@@ -212,7 +210,7 @@ async function prepareRun(out: string): Promise<string[]> {
       ...[main, 'prepare', 'videobert'],
       ...['--preset', 'tiny', '--out', out, ...set.flatMap((override) => ['--set', override])],
     ],
-    { cwd: work.folder },
+    { cwd: work },
   );
   const { engine, pluginPath } = JSON.parse(stdout) as { engine: string; pluginPath: string };
   return ['--engine', engine, '--plugin', pluginPath];
@@ -236,7 +234,7 @@ async function copyOf({ folder }: TlsFolder): Promise<{
   folder: string;
   write(name: string, text: string): Promise<void>;
 }> {
-  const copy = await mkdtemp(join(work.folder, 'tls-'));
+  const copy = await mkdtemp(join(work, 'tls-'));
   await cp(folder, copy, { recursive: true });
   return { folder: copy, write: (name, text) => writeFile(join(copy, name), text) };
 }

@@ -1,14 +1,11 @@
 import assert from 'node:assert/strict';
 import { join } from 'node:path';
-import { after, before, test } from 'node:test';
-import { makeWorkFolder, readSummary, videoloom } from './command.ts';
+import { test } from 'node:test';
+import { temporaryFolder } from '../../proto/test/temporary-folder.ts';
+import { readSummary, videoloom } from './command.ts';
 
 /** The job with workers that each drive several devices. The same weights need the same mesh, not as many workers. */
-let work: Awaited<ReturnType<typeof makeWorkFolder>>;
-before(async () => {
-  work = await makeWorkFolder();
-});
-after(() => work.remove());
+const work = await temporaryFolder('work');
 
 const train = (out: string, workers: number, ...overrides: string[]): string[] => [
   ...['train', 'videobert', '--preset', 'tiny', '--steps', '6', '--workers', String(workers)],
@@ -20,13 +17,13 @@ test('workers of two devices that share rows and parameters end with the same we
   const mesh = ['engine.devices=2', 'parallel.mesh.fsdp=2'];
   for (const workers of [1, 2]) {
     const { code, output } = await videoloom(train(`workers-${workers}`, workers, ...mesh), {
-      cwd: work.folder,
+      cwd: work,
     });
     assert.equal(code, 0, output);
   }
   const [one, two] = [
-    await readSummary(join(work.folder, 'workers-1')),
-    await readSummary(join(work.folder, 'workers-2')),
+    await readSummary(join(work, 'workers-1')),
+    await readSummary(join(work, 'workers-2')),
   ];
   assert.equal(two.weightsSha256, one.weightsSha256);
   assert.deepEqual(two.figures, one.figures);
@@ -34,7 +31,7 @@ test('workers of two devices that share rows and parameters end with the same we
 
 test('another mesh is another run', async () => {
   const { code, output } = await videoloom(train('workers-1', 1, 'engine.devices=2'), {
-    cwd: work.folder,
+    cwd: work,
   });
   assert.equal(code, 2, output);
   assert.match(output, /RUN_DIFFERS: .*parallel\.mesh\.fsdp: 2, now 1/);
@@ -46,9 +43,7 @@ test('rules and meshes that do not fit are refused before anything starts', asyn
     [['engine.devices=2', 'parallel.mesh.tensor=4'], /does not come to engine\.devices \(2\)/],
   ] as const;
   for (const [overrides, message] of cases) {
-    const { code, output } = await videoloom(train('refused', 1, ...overrides), {
-      cwd: work.folder,
-    });
+    const { code, output } = await videoloom(train('refused', 1, ...overrides), { cwd: work });
     assert.equal(code, 2, output);
     assert.match(output, message);
   }

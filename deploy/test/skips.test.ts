@@ -2,12 +2,13 @@ import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import { cp, readdir, readFile, rename, rm, truncate } from 'node:fs/promises';
 import { join } from 'node:path';
-import { after, before, test } from 'node:test';
+import { before, test } from 'node:test';
 import { compiled } from '../../proto/compiled.mjs';
 import { readRunPlan } from '../../proto/run-plan.ts';
 import { positionOf, sampleAt } from '../../proto/sample-order.ts';
+import { temporaryFolder } from '../../proto/test/temporary-folder.ts';
 import { readIndex } from '../../video/index/sample-index.ts';
-import { committedStep, makeWorkFolder, reachStep, readSummary } from './command.ts';
+import { committedStep, reachStep, readSummary } from './command.ts';
 import { startVideoloom, videoloom, type Started } from './command.ts';
 
 /**
@@ -28,30 +29,29 @@ const FIELDS = [
   ...[`train.steps=${STEPS}`, 'train.microbatches=1', 'train.microbatchSize=2'],
   ...[`checkpoint.everySteps=${CHECKPOINT}`, 'cluster.workers=1'],
 ];
-let work: Awaited<ReturnType<typeof makeWorkFolder>>;
+const work = await temporaryFolder('work');
 /** A film of step 5, whose state changes, and one of step 6, at which a run can be held. */
 let changing: string;
 let holding: string;
 
 before(async () => {
-  work = await makeWorkFolder();
   const { code, output } = await videoloom(
     ['data', 'demo', '--out', 'films', '--train', '16', '--held-out', '2'],
-    { cwd: work.folder },
+    { cwd: work },
   );
   assert.equal(code, 0, output);
-  const folder = join(work.folder, 'films/train');
+  const folder = join(work, 'films/train');
   // One caption and one sample a film.
   for (const name of await readdir(folder)) if (name.endsWith('.vtt')) await rm(join(folder, name));
 
   const set = FIELDS.flatMap((field) => ['--set', field]);
   const prepare = ['prepare', 'videobert', '--preset', 'tiny', '--out', 'prepared', ...set];
   execFileSync(process.execPath, [WORKER_MAIN, ...prepare], {
-    cwd: work.folder,
+    cwd: work,
     stdio: ['ignore', 'ignore', 'inherit'],
   });
-  const plan = await readRunPlan(join(work.folder, 'prepared'));
-  const { root, files, train } = await readIndex(join(work.folder, 'prepared/samples.jsonl'));
+  const plan = await readRunPlan(join(work, 'prepared'));
+  const { root, files, train } = await readIndex(join(work, 'prepared/samples.jsonl'));
   const filmOf = (step: number): string => {
     const order = { seed: plan.seed, numSamples: plan.numTrainSamples };
     const { media } = train[sampleAt(order, positionOf(plan, step, 0, 0)).sample]!;
@@ -61,12 +61,10 @@ before(async () => {
   [changing, holding] = [filmOf(CHANGING), filmOf(LAST_BEFORE_KILL + 1)];
 });
 
-after(() => work.remove());
-
 const args = (run: string): string[] => [
   ...['train', 'videobert', '--preset', 'tiny', '--out', run, ...FIELDS],
 ];
-const folderOf = (run: string): string => join(work.folder, run);
+const folderOf = (run: string): string => join(work, run);
 
 /** A run that nobody has trained yet. */
 async function freshRun(run: string): Promise<void> {
@@ -86,7 +84,7 @@ async function mend(film: string): Promise<void> {
 async function trainAndKill(run: string): Promise<void> {
   await rename(holding, `${holding}.whole`);
   execFileSync('mkfifo', [holding]);
-  const started: Started = startVideoloom(args(run), { cwd: work.folder });
+  const started: Started = startVideoloom(args(run), { cwd: work });
   try {
     await reachStep(folderOf(run), LAST_BEFORE_KILL, started);
   } finally {
@@ -112,12 +110,12 @@ async function commitsOf(run: string, step: number): Promise<unknown[]> {
 test('a film that did not decode when its step was committed, and would now, stays out of that step', async () => {
   await Promise.all([freshRun('undisturbed'), freshRun('was-bad')]);
   await damage(changing);
-  const undisturbed = await videoloom(args('undisturbed'), { cwd: work.folder });
+  const undisturbed = await videoloom(args('undisturbed'), { cwd: work });
   assert.equal(undisturbed.code, 0, undisturbed.output);
   await trainAndKill('was-bad');
   await mend(changing);
 
-  const { code, output } = await videoloom(args('was-bad'), { cwd: work.folder });
+  const { code, output } = await videoloom(args('was-bad'), { cwd: work });
   assert.equal(code, 0, output);
   const [first, again] = await commitsOf('was-bad', CHANGING);
   assert.match(JSON.stringify(first), /"reason":"VIDEO_/);
@@ -125,11 +123,9 @@ test('a film that did not decode when its step was committed, and would now, sta
   const summary = await readSummary(folderOf('was-bad'));
   assert.deepEqual(summary, await readSummary(folderOf('undisturbed')));
   assert.equal(summary.skippedSamples, 1);
-  const lost = await videoloom(['quarantine', 'was-bad', '--out', 'lost.jsonl'], {
-    cwd: work.folder,
-  });
+  const lost = await videoloom(['quarantine', 'was-bad', '--out', 'lost.jsonl'], { cwd: work });
   assert.equal(lost.code, 0, lost.output);
-  const [file, ...others] = (await readFile(join(work.folder, 'lost.jsonl'), 'utf8'))
+  const [file, ...others] = (await readFile(join(work, 'lost.jsonl'), 'utf8'))
     .trim()
     .split('\n')
     .map((line) => JSON.parse(line) as Record<string, unknown>);
@@ -141,14 +137,14 @@ test('a film that decoded when its step was committed, and does not now, is name
   await freshRun('was-good');
   await trainAndKill('was-good');
   await damage(changing);
-  const refused = await videoloom(args('was-good'), { cwd: work.folder });
+  const refused = await videoloom(args('was-good'), { cwd: work });
   await mend(changing);
   assert.equal(refused.code, 1, refused.output);
   assert.match(refused.output, new RegExp(`SAMPLE_CHANGED: a clip of step ${CHANGING},`));
   assert.ok(refused.output.includes(changing));
   assert.equal((await commitsOf('was-good', CHANGING)).length, 1);
 
-  const { code, output } = await videoloom(args('was-good'), { cwd: work.folder });
+  const { code, output } = await videoloom(args('was-good'), { cwd: work });
   assert.equal(code, 0, output);
   const [first, again] = await commitsOf('was-good', CHANGING);
   assert.deepEqual(again, first);

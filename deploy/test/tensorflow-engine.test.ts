@@ -5,9 +5,10 @@ import { mkdir, readdir, readFile, symlink } from 'node:fs/promises';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { basename, dirname, join } from 'node:path';
-import { after, before, test } from 'node:test';
+import { before, test } from 'node:test';
 import * as tf from '@tensorflow/tfjs-core';
 import { openEngine } from '../../worker/backend/engine.ts';
+import { temporaryFolder } from '../../proto/test/temporary-folder.ts';
 import { userCacheDir } from '../../proto/user-cache.mjs';
 import {
   findTensorflow,
@@ -15,35 +16,30 @@ import {
   tensorflowCacheDir,
   type TensorflowInstallation,
 } from '../../worker/tensorflow/install.ts';
-import { makeWorkFolder, videoloom } from './command.ts';
+import { videoloom } from './command.ts';
 
-let work: Awaited<ReturnType<typeof makeWorkFolder>>;
+const work = await temporaryFolder('work');
 /** Why these tests cannot run here. */
 let skip: string | false = false;
 let installation: TensorflowInstallation;
 
 // Into the user's cache: the first run takes a minute, later ones nothing.
 before(async () => {
-  work = await makeWorkFolder();
-  const { code, output } = await videoloom(['engine', 'install', 'tensorflow'], {
-    cwd: work.folder,
-  });
+  const { code, output } = await videoloom(['engine', 'install', 'tensorflow'], { cwd: work });
   skip = /TENSORFLOW_COMPILER_MISSING: .*/.exec(output)?.[0] ?? false;
   if (skip !== false) return;
   assert.equal(code, 0, output);
   installation = (await findTensorflow(tensorflowCacheDir(process.env)))!;
 });
 
-after(() => work.remove());
-
 test('list and doctor know the installed engine', async (context) => {
   if (skip !== false) {
     context.skip(skip);
     return;
   }
-  const listed = await videoloom(['engine', 'list'], { cwd: work.folder });
+  const listed = await videoloom(['engine', 'list'], { cwd: work });
   assert.match(listed.output, /^tensorflow +@tensorflow\/tfjs-node 4\.22\.0 +\/.*tfjs-node$/m);
-  const diagnosed = await videoloom(['engine', 'doctor', 'tensorflow'], { cwd: work.folder });
+  const diagnosed = await videoloom(['engine', 'doctor', 'tensorflow'], { cwd: work });
   assert.equal(diagnosed.code, 0, diagnosed.output);
   assert.match(diagnosed.output, /^tensorflowVersion: 2\.\d+\.\d+$/m);
   assert.match(diagnosed.output, /^computes: true$/m);
@@ -64,10 +60,10 @@ test('ten steps of the demo have the losses that they have with xla', async (con
         ...['train', 'videobert', '--preset', 'tiny', '--workers', '1', '--steps', '10'],
         ...['--out', engine, `engine.name=${engine}`, ...overrides],
       ],
-      { cwd: work.folder },
+      { cwd: work },
     );
     assert.equal(code, 0, output);
-    return commitsOf(join(work.folder, engine));
+    return commitsOf(join(work, engine));
   };
   const [compiled, eager] = [await train('xla'), await train('tensorflow')];
   assert.equal(compiled.length, 10);
@@ -134,7 +130,7 @@ test('where its own binary can be downloaded, that is taken', async (context) =>
     return;
   }
   // A mirror as the package's scripts know them, of an archive with the library and one with the binding.
-  const mirror = join(work.folder, 'mirror');
+  const mirror = join(work, 'mirror');
   const libraries = join(installation.folder, 'deps/lib');
   await mkdir(join(mirror, 'lib'), { recursive: true });
   for (const name of await readdir(libraries))
@@ -161,7 +157,7 @@ test('where its own binary can be downloaded, that is taken', async (context) =>
   try {
     const phases: string[] = [];
     const taken = await installTensorflow({
-      cacheDir: join(work.folder, 'prebuilt'),
+      cacheDir: join(work, 'prebuilt'),
       env: {
         ...process.env,
         TFJS_NODE_CDN_STORAGE: origin,

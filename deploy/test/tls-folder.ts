@@ -1,11 +1,11 @@
 /** Certificates for tests, right ones and wrong ones, made as `videoloom init --tls` makes them. */
 import { createPrivateKey, X509Certificate } from 'node:crypto';
-import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { readdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { PeerIdentity } from '../../proto/identity.ts';
 import { identityFiles, openSecurity } from '../../proto/security-folder.ts';
 import type { Security } from '../../proto/security.ts';
+import { temporaryFolder } from '../../proto/test/temporary-folder.ts';
 import { issueCertificate, type Validity } from '../certificates.ts';
 import { initTls } from '../init-tls.ts';
 
@@ -20,11 +20,10 @@ export interface TlsFolder {
   read(name: string): Promise<string>;
   /** The private keys, each as the one line of its text that says most. */
   keys(): Promise<string[]>;
-  remove(): Promise<void>;
 }
 
 export async function makeTlsFolder(workers = 2): Promise<TlsFolder> {
-  const folder = await mkdtemp(join(tmpdir(), 'videoloom-tls-'));
+  const folder = await temporaryFolder('tls');
   await initTls({ tls: folder, workers: String(workers), days: '2', say: () => undefined });
   const read = (name: string): Promise<string> => readFile(join(folder, name), 'utf8');
   return {
@@ -50,6 +49,5 @@ export async function makeTlsFolder(workers = 2): Promise<TlsFolder> {
       await writeFile(join(folder, files.cert), cert);
       await writeFile(join(folder, files.key), key);
     },
-    remove: () => rm(folder, { recursive: true, force: true }),
   };
 }

@@ -8,11 +8,12 @@ import { readFileSync } from 'node:fs';
 import { loadavg } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
+import { temporaryFolder } from '../../proto/test/temporary-folder.ts';
 import { userCacheDir } from '../../proto/user-cache.mjs';
 import { median, report } from '../../worker/bench/report.ts';
 import { openDecoderPool } from '../decode/decoder.ts';
 import { evenTimes } from '../sampling/frame-sampler.ts';
-import { makeFilm, scratchFolder } from '../test/films.ts';
+import { makeFilm } from '../test/films.ts';
 import { FILM_KINDS, FILM_SECONDS, filmsOf, FRAMES_PER_SECOND, kindName } from './films.ts';
 import { openOurs, openPeer, PEERS, SIZE, type Call, type Runner } from './runners.ts';
 
@@ -94,7 +95,7 @@ async function benchClips(): Promise<void> {
 /** Peak and slope of memory over 2,000 clips of films that differ in size and length. */
 async function benchMemory(): Promise<void> {
   const NUM_CLIPS = 2000;
-  const { folder, remove } = await scratchFolder();
+  const folder = await temporaryFolder('video');
   const pool = await openDecoderPool({ numProcesses: 1 });
   try {
     const films: string[] = [];
@@ -127,7 +128,6 @@ async function benchMemory(): Promise<void> {
     }
   } finally {
     await pool.close();
-    await remove();
   }
 }
 

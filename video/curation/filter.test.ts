@@ -3,25 +3,24 @@ import { access, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { digestFile } from '../../proto/durable-file.ts';
+import { temporaryFolder } from '../../proto/test/temporary-folder.ts';
 import { openDecoderPool, type DecoderPool } from '../decode/decoder.ts';
 import type { MediaFile, Sample } from '../index/sample.ts';
 import { digestOf, readIndex, writeIndex, type SampleIndex } from '../index/sample-index.ts';
 import { openMediaCache, type MediaCache } from '../storage/media-cache.ts';
 import { openStore } from '../storage/open.ts';
-import { ffmpeg, scratchFolder, WITHOUT_FFMPEG } from '../test/films.ts';
+import { ffmpeg, WITHOUT_FFMPEG } from '../test/films.ts';
 import { filterIndex, type Dedup, type FilterResult } from './filter.ts';
 import { parseRule } from './filter-rules.ts';
 import { runData } from './test/command.ts';
 
 const skip = WITHOUT_FFMPEG;
-let folder: string;
-let remove: () => Promise<void>;
+const folder = await temporaryFolder('filter');
 let index: SampleIndex;
 let pool: DecoderPool;
 let media: MediaCache;
 
 before(async () => {
-  ({ folder, remove } = await scratchFolder());
   if (skip !== false) return;
   index = await makeData();
   pool = await openDecoderPool({ numProcesses: 1 });
@@ -33,7 +32,6 @@ before(async () => {
 });
 after(async () => {
   if (skip === false) await Promise.all([pool.close(), media.close()]);
-  await remove();
 });
 
 /** Two films, one of them again in another codec, size and rate; two that are black; bytes that are no film. */

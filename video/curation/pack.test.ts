@@ -16,6 +16,7 @@ import { after, before, test } from 'node:test';
 import { promisify } from 'node:util';
 import sharp from 'sharp';
 import { digestFile } from '../../proto/durable-file.ts';
+import { temporaryFolder } from '../../proto/test/temporary-folder.ts';
 import { parseVtt } from '../text/captions.ts';
 import { openDecoderPool, type DecoderPool } from '../decode/decoder.ts';
 import type { MediaFile, Sample } from '../index/sample.ts';
@@ -29,21 +30,19 @@ import {
 import { tarMembers } from '../sources/tar-index.ts';
 import { openMediaCache, type MediaCache } from '../storage/media-cache.ts';
 import { openStore } from '../storage/open.ts';
-import { makeFilm, scratchFolder, WITHOUT_FFMPEG } from '../test/films.ts';
+import { makeFilm, WITHOUT_FFMPEG } from '../test/films.ts';
 import { packShards, SHARDS_FILE, type PackOptions, type PackSummary } from './pack.ts';
 import { ELSEWHERE, runData } from './test/command.ts';
 
 const run = promisify(execFile);
 const skip = WITHOUT_FFMPEG;
-let folder: string;
-let remove: () => Promise<void>;
+const folder = await temporaryFolder('pack');
 let root: string;
 let index: SampleIndex;
 let pool: DecoderPool;
 let media: MediaCache;
 
 before(async () => {
-  ({ folder, remove } = await scratchFolder());
   if (skip !== false) return;
   root = join(folder, 'data');
   await mkdir(root);
@@ -57,7 +56,6 @@ before(async () => {
 });
 after(async () => {
   if (skip === false) await Promise.all([pool.close(), media.close()]);
-  await remove();
 });
 
 /** Three films, the first cut into two samples; a document of two pictures and a film; words alone; one held out. */

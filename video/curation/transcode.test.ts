@@ -3,23 +3,22 @@ import { execFile } from 'node:child_process';
 import { once } from 'node:events';
 import { cp, mkdir, readdir, readFile, stat, truncate, writeFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
-import { after, before, test } from 'node:test';
+import { before, test } from 'node:test';
 import { promisify } from 'node:util';
 import { digestFile } from '../../proto/durable-file.ts';
-import { ffmpeg, makeFilm, scratchFolder, WITHOUT_FFMPEG } from '../test/films.ts';
+import { temporaryFolder } from '../../proto/test/temporary-folder.ts';
+import { ffmpeg, makeFilm, WITHOUT_FFMPEG } from '../test/films.ts';
 import { DEFAULT_SETTINGS, type X264Preset } from './h264-options.ts';
 import { ELSEWHERE, eventually, processesWith, runData, startData } from './test/command.ts';
 import { transcode, TRANSCODE_REPORT, type TranscodeSummary } from './transcode.ts';
 
 const run = promisify(execFile);
 const skip = WITHOUT_FFMPEG;
-let folder: string;
-let remove: () => Promise<void>;
+const folder = await temporaryFolder('transcode');
 /** Films of four containers, two of them damaged, with words beside them. */
 let films: string;
 
 before(async () => {
-  ({ folder, remove } = await scratchFolder());
   if (skip !== false) return;
   films = join(folder, 'films');
   await mkdir(join(films, 'sub'), { recursive: true });
@@ -60,7 +59,6 @@ before(async () => {
   await writeFile(join(films, 'sub/b.en.vtt'), 'WEBVTT\n');
   await writeFile(join(films, 'noise.txt'), 'words of nothing');
 });
-after(() => remove());
 
 function toH264(
   out: string,

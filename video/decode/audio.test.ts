@@ -2,10 +2,11 @@ import assert from 'node:assert/strict';
 import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
+import { temporaryFolder } from '../../proto/test/temporary-folder.ts';
 import { whisperLogMel } from '../audio/log-mel.ts';
 import { DecodeError, openDecoderPool, type DecoderPool } from './decoder.ts';
 import { isFileFault } from '../loading/file-fault.ts';
-import { ffmpeg, makeFilm, scratchFolder, WITHOUT_FFMPEG } from '../test/films.ts';
+import { ffmpeg, makeFilm, WITHOUT_FFMPEG } from '../test/films.ts';
 import { writeClip } from '../world/clip.ts';
 import { openEncoder } from '../world/encode.ts';
 import type { GroundTruth } from '../world/ground-truth.ts';
@@ -19,11 +20,7 @@ const at = (seconds: number): number =>
     : 0.5 * Math.sin(2 * Math.PI * (200 * seconds + 150 * seconds ** 2));
 const CHIRP = `0.5*sin(2*PI*(200*t+150*t*t))`;
 
-let scratch: Awaited<ReturnType<typeof scratchFolder>>;
-before(async () => {
-  scratch = await scratchFolder();
-});
-after(() => scratch.remove());
+const scratch = await temporaryFolder('audio');
 
 /** How far the sound from `startSeconds` on is from what it ought to be, leaving out what is near the sound's ends. */
 function errorOf(samples: Float32Array, startSeconds: number, shift = 0): number {
@@ -61,7 +58,7 @@ for (const backend of ['node-av', 'ffmpeg'] as const) {
     };
     for (const [name, args] of Object.entries(ENCODINGS)) {
       test(`spans of ${name} begin with the right sample`, async () => {
-        const path = join(scratch.folder, `${backend}-${name}`);
+        const path = join(scratch, `${backend}-${name}`);
         const inputs = [
           'testsrc2=duration=6:size=64x48',
           `aevalsrc='${CHIRP}|${CHIRP}':s=44100:d=6`,
@@ -97,7 +94,7 @@ for (const backend of ['node-av', 'ffmpeg'] as const) {
     }
 
     test('channels are mixed without getting louder; what is not there is silence', async () => {
-      const path = join(scratch.folder, `${backend}-stereo.wav`);
+      const path = join(scratch, `${backend}-stereo.wav`);
       await ffmpeg('-f', 'lavfi', '-i', "aevalsrc='0.8|0.4':s=16000:d=1", path);
       const samples = await decode(path, -0.5, 1.5);
       assert.ok(samples.subarray(8000, 24_000).every((value) => Math.abs(value - 0.6) < 1e-3));
@@ -116,7 +113,7 @@ for (const backend of ['node-av', 'ffmpeg'] as const) {
     });
 
     test('sound that begins after the pictures begins with silence', async () => {
-      const path = join(scratch.folder, `${backend}-late.mp4`);
+      const path = join(scratch, `${backend}-late.mp4`);
       await ffmpeg(
         ...['-f', 'lavfi', '-i', 'testsrc2=duration=3:size=64x48'],
         ...['-itsoffset', '1', '-f', 'lavfi', '-i', `aevalsrc='${CHIRP}':s=48000:d=2`],
@@ -129,13 +126,13 @@ for (const backend of ['node-av', 'ffmpeg'] as const) {
     });
 
     test('a file without sound and one that is cut off say so', async () => {
-      const silent = await makeFilm(join(scratch.folder, `${backend}-silent.mp4`), { seconds: 1 });
+      const silent = await makeFilm(join(scratch, `${backend}-silent.mp4`), { seconds: 1 });
       await assert.rejects(decode(silent, 0, 1), { code: 'AUDIO_NO_STREAM' });
-      const path = join(scratch.folder, `${backend}-front.mp4`);
+      const path = join(scratch, `${backend}-front.mp4`);
       const sine = ['-f', 'lavfi', '-i', `sine=duration=${SECONDS}`];
       await ffmpeg(...sine, '-c:a', 'aac', '-movflags', '+faststart', path);
       const bytes = await readFile(path);
-      const cut = join(scratch.folder, `${backend}-cut.mp4`);
+      const cut = join(scratch, `${backend}-cut.mp4`);
       await writeFile(cut, bytes.subarray(0, bytes.length * 0.6));
       assert.deepEqual(await decode(cut, 1, 2), await decode(path, 1, 2));
       await assert.rejects(decode(cut, 5, 6), { code: 'AUDIO_TRUNCATED' });
@@ -149,8 +146,8 @@ for (const backend of ['node-av', 'ffmpeg'] as const) {
 test('the events of the demo world are heard when they happen', async () => {
   const world = { seed: 5, width: 64, height: 64, fps: 24, seconds: 6 };
   const place = { split: 'train', index: 0 } as const;
-  await writeClip(scratch.folder, world, place, await openEncoder());
-  const base = join(scratch.folder, 'train', 'train-0000');
+  await writeClip(scratch, world, place, await openEncoder());
+  const base = join(scratch, 'train', 'train-0000');
   const { events } = JSON.parse(await readFile(`${base}.json`, 'utf8')) as GroundTruth;
   const pool = await openDecoderPool({ numProcesses: 1 });
   try {

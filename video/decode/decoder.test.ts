@@ -5,8 +5,9 @@ import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { promisify } from 'node:util';
 import { openRng } from '../../proto/random.ts';
+import { temporaryFolder } from '../../proto/test/temporary-folder.ts';
 import { DecodeError, openDecoderPool, type DecodeErrorCode, type DecoderPool } from './decoder.ts';
-import { ffmpeg, makeFilm, realFilms, scratchFolder, WITHOUT_FFMPEG } from '../test/films.ts';
+import { ffmpeg, makeFilm, realFilms, WITHOUT_FFMPEG } from '../test/films.ts';
 
 const run = promisify(execFile);
 const films = await realFilms();
@@ -21,11 +22,7 @@ const backends = (['node-av', 'ffmpeg'] as const).filter((name) =>
 );
 const REAL = ['bigbuckbunny', 'bikes', 'carphone_pristine', 'carphone_distorted'];
 
-let scratch: Awaited<ReturnType<typeof scratchFolder>>;
-before(async () => {
-  scratch = await scratchFolder();
-});
-after(() => scratch.remove());
+const scratch = await temporaryFolder('decoder');
 
 const failsWith =
   (...codes: DecodeErrorCode[]) =>
@@ -68,9 +65,9 @@ for (const backend of backends) {
 
     const anyName = 'a file may have any name, one with characters that end lines elsewhere too';
     test(anyName, { skip: WITHOUT_FFMPEG }, async () => {
-      const film = join(scratch.folder, `${backend}-plain.mp4`);
+      const film = join(scratch, `${backend}-plain.mp4`);
       await makeFilm(film, { seconds: 1, size: '64x48', rate: 10 });
-      const odd = join(scratch.folder, `${backend} a\u2028b\u2029c\nd é.mp4`);
+      const odd = join(scratch, `${backend} a\u2028b\u2029c\nd é.mp4`);
       await copyFile(film, odd);
       assert.deepEqual(await pool.probe({ path: odd }), await pool.probe({ path: film }));
     });
@@ -84,7 +81,7 @@ for (const backend of backends) {
       times: readonly number[],
       startSeconds = 0,
     ): Promise<void> {
-      const full = join(scratch.folder, `${film.split('/').at(-1)!}.${backend}.nut`);
+      const full = join(scratch, `${film.split('/').at(-1)!}.${backend}.nut`);
       const passthrough = ['-copyts', '-vsync', 'passthrough', '-enc_time_base', '-1'];
       await ffmpeg(
         '-noautorotate',
@@ -186,7 +183,7 @@ for (const backend of backends) {
     };
     for (const [name, args] of Object.entries(ENCODINGS)) {
       test(`frames of ${name} are those of a full decode`, { skip: WITHOUT_FFMPEG }, async () => {
-        const film = await makeFilm(join(scratch.folder, `${backend}-${name}`), { args });
+        const film = await makeFilm(join(scratch, `${backend}-${name}`), { args });
         const start = /\.(ts|mpg)$/.test(name) ? (await shownSeconds(film))[0]! : 0;
         await equalsFullDecode(film, [...randomTimes(2, 7, 3.9), 3.95], start);
       });
@@ -196,7 +193,7 @@ for (const backend of backends) {
       'a film longer than a seek is worth gives the frames of a full decode',
       { skip: WITHOUT_FFMPEG },
       async () => {
-        const film = await makeFilm(join(scratch.folder, `${backend}-long.mp4`), {
+        const film = await makeFilm(join(scratch, `${backend}-long.mp4`), {
           seconds: 60,
           rate: 10,
           size: '64x48',
@@ -210,10 +207,10 @@ for (const backend of backends) {
       'an edit list that starts between key frames hides what comes before it',
       { skip: WITHOUT_FFMPEG },
       async () => {
-        const whole = await makeFilm(join(scratch.folder, `${backend}-whole.mp4`), {
+        const whole = await makeFilm(join(scratch, `${backend}-whole.mp4`), {
           args: ['-c:v', 'libx264', '-g', '50'],
         });
-        const film = join(scratch.folder, `${backend}-edited.mp4`);
+        const film = join(scratch, `${backend}-edited.mp4`);
         await ffmpeg('-ss', '1.3', '-i', whole, '-c', 'copy', film);
         await equalsFullDecode(film, [0, 0.5, 1.11, 2.4], (await shownSeconds(film))[0]);
         const size = { width: 64, height: 48 };
@@ -226,8 +223,8 @@ for (const backend of backends) {
     );
 
     test('a film turned on its side is shown upright', { skip: WITHOUT_FFMPEG }, async () => {
-      const plain = await makeFilm(join(scratch.folder, `${backend}-plain.mp4`), { seconds: 1 });
-      const film = join(scratch.folder, `${backend}-turned.mp4`);
+      const plain = await makeFilm(join(scratch, `${backend}-plain.mp4`), { seconds: 1 });
+      const film = join(scratch, `${backend}-turned.mp4`);
       await ffmpeg('-i', plain, '-c', 'copy', '-metadata:s:v:0', 'rotate=90', film);
       const { width, height } = await pool.probe({ path: film });
       assert.deepEqual([width, height], [120, 160]);
@@ -253,7 +250,7 @@ for (const backend of backends) {
     });
 
     test('full-range colours are not clipped', { skip: WITHOUT_FFMPEG }, async () => {
-      const film = join(scratch.folder, `${backend}-range.mp4`);
+      const film = join(scratch, `${backend}-range.mp4`);
       const white = [
         '-f',
         'lavfi',
@@ -265,7 +262,7 @@ for (const backend of backends) {
       await ffmpeg(...white, '-c:v', 'libx264', '-qp', '0', '-pix_fmt', 'yuvj420p', film);
       const { frames } = await pool.decode({ path: film, timesSeconds: [0], width: 8, height: 8 });
       assert.ok(frames.every((value) => value >= 254));
-      const grey = join(scratch.folder, `${backend}-grey.mp4`);
+      const grey = join(scratch, `${backend}-grey.mp4`);
       await ffmpeg(
         '-f',
         'lavfi',
@@ -285,7 +282,7 @@ for (const backend of backends) {
       'probing tells length, rate, size, codec and sound',
       { skip: WITHOUT_FFMPEG },
       async () => {
-        const film = join(scratch.folder, `${backend}-sound.mp4`);
+        const film = join(scratch, `${backend}-sound.mp4`);
         const inputs = [
           '-f',
           'lavfi',
@@ -317,7 +314,7 @@ for (const backend of backends) {
 
     test('what is no video is refused by name', { skip: WITHOUT_FFMPEG }, async () => {
       const [text, empty, sound] = ['text.mp4', 'empty.mp4', 'sound.mp4'].map((name) =>
-        join(scratch.folder, name),
+        join(scratch, name),
       );
       await writeFile(text!, 'this is not a film\n'.repeat(100));
       await writeFile(empty!, '');
@@ -326,7 +323,7 @@ for (const backend of backends) {
       await assert.rejects(pool.decode(at(text!)), failsWith('VIDEO_UNREADABLE'));
       await assert.rejects(pool.decode(at(empty!)), failsWith('VIDEO_UNREADABLE'));
       await assert.rejects(
-        pool.decode(at(join(scratch.folder, 'missing.mp4'))),
+        pool.decode(at(join(scratch, 'missing.mp4'))),
         failsWith('VIDEO_NOT_FOUND'),
       );
       await assert.rejects(pool.decode(at(sound!)), failsWith('VIDEO_NO_STREAM'));
@@ -337,8 +334,8 @@ for (const backend of backends) {
       'a playlist cannot make the decoder open other files',
       { skip: WITHOUT_FFMPEG },
       async () => {
-        const film = await makeFilm(join(scratch.folder, `${backend}-secret.mp4`), { seconds: 1 });
-        const playlist = join(scratch.folder, `${backend}-list.mp4`);
+        const film = await makeFilm(join(scratch, `${backend}-secret.mp4`), { seconds: 1 });
+        const playlist = join(scratch, `${backend}-list.mp4`);
         await writeFile(playlist, `ffconcat version 1.0\nfile ${film}\n`);
         await assert.rejects(pool.probe({ path: playlist }), failsWith('VIDEO_UNREADABLE'));
         await writeFile(playlist, `#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\n${film}\n`);
@@ -350,7 +347,7 @@ for (const backend of backends) {
       'a film cut off anywhere gives its frames or an error, never wrong frames',
       { skip: WITHOUT_FFMPEG },
       async () => {
-        const film = await makeFilm(join(scratch.folder, `${backend}-front.mp4`), {
+        const film = await makeFilm(join(scratch, `${backend}-front.mp4`), {
           args: ['-c:v', 'libx264', '-g', '25', '-movflags', '+faststart'],
         });
         const bytes = await readFile(film);
@@ -359,7 +356,7 @@ for (const backend of backends) {
         const whole = await pool.decode({ path: film, timesSeconds: times, ...size });
         let numCut = 0;
         for (let i = 0; i < 10; i++) {
-          const cut = join(scratch.folder, `${backend}-cut-${i}.mp4`);
+          const cut = join(scratch, `${backend}-cut-${i}.mp4`);
           await writeFile(cut, bytes.subarray(0, Math.floor((bytes.length * i) / 10)));
           for (const [at, seconds] of times.entries()) {
             try {
@@ -410,7 +407,7 @@ test(
 describe('a pool of decoders', { skip: WITHOUT_FFMPEG }, () => {
   let film: string;
   before(async () => {
-    film = await makeFilm(join(scratch.folder, 'pool.mp4'), {
+    film = await makeFilm(join(scratch, 'pool.mp4'), {
       seconds: 20,
       size: '640x360',
       args: ['-c:v', 'libx264', '-preset', 'ultrafast', '-bf', '2', '-g', '1000'],
@@ -437,7 +434,7 @@ describe('a pool of decoders', { skip: WITHOUT_FFMPEG }, () => {
   test('flipped bytes give the frames or an error, and no process dies', async () => {
     const pool = await openDecoderPool({ numProcesses: 2 });
     try {
-      const small = await makeFilm(join(scratch.folder, 'small.mp4'), {
+      const small = await makeFilm(join(scratch, 'small.mp4'), {
         args: ['-c:v', 'libx264'],
       });
       const bytes = await readFile(small);
@@ -447,7 +444,7 @@ describe('a pool of decoders', { skip: WITHOUT_FFMPEG }, () => {
           const damaged = Buffer.from(bytes);
           for (let flips = 0; flips < 8; flips++)
             damaged[rng.integer(bytes.length)]! ^= 1 << rng.integer(8);
-          const path = join(scratch.folder, `flipped-${i}.mp4`);
+          const path = join(scratch, `flipped-${i}.mp4`);
           await writeFile(path, damaged);
           return pool.decode({ path, timesSeconds: [1, 2, 3], width: 32, height: 32 }).then(
             () => 'frames',
@@ -560,7 +557,7 @@ describe('a pool of decoders', { skip: WITHOUT_FFMPEG }, () => {
       openDecoderPool({ numProcesses: 2 }).then((pool) => {
         process.stdout.write(pool.pids.join(' '), () => process.kill(process.pid, 'SIGKILL'));
       });`;
-    const file = join(scratch.folder, 'parent.mjs');
+    const file = join(scratch, 'parent.mjs');
     await writeFile(file, program);
     const { stdout } = await run(process.execPath, [
       '--import',
@@ -597,7 +594,7 @@ describe('a pool of decoders', { skip: WITHOUT_FFMPEG }, () => {
       try {
         const bomb = { path: film, timesSeconds: [1, 2, 3, 4], width: 8000, height: 4000 };
         await assert.rejects(pool.decode(bomb), failsWith('DECODER_CRASHED', 'VIDEO_TOO_LARGE'));
-        await copyFile(film, join(scratch.folder, 'again.mp4'));
+        await copyFile(film, join(scratch, 'again.mp4'));
         assert.equal((await pool.decode(all(film))).ptsSeconds.length, 3);
       } finally {
         await pool.close();

@@ -3,9 +3,10 @@ import { execFile } from 'node:child_process';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { promisify } from 'node:util';
+import { temporaryFolder } from '../../proto/test/temporary-folder.ts';
 import { openDecoderPool, type DecodeRequest, type DecoderPool } from './decoder.ts';
 import { planFrame, type Framing } from './framing.ts';
-import { ffmpeg, makeFilm, scratchFolder, WITHOUT_FFMPEG } from '../test/films.ts';
+import { ffmpeg, makeFilm, WITHOUT_FFMPEG } from '../test/films.ts';
 
 const run = promisify(execFile);
 
@@ -46,17 +47,14 @@ const FRAMINGS: Readonly<Record<string, { framing: Partial<Framing>; filters: st
 for (const backend of ['node-av', 'ffmpeg'] as const) {
   describe(`framing with ${backend}`, { skip: WITHOUT_FFMPEG }, () => {
     let pool: DecoderPool;
-    let scratch: Awaited<ReturnType<typeof scratchFolder>>;
+    let scratch: string;
     let film: string;
     before(async () => {
-      scratch = await scratchFolder();
-      film = await makeFilm(join(scratch.folder, 'film.mp4'), { seconds: 1 });
+      scratch = await temporaryFolder('framing');
+      film = await makeFilm(join(scratch, 'film.mp4'), { seconds: 1 });
       pool = await openDecoderPool({ numProcesses: 1, backend });
     });
-    after(async () => {
-      await pool.close();
-      await scratch.remove();
-    });
+    after(() => pool.close());
 
     const decode = async (path: string, framing: Partial<DecodeRequest>): Promise<Uint8Array> => {
       const request = { path, timesSeconds: [0.5], width: 48, height: 32, ...framing };
@@ -91,7 +89,7 @@ for (const backend of ['node-av', 'ffmpeg'] as const) {
     }
 
     test('crops of a film turned on its side are of the upright picture', async () => {
-      const turned = join(scratch.folder, 'turned.mp4');
+      const turned = join(scratch, 'turned.mp4');
       await ffmpeg('-i', film, '-c', 'copy', '-metadata:s:v:0', 'rotate=90', turned);
       const framing = { crop: { x: 0.5, y: 0, width: 0.5, height: 0.5 }, flip: true };
       const wanted = await filtered(turned, 'crop=60:80:60:0,scale=48:32,hflip'); // turns by itself
@@ -106,7 +104,7 @@ for (const backend of ['node-av', 'ffmpeg'] as const) {
         ['rgb24', 'png'],
         ['gray', 'ffv1'],
       ] as const) {
-        const path = join(scratch.folder, `${format}.mkv`);
+        const path = join(scratch, `${format}.mkv`);
         await ffmpeg('-i', film, '-c:v', codec, '-pix_fmt', format, path);
         const { framing, filters } = FRAMINGS['crop']!;
         assertClose(await decode(path, framing), await filtered(path, filters), format);

@@ -3,8 +3,8 @@ import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { deflateSync } from 'node:zlib';
+import { temporaryFolder } from '../../proto/test/temporary-folder.ts';
 import { openDecoderPool, type DecoderPool } from './decoder.ts';
-import { scratchFolder } from '../test/films.ts';
 
 const FIXTURES = new URL('../test/fixtures/', import.meta.url);
 /** What Pillow makes of each picture, RGB in base 64. */
@@ -16,15 +16,12 @@ const pathOf = (name: string): string => new URL(`pictures/${name}`, FIXTURES).p
 
 describe('pictures', () => {
   let pool: DecoderPool;
-  let scratch: Awaited<ReturnType<typeof scratchFolder>>;
+  let scratch: string;
   before(async () => {
-    scratch = await scratchFolder();
+    scratch = await temporaryFolder('image-backend');
     pool = await openDecoderPool({ numProcesses: 1 });
   });
-  after(async () => {
-    await pool.close();
-    await scratch.remove();
-  });
+  after(() => pool.close());
 
   for (const [name, { width, height, rgb }] of Object.entries(expected)) {
     if (name.includes(' ')) continue; // scaled, see below
@@ -73,7 +70,7 @@ describe('pictures', () => {
   test('what is cut off, damaged, huge or no picture is refused by name', async () => {
     const size = { width: 8, height: 8 };
     const refuses = async (code: string, name: string, bytes: Uint8Array): Promise<void> => {
-      const path = join(scratch.folder, name);
+      const path = join(scratch, name);
       await writeFile(path, bytes);
       await assert.rejects(
         pool.decodeImage({ path, ...size }),
@@ -106,14 +103,14 @@ describe('pictures', () => {
     await refuses('IMAGE_UNREADABLE', 'text.png', Buffer.from('this is no picture'));
     const svg = '<svg xmlns="http://www.w3.org/2000/svg"><image href="file:///etc/passwd"/></svg>';
     await refuses('IMAGE_UNREADABLE', 'drawing.png', Buffer.from(svg));
-    await assert.rejects(pool.probeImage({ path: join(scratch.folder, 'none.png') }), {
+    await assert.rejects(pool.probeImage({ path: join(scratch, 'none.png') }), {
       code: 'IMAGE_NOT_FOUND',
     });
     assert.equal(pool.stats.numReplaced, 0);
   });
 
   test('a picture as large as is decoded fits into the memory of a process', async () => {
-    const path = join(scratch.folder, 'large.png');
+    const path = join(scratch, 'large.png');
     await writeFile(path, pngOfZeros(8192, 8192));
     const { frames } = await pool.decodeImage({ path, width: 16, height: 16, fit: 'cover' });
     assert.ok(frames.every((value) => value === 0));

@@ -4,8 +4,9 @@ import { copyFile, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { promisify } from 'node:util';
+import { temporaryFolder } from '../../proto/test/temporary-folder.ts';
 import { openDecoderPool, type DecoderPool } from './decoder.ts';
-import { ffmpeg, makeFilm, scratchFolder, WITHOUT_FFMPEG } from '../test/films.ts';
+import { ffmpeg, makeFilm, WITHOUT_FFMPEG } from '../test/films.ts';
 import type { ByteRange } from '../storage/store.ts';
 
 const run = promisify(execFile);
@@ -27,18 +28,14 @@ async function membersOf(tar: string): Promise<Map<string, ByteRange>> {
 for (const backend of ['node-av', 'ffmpeg'] as const) {
   describe(`parts of files with ${backend}`, { skip: WITHOUT_FFMPEG }, () => {
     let pool: DecoderPool;
-    let scratch: Awaited<ReturnType<typeof scratchFolder>>;
+    let folder: string;
     before(async () => {
-      scratch = await scratchFolder();
+      folder = await temporaryFolder('media-place');
       pool = await openDecoderPool({ numProcesses: 1, backend });
     });
-    after(async () => {
-      await pool.close();
-      await scratch.remove();
-    });
+    after(() => pool.close());
 
     test('a member of a tar file gives what the file itself gives', async () => {
-      const { folder } = scratch;
       await makeFilm(join(folder, 'film.mp4'));
       // Another film before and behind: who reads past the range finds frames, but not these.
       await ffmpeg('-f', 'lavfi', '-i', 'color=red:size=64x64:duration=6', join(folder, 'a.mp4'));
@@ -67,7 +64,6 @@ for (const backend of ['node-av', 'ffmpeg'] as const) {
     });
 
     test('nothing outside of the range is read', async () => {
-      const { folder } = scratch;
       const film = await readFile(await makeFilm(join(folder, 'own.mp4')));
       const path = join(folder, 'cut.bin');
       await writeFile(path, Buffer.concat([film, film, film]));

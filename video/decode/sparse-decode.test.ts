@@ -6,8 +6,9 @@ import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { promisify } from 'node:util';
 import { openRng } from '../../proto/random.ts';
+import { temporaryFolder } from '../../proto/test/temporary-folder.ts';
 import { openDecoderPool, type DecoderPool } from './decoder.ts';
-import { ffmpeg, makeFilm, scratchFolder, WITHOUT_FFMPEG } from '../test/films.ts';
+import { ffmpeg, makeFilm, WITHOUT_FFMPEG } from '../test/films.ts';
 
 const run = promisify(execFile);
 const hasNodeAv = await import('node-av/lib').then(
@@ -114,15 +115,12 @@ const FILMS: Readonly<Record<string, { args: readonly string[]; dropped: boolean
 
 describe('sparse decoding', { skip: WITHOUT_FFMPEG || (!hasNodeAv && 'needs node-av') }, () => {
   let pool: DecoderPool;
-  let scratch: Awaited<ReturnType<typeof scratchFolder>>;
+  let scratch: string;
   before(async () => {
-    scratch = await scratchFolder();
+    scratch = await temporaryFolder('sparse-decode');
     pool = await openDecoderPool({ numProcesses: 1, backend: 'node-av' });
   });
-  after(async () => {
-    await pool.close();
-    await scratch.remove();
-  });
+  after(() => pool.close());
 
   async function compare(film: string, name: string, zeroSeconds: number): Promise<number> {
     const whole = await decodeAll(film);
@@ -152,7 +150,7 @@ describe('sparse decoding', { skip: WITHOUT_FFMPEG || (!hasNodeAv && 'needs node
 
   for (const [name, { args, dropped }] of Object.entries(FILMS)) {
     test(`frames of ${name} are those of a full decode`, async () => {
-      const film = await makeFilm(join(scratch.folder, name), { seconds: 6, args });
+      const film = await makeFilm(join(scratch, name), { seconds: 6, args });
       const zero = name.endsWith('.ts') ? (await decodeAll(film)).ptsSeconds[0]! : 0;
       const share = await compare(film, name, zero);
       assert.ok(dropped ? share < 0.9 : share <= 1, `${share} of the frames decoded`);
@@ -160,11 +158,11 @@ describe('sparse decoding', { skip: WITHOUT_FFMPEG || (!hasNodeAv && 'needs node
   }
 
   test('an edit list that starts between key frames is kept', async () => {
-    const whole = await makeFilm(join(scratch.folder, 'whole.mp4'), {
+    const whole = await makeFilm(join(scratch, 'whole.mp4'), {
       seconds: 6,
       args: [...X264, '-g', '40', '-bf', '4'],
     });
-    const film = join(scratch.folder, 'edited.mp4');
+    const film = join(scratch, 'edited.mp4');
     await ffmpeg('-ss', '2.3', '-i', whole, '-c', 'copy', film);
     await compare(film, 'edited', 0);
   });
@@ -173,7 +171,7 @@ describe('sparse decoding', { skip: WITHOUT_FFMPEG || (!hasNodeAv && 'needs node
     'NVDEC gives the frames of the CPU',
     { skip: !HAS_GPU && 'needs an NVIDIA GPU' },
     async () => {
-      const film = await makeFilm(join(scratch.folder, 'gpu.mp4'), {
+      const film = await makeFilm(join(scratch, 'gpu.mp4'), {
         ...{ seconds: 6, size: '320x240' },
         args: [...X264, '-g', '48', '-bf', '3'],
       });
@@ -202,7 +200,7 @@ describe('sparse decoding', { skip: WITHOUT_FFMPEG || (!hasNodeAv && 'needs node
 
   for (const name of ['long.mp4', 'long.mkv']) {
     test(`key frames of ${name} are reached by seeking`, async () => {
-      const film = await makeFilm(join(scratch.folder, name), {
+      const film = await makeFilm(join(scratch, name), {
         ...{ seconds: 90, rate: 10, size: '64x48' },
         args: [...X264, '-g', '120', '-bf', '3', '-force_key_frames', '0,21,48,52'],
       });
@@ -221,7 +219,7 @@ describe('sparse decoding', { skip: WITHOUT_FFMPEG || (!hasNodeAv && 'needs node
     'all-keys.mp4': ['-g', '1'],
   })) {
     test(`the key frames of ${name} are found by every backend as ffprobe sees them`, async () => {
-      const film = await makeFilm(join(scratch.folder, name), {
+      const film = await makeFilm(join(scratch, name), {
         ...{ seconds: 20, size: '64x48' },
         args: name.endsWith('avi') ? args : [...X264, '-g', '47', '-bf', '3', ...args],
       });

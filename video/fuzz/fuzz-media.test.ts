@@ -1,9 +1,8 @@
 import assert from 'node:assert/strict';
 import { readdir } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
-import { after, before, describe, test } from 'node:test';
-import { scratchFolder } from '../test/films.ts';
+import { before, describe, test } from 'node:test';
+import { temporaryFolder } from '../../proto/test/temporary-folder.ts';
 import { makeCorpus, type Corpus } from './corpus.ts';
 import { fuzz, type FuzzFindings } from './fuzz-media.ts';
 import { MUTATIONS } from './mutations.ts';
@@ -12,18 +11,17 @@ const SEED = 11;
 
 /** Two files of each kind; `npm run fuzz:media` takes 500 and more. */
 describe(`damaged media, seed ${SEED}`, () => {
-  let scratch: Awaited<ReturnType<typeof scratchFolder>>;
+  let scratch: string;
   let corpus: Corpus;
   let findings: FuzzFindings;
   before(async () => {
-    scratch = await scratchFolder();
+    scratch = await temporaryFolder('fuzz-media');
     const numFiles = 2 * Object.keys(MUTATIONS).length;
-    corpus = await makeCorpus({ dir: scratch.folder, seed: SEED, numFiles });
+    corpus = await makeCorpus({ dir: scratch, seed: SEED, numFiles });
     findings = await fuzz({
-      ...{ root: corpus.folder, source: 'folder', workDir: scratch.folder, killEveryMs: 0 },
+      ...{ root: corpus.folder, source: 'folder', workDir: scratch, killEveryMs: 0 },
     });
   });
-  after(() => scratch.remove());
 
   test('every file is in the index or left out by name, and the good ones are in it', async () => {
     const { index } = findings;
@@ -55,7 +53,7 @@ describe(`damaged media, seed ${SEED}`, () => {
 
   test('decoder processes killed meanwhile change neither batches nor shards', async () => {
     const disturbed = await fuzz({
-      ...{ root: corpus.folder, source: 'folder', workDir: scratch.folder, killEveryMs: 1500 },
+      ...{ root: corpus.folder, source: 'folder', workDir: scratch, killEveryMs: 1500 },
     });
     assert.ok(disturbed.numKilled > 0);
     assert.equal(disturbed.digest, findings.digest);
@@ -63,11 +61,11 @@ describe(`damaged media, seed ${SEED}`, () => {
 
   test('shards with damaged and dangerous members give what they hold, and nothing leaves them', async () => {
     const shards = await fuzz({
-      ...{ root: corpus.shards, source: 'webdataset', workDir: scratch.folder, killEveryMs: 0 },
+      ...{ root: corpus.shards, source: 'webdataset', workDir: scratch, killEveryMs: 0 },
     });
     assert.ok(shards.index.train.length > 0);
     for (const { path } of shards.index.files) assert.match(path, /^\d{6}\.tar$/);
     assert.ok(!(await readdir(tmpdir())).includes('outside.mp4'));
-    assert.ok(!(await readdir(join(scratch.folder))).includes('outside.mp4'));
+    assert.ok(!(await readdir(scratch)).includes('outside.mp4'));
   });
 });

@@ -1,28 +1,26 @@
 import assert from 'node:assert/strict';
 import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
-import { after, before, describe, test } from 'node:test';
+import { before, describe, test } from 'node:test';
 import sharp from 'sharp';
 import { VideoloomError } from '../../proto/errors.ts';
+import { temporaryFolder } from '../../proto/test/temporary-folder.ts';
 import { openShardWriter } from '../curation/shard-writer.ts';
 import { openDataAccess } from '../loading/data-access.ts';
 import { makeIndex, type MakeIndexOptions } from './make-index.ts';
 import type { Sample } from './sample.ts';
 import { readIndex, subsetOf, writeIndex, type SampleIndex } from './sample-index.ts';
-import { makeFilm, scratchFolder, WITHOUT_FFMPEG } from '../test/films.ts';
+import { makeFilm, WITHOUT_FFMPEG } from '../test/films.ts';
 
 describe('indexing a folder', { skip: WITHOUT_FFMPEG }, () => {
-  let scratch: Awaited<ReturnType<typeof scratchFolder>>;
+  let scratch: string;
   let shortFilm: Buffer;
   let longFilm: Buffer;
   before(async () => {
-    scratch = await scratchFolder();
+    scratch = await temporaryFolder('make-index');
     const make = async (name: string, seconds: number): Promise<Buffer> =>
-      readFile(await makeFilm(join(scratch.folder, name), { seconds, size: '64x48', rate: 10 }));
+      readFile(await makeFilm(join(scratch, name), { seconds, size: '64x48', rate: 10 }));
     [shortFilm, longFilm] = [await make('short.mp4', 4), await make('long.mp4', 25)];
-  });
-  after(async () => {
-    await scratch.remove();
   });
 
   /** A folder with these files. */
@@ -30,7 +28,7 @@ describe('indexing a folder', { skip: WITHOUT_FFMPEG }, () => {
     name: string,
     files: Readonly<Record<string, Buffer | string>>,
   ): Promise<string> {
-    const root = join(scratch.folder, name);
+    const root = join(scratch, name);
     for (const [path, content] of Object.entries(files)) {
       await mkdir(dirname(join(root, path)), { recursive: true });
       await writeFile(join(root, path), content);
@@ -43,7 +41,7 @@ describe('indexing a folder', { skip: WITHOUT_FFMPEG }, () => {
   type Wanted = { root: string } & Pick<MakeIndexOptions, 'clipSeconds'> &
     Partial<MakeIndexOptions>;
   async function indexFolder({ root, ...wanted }: Wanted): Promise<SampleIndex> {
-    const data = await openDataAccess({ root, decoders: 1, cacheDir: scratch.folder });
+    const data = await openDataAccess({ root, decoders: 1, cacheDir: scratch });
     try {
       return await makeIndex({ ...data, heldOutFraction: 0.1, ...wanted });
     } finally {
@@ -336,7 +334,7 @@ describe('indexing a folder', { skip: WITHOUT_FFMPEG }, () => {
 
   test('a film that says it lasts for months costs itself alone', async () => {
     const args = ['-c:v', 'libx264'];
-    const film = await makeFilm(join(scratch.folder, 'plain.mkv'), { seconds: 2, args });
+    const film = await makeFilm(join(scratch, 'plain.mkv'), { seconds: 2, args });
     const wrong = await readFile(film);
     // Matroska's Duration: its id, its size, milliseconds.
     const at = wrong.indexOf(Buffer.from([0x44, 0x89, 0x88]));
@@ -361,7 +359,7 @@ describe('indexing a folder', { skip: WITHOUT_FFMPEG }, () => {
   });
 
   test('a folder that is missing or has no videos is refused by name', async () => {
-    const missing = join(scratch.folder, 'nowhere');
+    const missing = join(scratch, 'nowhere');
     const refusal =
       (code: string, ...parts: string[]) =>
       (error: unknown): boolean => {
@@ -414,7 +412,7 @@ describe('indexing a folder', { skip: WITHOUT_FFMPEG }, () => {
     );
     assert.equal(indexes[0]!.digest, indexes[1]!.digest);
     assert.notEqual(indexes[0]!.digest, indexes[2]!.digest);
-    const file = join(scratch.folder, 'index.jsonl');
+    const file = join(scratch, 'index.jsonl');
     await writeIndex(indexes[0]!, file);
     assert.deepEqual(await readIndex(file), indexes[0]);
     // Characters that end lines elsewhere, but not in JSON.

@@ -3,6 +3,7 @@ import { mkdir, readdir, readFile, rm, truncate, writeFile } from 'node:fs/promi
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
+import { temporaryFolder } from '../../proto/test/temporary-folder.ts';
 import { openDataAccess, type DataAccess } from './data-access.ts';
 import { openDecoderPool, type DecoderPool } from '../decode/decoder.ts';
 import { openFrameDisk } from './frame-disk.ts';
@@ -15,7 +16,7 @@ import {
 } from './loader.ts';
 import { makeIndex } from '../index/make-index.ts';
 import type { SampleIndex } from '../index/sample-index.ts';
-import { ffmpeg, makeFilm, scratchFolder, WITHOUT_FFMPEG } from '../test/films.ts';
+import { ffmpeg, makeFilm, WITHOUT_FFMPEG } from '../test/films.ts';
 
 const NUM_CLIPS = 8;
 const SHAPE = { frameSize: 16, numWindows: 2, framesPerWindow: 2 };
@@ -23,14 +24,14 @@ const FRAME_BYTES = 2 * 2 * 16 * 16 * 3;
 const CLIP_BYTES = FRAME_BYTES + 2 * 2 * 8; // and a time for each frame
 
 describe('a clip loader', { skip: WITHOUT_FFMPEG }, () => {
-  let scratch: Awaited<ReturnType<typeof scratchFolder>>;
+  let scratch: string;
   let data: DataAccess;
   let pool: DecoderPool;
   let index: SampleIndex;
   before(async () => {
-    scratch = await scratchFolder();
-    const root = join(scratch.folder, 'clips');
-    data = await openDataAccess({ root, decoders: 2, cacheDir: scratch.folder });
+    scratch = await temporaryFolder('loader');
+    const root = join(scratch, 'clips');
+    data = await openDataAccess({ root, decoders: 2, cacheDir: scratch });
     pool = data.pool;
     await mkdir(root);
     for (let i = 0; i < NUM_CLIPS; i++) {
@@ -46,10 +47,7 @@ describe('a clip loader', { skip: WITHOUT_FFMPEG }, () => {
       );
     await rm(join(root, '6.mp4'));
   });
-  after(async () => {
-    await data.close();
-    await scratch.remove();
-  });
+  after(() => data.close());
 
   const open = (options: Partial<ClipLoaderOptions> = {}): ClipLoader =>
     openClipLoader({ index, ...data, cacheBytes: 0, ...SHAPE, ...options });
@@ -213,7 +211,7 @@ describe('a clip loader', { skip: WITHOUT_FFMPEG }, () => {
   });
 
   test('frames on disk spare the decoder, for the same view alone, and only while they are whole', async () => {
-    const folder = join(scratch.folder, 'frames');
+    const folder = join(scratch, 'frames');
     const frames = openFrameDisk({ folder, maxBytes: 2 ** 20 });
     const requestsOf = async (options: Partial<ClipLoaderOptions>) => {
       const before = pool.stats.numRequests;
@@ -238,9 +236,9 @@ describe('a clip loader', { skip: WITHOUT_FFMPEG }, () => {
   });
 
   test('the sound of a clip comes with it, from the decoder, from memory and from disk; without any it is silent', async () => {
-    const root = join(scratch.folder, 'sounding');
+    const root = join(scratch, 'sounding');
     await mkdir(root);
-    const silentFilm = await makeFilm(join(scratch.folder, 'silent.mp4'), {
+    const silentFilm = await makeFilm(join(scratch, 'silent.mp4'), {
       seconds: 2,
       size: '64x48',
       rate: 10,
@@ -248,9 +246,8 @@ describe('a clip loader', { skip: WITHOUT_FFMPEG }, () => {
     const tone = ['-f', 'lavfi', '-i', 'sine=frequency=880:duration=2'];
     await ffmpeg('-i', silentFilm, ...tone, '-c:v', 'copy', '-c:a', 'aac', join(root, 'tone.mp4'));
     await makeFilm(join(root, 'mute.mp4'), { seconds: 2, size: '64x48', rate: 10, args: ['-an'] });
-    const own = await openDataAccess({ root, decoders: 1, cacheDir: scratch.folder });
-    const openDisk = () =>
-      openFrameDisk({ folder: join(scratch.folder, 'sounds'), maxBytes: 2 ** 22 });
+    const own = await openDataAccess({ root, decoders: 1, cacheDir: scratch });
+    const openDisk = () => openFrameDisk({ folder: join(scratch, 'sounds'), maxBytes: 2 ** 22 });
     const [disk, diskLater] = [openDisk(), openDisk()];
     try {
       const films = await makeIndex({ ...own, clipSeconds: 10, heldOutFraction: 0 });
@@ -332,6 +329,6 @@ describe('a clip loader', { skip: WITHOUT_FFMPEG }, () => {
     const loader = open({ pool: own });
     await assert.rejects(loader.load([lease(0, 1)]), { code: 'DECODER_CLOSED' });
     assert.equal(loader.quarantined.size, 0);
-    await writeFile(join(scratch.folder, 'done'), '');
+    await writeFile(join(scratch, 'done'), '');
   });
 });

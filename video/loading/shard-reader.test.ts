@@ -4,6 +4,7 @@ import { open, truncate } from 'node:fs/promises';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import sharp from 'sharp';
+import { temporaryFolder } from '../../proto/test/temporary-folder.ts';
 import { planReads } from './coalesced-reads.ts';
 import { openShardWriter } from '../curation/shard-writer.ts';
 import { openDecoderPool, type DecoderPool } from '../decode/decoder.ts';
@@ -13,7 +14,6 @@ import type { MediaFile, Sample } from '../index/sample.ts';
 import { readSamples, type StoredSample } from './shard-reader.ts';
 import { openMediaCache, type MediaCache } from '../storage/media-cache.ts';
 import { openStore } from '../storage/open.ts';
-import { scratchFolder } from '../test/films.ts';
 
 const NUM_SHARDS = 3;
 const PER_SHARD = 40;
@@ -53,14 +53,13 @@ describe('the parts of files are read together', () => {
 
 describe('samples out of shards', () => {
   let folder: string;
-  let remove: () => Promise<void>;
   let index: SampleIndex;
   let media: MediaCache;
   let pool: DecoderPool;
   const shard = (number: number): string => join(folder, `${number}.tar`);
 
   before(async () => {
-    ({ folder, remove } = await scratchFolder());
+    folder = await temporaryFolder('shard-reader');
     const files: MediaFile[] = [];
     const train: Sample[] = [];
     for (let number = 0; number < NUM_SHARDS; number++) {
@@ -107,7 +106,6 @@ describe('samples out of shards', () => {
   after(async () => {
     await pool.close();
     await media.close();
-    await remove();
   });
 
   async function collect(

@@ -4,22 +4,23 @@ import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import sharp from 'sharp';
+import { temporaryFolder } from '../../proto/test/temporary-folder.ts';
 import { openContactSheet } from './contact-sheet.ts';
 import { drawPage } from './contact-sheet-page.ts';
 import { drawTerminal } from './contact-sheet-terminal.ts';
 import { openDataAccess, type DataAccess } from '../loading/data-access.ts';
 import { findIndex, makeIndex } from '../index/make-index.ts';
 import { writeIndex, type SampleIndex } from '../index/sample-index.ts';
-import { makeFilm, scratchFolder, WITHOUT_FFMPEG } from '../test/films.ts';
+import { makeFilm, WITHOUT_FFMPEG } from '../test/films.ts';
 
 describe('a contact sheet', { skip: WITHOUT_FFMPEG }, () => {
-  let scratch: Awaited<ReturnType<typeof scratchFolder>>;
+  let scratch: string;
   let data: DataAccess;
   let root: string;
   let index: SampleIndex;
   before(async () => {
-    scratch = await scratchFolder();
-    root = join(scratch.folder, 'a & b');
+    scratch = await temporaryFolder('contact-sheet');
+    root = join(scratch, 'a & b');
     await mkdir(root);
     const args = ['-vf', 'drawbox=c=red:t=fill', '-c:v', 'libx264'];
     await makeFilm(join(root, 'red.mp4'), { seconds: 4, size: '64x48', rate: 10, args });
@@ -30,13 +31,10 @@ describe('a contact sheet', { skip: WITHOUT_FFMPEG }, () => {
       'WEBVTT\n\n00:00.500 --> 00:01.000\nfirst words\n\n00:02.000 --> 00:03.500\nlast words\n',
     );
     await writeFile(join(root, 'letter.mp4'), 'no film');
-    data = await openDataAccess({ root, decoders: 1, cacheDir: scratch.folder });
+    data = await openDataAccess({ root, decoders: 1, cacheDir: scratch });
     index = await makeIndex({ ...data, clipSeconds: 10, heldOutFraction: 0.1 });
   });
-  after(async () => {
-    await data.close();
-    await scratch.remove();
-  });
+  after(() => data.close());
   const open = (of: SampleIndex) =>
     openContactSheet({ index: of, ...data, numSamples: 5, framesPerSample: 4 });
   const draw = async (of: SampleIndex): Promise<string> =>
@@ -65,7 +63,7 @@ describe('a contact sheet', { skip: WITHOUT_FFMPEG }, () => {
   test('is well-formed XML whatever the words are', async (context) => {
     const page = await draw(index);
     assert.ok(page.includes('x &#60; y &#38; &#34;z&#34; \uFFFD'));
-    const file = join(scratch.folder, 'page.svg');
+    const file = join(scratch, 'page.svg');
     await writeFile(file, page);
     try {
       execFileSync('python3', [
@@ -102,7 +100,7 @@ describe('a contact sheet', { skip: WITHOUT_FFMPEG }, () => {
   });
 
   test('shows a video that does not decode any more as its error, and the others as they are', async () => {
-    const file = join(scratch.folder, 'films.jsonl');
+    const file = join(scratch, 'films.jsonl');
     await writeIndex(index, file);
     const read = (await findIndex(file))!;
     assert.deepEqual(read, index);

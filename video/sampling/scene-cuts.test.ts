@@ -4,24 +4,22 @@ import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { promisify } from 'node:util';
 import { openRng } from '../../proto/random.ts';
+import { temporaryFolder } from '../../proto/test/temporary-folder.ts';
 import { openDecoderPool, type DecoderPool } from '../decode/decoder.ts';
 import { fixedRateTimes, sceneTimes } from './frame-sampler.ts';
 import { sceneCuts } from './scene-cuts.ts';
-import { ffmpeg, realFilms, scratchFolder, WITHOUT_FFMPEG } from '../test/films.ts';
+import { ffmpeg, realFilms, WITHOUT_FFMPEG } from '../test/films.ts';
 
 const films = await realFilms();
 
 describe('scene cuts', { skip: WITHOUT_FFMPEG }, () => {
   let pool: DecoderPool;
-  let scratch: Awaited<ReturnType<typeof scratchFolder>>;
+  let scratch: string;
   before(async () => {
-    scratch = await scratchFolder();
+    scratch = await temporaryFolder('scene-cuts');
     pool = await openDecoderPool({ numProcesses: 1 });
   });
-  after(async () => {
-    await pool.close();
-    await scratch.remove();
-  });
+  after(() => pool.close());
 
   async function cutsOf(path: string, framesPerSecond: number): Promise<number[]> {
     const { durationSeconds } = await pool.probe({ path });
@@ -46,7 +44,7 @@ describe('scene cuts', { skip: WITHOUT_FFMPEG }, () => {
       const args = order.flatMap((source, i) => [
         ...['-f', 'lavfi', '-t', lengths[i]!.toFixed(2), '-i', sources[source]!],
       ]);
-      const film = join(scratch.folder, `scenes-${seed}.mp4`);
+      const film = join(scratch, `scenes-${seed}.mp4`);
       const joined = `concat=n=${order.length},format=yuv420p`;
       await ffmpeg(...args, '-filter_complex', joined, '-c:v', 'libx264', film);
       const starts = lengths.map((_, i) => lengths.slice(0, i).reduce((sum, x) => sum + x, 0));

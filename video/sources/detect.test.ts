@@ -12,7 +12,7 @@ async function detect(root: string, name?: string): Promise<string> {
   return (await sourceOf(store, files, { name })).name;
 }
 
-test('each form is recognised by its files', async (t) => {
+test('each form is recognised by its files', async () => {
   for (const form of [
     'webdataset',
     'parquet',
@@ -23,7 +23,7 @@ test('each form is recognised by its files', async (t) => {
   ]) {
     assert.equal(await detect(join(FIXTURES, form)), form);
   }
-  const plain = await makeFolder(t, {
+  const plain = await makeFolder({
     'a.mp4': '',
     'a.json': '{"caption":"x"}',
     'list.csv': 'a,b\n1,2\n',
@@ -33,8 +33,8 @@ test('each form is recognised by its files', async (t) => {
   assert.equal(await detect(join(FIXTURES, 'webvid'), 'folder'), 'folder');
 });
 
-test('an unknown name and data of no form say what there is', async (t) => {
-  const root = await makeFolder(t, { 'notes.md': '' });
+test('an unknown name and data of no form say what there is', async () => {
+  const root = await makeFolder({ 'notes.md': '' });
   await assert.rejects(detect(root), {
     code: 'DATA_EMPTY',
     message: /webdataset .*parquet .*webvid .*instructions .*documents .*image-text .*folder/,

@@ -8,8 +8,8 @@ import { makeFolder, readSource } from './test/read-source.ts';
 const VTT = 'WEBVTT\n\n00:01.000 --> 00:02.000\nfrom vtt\n';
 const SRT = '1\n00:00:03,000 --> 00:00:04,000\nfrom srt\n';
 
-test('words come from the file beside the medium that counts most', async (t) => {
-  const root = await makeFolder(t, {
+test('words come from the file beside the medium that counts most', async () => {
+  const root = await makeFolder({
     'a/all.mp4': '',
     'a/all.vtt': VTT,
     'a/all.srt': SRT,
@@ -49,7 +49,7 @@ test('words come from the file beside the medium that counts most', async (t) =>
   assert.deepEqual(samples[0]!.cues, [{ startSeconds: 1, endSeconds: 2, text: 'from vtt' }]);
 });
 
-test('transcripts beside a video are timed words, and faulty times are counted', async (t) => {
+test('transcripts beside a video are timed words, and faulty times are counted', async () => {
   const segments = [
     {
       start: 0,
@@ -61,7 +61,7 @@ test('transcripts beside a video are timed words, and faulty times are counted',
       ],
     },
   ];
-  const root = await makeFolder(t, {
+  const root = await makeFolder({
     'a.mp4': '',
     'a.json': JSON.stringify({ text: 'Hello there.', segments, language: 'en' }),
     'b.mp4': '',
@@ -79,14 +79,14 @@ test('transcripts beside a video are timed words, and faulty times are counted',
   );
 });
 
-test('captions of all videos in one file in the root, as HowTo100M has them', async (t) => {
+test('captions of all videos in one file in the root, as HowTo100M has them', async () => {
   const captions = {
     other: { start: [0], end: [1], text: ['no video'] },
     v1: { start: [1, 0, -3], end: [2, 1, 1], text: ['second', 'first', 'never'] },
     own: { start: [0], end: [1], text: ['not this'] },
     v2: 'nothing',
   };
-  const root = await makeFolder(t, {
+  const root = await makeFolder({
     'caption.json': JSON.stringify(captions),
     'videos/v1.mp4': '',
     'videos/v2.mp4': '',
@@ -104,10 +104,10 @@ test('captions of all videos in one file in the root, as HowTo100M has them', as
   );
 });
 
-test('words in UTF-16 are read by their mark, and those in no such encoding are told', async (t) => {
+test('words in UTF-16 are read by their mark, and those in no such encoding are told', async () => {
   const little = (text: string): Buffer => Buffer.from(`\ufeff${text}`, 'utf16le');
   const big = (text: string): Buffer => little(text).swap16();
-  const root = await makeFolder(t, {
+  const root = await makeFolder({
     'a.mp4': '',
     'a.txt': little('Größe 🎞'),
     'b.mp4': '',
@@ -140,8 +140,8 @@ test('words in UTF-16 are read by their mark, and those in no such encoding are 
   assert.deepEqual(skipped, [refusal('e.txt', 'UTF-8'), refusal('f.txt', 'UTF-16LE')]);
 });
 
-test('captions that cannot be read and names taken twice cost their medium', async (t) => {
-  const root = await makeFolder(t, {
+test('captions that cannot be read and names taken twice cost their medium', async () => {
+  const root = await makeFolder({
     'a.mp4': '',
     'a.vtt': VTT,
     'b.mp4': '',
@@ -161,7 +161,7 @@ test('captions that cannot be read and names taken twice cost their medium', asy
     'b.mp4 CAPTION_UNREADABLE',
     'c.mp4 DUPLICATE_ID',
   ]);
-  await assert.rejects(readSource(folder, await makeFolder(t, { 'x.txt': '' })), {
+  await assert.rejects(readSource(folder, await makeFolder({ 'x.txt': '' })), {
     code: 'DATA_EMPTY',
   });
 });

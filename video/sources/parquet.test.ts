@@ -100,10 +100,10 @@ test('bytes are not read where the table says that all are there', async () => {
   );
 });
 
-test('damaged tables are told; those beside them are read', async (t) => {
+test('damaged tables are told; those beside them are read', async () => {
   const whole = await readFile(join(TABLES, 'train-00000-of-00001.parquet'));
   const images = { 'images/named.jpg': '' };
-  const cut = await makeFolder(t, {
+  const cut = await makeFolder({
     ...images,
     'a.parquet': whole.subarray(0, whole.length - 7),
     'b.parquet': noise('table', 3000),

@@ -46,8 +46,8 @@ test('WebVid rows that Python’s csv module wrote: quotes, line ends, file plac
   ]);
 });
 
-test('rows with too many or too few fields and stray quotes cost themselves alone', async (t) => {
-  const root = await makeFolder(t, {
+test('rows with too many or too few fields and stray quotes cost themselves alone', async () => {
+  const root = await makeFolder({
     'a.jpg': '',
     'x.csv':
       'image,caption\na.jpg,one\na.jpg\na.jpg,two,three\na.jpg,st"ray\na.jpg,four\n\na.jpg,\n,none\n',
@@ -160,7 +160,7 @@ test('documents keep the order of text and pictures', async () => {
   ]);
 });
 
-test('records of every other kind are told, wherever they stand', async (t) => {
+test('records of every other kind are told, wherever they stand', async () => {
   const odd = [
     'null',
     '7',
@@ -178,7 +178,7 @@ test('records of every other kind are told, wherever they stand', async (t) => {
   };
   for (const source of [instructions, imageText, documents]) {
     const first = own[source.name as keyof typeof own];
-    const root = await makeFolder(t, {
+    const root = await makeFolder({
       'a.jpg': '',
       'x.jsonl': [first, ...odd].join('\n'),
       'y.json': '{"a":1}',
@@ -191,8 +191,8 @@ test('records of every other kind are told, wherever they stand', async (t) => {
   assert.equal(Object.hasOwn(Object.prototype, 'image'), false);
 });
 
-test('a source without anything of its form says so', async (t) => {
-  const root = await makeFolder(t, { 'notes.md': '' });
+test('a source without anything of its form says so', async () => {
+  const root = await makeFolder({ 'notes.md': '' });
   for (const source of [webvid, instructions, imageText, documents]) {
     await assert.rejects(readSource(source, root), { code: 'DATA_EMPTY' });
   }

@@ -71,10 +71,10 @@ test('sparse members of GNU tar are told, and what follows them is found', async
   }
 });
 
-test('a tar cut at any block gives the members before the cut and says that it was cut', async (t) => {
+test('a tar cut at any block gives the members before the cut and says that it was cut', async () => {
   const whole = await readFile(join(FIXTURES, 'webdataset', 'clips.tar'));
   const python = (await readManifest<Record<string, PythonMember[]>>('tar'))['clips.tar']!;
-  const root = await makeFolder(t, { 'cut.tar': whole });
+  const root = await makeFolder({ 'cut.tar': whole });
   const { store } = await openFolder(root);
   const last = python.at(-1)!;
   // The mark of the end: the first block after the last member's bytes.
@@ -94,10 +94,10 @@ test('a tar cut at any block gives the members before the cut and says that it w
   }
 });
 
-test('whatever the bytes are, reading ends with members or with a named fault', async (t) => {
+test('whatever the bytes are, reading ends with members or with a named fault', async () => {
   const whole = await readFile(join(FIXTURES, 'tar', 'pax.tar'));
   const bytes = noise('tar', 4096);
-  const root = await makeFolder(t, { 'noise.tar': bytes, 'flip.tar': whole });
+  const root = await makeFolder({ 'noise.tar': bytes, 'flip.tar': whole });
   const { store } = await openFolder(root);
   const [members, error] = await untilFault(store, 'noise.tar', bytes.length);
   assert.deepEqual(members, []);
@@ -122,8 +122,8 @@ function readOf(
   return Promise.resolve(bytes.subarray(range.offset, range.offset + range.sizeBytes));
 }
 
-test('the headers of a shard of large members cost a small part of its bytes', async (t) => {
-  const root = await makeFolder(t, {});
+test('the headers of a shard of large members cost a small part of its bytes', async () => {
+  const root = await makeFolder({});
   const file = join(root, 'a.mp4');
   const handle = await open(file, 'w');
   await handle.truncate(8 * 2 ** 20);

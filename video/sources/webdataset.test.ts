@@ -80,11 +80,11 @@ test('members with unsafe names, links, devices and sparse files are told by nam
   assert.equal(samples.filter(({ id }) => id.startsWith('sparse')).length, 2);
 });
 
-test('a shard cut at any block gives whole samples alone, and names the one that is lost', async (t) => {
+test('a shard cut at any block gives whole samples alone, and names the one that is lost', async () => {
   const whole = await readFile(join(SHARDS, 'pairs-000000.tar'));
-  const all = await readSource(webdataset, await makeFolder(t, { 'x.tar': whole }));
+  const all = await readSource(webdataset, await makeFolder({ 'x.tar': whole }));
   assert.equal(all.samples.length, 3);
-  const { store } = await openFolder(await makeFolder(t, { 'x.tar': whole }));
+  const { store } = await openFolder(await makeFolder({ 'x.tar': whole }));
   for (let sizeBytes = 512; sizeBytes < 16_000; sizeBytes += 512) {
     const ids: string[] = [];
     const skipped: string[] = [];
@@ -101,7 +101,7 @@ test('a shard cut at any block gives whole samples alone, and names the one that
   }
 });
 
-test('compressed shards, samples torn apart and faulty words are told', async (t) => {
+test('compressed shards, samples torn apart and faulty words are told', async () => {
   const tar = pack();
   const members: Readonly<Record<string, string>> = {
     './a.jpg': 'x',
@@ -115,7 +115,7 @@ test('compressed shards, samples torn apart and faulty words are told', async (t
   };
   for (const [name, content] of Object.entries(members)) tar.entry({ name }, content);
   tar.finalize();
-  const root = await makeFolder(t, {
+  const root = await makeFolder({
     'x.tar': await buffer(tar),
     'y.tar.gz': '',
   });

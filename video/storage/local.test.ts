@@ -1,10 +1,10 @@
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { mkdir, mkdtemp, realpath, rm, symlink, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { mkdir, realpath, rm, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { buffer } from 'node:stream/consumers';
-import { after, before, describe, it } from 'node:test';
+import { before, describe, it } from 'node:test';
+import { temporaryFolder } from '../../proto/test/temporary-folder.ts';
 import { openLocalStore } from './local.ts';
 import { openStore } from './open.ts';
 import type { Store } from './store.ts';
@@ -13,7 +13,7 @@ describe('the store over a folder', () => {
   let folder: string;
   let store: Store;
   before(async () => {
-    folder = await realpath(await mkdtemp(join(tmpdir(), 'videoloom-store-')));
+    folder = await realpath(await temporaryFolder('store'));
     const root = join(folder, 'root');
     await mkdir(join(root, 'a', 'deep'), { recursive: true });
     await mkdir(join(root, '.hidden'));
@@ -32,7 +32,6 @@ describe('the store over a folder', () => {
     execFileSync('mkfifo', [join(root, 'pipe.mp4')]);
     store = openStore(root);
   });
-  after(() => rm(folder, { recursive: true }));
 
   it('lists files by code unit, without hidden ones, pipes and links that lead out or in circles', async () => {
     const found: string[] = [];

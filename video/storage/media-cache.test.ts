@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { execFile, execFileSync, spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { once } from 'node:events';
-import { mkdir, mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { mkdir, readdir, readFile, stat, writeFile } from 'node:fs/promises';
 import { createServer, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -10,6 +10,7 @@ import { join } from 'node:path';
 import { after, afterEach, before, beforeEach, describe, it } from 'node:test';
 import { promisify } from 'node:util';
 import { parquetWriteBuffer } from 'hyparquet-writer';
+import { temporaryFolder } from '../../proto/test/temporary-folder.ts';
 import { openCacheFolder } from './cache-folder.ts';
 import { openHttpStore } from './http.ts';
 import { openLocalStore } from './local.ts';
@@ -68,7 +69,7 @@ describe('the cache of media', () => {
     origin = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
   });
   beforeEach(async () => {
-    folder = await mkdtemp(join(tmpdir(), 'videoloom-cache-'));
+    folder = await temporaryFolder('cache');
     files = new Map(Array.from({ length: 12 }, (_, i) => [`/${i}`, contentOf(i, 100 * KIB)]));
     requests = [];
     held = new Map();
@@ -77,7 +78,6 @@ describe('the cache of media', () => {
   });
   afterEach(async () => {
     for (const cache of caches) await cache.close();
-    await rm(folder, { recursive: true });
   });
   after(() => {
     server.closeAllConnections();

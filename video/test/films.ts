@@ -2,7 +2,6 @@
 import { execFile, execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { mkdir, mkdtemp, readdir, readFile, rename, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { userCacheDir } from '../../proto/user-cache.mjs';
@@ -74,10 +73,4 @@ export async function makeFilm(
   const source = `testsrc2=duration=${seconds}:size=${size}:rate=${rate}`;
   await ffmpeg('-f', 'lavfi', '-i', source, '-pix_fmt', 'yuv420p', '-threads', '1', ...args, file);
   return file;
-}
-
-/** A folder that `remove` deletes. */
-export async function scratchFolder(): Promise<{ folder: string; remove: () => Promise<void> }> {
-  const folder = await mkdtemp(join(tmpdir(), 'videoloom-test-'));
-  return { folder, remove: () => rm(folder, { recursive: true, force: true }) };
 }

@@ -1,11 +1,11 @@
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { join } from 'node:path';
-import { after, before, describe, test } from 'node:test';
+import { before, describe, test } from 'node:test';
 import { UsageError, VideoloomError } from '../../proto/errors.ts';
+import { temporaryFolder } from '../../proto/test/temporary-folder.ts';
 import { clipMedia, writeClip, type ClipFile } from './clip.ts';
 import { openEncoder, type EncoderName } from './encode.ts';
 import { generateWorld, type WorldManifest, type WorldOptions } from './generate.ts';
@@ -22,13 +22,7 @@ const BASE = { seed: 5, trainClips: 5, heldOutClips: 2, numProcesses: 2 };
 /** Of each twenty clips the one at this index has irregular frame times. */
 const IRREGULAR_INDEX = 3;
 
-let root = '';
-before(() => {
-  root = mkdtempSync(join(tmpdir(), 'videoloom-world-'));
-});
-after(() => {
-  rmSync(root, { recursive: true, force: true });
-});
+const root = await temporaryFolder('world');
 
 function hashes(dir: string): Record<string, string> {
   const names = readdirSync(dir, { recursive: true, encoding: 'utf8' }).filter((name) =>

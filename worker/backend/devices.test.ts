@@ -1,11 +1,9 @@
 import assert from 'node:assert/strict';
-import { mkdtemp, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
-import path from 'node:path';
 import { after, before, describe, it, test } from 'node:test';
 
 import * as tf from '@tensorflow/tfjs-core';
 
+import { temporaryFolder } from '../../proto/test/temporary-folder.ts';
 import { ensurePlugin, pluginCacheDir } from '../pjrt/plugin.ts';
 import { meshOf } from './devices.ts';
 import { openEngine } from './engine.ts';
@@ -19,11 +17,7 @@ const isEngineError = (code: string, message: RegExp) => (error: unknown) => {
   return true;
 };
 
-let cacheDir: string;
-before(async () => {
-  cacheDir = await mkdtemp(path.join(tmpdir(), 'videoloom-devices-'));
-});
-after(() => rm(cacheDir, { recursive: true, force: true }));
+const cacheDir = await temporaryFolder('devices');
 
 async function open(options: Partial<EngineOptions>): Promise<Engine> {
   const pluginPath = await ensurePlugin({

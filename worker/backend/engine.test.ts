@@ -22,8 +22,8 @@ let engines: TestEngines;
 before(async () => {
   engines = await openTestEngines({ emptyCache: true });
 });
-after(async () => {
-  await engines.close();
+after(() => {
+  engines.close();
 });
 
 const vector = (engine: Engine, ...values: number[]): tf.Tensor =>

@@ -335,8 +335,8 @@ describe('kernels of the xla engine agree with tfjs-backend-cpu', () => {
   before(async () => {
     engines = await openTestEngines();
   });
-  after(async () => {
-    await engines.close();
+  after(() => {
+    engines.close();
   });
 
   for (const [index, testCase] of CASES.entries()) {

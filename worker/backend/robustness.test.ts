@@ -1,11 +1,9 @@
 import assert from 'node:assert/strict';
-import { mkdtemp, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
-import path from 'node:path';
 import { after, before, test } from 'node:test';
 
 import * as tf from '@tensorflow/tfjs-core';
 
+import { temporaryFolder } from '../../proto/test/temporary-folder.ts';
 import { cpuPlugin } from '../pjrt/test/client.ts';
 import { BACKEND_NAME, XlaBackend } from './backend.ts';
 import { openEngine } from './engine.ts';
@@ -14,17 +12,15 @@ import type { Engine } from './engine.ts';
 const MEBIBYTE = 2 ** 20;
 
 let engine: Engine;
-let cacheDir: string;
 before(async () => {
-  cacheDir = await mkdtemp(path.join(tmpdir(), 'videoloom-robust-'));
+  const cacheDir = await temporaryFolder('robust');
   const pluginPath = await cpuPlugin();
   // Compiling is what takes the time here.
   const flags = { xla_backend_optimization_level: 0 };
   engine = await openEngine({ engine: 'xla', pluginPath, cacheDir, flags });
 });
-after(async () => {
+after(() => {
   engine.close();
-  await rm(cacheDir, { recursive: true, force: true });
 });
 
 /** Buffers and executables that are open in the plugin. */

@@ -1,9 +1,9 @@
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
+import { temporaryFolder } from '../../proto/test/temporary-folder.ts';
 import {
   decodeSafetensors,
   encodeSafetensors,
@@ -214,45 +214,41 @@ print(json.dumps({name: [str(t.dtype), list(t.shape), t.tobytes().hex()] for nam
 test(
   "Hugging Face's reader sees the same tensors, and its writer's files are read",
   { skip: noPython },
-  () => {
-    const dir = mkdtempSync(join(tmpdir(), 'videoloom-format-'));
-    try {
-      const types: readonly [Dtype, string, Uint8Array][] = [
-        ['F64', 'float64', new Uint8Array(Float64Array.of(1, 2.5).buffer)],
-        ['F32', 'float32', new Uint8Array(Float32Array.of(1, 2.5).buffer)],
-        ['F16', 'float16', Uint8Array.of(0x00, 0x3c, 0x00, 0x41)], // 1, 2.5
-        ['I64', 'int64', new Uint8Array(BigInt64Array.of(1n, -2n).buffer)],
-        ['I32', 'int32', new Uint8Array(Int32Array.of(1, -2).buffer)],
-        ['U8', 'uint8', Uint8Array.of(1, 2)],
-      ];
-      const tensors = new Map(
-        types.map(([dtype, , data]): [string, TensorData] => [
+  async () => {
+    const dir = await temporaryFolder('format');
+    const types: readonly [Dtype, string, Uint8Array][] = [
+      ['F64', 'float64', new Uint8Array(Float64Array.of(1, 2.5).buffer)],
+      ['F32', 'float32', new Uint8Array(Float32Array.of(1, 2.5).buffer)],
+      ['F16', 'float16', Uint8Array.of(0x00, 0x3c, 0x00, 0x41)], // 1, 2.5
+      ['I64', 'int64', new Uint8Array(BigInt64Array.of(1n, -2n).buffer)],
+      ['I32', 'int32', new Uint8Array(Int32Array.of(1, -2).buffer)],
+      ['U8', 'uint8', Uint8Array.of(1, 2)],
+    ];
+    const tensors = new Map(
+      types.map(([dtype, , data]): [string, TensorData] => [
+        `layers/0/${dtype}`,
+        { dtype, shape: [2, 1], data },
+      ]),
+    );
+    const [ours, theirs] = [join(dir, 'ours.safetensors'), join(dir, 'theirs.safetensors')];
+    writeFileSync(ours, encodeSafetensors(tensors, { format: 'pt' }));
+    const seen = JSON.parse(
+      execFileSync(PYTHON, ['-c', SCRIPT, ours, theirs], { encoding: 'utf8' }),
+    ) as object;
+    assert.deepEqual(
+      seen,
+      Object.fromEntries(
+        types.map(([dtype, name, data]) => [
           `layers/0/${dtype}`,
-          { dtype, shape: [2, 1], data },
+          [name, [2, 1], Buffer.from(data).toString('hex')],
         ]),
-      );
-      const [ours, theirs] = [join(dir, 'ours.safetensors'), join(dir, 'theirs.safetensors')];
-      writeFileSync(ours, encodeSafetensors(tensors, { format: 'pt' }));
-      const seen = JSON.parse(
-        execFileSync(PYTHON, ['-c', SCRIPT, ours, theirs], { encoding: 'utf8' }),
-      ) as object;
-      assert.deepEqual(
-        seen,
-        Object.fromEntries(
-          types.map(([dtype, name, data]) => [
-            `layers/0/${dtype}`,
-            [name, [2, 1], Buffer.from(data).toString('hex')],
-          ]),
-        ),
-      );
-      const read = decodeSafetensors(readFileSync(theirs));
-      assert.deepEqual(read.metadata, { format: 'pt' });
-      const plusOne = new Float32Array(read.tensors.get('layers/0/F32')!.data.slice().buffer);
-      assert.deepEqual([...plusOne], [2, 3.5]);
-      assert.deepEqual([...read.tensors.get('layers/0/U8')!.data], [2, 3]);
-      assert.deepEqual(read.tensors.get('layers/0/I64')!.shape, [2, 1]);
-    } finally {
-      rmSync(dir, { recursive: true });
-    }
+      ),
+    );
+    const read = decodeSafetensors(readFileSync(theirs));
+    assert.deepEqual(read.metadata, { format: 'pt' });
+    const plusOne = new Float32Array(read.tensors.get('layers/0/F32')!.data.slice().buffer);
+    assert.deepEqual([...plusOne], [2, 3.5]);
+    assert.deepEqual([...read.tensors.get('layers/0/U8')!.data], [2, 3]);
+    assert.deepEqual(read.tensors.get('layers/0/I64')!.shape, [2, 1]);
   },
 );

@@ -1,9 +1,9 @@
 import assert from 'node:assert/strict';
-import { mkdtemp, readFile, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import * as tf from '@tensorflow/tfjs-core';
+import { temporaryFolder } from '../../proto/test/temporary-folder.ts';
 import { userCacheDir } from '../../proto/user-cache.mjs';
 import { openEngine, type Engine } from '../backend/engine.ts';
 import { adamW, adamWScalars, initAdamW } from '../optim/adamw.ts';
@@ -21,16 +21,14 @@ type Params = { readonly kernel: tf.Tensor; readonly bias: tf.Tensor };
 
 let engine: Engine;
 let writer: FileWriter;
-let dir: string;
+const dir = await temporaryFolder('snapshot');
 before(async () => {
   engine = await openEngine({ engine: 'xla', cacheDir: userCacheDir(process.env) });
   writer = openFileWriter();
-  dir = await mkdtemp(join(tmpdir(), 'videoloom-snapshot-'));
 });
 after(async () => {
   await writer.close();
   engine.close();
-  await rm(dir, { recursive: true, force: true });
 });
 
 function openTraining() {

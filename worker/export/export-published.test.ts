@@ -1,10 +1,10 @@
 /** Runs that are exported load in transformers by its own classes, and give what the run's system gives. */
 import assert from 'node:assert/strict';
-import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import * as tf from '@tensorflow/tfjs-core';
+import { temporaryFolder } from '../../proto/test/temporary-folder.ts';
 import { openCpuEngine } from '../backend/cpu-engine.ts';
 import type { Engine } from '../backend/engine.ts';
 import { encodeSafetensors, type TensorData } from '../checkpoint/format.ts';
@@ -36,11 +36,10 @@ describe('what is exported loads in transformers', { skip: missing ?? false }, (
 
   before(async () => {
     engine = await openCpuEngine();
-    root = await mkdtemp(join(tmpdir(), 'videoloom-export-'));
+    root = await temporaryFolder('export');
   });
-  after(async () => {
+  after(() => {
     engine.close();
-    await rm(root, { recursive: true, force: true });
   });
 
   const exported = async (

@@ -102,7 +102,9 @@ describe("OFA's encoder and decoder", () => {
   before(async () => {
     engines = await openTestEngines();
   });
-  after(() => engines.close());
+  after(() => {
+    engines.close();
+  });
 
   for (const name of ['cpu', 'xla'] as const) {
     it(`make what PyTorch makes, on the ${name} engine`, async () => {

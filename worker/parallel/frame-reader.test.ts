@@ -1,21 +1,16 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { connect, createServer, type Socket } from 'node:net';
-import { after, before, test, type TestContext } from 'node:test';
+import { test, type TestContext } from 'node:test';
 import { connect as connectTls, createServer as createTlsServer } from 'node:tls';
-import { makeTlsFolder, type TlsFolder } from '../../deploy/test/tls-folder.ts';
+import { makeTlsFolder } from '../../deploy/test/tls-folder.ts';
 import { openRng } from '../../proto/random.ts';
 import { encodeHeader, FRAME_KIND } from './frame.ts';
 import { FrameReader } from './frame-reader.ts';
 
 const SEED = 5;
 const LENGTHS = [300_000, 0, 5, 300, 1 << 20, 64, 40, 16_384, 70_000, 1];
-let tls: TlsFolder;
-
-before(async () => {
-  tls = await makeTlsFolder(1);
-});
-after(() => tls.remove());
+const tls = await makeTlsFolder(1);
 
 const payloads = LENGTHS.map((length, frame) => {
   const rng = openRng(SEED, 'payload', frame);

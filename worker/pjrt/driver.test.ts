@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict';
-import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { mkdir, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { test } from 'node:test';
+import { temporaryFolder } from '../../proto/test/temporary-folder.ts';
 import {
   compareVersions,
   CUDA_12_DRIVER,
@@ -31,12 +31,8 @@ const CUDA_12 = { vendor: 'nvidia', cuda: 12, minimumVersion: CUDA_12_DRIVER } a
 const CUDA_13 = { vendor: 'nvidia', cuda: 13, minimumVersion: CUDA_13_DRIVER } as const;
 
 /** A system with these files. */
-async function rootWith(
-  t: { after(hook: () => Promise<void>): void },
-  files: Readonly<Record<string, string>>,
-): Promise<string> {
-  const root = await mkdtemp(join(tmpdir(), 'videoloom-driver-'));
-  t.after(() => rm(root, { recursive: true, force: true }));
+async function rootWith(files: Readonly<Record<string, string>>): Promise<string> {
+  const root = await temporaryFolder('driver');
   for (const [path, text] of Object.entries(files)) {
     await mkdir(dirname(join(root, path)), { recursive: true });
     await writeFile(join(root, path), text);
@@ -67,8 +63,8 @@ test('versions are compared by their numbers', () => {
   assert.ok(compareVersions('99.9', '525.60.13') < 0);
 });
 
-test('a machine without a driver is told to install one', async (t) => {
-  const root = await rootWith(t, {});
+test('a machine without a driver is told to install one', async () => {
+  const root = await rootWith({});
   assert.equal(await findDriver('nvidia', root), undefined);
   assert.match(
     driverProblem(CUDA_13, undefined)!,
@@ -78,8 +74,8 @@ test('a machine without a driver is told to install one', async (t) => {
   assert.match(driverProblem({ vendor: 'amd' }, undefined)!, /\/dev\/kfd is missing/);
 });
 
-test('a driver that is new enough for CUDA 12 alone is told apart', async (t) => {
-  const root = await rootWith(t, { ...NVIDIA, 'proc/driver/nvidia/version': CLOSED });
+test('a driver that is new enough for CUDA 12 alone is told apart', async () => {
+  const root = await rootWith({ ...NVIDIA, 'proc/driver/nvidia/version': CLOSED });
   const driver = await findDriver('nvidia', root);
   assert.deepEqual(driver, {
     version: '535.104.05',
@@ -97,33 +93,33 @@ test('a driver that is new enough for CUDA 12 alone is told apart', async (t) =>
   );
 });
 
-test('a driver without GPUs, and one without its library, are told apart', async (t) => {
+test('a driver without GPUs, and one without its library, are told apart', async () => {
   const version = { 'proc/driver/nvidia/version': OPEN };
-  const bare = await findDriver('nvidia', await rootWith(t, version));
+  const bare = await findDriver('nvidia', await rootWith(version));
   assert.match(driverProblem(CUDA_13, bare)!, /sees no GPU/);
-  const withoutLibrary = await findDriver('nvidia', await rootWith(t, { ...version, ...GPU }));
+  const withoutLibrary = await findDriver('nvidia', await rootWith({ ...version, ...GPU }));
   assert.match(driverProblem(CUDA_13, withoutLibrary)!, /libcuda\.so\.1 is not here.*--gpus all/);
 });
 
-test('the driver of Windows counts below WSL', async (t) => {
-  const root = await rootWith(t, { 'usr/lib/wsl/lib/libcuda.so.1': '' });
+test('the driver of Windows counts below WSL', async () => {
+  const root = await rootWith({ 'usr/lib/wsl/lib/libcuda.so.1': '' });
   assert.equal(driverProblem(CUDA_13, await findDriver('nvidia', root)), undefined);
 });
 
-test('an AMD machine needs its driver, a GPU and ROCm 7', async (t) => {
+test('an AMD machine needs its driver, a GPU and ROCm 7', async () => {
   const nodes = 'sys/class/kfd/kfd/topology/nodes';
   const files = { 'dev/kfd': '', [`${nodes}/0/properties`]: HOST };
   const need = { vendor: 'amd' } as const;
-  const bare = await findDriver('amd', await rootWith(t, files));
+  const bare = await findDriver('amd', await rootWith(files));
   assert.match(driverProblem(need, bare)!, /lists no GPU/);
   const gpu = {
     ...files,
     [`${nodes}/1/properties`]: MI300,
     'sys/module/amdgpu/version': '6.14.5\n',
   };
-  const withoutRocm = await findDriver('amd', await rootWith(t, gpu));
+  const withoutRocm = await findDriver('amd', await rootWith(gpu));
   assert.match(driverProblem(need, withoutRocm)!, /ROCm is not in \/opt\/rocm/);
-  const whole = await rootWith(t, { ...gpu, 'opt/rocm/lib/libamdhip64.so.7': '' });
+  const whole = await rootWith({ ...gpu, 'opt/rocm/lib/libamdhip64.so.7': '' });
   const driver = await findDriver('amd', whole);
   assert.deepEqual(driver, { version: '6.14.5', gpus: ['gfx942'], hasLibrary: true });
   assert.equal(driverProblem(need, driver), undefined);

@@ -1,9 +1,8 @@
 import assert from 'node:assert/strict';
 import { execFileSync, spawnSync } from 'node:child_process';
-import { mkdtemp, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
+import { temporaryFolder } from '../../proto/test/temporary-folder.ts';
 import { openPjrtClient, type PjrtClient } from './client.ts';
 import { checkArraySizes, checkFits } from './limits.ts';
 import { cpuPlugin, openCpuClient, isPjrtError } from './test/client.ts';
@@ -150,48 +149,44 @@ test(
   'a device that is lost or full is an error of its own, after which another plugin computes',
   { skip },
   async () => {
-    const folder = await mkdtemp(join(tmpdir(), 'videoloom-failing-'));
+    const folder = await temporaryFolder('failing');
     const plugin = await cpuPlugin();
-    try {
-      for (const [name, status, says, code, advice] of [
-        [
-          'lost',
-          13,
-          'Failed to launch CUDA kernel: CUDA_ERROR_ILLEGAL_ADDRESS: an illegal memory access was encountered',
-          'PJRT_DEVICE_LOST',
-          /ILLEGAL_ADDRESS.*start it again from its last checkpoint/,
-        ],
-        ['amd', 13, 'hipErrorLaunchFailure', 'PJRT_DEVICE_LOST', /start it again/],
-        [
-          'full',
-          8,
-          'Out of memory while trying to allocate 17179869184 bytes.',
-          'PJRT_OUT_OF_MEMORY',
-          /17179869184 bytes\. Make the batch/,
-        ],
-        [
-          'other',
-          13,
-          'CUDA_ERROR_INVALID_VALUE: of one call',
-          'PJRT_EXECUTE_FAILED',
-          /INTERNAL: CUDA_ERROR_INVALID_VALUE/,
-        ],
-      ] as const) {
-        const path = join(folder, `${name}.so`);
-        const defines = [`-DPLUGIN="${plugin}"`, `-DSAYS="${says}"`, `-DSTATUS=${status}`];
-        execFileSync('cc', ['-shared', '-fPIC', ...defines, '-x', 'c', '-', '-o', path, '-ldl'], {
-          input: FAILING_PLUGIN,
-        });
-        const client = await openPjrtClient({ pluginPath: path });
-        await assertComputes(client);
-        await assert.rejects(assertComputes(client), isPjrtError(code, advice));
-        client.close();
-      }
-      const healthy = await openPjrtClient({ pluginPath: plugin });
-      await assertComputes(healthy);
-      healthy.close();
-    } finally {
-      await rm(folder, { recursive: true, force: true });
+    for (const [name, status, says, code, advice] of [
+      [
+        'lost',
+        13,
+        'Failed to launch CUDA kernel: CUDA_ERROR_ILLEGAL_ADDRESS: an illegal memory access was encountered',
+        'PJRT_DEVICE_LOST',
+        /ILLEGAL_ADDRESS.*start it again from its last checkpoint/,
+      ],
+      ['amd', 13, 'hipErrorLaunchFailure', 'PJRT_DEVICE_LOST', /start it again/],
+      [
+        'full',
+        8,
+        'Out of memory while trying to allocate 17179869184 bytes.',
+        'PJRT_OUT_OF_MEMORY',
+        /17179869184 bytes\. Make the batch/,
+      ],
+      [
+        'other',
+        13,
+        'CUDA_ERROR_INVALID_VALUE: of one call',
+        'PJRT_EXECUTE_FAILED',
+        /INTERNAL: CUDA_ERROR_INVALID_VALUE/,
+      ],
+    ] as const) {
+      const path = join(folder, `${name}.so`);
+      const defines = [`-DPLUGIN="${plugin}"`, `-DSAYS="${says}"`, `-DSTATUS=${status}`];
+      execFileSync('cc', ['-shared', '-fPIC', ...defines, '-x', 'c', '-', '-o', path, '-ldl'], {
+        input: FAILING_PLUGIN,
+      });
+      const client = await openPjrtClient({ pluginPath: path });
+      await assertComputes(client);
+      await assert.rejects(assertComputes(client), isPjrtError(code, advice));
+      client.close();
     }
+    const healthy = await openPjrtClient({ pluginPath: plugin });
+    await assertComputes(healthy);
+    healthy.close();
   },
 );

@@ -1,10 +1,10 @@
 import assert from 'node:assert/strict';
 import { execFileSync, spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { readdir, readFile, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { after, before, test } from 'node:test';
+import { temporaryFolder } from '../../proto/test/temporary-folder.ts';
 import { PjrtError } from './c-api.ts';
 import { openPjrtClient } from './client.ts';
 import { diagnosePlugin, libraryProblem } from './doctor.ts';
@@ -38,13 +38,12 @@ with zipfile.ZipFile(wheel, 'w', zipfile.ZIP_DEFLATED) as z:
     z.writestr('tiny_plugin-1.0.dist-info/RECORD', '')
 `;
 
-let folder: string;
+const folder = await temporaryFolder('plugin');
 let wheel: string;
 let build: PluginBuild;
 const environment = { ...process.env };
 
 before(async () => {
-  folder = await mkdtemp(join(tmpdir(), 'videoloom-plugin-'));
   wheel = join(folder, 'tiny_plugin-1.0-py3-none-any.whl');
   execFileSync('python3', ['-c', WRITE_WHEEL, wheel], { input: library });
   build = {
@@ -57,16 +56,15 @@ before(async () => {
   process.env['PIP_NO_INDEX'] = '1';
   process.env['PIP_FIND_LINKS'] = folder;
 });
-after(async () => {
+after(() => {
   for (const name of ['PIP_NO_INDEX', 'PIP_FIND_LINKS']) {
     if (environment[name] === undefined) Reflect.deleteProperty(process.env, name);
     else process.env[name] = environment[name];
   }
-  await rm(folder, { recursive: true, force: true });
 });
 
-test('a plugin is fetched with pip, checked, and found from then on', async (t) => {
-  const options = await installOptions(t, {});
+test('a plugin is fetched with pip, checked, and found from then on', async () => {
+  const options = await installOptions({});
   const phases: string[] = [];
   assert.equal(await findPlugin(options), undefined);
   const path = await ensurePlugin({ ...options, onProgress: ({ phase }) => phases.push(phase) });
@@ -80,8 +78,8 @@ test('a plugin is fetched with pip, checked, and found from then on', async (t) 
   );
 });
 
-test('several installations at once all end with the whole library and nothing beside it', async (t) => {
-  const options = await installOptions(t, {});
+test('several installations at once all end with the whole library and nothing beside it', async () => {
+  const options = await installOptions({});
   const paths = await Promise.all([1, 2, 3].map(() => ensurePlugin(options)));
   assert.equal(new Set(paths).size, 1);
   assert.deepEqual(await readFile(paths[0]!), library);
@@ -89,20 +87,20 @@ test('several installations at once all end with the whole library and nothing b
   assert.deepEqual(await readdir(dirname(paths[0]!)), ['lib.so']);
 });
 
-test('a wheel with another hash is refused and leaves nothing', async (t) => {
-  const options = await installOptions(t, { wheelSha256: '0'.repeat(64) });
+test('a wheel with another hash is refused and leaves nothing', async () => {
+  const options = await installOptions({ wheelSha256: '0'.repeat(64) });
   await assert.rejects(ensurePlugin(options), isPluginError('PLUGIN_HASH_MISMATCH', /000000/));
   assert.deepEqual(await readdir(options.cacheDir), []);
 });
 
-test('a library with another hash is refused and leaves nothing', async (t) => {
-  const options = await installOptions(t, { librarySha256: 'f'.repeat(64) });
+test('a library with another hash is refused and leaves nothing', async () => {
+  const options = await installOptions({ librarySha256: 'f'.repeat(64) });
   await assert.rejects(ensurePlugin(options), isPluginError('PLUGIN_HASH_MISMATCH', /ffffff/));
   assert.deepEqual(await readdir(options.cacheDir), []);
 });
 
-test('a wheel without the library is refused and leaves nothing', async (t) => {
-  const options = await installOptions(t, { libraryPathInWheel: 'tiny_plugin/other.so' });
+test('a wheel without the library is refused and leaves nothing', async () => {
+  const options = await installOptions({ libraryPathInWheel: 'tiny_plugin/other.so' });
   await assert.rejects(
     ensurePlugin(options),
     isPluginError('PLUGIN_DOWNLOAD_FAILED', /has no file tiny_plugin\/other\.so/),
@@ -110,8 +108,8 @@ test('a wheel without the library is refused and leaves nothing', async (t) => {
   assert.deepEqual(await readdir(options.cacheDir), []);
 });
 
-test('a package that pip cannot get gives what pip said', async (t) => {
-  const options = await installOptions(t, { version: '2.0' });
+test('a package that pip cannot get gives what pip said', async () => {
+  const options = await installOptions({ version: '2.0' });
   await assert.rejects(
     ensurePlugin(options),
     isPluginError('PLUGIN_DOWNLOAD_FAILED', /pip said: ERROR: .*tiny-plugin==2\.0/),
@@ -119,8 +117,8 @@ test('a package that pip cannot get gives what pip said', async (t) => {
   assert.deepEqual(await readdir(options.cacheDir), []);
 });
 
-test('an installation that is aborted ends and leaves nothing', async (t) => {
-  const options = await installOptions(t, {});
+test('an installation that is aborted ends and leaves nothing', async () => {
+  const options = await installOptions({});
   const abort = new AbortController();
   const installation = ensurePlugin({
     ...options,
@@ -133,16 +131,16 @@ test('an installation that is aborted ends and leaves nothing', async (t) => {
   assert.deepEqual(await readdir(options.cacheDir), []);
 });
 
-test('without pip the message says how to get it', async (t) => {
-  const options = await installOptions(t, {});
+test('without pip the message says how to get it', async () => {
+  const options = await installOptions({});
   await assert.rejects(
     ensurePlugin({ ...options, pythons: ['/no/such/python'] }),
     isPluginError('PLUGIN_PIP_MISSING', /apt-get install python3-pip.*PJRT_PLUGIN_PATH/),
   );
 });
 
-test('an unknown plugin, and one without a build for this machine, are named', async (t) => {
-  const options = await installOptions(t, {});
+test('an unknown plugin, and one without a build for this machine, are named', async () => {
+  const options = await installOptions({});
   await assert.rejects(
     ensurePlugin({ ...options, name: 'abacus' }),
     isPluginError('PLUGIN_UNKNOWN', /no plugin named abacus.*tiny/),
@@ -154,8 +152,8 @@ test('an unknown plugin, and one without a build for this machine, are named', a
   );
 });
 
-test('a plugin named by path wins over the installed one, and must exist', async (t) => {
-  const options = await installOptions(t, {});
+test('a plugin named by path wins over the installed one, and must exist', async () => {
+  const options = await installOptions({});
   assert.equal(await ensurePlugin({ ...options, pluginPath: wheel }), wheel);
   await assert.rejects(
     ensurePlugin({ ...options, pluginPath: '/no/such/plugin.so' }),
@@ -252,8 +250,8 @@ for (const name of ['cuda12', 'cuda13', 'rocm7']) {
   });
 }
 
-test('the doctor says what is wrong with the driver before anything else', async (t) => {
-  const options = await installOptions(t, {});
+test('the doctor says what is wrong with the driver before anything else', async () => {
+  const options = await installOptions({});
   const driver = { vendor: 'nvidia', cuda: 13, minimumVersion: '580' } as const;
   const needs = { hardware: 'a GPU', driver, libraries: [] };
   const specs = options.specs!.map((spec) => ({ ...spec, needs }));
@@ -277,8 +275,8 @@ test('a library that a plugin misses is named with the command that brings it', 
   assert.equal(libraryProblem('INTERNAL: no such device', 'cuda13'), undefined);
 });
 
-test('the libraries of a vendor are put beside the plugins, where their rpath leads', async (t) => {
-  const options = await installOptions(t, {});
+test('the libraries of a vendor are put beside the plugins, where their rpath leads', async () => {
+  const options = await installOptions({});
   const driver = { vendor: 'amd' } as const;
   const withLibraries = (libraries: string[]): InstallOptions => ({
     ...options,
@@ -292,8 +290,8 @@ test('the libraries of a vendor are put beside the plugins, where their rpath le
   );
 });
 
-test('the doctor names what is missing, damaged, no plugin, or fatal', async (t) => {
-  const options = await installOptions(t, {});
+test('the doctor names what is missing, damaged, no plugin, or fatal', async () => {
+  const options = await installOptions({});
   const missing = await diagnosePlugin(options);
   assert.match(missing.problem!, /not installed: run `videoloom engine install tiny`/);
 
@@ -315,12 +313,8 @@ test('the doctor names what is missing, damaged, no plugin, or fatal', async (t)
   assert.match(crashed.problem!, /ended its process \(SIGABRT\)/);
 });
 
-async function installOptions(
-  t: { after(hook: () => Promise<void>): void },
-  wrong: Partial<PluginBuild>,
-): Promise<InstallOptions> {
-  const cacheDir = await mkdtemp(join(tmpdir(), 'videoloom-cache-'));
-  t.after(() => rm(cacheDir, { recursive: true, force: true }));
+async function installOptions(wrong: Partial<PluginBuild>): Promise<InstallOptions> {
+  const cacheDir = await temporaryFolder('cache');
   const specs = [{ name: 'tiny', builds: { [platform]: { ...build, ...wrong } } }];
   return { name: 'tiny', cacheDir, specs };
 }

@@ -1,18 +1,13 @@
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { chmod, mkdir, mkdtemp, readdir, readFile, rm, symlink, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { chmod, mkdir, mkdtemp, readdir, readFile, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { after, before, test } from 'node:test';
+import { test } from 'node:test';
+import { temporaryFolder } from '../../proto/test/temporary-folder.ts';
 import { findTensorflow, installTensorflow, TensorflowError } from './install.ts';
 
 /** What can keep the engine from being installed: each gives one error that says how to mend it, and leaves nothing. */
-let folder: string;
-
-before(async () => {
-  folder = await mkdtemp(join(tmpdir(), 'videoloom-tensorflow-'));
-});
-after(() => rm(folder, { recursive: true, force: true }));
+const folder = await temporaryFolder('tensorflow');
 
 /** Nothing listens there. */
 const NOWHERE = 'http://127.0.0.1:9/';

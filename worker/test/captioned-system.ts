@@ -1,6 +1,5 @@
-import { mkdtemp, readFile, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { readFile } from 'node:fs/promises';
+import { temporaryFolder } from '../../proto/test/temporary-folder.ts';
 import type { Sample } from '../../video/index/sample.ts';
 import type { SampleIndex } from '../../video/index/sample-index.ts';
 import type { ClipLoader } from '../../video/loading/loader.ts';
@@ -42,18 +41,14 @@ export async function openCaptioned(
   const file = new URL(`../recipes/${recipe}.yaml`, import.meta.url);
   const text = await readFile(file, 'utf8');
   const config = resolveConfig({ text, file: recipe, preset, stage, overrides });
-  const folder = await mkdtemp(join(tmpdir(), 'videoloom-system-'));
-  try {
-    const known = { train: CAPTIONED, heldOut: CAPTIONED, files: [] };
-    const index = known as unknown as SampleIndex;
-    // A clip system that reads captions alone asks for no frames.
-    const loader = undefined as unknown as ClipLoader;
-    const definition = systemNamed(config.model.name);
-    await definition.fit({ config, index, folder, loader, initialWords: [] });
-    return { system: await definition.open({ config, index, folder }), config };
-  } finally {
-    await rm(folder, { recursive: true, force: true });
-  }
+  const folder = await temporaryFolder('system');
+  const known = { train: CAPTIONED, heldOut: CAPTIONED, files: [] };
+  const index = known as unknown as SampleIndex;
+  // A clip system that reads captions alone asks for no frames.
+  const loader = undefined as unknown as ClipLoader;
+  const definition = systemNamed(config.model.name);
+  await definition.fit({ config, index, folder, loader, initialWords: [] });
+  return { system: await definition.open({ config, index, folder }), config };
 }
 
 /** Rows of samples with pixels of their own, a frame a second from half a second on. */

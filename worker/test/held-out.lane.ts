@@ -1,9 +1,8 @@
 import assert from 'node:assert/strict';
-import { mkdtemp, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { openEngine } from '../backend/engine.ts';
+import { temporaryFolder } from '../../proto/test/temporary-folder.ts';
 import { userCacheDir } from '../../proto/user-cache.mjs';
 import { prepare } from '../prepare.ts';
 import { openRun } from '../run.ts';
@@ -19,7 +18,7 @@ const MARGIN_FRAME_OVER_FRAMES_ONLY = 0.02;
 const LEAST_ALIGNMENT = 0.8;
 
 test('both modalities together beat each alone on held-out clips, for three seeds', async () => {
-  const folder = await mkdtemp(join(tmpdir(), 'videoloom-held-out-'));
+  const folder = await temporaryFolder('held-out');
   const start = process.cwd();
   const cacheDir = userCacheDir(process.env);
   process.chdir(folder);
@@ -64,6 +63,5 @@ test('both modalities together beat each alone on held-out clips, for three seed
   } finally {
     engine.close();
     process.chdir(start);
-    await rm(folder, { recursive: true, force: true, maxRetries: 5 });
   }
 });

@@ -1,6 +1,6 @@
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { temporaryFolder } from '../../proto/test/temporary-folder.ts';
 import type { Sample } from '../../video/index/sample.ts';
 import type { SampleIndex } from '../../video/index/sample-index.ts';
 import { trainTokenizer } from '../../video/text/tokenizer.ts';
@@ -41,29 +41,25 @@ export async function openTestSystem(
   overrides: readonly string[],
   { preset, vocabulary }: { readonly preset?: string; readonly vocabulary?: number } = {},
 ): Promise<{ readonly system: VideoLanguageSystem; readonly config: Config }> {
-  const file = new URL(`../recipes/${recipe}.yaml`, import.meta.url);
+  const url = new URL(`../recipes/${recipe}.yaml`, import.meta.url);
   const config = resolveConfig({
-    ...{ text: await readFile(file, 'utf8'), file: recipe, stage },
+    ...{ text: await readFile(url, 'utf8'), file: recipe, stage },
     preset,
     overrides: preset === undefined ? ['data.frameSize=16', ...overrides] : overrides,
   });
-  const folder = await mkdtemp(join(tmpdir(), 'videoloom-system-'));
-  try {
-    const words = trainTokenizer(
-      TEST_SAMPLES.flatMap(({ text, cues }) => [text, ...cues.map((cue) => cue.text)]),
-      { vocabularySize: 200 },
-    );
-    // Pieces that no text has fill it up to the wanted size.
-    const vocab = { ...words.model.vocab };
-    for (let id = Object.keys(vocab).length; id < (vocabulary ?? 0); id++) vocab[`piece${id}`] = id;
-    const file = { ...words, model: { ...words.model, vocab } };
-    await writeFile(join(folder, TOKENIZER_FILE), JSON.stringify(file));
-    const index = { train: TEST_SAMPLES, heldOut: TEST_SAMPLES, files: [] };
-    const context = { config, folder, index: index as unknown as SampleIndex };
-    return { system: await systemNamed(config.model.name).open(context), config };
-  } finally {
-    await rm(folder, { recursive: true, force: true });
-  }
+  const folder = await temporaryFolder('system');
+  const words = trainTokenizer(
+    TEST_SAMPLES.flatMap(({ text, cues }) => [text, ...cues.map((cue) => cue.text)]),
+    { vocabularySize: 200 },
+  );
+  // Pieces that no text has fill it up to the wanted size.
+  const vocab = { ...words.model.vocab };
+  for (let id = Object.keys(vocab).length; id < (vocabulary ?? 0); id++) vocab[`piece${id}`] = id;
+  const file = { ...words, model: { ...words.model, vocab } };
+  await writeFile(join(folder, TOKENIZER_FILE), JSON.stringify(file));
+  const index = { train: TEST_SAMPLES, heldOut: TEST_SAMPLES, files: [] };
+  const context = { config, folder, index: index as unknown as SampleIndex };
+  return { system: await systemNamed(config.model.name).open(context), config };
 }
 
 /** Rows of samples, with pictures and sounds that differ from clip to clip. */

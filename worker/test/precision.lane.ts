@@ -1,9 +1,8 @@
 import assert from 'node:assert/strict';
-import { mkdtemp, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { openEngine } from '../backend/engine.ts';
+import { temporaryFolder } from '../../proto/test/temporary-folder.ts';
 import { userCacheDir } from '../../proto/user-cache.mjs';
 import { prepare } from '../prepare.ts';
 import { openRun } from '../run.ts';
@@ -14,7 +13,7 @@ const LAST_STEPS = 50;
 const MOST_DIFFERENCE = 0.02;
 
 test('the demo recipe in bfloat16 ends within 2 % of its loss in float32', async () => {
-  const folder = await mkdtemp(join(tmpdir(), 'videoloom-precision-'));
+  const folder = await temporaryFolder('precision');
   const start = process.cwd();
   const cacheDir = userCacheDir(process.env);
   process.chdir(folder);
@@ -47,6 +46,5 @@ test('the demo recipe in bfloat16 ends within 2 % of its loss in float32', async
     assert.ok(Math.abs(narrow - wide) <= MOST_DIFFERENCE * wide, `${narrow} instead of ${wide}`);
   } finally {
     process.chdir(start);
-    await rm(folder, { recursive: true, force: true, maxRetries: 5 });
   }
 });

@@ -1,26 +1,21 @@
 import assert from 'node:assert/strict';
 import { execFile, spawn, spawnSync, type ChildProcess } from 'node:child_process';
-import { mkdtemp, rm } from 'node:fs/promises';
-import { availableParallelism, tmpdir } from 'node:os';
-import path from 'node:path';
+import { availableParallelism } from 'node:os';
 import { test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
+import { temporaryFolder } from '../../proto/test/temporary-folder.ts';
 
 const SCRIPT = fileURLToPath(new URL('step-digest.ts', import.meta.url));
 const TIME_LIMIT_MS = 600_000;
 
 /** The digest of three steps in a process of its own, which compiles its programs itself. */
 async function digest(prefix: readonly string[] = []): Promise<string> {
-  const cacheDir = await mkdtemp(path.join(tmpdir(), 'videoloom-digest-'));
-  try {
-    const own = [process.execPath, '--import', 'tsx', SCRIPT, '4', cacheDir];
-    const [command, ...args] = [...prefix, ...own] as [string, ...string[]];
-    const { stdout } = await promisify(execFile)(command, args, { timeout: TIME_LIMIT_MS });
-    return stdout;
-  } finally {
-    await rm(cacheDir, { recursive: true, force: true });
-  }
+  const cacheDir = await temporaryFolder('digest');
+  const own = [process.execPath, '--import', 'tsx', SCRIPT, '4', cacheDir];
+  const [command, ...args] = [...prefix, ...own] as [string, ...string[]];
+  const { stdout } = await promisify(execFile)(command, args, { timeout: TIME_LIMIT_MS });
+  return stdout;
 }
 
 /** Keeps the cores busy, so that the threads of whoever else runs meet in ever other orders. */

@@ -1,8 +1,7 @@
 import assert from 'node:assert/strict';
-import { mkdtemp, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
+import { temporaryFolder } from '../../proto/test/temporary-folder.ts';
 import { shownRecipes, trainRecipe, type FinishedStages } from '../eval/systems-report.ts';
 
 /**
@@ -21,12 +20,11 @@ describe('each system needs the part that names it', async () => {
   let folder = kept;
   if (kept === undefined) {
     before(async () => {
-      folder = await mkdtemp(join(tmpdir(), 'videoloom-systems-'));
+      folder = await temporaryFolder('systems');
       process.chdir(folder); // the demo world is made once, for all
     });
-    after(async () => {
+    after(() => {
       process.chdir(start);
-      await rm(folder!, { recursive: true, force: true, maxRetries: 5 });
     });
   }
 

@@ -75,7 +75,9 @@ describe('compiled operators on tokens', () => {
   before(async () => {
     engines = await openTestEngines();
   });
-  after(() => engines.close());
+  after(() => {
+    engines.close();
+  });
 
   for (const [seed, testCase] of CASES.entries()) {
     it(`give what they give op by op: ${testCase.name}`, () => assertSame(engines, testCase, seed));

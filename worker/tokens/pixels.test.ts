@@ -12,7 +12,9 @@ describe('pixels that are normalised on the device', () => {
   before(async () => {
     engines = await openTestEngines();
   });
-  after(() => engines.close());
+  after(() => {
+    engines.close();
+  });
 
   it('are what the formula says, of every byte value and on every engine', async () => {
     const expected = Array.from(BYTES, (byte, i) => {

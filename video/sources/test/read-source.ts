@@ -1,10 +1,9 @@
 /** What the tests of the sources share: fixtures and folders of a test's own, read to the end. */
 import { createHash } from 'node:crypto';
-import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
-import type { TestContext } from 'node:test';
 import { fileURLToPath } from 'node:url';
+import { temporaryFolder } from '../../../proto/test/temporary-folder.ts';
 import type { SkippedRecord } from '../../index/sample.ts';
 import { openLocalStore } from '../../storage/local.ts';
 import type { Store, StoredFile } from '../../storage/store.ts';
@@ -43,13 +42,11 @@ export async function readSource(source: Source, root: string): Promise<ReadBack
   return { samples, skipped, faults: skipped.map(({ path, code }) => `${path} ${code}`) };
 }
 
-/** A folder with these files, for the time of a test. */
+/** A folder with these files. */
 export async function makeFolder(
-  t: TestContext,
   files: Readonly<Record<string, string | Uint8Array>>,
 ): Promise<string> {
-  const root = await mkdtemp(join(tmpdir(), 'videoloom-sources-'));
-  t.after(() => rm(root, { recursive: true, force: true }));
+  const root = await temporaryFolder('sources');
   for (const [path, content] of Object.entries(files)) {
     await mkdir(dirname(join(root, path)), { recursive: true });
     await writeFile(join(root, path), content);

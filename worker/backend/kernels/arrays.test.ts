@@ -214,8 +214,8 @@ describe('array kernels of the xla engine agree with tfjs-backend-cpu', () => {
   before(async () => {
     engines = await openTestEngines();
   });
-  after(async () => {
-    await engines.close();
+  after(() => {
+    engines.close();
   });
 
   for (const [index, testCase] of CASES.entries()) {
@@ -263,8 +263,8 @@ describe('outside of compiled functions', () => {
     ({ xla } = engines);
     await tf.setBackend(BACKEND_NAME);
   });
-  after(async () => {
-    await engines.close();
+  after(() => {
+    engines.close();
   });
 
   it('values can be read at once', () => {

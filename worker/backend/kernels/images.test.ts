@@ -211,8 +211,8 @@ describe('image kernels of the xla engine agree with tfjs-backend-cpu', () => {
   before(async () => {
     engines = await openTestEngines();
   });
-  after(async () => {
-    await engines.close();
+  after(() => {
+    engines.close();
   });
 
   for (const [index, testCase] of [...CONVOLUTIONS, ...POOLS, ...IMAGES].entries()) {

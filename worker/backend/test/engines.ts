@@ -1,7 +1,6 @@
-import { mkdtemp, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
 import path from 'node:path';
 
+import { temporaryFolder } from '../../../proto/test/temporary-folder.ts';
 import { ensurePlugin, pluginCacheDir } from '../../pjrt/plugin.ts';
 import { openEngine } from '../engine.ts';
 import type { Engine } from '../engine.ts';
@@ -11,13 +10,13 @@ export interface TestEngines {
   readonly xla: Engine;
   readonly cpu: Engine;
   readonly cacheDir: string;
-  close(): Promise<void>;
+  close(): void;
 }
 
 /** `emptyCache`: with a program cache of its own; else the user's, so that the next tests need not compile again. */
 export async function openTestEngines({ emptyCache = false } = {}): Promise<TestEngines> {
   const cacheDir = emptyCache
-    ? await mkdtemp(path.join(tmpdir(), 'videoloom-backend-'))
+    ? await temporaryFolder('backend')
     : path.dirname(pluginCacheDir(process.env));
   const cpu = await openEngine({ engine: 'cpu', cacheDir });
   const xla = await openTestXla(cacheDir);
@@ -25,10 +24,9 @@ export async function openTestEngines({ emptyCache = false } = {}): Promise<Test
     xla,
     cpu,
     cacheDir,
-    async close() {
+    close() {
       xla.close();
       cpu.close();
-      if (emptyCache) await rm(cacheDir, { recursive: true, force: true });
     },
   };
 }

@@ -1,10 +1,10 @@
 /** Runs that begin from folders of transformers: the weights they get compute what the models there compute. */
 import assert from 'node:assert/strict';
-import { cp, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { cp, mkdir, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import * as tf from '@tensorflow/tfjs-core';
+import { temporaryFolder } from '../../../proto/test/temporary-folder.ts';
 import { readPretrainedTokenizer } from '../../../video/text/pretrained-tokenizer.ts';
 import { trainTokenizer } from '../../../video/text/tokenizer.ts';
 import type { Engine } from '../../backend/engine.ts';
@@ -54,7 +54,7 @@ describe('a run that begins from a model of transformers', { skip: missing ?? fa
 
   before(async () => {
     engine = await openCpuEngine();
-    root = await mkdtemp(path.join(tmpdir(), 'videoloom-begin-'));
+    root = await temporaryFolder('begin');
     await runPeer('parity.py', 'make', root, ...MODELS);
     await runPeer('parity.py', 'shard', root, 'clip', 'llama-plain');
     await runPeer('texts.py', root);
@@ -74,9 +74,8 @@ describe('a run that begins from a model of transformers', { skip: missing ?? fa
       await writeFile(path.join(root, name, 'tokenizer_config.json'), JSON.stringify(roles));
     }
   });
-  after(async () => {
+  after(() => {
     engine.close();
-    await rm(root, { recursive: true, force: true });
   });
 
   const begin = async (

@@ -1,9 +1,9 @@
 import assert from 'node:assert/strict';
-import { mkdtemp, readFile, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { readFile } from 'node:fs/promises';
 import path from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import type * as tf from '@tensorflow/tfjs-core';
+import { temporaryFolder } from '../../../proto/test/temporary-folder.ts';
 import { userCacheDir } from '../../../proto/user-cache.mjs';
 import { openEngine, type Engine } from '../../backend/engine.ts';
 import { openGenerator } from '../../generation/generator.ts';
@@ -61,13 +61,12 @@ describe('decoders write what those of transformers write', { skip: missing ?? f
     engine.upload(data, shape);
 
   before(async () => {
-    folder = await mkdtemp(path.join(tmpdir(), 'videoloom-decoders-'));
+    folder = await temporaryFolder('decoders');
     await runPeer('decoders.py', 'make', folder, ...NAMES);
     engine = await openEngine({ engine: 'xla', cacheDir: userCacheDir(process.env) });
   });
-  after(async () => {
+  after(() => {
     engine.close();
-    await rm(folder, { recursive: true, force: true });
   });
 
   for (const name of NAMES) {

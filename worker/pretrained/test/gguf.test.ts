@@ -1,9 +1,9 @@
 import assert from 'node:assert/strict';
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { readFile, writeFile } from 'node:fs/promises';
 import path from 'node:path';
-import { after, before, describe, it } from 'node:test';
+import { before, describe, it } from 'node:test';
 import { messageOf } from '../../../proto/errors.ts';
+import { temporaryFolder } from '../../../proto/test/temporary-folder.ts';
 import { userCacheDir } from '../../../proto/user-cache.mjs';
 import { openPretrainedTokenizer } from '../../../video/text/pretrained-tokenizer.ts';
 import { openEngine } from '../../backend/engine.ts';
@@ -25,10 +25,7 @@ describe('GGUF', () => {
   let folder: string;
 
   before(async () => {
-    folder = await mkdtemp(path.join(tmpdir(), 'videoloom-gguf-'));
-  });
-  after(async () => {
-    await rm(folder, { recursive: true, force: true });
+    folder = await temporaryFolder('gguf');
   });
 
   it('quantised blocks of every kind give the bits of gguf-py', async () => {

@@ -1,8 +1,7 @@
 import assert from 'node:assert/strict';
-import { mkdtemp, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
 import path from 'node:path';
-import { after, before, describe, it } from 'node:test';
+import { before, describe, it } from 'node:test';
+import { temporaryFolder } from '../../../proto/test/temporary-folder.ts';
 import { openImageProcessor, readImageProcessor } from '../image-processor.ts';
 import { compareImages, IMAGE_PROCESSORS } from '../parity/images.ts';
 import { runPeer, whyNoPeer } from '../parity/peer.ts';
@@ -16,11 +15,8 @@ describe('pictures are made ready as by transformers', { skip: missing ?? false 
   let folder: string;
 
   before(async () => {
-    folder = await mkdtemp(path.join(tmpdir(), 'videoloom-images-'));
+    folder = await temporaryFolder('images');
     await runPeer('images.py', folder);
-  });
-  after(async () => {
-    await rm(folder, { recursive: true, force: true });
   });
 
   for (const name of IMAGE_PROCESSORS) {

@@ -1,9 +1,9 @@
 import assert from 'node:assert/strict';
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { readFile, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import * as tf from '@tensorflow/tfjs-core';
+import { temporaryFolder } from '../../../proto/test/temporary-folder.ts';
 import { userCacheDir } from '../../../proto/user-cache.mjs';
 import { openEngine, type Engine } from '../../backend/engine.ts';
 import { openInitializer, shapesOnly } from '../../initializer.ts';
@@ -34,7 +34,7 @@ describe('LoRA is that of peft', { skip: missing ?? false }, () => {
   let adapter: Adapter;
 
   before(async () => {
-    folder = await mkdtemp(path.join(tmpdir(), 'videoloom-lora-'));
+    folder = await temporaryFolder('lora');
     await runPeer('decoders.py', 'lora', folder);
     engine = await openEngine({ engine: 'xla', cacheDir: userCacheDir(process.env) });
     const { config, weights } = await openModelFolder(path.join(folder, 'base'));
@@ -46,9 +46,8 @@ describe('LoRA is that of peft', { skip: missing ?? false }, () => {
     params = await loadTree(initLlama(sizes, shapesOnly()), weights, table, { upload });
     adapter = await readAdapter(path.join(folder, 'adapter'), params, table, { upload });
   });
-  after(async () => {
+  after(() => {
     engine.close();
-    await rm(folder, { recursive: true, force: true });
   });
 
   it(`logits, loss and the factors' gradients, through the frozen model (float32, ${TOLERANCE})`, async () => {

@@ -1,9 +1,9 @@
 /** `paper` presets begin from released models: names, shapes and kinds of what they take fit. No weights are needed. */
 import assert from 'node:assert/strict';
-import { mkdtemp, readFile, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { readFile } from 'node:fs/promises';
 import path from 'node:path';
-import { after, before, describe, it } from 'node:test';
+import { before, describe, it } from 'node:test';
+import { temporaryFolder } from '../../../proto/test/temporary-folder.ts';
 import { stagesOf } from '../../config.ts';
 import { openInitialSource, type InitialSource } from '../../initial-source.ts';
 import { formOf, takenOf } from '../../initial-weights.ts';
@@ -25,10 +25,9 @@ const VOCABULARY: Readonly<Record<string, Readonly<Record<string, number>>>> = {
 describe('paper presets begin from released models', { skip: missing ?? false }, () => {
   let root: string;
   before(async () => {
-    root = await mkdtemp(path.join(tmpdir(), 'videoloom-released-'));
+    root = await temporaryFolder('released');
     await runPeer('released.py', root);
   });
-  after(() => rm(root, { recursive: true, force: true }));
 
   for (const [recipe, vocabularies] of Object.entries(VOCABULARY)) {
     it(recipe, async () => {

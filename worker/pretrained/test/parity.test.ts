@@ -1,8 +1,7 @@
 import assert from 'node:assert/strict';
-import { mkdtemp, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { after, before, describe, it } from 'node:test';
+import { temporaryFolder } from '../../../proto/test/temporary-folder.ts';
 import { userCacheDir } from '../../../proto/user-cache.mjs';
 import { openEngine, type Engine, type EngineName } from '../../backend/engine.ts';
 import { compareModel, MODEL_NAMES, TOLERANCE, worstOf } from '../parity/compare.ts';
@@ -18,14 +17,13 @@ describe('models are those of transformers', { skip: missing ?? false }, () => {
   let folder: string;
 
   before(async () => {
-    folder = await mkdtemp(path.join(tmpdir(), 'videoloom-parity-'));
+    folder = await temporaryFolder('parity');
     await runPeer('parity.py', 'make', folder, ...MODEL_NAMES);
     for (const engine of ['cpu', 'xla'] as const)
       engines[engine] = await openEngine({ engine, cacheDir: userCacheDir(process.env) });
   });
-  after(async () => {
+  after(() => {
     for (const engine of Object.values(engines)) engine.close();
-    await rm(folder, { recursive: true, force: true });
   });
 
   const cases = [

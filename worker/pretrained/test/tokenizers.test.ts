@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict';
-import { mkdtemp, readFile, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { readFile } from 'node:fs/promises';
 import path from 'node:path';
-import { after, before, describe, it } from 'node:test';
+import { before, describe, it } from 'node:test';
+import { temporaryFolder } from '../../../proto/test/temporary-folder.ts';
 import { runPeer, whyNoPeer } from '../parity/peer.ts';
 import { compareChats, compareTokenizer, TOKENIZERS } from '../parity/texts.ts';
 
@@ -12,11 +12,8 @@ describe('tokenizers of pretrained models', { skip: missing ?? false }, () => {
   let folder: string;
 
   before(async () => {
-    folder = await mkdtemp(path.join(tmpdir(), 'videoloom-texts-'));
+    folder = await temporaryFolder('texts');
     await runPeer('texts.py', folder);
-  });
-  after(async () => {
-    await rm(folder, { recursive: true, force: true });
   });
 
   for (const name of TOKENIZERS) {
