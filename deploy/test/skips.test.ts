@@ -152,10 +152,10 @@ test('a film that decoded when its step was committed, and does not now, is name
 });
 
 test('a held-out film that does not decode counts in no figure, and is named', async () => {
-  const film = join(work.folder, 'films/held-out/held-out-0000.mp4');
+  const film = join(work, 'films/held-out/held-out-0000.mp4');
   await freshRun('held-out');
   await damage(film);
-  const { code, output } = await videoloom(args('held-out'), { cwd: work.folder });
+  const { code, output } = await videoloom(args('held-out'), { cwd: work });
   await mend(film);
   assert.equal(code, 0, output);
   const counts = async (run: string): Promise<number[]> =>
@@ -169,7 +169,7 @@ test('a held-out film that does not decode counts in no figure, and is named', a
   const last = with0.length - 1;
   assert.equal(without0[last]! * heldOut.length, with0[last]! * (heldOut.length - numLost));
   for (const [i, count] of without0.entries()) assert.ok(count < with0[i]!, String(without0));
-  const lost = await videoloom(['quarantine', 'held-out'], { cwd: work.folder });
+  const lost = await videoloom(['quarantine', 'held-out'], { cwd: work });
   const lines = lost.output.match(
     /held-out-0000\.mp4.* {2}held out, counts in no figure {2}VIDEO_/g,
   );
