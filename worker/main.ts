@@ -85,6 +85,7 @@ async function runSample(argv: string[]): Promise<void> {
     ...{ folder, file, question, out: values.out },
     pluginPath: process.env['PJRT_PLUGIN_PATH'],
     cacheDir: userCacheDir(process.env),
+    say: sayLine,
   });
   for (const { startSeconds, text } of answers) {
     const place = answers.length > 1 ? `${startSeconds.toFixed(1)} s: ` : '';
