@@ -3,15 +3,59 @@ import { chmod, mkdir, readFile, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { before, describe, it } from 'node:test';
 import { temporaryFolder } from '../proto/test/temporary-folder.ts';
+import type { MediaFile } from '../video/index/sample.ts';
 import { openLocalStore } from '../video/storage/local.ts';
 import { makeFilm, WITHOUT_FFMPEG } from '../video/test/films.ts';
 import { openClipsOfFile, onlyNamed } from './clip-of-file.ts';
-import { resolveConfig } from './config.ts';
+import { resolveConfig, type Config } from './config.ts';
+import type { Row } from './systems/system.ts';
 
 describe('clips of a file that is not of the data', { skip: WITHOUT_FFMPEG }, () => {
   let scratch: string;
   before(async () => {
     scratch = await temporaryFolder('clip-of-file');
+  });
+
+  const configOf = async (...overrides: string[]): Promise<Config> => {
+    const name = 'videobert.yaml';
+    const text = await readFile(join(import.meta.dirname, 'recipes', name), 'utf8');
+    return resolveConfig({ text, file: name, preset: 'tiny', overrides });
+  };
+
+  it('its clips are shown as held-out ones are: the middle part, and nothing of it changed', async () => {
+    const folder = join(scratch, 'moving');
+    await mkdir(folder);
+    const film = await makeFilm(join(folder, 'clip.mp4'), { seconds: 2, size: '64x48', rate: 20 });
+    const rowOf = async (config: Config): Promise<Row> => {
+      const clips = await openClipsOfFile({ config, index: { files: [] } }, film, scratch);
+      await clips.close();
+      return clips.rows[0]!;
+    };
+    const plain = await rowOf(await configOf());
+    const changed = await rowOf(await configOf('data.augment={crop: true, flip: true}'));
+    assert.deepEqual(changed.frames, plain.frames);
+    const part = await rowOf(await configOf('data.sampling={policy: random-clip, seconds: 1}'));
+    const { timesSeconds } = part;
+    const mean = timesSeconds.reduce((sum, time) => sum + time, 0) / timesSeconds.length;
+    assert.ok(Math.abs(mean - 1) < 0.05, `${timesSeconds.join()} s of 2 s`);
+  });
+
+  it('its place among the files is one of its own, or that of the same bytes in the run', async () => {
+    const folder = join(scratch, 'known');
+    await mkdir(folder);
+    const film = await makeFilm(join(folder, 'clip.mp4'), { seconds: 1, size: '64x48', rate: 10 });
+    const config = await configOf();
+    const open = async (files: readonly MediaFile[]) => {
+      const clips = await openClipsOfFile({ config, index: { files } }, film, scratch);
+      await clips.close();
+      return { row: clips.rows[0]!.sample.media[0]!.file, files: clips.index.files };
+    };
+    const { files: [own] } = await open([]); // prettier-ignore
+    const other = { ...own!, path: 'other.mp4', sha256: '0'.repeat(64) };
+    const isNew = await open([other, other]);
+    assert.deepEqual([isNew.row, isNew.files], [2, [other, other, own]]);
+    const isKnown = await open([other, { ...own!, path: 'far/away.mp4' }]);
+    assert.deepEqual([isKnown.row, isKnown.files], [1, [other, own]]);
   });
 
   it('only the file and its words are looked at, whatever else the folder holds', async () => {
@@ -23,10 +67,8 @@ describe('clips of a file that is not of the data', { skip: WITHOUT_FFMPEG }, ()
     await writeFile(join(folder, 'clip.jpg'), 'no picture');
     await symlink('/etc/hostname', join(folder, 'clip.txt'));
     await mkdir(join(folder, 'private'));
-    const name = 'videobert.yaml';
-    const text = await readFile(join(import.meta.dirname, 'recipes', name), 'utf8');
-    const config = resolveConfig({ text, file: name, preset: 'tiny', overrides: [] });
-    const clips = await openClipsOfFile({ config }, film, scratch);
+    const config = await configOf();
+    const clips = await openClipsOfFile({ config, index: { files: [] } }, film, scratch);
     const { train, heldOut, files } = clips.index;
     assert.deepEqual(
       [...train, ...heldOut].map(({ id, text: words }) => [id, words]),
@@ -38,7 +80,8 @@ describe('clips of a file that is not of the data', { skip: WITHOUT_FFMPEG }, ()
     );
     assert.equal(clips.rows.length, 1);
     await clips.close();
-    await assert.rejects(openClipsOfFile({ config }, join(folder, 'gone.mp4'), scratch), {
+    const run = { config, index: { files: [] } };
+    await assert.rejects(openClipsOfFile(run, join(folder, 'gone.mp4'), scratch), {
       code: 'NOT_FOUND',
     });
 

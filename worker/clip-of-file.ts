@@ -1,6 +1,7 @@
 import { readdir } from 'node:fs/promises';
 import { basename, dirname, extname, resolve } from 'node:path';
 import { makeIndex } from '../video/index/make-index.ts';
+import type { MediaFile, Sample } from '../video/index/sample.ts';
 import type { SampleIndex } from '../video/index/sample-index.ts';
 import { openDataAccess, type DataAccess } from '../video/loading/data-access.ts';
 import { openClipLoader } from '../video/loading/loader.ts';
@@ -12,6 +13,7 @@ import type { Row } from './systems/system.ts';
 
 /** A file's clips as a run's model sees them, and what they are of. */
 export interface ClipsOfFile {
+  /** Clips are held out. Its files begin with those of the run, in their rows: systems know files by these. */
   readonly index: SampleIndex;
   readonly data: DataAccess;
   readonly rows: readonly Row[];
@@ -25,7 +27,7 @@ export interface ClipsOfFile {
  * @throws DataError where the file cannot be used; what decoding throws
  */
 export async function openClipsOfFile(
-  run: Pick<Run, 'config'>,
+  run: Pick<Run, 'config'> & { readonly index: Pick<SampleIndex, 'files'> },
   file: string,
   cacheDir: string,
 ): Promise<ClipsOfFile> {
@@ -35,19 +37,40 @@ export async function openClipsOfFile(
   try {
     const store = onlyNamed(access.store, folder, basename(file));
     const { clipSeconds } = run.config.data;
-    const index = await makeIndex({
+    const made = await makeIndex({
       ...access,
       ...{ store, source: 'folder', clipSeconds, heldOutFraction: 0 },
     });
-    const split = index.train.length > 0 ? 'train' : 'heldOut';
-    const loader = openClipLoader(clipLoaderOptions(run.config, index, split, access));
-    const requests = index[split].map((_, sample) => ({ sample, epoch: 0, substitutes: [] }));
-    const rows = rowsOf(index[split], requests, await loader.load(requests));
+    // Held out: clips to train on are shown in part and turned about at random.
+    const index = { ...made, ...heldOutAmong(run.index.files, made) };
+    const { heldOut } = index;
+    const loader = openClipLoader(clipLoaderOptions(run.config, index, 'heldOut', access));
+    const requests = heldOut.map((_, sample) => ({ sample, epoch: 0, substitutes: [] }));
+    const rows = rowsOf(heldOut, requests, await loader.load(requests));
     return { index, data: access, rows, close: () => access.close() };
   } catch (error) {
     await access.close();
     throw error;
   }
+}
+
+/** All samples of an index, held out, with its files among the known ones: in the row of the same bytes, or behind. */
+function heldOutAmong(
+  known: readonly MediaFile[],
+  { files: own, train, heldOut }: SampleIndex,
+): Pick<SampleIndex, 'files' | 'train' | 'heldOut'> {
+  const files = [...known];
+  const rows = own.map((file) => {
+    const same = known.findIndex(({ sha256 }) => sha256 === file.sha256);
+    const row = same < 0 ? files.length : same;
+    files[row] = file;
+    return row;
+  });
+  const moved = (sample: Sample): Sample => ({
+    ...sample,
+    media: sample.media.map((span) => ({ ...span, file: rows[span.file]! })),
+  });
+  return { files, train: [], heldOut: [...train, ...heldOut].map(moved) };
 }
 
 /**

@@ -2,7 +2,13 @@ import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { UsageError } from '../proto/errors.ts';
 import { checkOutputFile, outputError } from '../proto/output-path.ts';
-import { openClipLoader } from '../video/loading/loader.ts';
+import { isFileFault } from '../video/loading/file-fault.ts';
+import {
+  openClipLoader,
+  type Clip,
+  type ClipLoader,
+  type ClipRequest,
+} from '../video/loading/loader.ts';
 import { escapeXml, pictureUrl } from '../video/look/picture.ts';
 import { rowsOf, uploadBatch } from './batches.ts';
 import type { Explained, Row } from './systems/system.ts';
@@ -14,16 +20,20 @@ export interface LookOptions extends TrainedRunOptions {
   readonly clips: number;
   /** File to write; undefined: `look.svg` in the run folder. */
   readonly out?: string | undefined;
+  /** Told in one line which clips are left out, if any. */
+  readonly say?: (line: string) => void;
 }
 
 const SHOWN_FRAME_PIXELS = 112;
 
 /**
- * Draws held-out clips with what was hidden from the newest checkpoint's model and what it guessed; gives the file.
+ * Draws held-out clips with what was hidden from the newest checkpoint's model and what it guessed; gives the file. Clips
+ * that do not decode are left out.
  *
- * @throws UsageError `NO_CHECKPOINT` when the run has none yet; `OUT_NOT_WRITABLE`
+ * @throws UsageError `NO_CHECKPOINT` when the run has none yet; `OUT_NOT_WRITABLE`; where no clip decodes, what the first
+ *   of them failed by
  */
-export async function look({ clips, out, ...options }: LookOptions): Promise<string> {
+export async function look({ clips, out, say, ...options }: LookOptions): Promise<string> {
   if (out !== undefined) await checkOutputFile(out);
   const trained = await openTrainedRun(options);
   const { run, engine, step, params, frozen } = trained;
@@ -39,8 +49,15 @@ export async function look({ clips, out, ...options }: LookOptions): Promise<str
     const spread = Array.from({ length: Math.min(clips, heldOut.length) }, (_, i) =>
       Math.floor((i * heldOut.length) / Math.min(clips, heldOut.length)),
     );
-    const requests = spread.map((sample) => ({ sample, epoch: 0, substitutes: [] }));
-    const decoded = await run.heldOutLoader.load(requests);
+    const { decoded, leftOut } = await decodable(
+      run.heldOutLoader,
+      spread.map((sample) => ({ sample, epoch: 0, substitutes: [] })),
+    );
+    if (leftOut.length > 0) {
+      const names = leftOut.map(({ sample, code }) => `${heldOut[sample]!.id} (${code})`);
+      say?.(`left out, for they do not decode: ${names.join(', ')}`);
+    }
+    const requests = decoded.map(({ sample }) => ({ sample, epoch: 0, substitutes: [] }));
     const rows = rowsOf(heldOut, requests, decoded);
     const batch = looking.assemble(rows);
     const guess = engine.compile(
@@ -73,6 +90,28 @@ export async function look({ clips, out, ...options }: LookOptions): Promise<str
   } finally {
     await trained.close();
   }
+}
+
+/** The clips that decode, in the order of the requests, and those that do not. */
+async function decodable(
+  loader: ClipLoader,
+  requests: readonly ClipRequest[],
+): Promise<{
+  readonly decoded: readonly Clip[];
+  readonly leftOut: readonly { readonly sample: number; readonly code: string }[];
+}> {
+  const tried = await Promise.allSettled(requests.map((request) => loader.load([request])));
+  const decoded: Clip[] = [];
+  const leftOut: { readonly sample: number; readonly code: string }[] = [];
+  for (const [i, result] of tried.entries()) {
+    if (result.status === 'fulfilled') decoded.push(...result.value);
+    else if (isFileFault(result.reason))
+      leftOut.push({ sample: requests[i]!.sample, code: result.reason.code });
+    else throw result.reason;
+  }
+  const failed = tried.find(({ status }) => status === 'rejected');
+  if (decoded.length === 0 && failed?.status === 'rejected') throw failed.reason;
+  return { decoded, leftOut };
 }
 
 /** The first frame of each window as a PNG data URL. */

@@ -49,6 +49,11 @@ function leave(): never {
   process.exit(EXIT_RESUMABLE);
 }
 
+/** To whoever watches; stdout is for what was asked for. */
+function sayLine(line: string): void {
+  process.stderr.write(`${line}\n`);
+}
+
 async function runLook(argv: string[]): Promise<void> {
   const { values, positionals } = parseVerb('look', argv);
   const [folder] = positionals;
@@ -64,6 +69,7 @@ async function runLook(argv: string[]): Promise<void> {
     out: values.out,
     pluginPath,
     cacheDir: userCacheDir(process.env),
+    say: sayLine,
   });
   process.stdout.write(`${file}\n`);
 }
@@ -79,12 +85,13 @@ async function runSample(argv: string[]): Promise<void> {
     ...{ folder, file, question, out: values.out },
     pluginPath: process.env['PJRT_PLUGIN_PATH'],
     cacheDir: userCacheDir(process.env),
+    say: sayLine,
   });
   for (const { startSeconds, text } of answers) {
     const place = answers.length > 1 ? `${startSeconds.toFixed(1)} s: ` : '';
     process.stdout.write(`${place}${text}\n`);
   }
-  process.stderr.write(`${sheet}\n`);
+  sayLine(sheet);
 }
 
 async function runProbe(argv: string[]): Promise<void> {
@@ -115,9 +122,8 @@ async function runFetch(argv: string[]): Promise<void> {
   const { openRunStore, splitRunUrl } = await import('./run-store/run-store.ts');
   const { store, runId } = splitRunUrl(url);
   const from = openRunStore(store, runId);
-  const say = (line: string): void => void process.stderr.write(`${line}\n`);
-  const step = await fetchRun(from, values.out, say);
-  say(`took the run from ${from.root} into ${values.out}, with the checkpoint of step ${step}`);
+  const step = await fetchRun(from, values.out, sayLine);
+  sayLine(`took the run from ${from.root} into ${values.out}, with the checkpoint of step ${step}`);
 }
 
 async function runExport(argv: string[]): Promise<void> {
@@ -155,7 +161,7 @@ function prepareOptions(argv: string[]): PrepareOptions {
     overrides,
     out: values.out,
     cacheDir: userCacheDir(process.env),
-    say: (line) => process.stderr.write(`${line}\n`),
+    say: sayLine,
   };
 }
 

@@ -87,6 +87,20 @@ test('what a contrast computes is part of the work of a step, measured and plann
   assert.match(text, /\(embeddings \S+ s a microbatch, their comparison \S+ s, gradient /);
 });
 
+test('the time of a run is rounded as a whole: no minute has 60 seconds', async () => {
+  const { config } = await openCaptioned('clip', { preset: 'tiny', overrides: ['train.steps=1'] });
+  const durationOf = (updateSeconds: number): string | undefined => {
+    const about = { parameters: new Map(), frozen: new Map(), devices: 1, platform: 'cpu' };
+    const measured = { gradientSeconds: 0, updateSeconds, contrast: undefined };
+    const unknown = { peakBytes: undefined, flops: undefined, productFlopsPerSecond: 1 };
+    const text = planText({ ...about, ...unknown, measured }, config);
+    return /1 steps: (.*) on one worker/.exec(text)?.[1];
+  };
+  assert.equal(durationOf(119.6), '2 min 0 s');
+  assert.equal(durationOf(3599.7), '1 h 0 min');
+  assert.equal(durationOf(61.2), '1 min 1 s');
+});
+
 test('a measured plan counts frozen parameters as one by shapes does', async () => {
   const { system, config } = await openCaptioned('clip', {
     preset: 'tiny',

@@ -319,8 +319,10 @@ export function planText(plan: Plan, config: Config): string {
 }
 
 function duration(seconds: number): string {
-  const [hours, minutes] = [Math.floor(seconds / 3600), Math.floor(seconds / 60) % 60];
-  return hours > 0 ? `${hours} h ${minutes} min` : `${minutes} min ${Math.round(seconds % 60)} s`;
+  // Rounded before it is split: no minute has 60 seconds.
+  const whole = Math.round(seconds);
+  const [hours, minutes] = [Math.floor(whole / 3600), Math.floor(whole / 60) % 60];
+  return hours > 0 ? `${hours} h ${minutes} min` : `${minutes} min ${whole % 60} s`;
 }
 
 async function firstRows({ folder, plan, index, trainLoader }: Run): Promise<Row[]> {

@@ -3,12 +3,14 @@ import { basename, extname, join } from 'node:path';
 import { UsageError } from '../proto/errors.ts';
 import { exists } from '../proto/exists.ts';
 import { checkOutputFile, outputError } from '../proto/output-path.ts';
-import { openContactSheet } from '../video/look/contact-sheet.ts';
+import { openClipLoader } from '../video/loading/loader.ts';
+import { CELL, type ContactSheet, type SheetPicture } from '../video/look/contact-sheet.ts';
 import { drawPage } from '../video/look/contact-sheet-page.ts';
 import { uploadBatch } from './batches.ts';
 import { openClipsOfFile, type ClipsOfFile } from './clip-of-file.ts';
 import { openAnswering } from './generation/answers.ts';
-import type { Row } from './systems/system.ts';
+import { clipLoaderOptions, type Run } from './run.ts';
+import { isOneFrame, type Given, type Row } from './systems/system.ts';
 import { openTrainedRun, type TrainedRun, type TrainedRunOptions } from './trained-run.ts';
 import { disposeTree, type TensorTree } from './tree.ts';
 
@@ -19,18 +21,22 @@ export interface SampleOptions extends TrainedRunOptions {
   readonly question: string;
   /** Contact sheet to write, .svg, .html or .png; undefined: in the run folder, with the file's name. */
   readonly out?: string | undefined;
+  /** Told what is asked where it is not the question as it stands, a line each. */
+  readonly say?: (line: string) => void;
 }
 
 /** What was said of a file's clips. */
 export interface Sampled {
-  readonly question: string;
   /** One a clip: a long file has several. */
   readonly answers: readonly { readonly startSeconds: number; readonly text: string }[];
-  /** The contact sheet: frames of the clips with question and answer. */
+  /** The contact sheet: what the model was given of the clips, and its answers. */
   readonly sheet: string;
 }
 
+/** Frames beside one another. */
 const SHEET_FRAMES = 6;
+/** Of clips with more frames, the first one of each window is drawn. */
+const MAX_FRAMES = 64;
 
 /**
  * Asks the newest checkpoint of a run about a file, and draws a contact sheet of what it saw and said.
@@ -38,7 +44,8 @@ const SHEET_FRAMES = 6;
  * @throws UsageError `NO_CHECKPOINT`, `VIDEO_NOT_FOUND`, `OUT_NOT_WRITABLE`, `SAMPLE_UNAVAILABLE` where the system
  *   says nothing in words; errors of the data
  */
-export async function sample({ file, question, out, ...options }: SampleOptions): Promise<Sampled> {
+export async function sample(options: SampleOptions): Promise<Sampled> {
+  const { file, question, out, say } = options;
   if (!(await exists(file))) {
     throw new UsageError('VIDEO_NOT_FOUND', `there is no file ${file}: name a video or a picture`);
   }
@@ -47,31 +54,48 @@ export async function sample({ file, question, out, ...options }: SampleOptions)
   let clips: ClipsOfFile | undefined;
   try {
     clips = await openClipsOfFile(trained.run, file, options.cacheDir);
-    const { asked, texts } = await say(trained, clips.rows, question);
+    const { given, texts } = await ask(trained, clips.rows, question);
+    for (const line of linesAbout(given, question)) say?.(line);
     const answers = clips.rows.map((row, i) => ({
       startSeconds: row.sample.media[0]?.startSeconds ?? 0,
       text: texts[i]!,
     }));
     const sheet = out ?? join(trained.run.folder, `sample-${basename(file, extname(file))}.svg`);
-    await drawSheet(clips, { sheet, asked, texts });
-    return { question: asked, answers, sheet };
+    const page = await drawPage(await sheetOf(trained.run, clips, { given, texts }), sheet);
+    await writeFile(sheet, page).catch((error: unknown) => {
+      throw outputError(error, sheet);
+    });
+    return { answers, sheet };
   } finally {
     await clips?.close();
     await trained.close();
   }
 }
 
-async function say(
+/** What of the question is to be told: that the system's own is asked, or that its end is cut off. */
+function linesAbout(given: readonly Given[], question: string): ReadonlySet<string> {
+  return new Set(
+    given.flatMap(({ question: asked, cutTo }) => {
+      if (cutTo !== undefined) return [`the question is cut to ${cutTo} word pieces: ${asked}`];
+      return question === '' ? [`asked: ${asked}`] : [];
+    }),
+  );
+}
+
+async function ask(
   { run, engine, params, frozen }: TrainedRun,
   rows: readonly Row[],
   question: string,
-): Promise<{ asked: string; texts: readonly string[] }> {
+): Promise<{ given: readonly Given[]; texts: readonly string[] }> {
   const { name, answers, fillIn } = run.system;
   if (answers !== undefined) {
     const answering = openAnswering(engine, answers, { params, frozen });
     const said = await answering.ask(rows, question);
     answering.close();
-    return { asked: question, texts: said.map(({ text }) => text) };
+    return {
+      given: rows.map((row) => answers.given(row, question)),
+      texts: said.map(({ text }) => text),
+    };
   }
   if (fillIn === undefined) {
     throw new UsageError(
@@ -90,31 +114,60 @@ async function say(
   const texts = fillIn.complete(batch, await logits.data());
   disposeTree([logits, inputs]);
   program.close();
-  return { asked, texts };
+  return { given: rows.map((row) => fillIn.given(row, asked)), texts };
 }
 
-/** The clips with what was asked and said in place of their own words. */
-async function drawSheet(
-  { index, data }: ClipsOfFile,
-  { sheet, asked, texts }: { sheet: string; asked: string; texts: readonly string[] },
-): Promise<void> {
-  const drawn = await openContactSheet({
-    ...{ index, media: data.media, pool: data.pool },
-    numSamples: texts.length,
-    framesPerSample: SHEET_FRAMES,
+/** The clips with what was given of them and what was said, in place of their own words. */
+async function sheetOf(
+  { config }: Run,
+  { index, data, rows }: ClipsOfFile,
+  { given, texts }: { readonly given: readonly Given[]; readonly texts: readonly string[] },
+): Promise<ContactSheet> {
+  // The model sees small frames; people see better on larger ones of the same times.
+  const large = openClipLoader({
+    ...clipLoaderOptions(config, index, 'heldOut', data),
+    ...{ frameSize: CELL.width, audio: undefined, cacheBytes: 0 },
   });
-  const entries = drawn.entries.map((entry, i) => ({
-    ...entry,
-    sample: {
-      ...entry.sample,
-      parts: [
-        ...(asked === '' ? [] : [{ role: 'user' as const, text: asked }]),
-        { role: 'assistant' as const, text: texts[i] ?? '' },
-      ],
-    },
-  }));
-  const page = await drawPage({ ...drawn, entries }, sheet);
-  await writeFile(sheet, page).catch((error: unknown) => {
-    throw outputError(error, sheet);
-  });
+  const entries = await Promise.all(
+    rows.map(async (row, i) => {
+      const { question, words, windows } = given[i]!;
+      const [clip] = await large.load([{ sample: row.number, epoch: row.epoch, substitutes: [] }]);
+      const isVideo = index.files[row.sample.media[0]!.file]!.kind === 'video';
+      return {
+        sample: {
+          ...row.sample,
+          cues: [],
+          parts: [
+            { role: 'user' as const, text: question },
+            ...(words === undefined ? [] : [{ text: `read before the answer: ${words}` }]),
+            { role: 'assistant' as const, text: texts[i]! },
+          ],
+        },
+        split: 'held-out' as const,
+        pictures: framesShown(row, windows, config.data.framesPerWindow).map(
+          (frame): SheetPicture => {
+            const bytes = CELL.width * CELL.width * 3;
+            return {
+              // A copy: of many frames, all others can go.
+              pixels: clip!.frames.slice(frame * bytes, (frame + 1) * bytes),
+              ...{ width: CELL.width, height: CELL.width },
+              ptsSeconds: isVideo ? row.timesSeconds[frame] : undefined,
+            };
+          },
+        ),
+        failure: undefined,
+      };
+    }),
+  );
+  return { index, framesPerSample: SHEET_FRAMES, entries };
+}
+
+/** Places of the frames that are drawn: of the windows that are shown, the same frame once. */
+function framesShown(row: Row, windows: Given['windows'], framesPerWindow: number): number[] {
+  const every = row.timesSeconds.length > MAX_FRAMES ? framesPerWindow : 1;
+  const frames = [...row.timesSeconds.keys()].filter(
+    (frame) =>
+      frame % every === 0 && (windows?.includes(Math.floor(frame / framesPerWindow)) ?? true),
+  );
+  return frames.filter((frame, i) => i === 0 || !isOneFrame(row, frames[i - 1]!, frame));
 }

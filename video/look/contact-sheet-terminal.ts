@@ -1,5 +1,5 @@
 import { printable } from '../../proto/printable.ts';
-import { wordsOf, type ContactSheet, type SheetPicture } from './contact-sheet.ts';
+import { CELL, wordsOf, type ContactSheet, type SheetPicture } from './contact-sheet.ts';
 
 /** Columns that a picture takes at most, and the column between two. */
 const MAX_COLUMNS = 26;
@@ -27,7 +27,11 @@ export function* drawTerminal(sheet: ContactSheet, numColumns: number): Generato
 }
 
 function* rowOf(pictures: readonly SheetPicture[], columns: number): Generator<string> {
-  const drawn = pictures.map((picture) => blocksOf(picture, columns));
+  const drawn = pictures.map((picture) => {
+    const own = Math.max(1, Math.round((columns * picture.width) / CELL.width));
+    const beside = ' '.repeat(columns - own);
+    return blocksOf(picture, own).map((line) => line + beside);
+  });
   const numLines = Math.max(...drawn.map(({ length }) => length));
   for (let at = 0; at < numLines; at++) {
     yield drawn.map((lines) => lines[at] ?? ' '.repeat(columns)).join(' '.repeat(GAP));

@@ -12,6 +12,7 @@ import { openDataAccess, type DataAccess } from '../loading/data-access.ts';
 import { findIndex, makeIndex } from '../index/make-index.ts';
 import { writeIndex, type SampleIndex } from '../index/sample-index.ts';
 import { makeFilm, WITHOUT_FFMPEG } from '../test/films.ts';
+import type { Sample } from '../index/sample.ts';
 
 describe('a contact sheet', { skip: WITHOUT_FFMPEG }, () => {
   let scratch: string;
@@ -43,13 +44,15 @@ describe('a contact sheet', { skip: WITHOUT_FFMPEG }, () => {
   test('shows the frames of each sample in proportion, with their times and words', async () => {
     const page = await draw(index);
     const images = [
-      ...page.matchAll(/<image [^>]*height="(\d+)" href="data:image\/jpeg;base64,([^"]+)"/g),
+      ...page.matchAll(
+        /<image [^>]*width="(\d+)" height="(\d+)" href="data:image\/jpeg;base64,([^"]+)"/g,
+      ),
     ];
-    assert.deepEqual(images.map(([, height]) => height).sort(), [
-      ...['120', '120', '120', '120'],
-      ...['240', '240', '240', '240'],
+    assert.deepEqual(images.map(([, width, height]) => `${width!}x${height!}`).sort(), [
+      ...['120x240', '120x240', '120x240', '120x240'],
+      ...['160x120', '160x120', '160x120', '160x120'],
     ]);
-    const pixel = await sharp(Buffer.from(images[0]![2]!, 'base64')).extract({ left: 80, top: 60, width: 1, height: 1 }).raw().toBuffer(); // prettier-ignore
+    const pixel = await sharp(Buffer.from(images[0]![3]!, 'base64')).extract({ left: 80, top: 60, width: 1, height: 1 }).raw().toBuffer(); // prettier-ignore
     assert.ok(pixel[0]! > 220 && pixel[1]! < 40 && pixel[2]! < 40, `red is ${[...pixel].join()}`);
     // The middle of a quarter of 4 s, at 10 frames a second.
     for (const time of ['0.50 s', '1.50 s', '2.50 s', '3.50 s'])
@@ -58,6 +61,30 @@ describe('a contact sheet', { skip: WITHOUT_FFMPEG }, () => {
       page.includes('>0.50-1.00 s: first words<') && page.includes('>2.00-3.50 s: last words<'),
     );
     assert.match(page, />letter\.mp4: VIDEO_[A-Z_]+: /);
+  });
+
+  test('shows the words of the whole and those with a time, each once', async () => {
+    const sample = [...index.train, ...index.heldOut].find(({ id }) => id === 'red')!;
+    const cue = { startSeconds: 0.5, endSeconds: 1, text: 'said meanwhile' };
+    const linesOf = async (own: Partial<Sample>): Promise<string[]> => {
+      const page = await draw({ ...index, train: [{ ...sample, ...own }], heldOut: [] });
+      return [...page.matchAll(/font-size="13" fill="#223">([^<]*)</g)].map(([, line]) => line!);
+    };
+    const timed = '0.50-1.00 s: said meanwhile';
+    assert.deepEqual(await linesOf({ text: 'a caption', cues: [cue] }), ['a caption', timed]);
+    assert.deepEqual(await linesOf({ text: 'a caption', cues: [cue, cue] }), [
+      ...['a caption', timed, timed],
+    ]);
+    assert.deepEqual(await linesOf({ text: cue.text, cues: [cue] }), [timed]);
+    assert.deepEqual(await linesOf({ text: 'a caption', cues: [] }), ['a caption']);
+    const parts = [
+      { role: 'user', media: 0 },
+      { role: 'user', text: 'what is it ?' },
+      { role: 'assistant', text: 'red' },
+    ] as const;
+    assert.deepEqual(await linesOf({ text: 'what is it ?\nred', parts, cues: [cue] }), [
+      ...['user: [picture 1]', 'user: what is it ?', 'assistant: red', timed],
+    ]);
   });
 
   test('is well-formed XML whatever the words are', async (context) => {
@@ -87,7 +114,7 @@ describe('a contact sheet', { skip: WITHOUT_FFMPEG }, () => {
     for (let at = 0; at < pixels.length; at += info.channels) {
       if (pixels[at]! > 220 && pixels[at + 1]! < 40 && pixels[at + 2]! < 40) numRed++;
     }
-    assert.ok(numRed > 0.95 * (4 * 160 * 120 + 4 * 160 * 240), `${numRed} red pixels`);
+    assert.ok(numRed > 0.95 * (4 * 160 * 120 + 4 * 120 * 240), `${numRed} red pixels`);
     await assert.rejects(drawPage(sheet, 'page.gif'), { code: 'USAGE' });
     const lines = [...drawTerminal(sheet, 80)];
 
@@ -97,6 +124,10 @@ describe('a contact sheet', { skip: WITHOUT_FFMPEG }, () => {
     );
     assert.ok(reds.length > 500 && reds.every(Boolean));
     assert.ok(lines.some((line) => line.includes('0.50-1.00 s: first words')));
+    // A character is two pixels high: a picture twice as high as wide has as many lines as columns.
+    const tall = lines.slice(lines.findIndex((line) => line.startsWith('tall.mp4')) + 1);
+    const numLines = tall.findIndex((line) => !line.includes('▀'));
+    assert.deepEqual(new Set(tall.slice(0, numLines).map((line) => line.split('▀').length - 1)), new Set([4 * numLines])); // prettier-ignore
   });
 
   test('shows a video that does not decode any more as its error, and the others as they are', async () => {

@@ -40,7 +40,7 @@ export interface ContactSheet {
   readonly entries: readonly SheetEntry[];
 }
 
-/** Width of a picture in pixels, and the most that its height may be. */
+/** Width of a picture in pixels, and the most that its height may be; one that would be higher is narrower. */
 export const CELL = { width: 160, maxHeight: 240 } as const;
 /** Of a document with more pictures, the first ones are shown. */
 const MAX_MEDIA = 12;
@@ -90,9 +90,11 @@ async function decodeSpan(
   { index, media, pool, framesPerSample }: ContactSheetOptions,
 ): Promise<SheetPicture[]> {
   const file = index.files[row]!;
-  const inProportion = Math.round((CELL.width * file.height) / file.width);
-  const height = Math.max(1, Math.min(CELL.maxHeight, inProportion));
-  const size = { width: CELL.width, height };
+  const scale = Math.min(CELL.width / file.width, CELL.maxHeight / file.height);
+  const size = {
+    width: Math.max(1, Math.round(scale * file.width)),
+    height: Math.max(1, Math.round(scale * file.height)),
+  };
   const local = await media.acquire(file);
   try {
     const place = { path: local.path, range: local.range };
@@ -124,13 +126,13 @@ export function wordsOf(
   });
   const title = `${names.length === 0 ? id : names.join(', ')} · ${split}`;
   // Turns and paragraphs have an order, subtitles times of their own; a caption speaks of the whole.
-  if (parts !== undefined) return { title, lines: parts.map(partLine) };
-  if (cues.length > 1) {
-    const line = (cue: TimedText): string =>
-      `${spanOf(cue.startSeconds, cue.endSeconds)}: ${cue.text}`;
-    return { title, lines: cues.map(line) };
-  }
-  return { title, lines: text === '' ? [] : [text] };
+  const isSaidByCues = text === '' || text === cues.map((cue) => cue.text).join(' ');
+  const whole = parts !== undefined ? parts.map(partLine) : isSaidByCues ? [] : [text];
+  return { title, lines: [...whole, ...cues.map(cueLine)] };
+}
+
+function cueLine({ startSeconds, endSeconds, text }: TimedText): string {
+  return `${spanOf(startSeconds, endSeconds)}: ${text}`;
 }
 
 function partLine({ role, text, media }: SamplePart): string {

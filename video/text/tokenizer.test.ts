@@ -73,6 +73,7 @@ test('four captions are enough', () => {
     const ids = tokenizer.encode(caption);
     assert.equal(ids.length, caption.split(' ').length);
     assert.equal(tokenizer.decode(ids), caption);
+    assert.equal(tokenizer.decode([]), '');
   }
   assert.ok(tokenizer.vocabularySize < 100);
   assert.deepEqual(tokenizer.encode('zzz'), [tokenizer.special.unk]);

@@ -104,7 +104,9 @@ export function openTokenizer(file: TokenizerFile): Tokenizer {
     special: { pad, unk, cls, sep, mask, join },
     firstWordId: Math.max(pad, unk, cls, sep, mask, join) + 1,
     encode: (text) => tokenizer.encode(text, { add_special_tokens: false }).ids,
-    decode: (wanted) => tokenizer.decode([...wanted], { skip_special_tokens: true }),
+    // The library refuses to decode nothing, and an answer may be empty.
+    decode: (wanted) =>
+      wanted.length === 0 ? '' : tokenizer.decode([...wanted], { skip_special_tokens: true }),
     pieceOf: (id) => pieces[id]?.[0] ?? '[UNK]',
   };
 }

@@ -67,6 +67,7 @@ export const blip2Generation = defineSystem<Blip2GenerationConfig, Blip2Generati
       contextWidth: model.vision.width,
       hasText: false,
     });
+    const picture = anyPicture(train.seed, 'picture');
     return dialogueSystem<Blip2GenerationParams>({
       name: 'blip2-generation',
       config: model,
@@ -89,12 +90,13 @@ export const blip2Generation = defineSystem<Blip2GenerationConfig, Blip2Generati
       arrays(rows) {
         const blank = { frameSize, seed: train.seed };
         const shown = model.blind ? rows.map((row) => changedRow(row, 'blank', blank)) : rows;
-        return { pictures: packedPictures(shown, data, anyPicture(train.seed, 'picture')) };
+        return { pictures: packedPictures(shown, data, picture) };
       },
+      windowsShown: (row) => (model.blind ? [] : picture(row, data.windows)),
       prompt: (_row, question) =>
         filledTemplate(model.template, {
           seen: [{ numSoft: model.qFormer.queries }],
-          question: [{ words: question }],
+          question: [{ words: question, isQuestion: true }],
         }),
     });
   },

@@ -10,7 +10,7 @@ import { dialogueSums, seeingModel, type DialogueBatch } from '../models/soft-pr
 import type { PartKinds } from '../part-kind.ts';
 import type { PublishedPart } from '../pretrained/published-parts.ts';
 import type { TensorTree } from '../tree.ts';
-import { assembleDialogues, turnsOf, type Piece, type Turn } from './dialogue.ts';
+import { assembleDialogues, dialogueGiven, turnsOf, type Piece, type Turn } from './dialogue.ts';
 import { changedRow, FRAME_CHANGES, type FrameChange } from './frame-changes.ts';
 import type { Language } from './language-part.ts';
 import type {
@@ -81,6 +81,8 @@ export interface DialogueParts<P extends TensorTree> {
   readonly views?: readonly View[];
   /** What {@link see} needs of the clips; pictures come before films. */
   arrays(rows: readonly Row[], views: readonly View[]): Readonly<Record<string, HostArray>>;
+  /** The windows of frames that {@link arrays} shows where a question is answered; all unless given. */
+  windowsShown?(row: Row): readonly number[];
   /** The conversation up to the answer. */
   prompt(row: Row, question: string, view: View): readonly Piece[];
 }
@@ -116,6 +118,9 @@ export function dialogueSystem<P extends TensorTree>(
     );
     return counted({ ...dialogues, ...parts.arrays(rows, views) });
   };
+  const answeredView = allViews.at(-1)!;
+  const answered = (row: Row, question: string): readonly Piece[] =>
+    parts.prompt(row, question === '' ? config.describe : question, answeredView);
   const firstTurn = (sample: Sample): Turn => turnsOf(sample, config.describe)[0]!;
   const task = (
     { name: figure, asks, isCounted }: HeldOutFigure,
@@ -190,13 +195,16 @@ export function dialogueSystem<P extends TensorTree>(
       ),
     answers: {
       assemble: (rows, question) => {
-        const view = allViews.at(-1)!;
         const dialogues = assembleDialogues(
           shape,
-          rows.map((row) => parts.prompt(row, question === '' ? config.describe : question, view)),
+          rows.map((row) => answered(row, question)),
         );
-        return counted({ ...dialogues, ...parts.arrays(rows, alike(rows, view)) });
+        return counted({ ...dialogues, ...parts.arrays(rows, alike(rows, answeredView)) });
       },
+      given: (row, question) => ({
+        ...dialogueGiven(shape, answered(row, question)),
+        ...(parts.windowsShown === undefined ? {} : { windows: parts.windowsShown(row) }),
+      }),
       model: seeingModel<AnsweringParams<P>>(
         language.decoder,
         ({ params }) => parts.languageOf(params),

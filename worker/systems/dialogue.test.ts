@@ -2,7 +2,14 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { openTokenizer, trainTokenizer } from '../../video/text/tokenizer.ts';
 import { NO_LABEL } from '../losses/next-token.ts';
-import { assembleDialogues, filledTemplate, turnsOf } from './dialogue.ts';
+import {
+  assembleDialogues,
+  dialogueGiven,
+  filledTemplate,
+  turnsOf,
+  type Piece,
+} from './dialogue.ts';
+import { questionGiven } from './question-given.ts';
 import { spokenDuring } from './subtitles.ts';
 import { wholeWords } from './whole-words.ts';
 
@@ -84,6 +91,21 @@ test('what does not fit is cut off words, never off soft tokens', () => {
   assert.ok(present.data.every((is) => is === 1));
   assert.throws(() => assembleDialogues({ tokenizer, length: 5 }, [row]), {
     code: 'PROMPT_TOO_LONG',
+  });
+});
+
+test('a question is shown as far as it is given, what else is read beside it', () => {
+  const asked = { words: 'one two three four five six', isQuestion: true };
+  const seen = [{ words: '[CLS]' }, { numSoft: 4 }];
+  const given = (length: number, ...pieces: readonly Piece[]) =>
+    dialogueGiven({ tokenizer, length }, [...seen, ...pieces, { words: '[>]' }]);
+  assert.deepEqual(given(12, asked), { question: asked.words });
+  assert.deepEqual(given(9, asked), { question: 'one two three', cutTo: 3 });
+  assert.deepEqual(given(14, { words: 'a cat' }, asked), {
+    ...{ question: asked.words, words: 'a cat one two three four five six' },
+  });
+  assert.deepEqual(questionGiven(tokenizer, 'a [MASK] cat is [MASK] red', 5), {
+    ...{ question: 'a [MASK] cat is [MASK]', cutTo: 5 },
   });
 });
 

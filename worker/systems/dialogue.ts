@@ -3,7 +3,8 @@ import { NO_LABEL } from '../losses/next-token.ts';
 import type { Sample } from '../../video/index/sample.ts';
 import { VideoloomError } from '../../proto/errors.ts';
 import type { Tokenizer } from '../../video/text/tokenizer.ts';
-import type { HostArray } from './system.ts';
+import { questionGiven } from './question-given.ts';
+import type { Given, HostArray } from './system.ts';
 
 /** A part of a conversation: words, or the places of soft tokens. */
 export type Piece =
@@ -11,6 +12,8 @@ export type Piece =
       readonly words: string;
       /** The model is to say these itself, and an end after them. */
       readonly isAnswer?: boolean;
+      /** They are what is asked. */
+      readonly isQuestion?: boolean;
     }
   | { readonly numSoft: number };
 
@@ -92,10 +95,11 @@ export interface DialogueArrays {
  * @throws VideoloomError `PROMPT_TOO_LONG` where soft tokens alone leave no room
  */
 export function assembleDialogues(
-  { tokenizer, length }: DialogueShape,
+  shape: DialogueShape,
   rows: readonly (readonly Piece[])[],
 ): DialogueArrays {
-  const { pad, sep } = tokenizer.special;
+  const { tokenizer, length } = shape;
+  const { pad } = tokenizer.special;
   const ints = (fill: number): HostArray & { data: Int32Array } => ({
     data: new Int32Array(rows.length * length).fill(fill),
     shape: [rows.length, length],
@@ -112,16 +116,9 @@ export function assembleDialogues(
     labelWeights: floats(),
   };
   for (const [row, pieces] of rows.entries()) {
-    const encoded = pieces.map((piece) => {
-      if ('numSoft' in piece) return { ids: [], numSoft: piece.numSoft, isAnswer: false };
-      const isAnswer = piece.isAnswer === true;
-      const ids = tokenizer.encode(piece.words);
-      return { ids: isAnswer ? [...ids, sep] : ids, numSoft: 0, isAnswer };
-    });
-    cutToLength(encoded, length);
     let at = row * length;
     let soft = 0;
-    for (const { ids, numSoft, isAnswer } of encoded) {
+    for (const { ids, numSoft, isAnswer } of encodedPieces(shape, pieces)) {
       arrays.present.data.fill(1, at, at + ids.length + numSoft);
       for (const id of ids) {
         arrays.ids.data[at] = id;
@@ -137,10 +134,45 @@ export function assembleDialogues(
   return arrays;
 }
 
-function cutToLength(
-  pieces: readonly { ids: number[]; readonly numSoft: number; readonly isAnswer: boolean }[],
-  length: number,
-): void {
+/** What {@link assembleDialogues} makes of a conversation up to the answer, as people read it. */
+export function dialogueGiven(
+  shape: DialogueShape,
+  pieces: readonly Piece[],
+): Pick<Given, 'question' | 'cutTo' | 'words'> {
+  const { tokenizer } = shape;
+  const encoded = encodedPieces(shape, pieces);
+  const at = pieces.findIndex((piece) => 'words' in piece && piece.isQuestion === true);
+  const question = pieces[at] as Extract<Piece, { readonly words: string }>;
+  const read = encoded.map(({ ids }) => tokenizer.decode(ids));
+  const words = read.filter((part) => part !== '').join(' ');
+  return {
+    ...questionGiven(tokenizer, question.words, encoded[at]!.ids.length),
+    ...(words === read[at] ? {} : { words }),
+  };
+}
+
+interface EncodedPiece {
+  ids: number[];
+  readonly numSoft: number;
+  readonly isAnswer: boolean;
+}
+
+/** The pieces in tokens, cut to the length of a row. */
+function encodedPieces(
+  { tokenizer, length }: DialogueShape,
+  pieces: readonly Piece[],
+): readonly EncodedPiece[] {
+  const encoded = pieces.map((piece): EncodedPiece => {
+    if ('numSoft' in piece) return { ids: [], numSoft: piece.numSoft, isAnswer: false };
+    const isAnswer = piece.isAnswer === true;
+    const ids = tokenizer.encode(piece.words);
+    return { ids: isAnswer ? [...ids, tokenizer.special.sep] : ids, numSoft: 0, isAnswer };
+  });
+  cutToLength(encoded, length);
+  return encoded;
+}
+
+function cutToLength(pieces: readonly EncodedPiece[], length: number): void {
   const size = (): number =>
     pieces.reduce((sum, { ids, numSoft }) => sum + ids.length + numSoft, 0);
   for (const isAnswer of [false, true]) {

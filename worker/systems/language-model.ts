@@ -47,10 +47,11 @@ export const languageModel = defineSystem<LanguageModelConfig, TensorTree>({
       languageOf: (params) => params,
       see: () => undefined,
       arrays: () => ({}),
+      windowsShown: () => [],
       prompt: (row, question) =>
         filledTemplate(model.template, {
           seen: [{ words: saidOf(row, facts, { question, seed: train.seed }) }],
-          question: [{ words: question }],
+          question: [{ words: question, isQuestion: true }],
         }),
     });
   },

@@ -127,7 +127,7 @@ export const miniGpt4Video = defineSystem<MiniGpt4VideoConfig, MiniGpt4VideoPara
       prompt: (row, question) =>
         filledTemplate(model.template, {
           frames: framesOf(row),
-          question: [{ words: question }],
+          question: [{ words: question, isQuestion: true }],
         }),
     });
   },

@@ -92,10 +92,24 @@ export interface Contrast<P extends TensorTree = TensorTree> {
   ): Record<string, ObjectiveSums>;
 }
 
+/** What is given of a clip and of what is asked about it, as people read it. */
+export interface Given {
+  /** What is asked, as far as it is given: the end of a long one is cut off. */
+  readonly question: string;
+  /** So many word pieces of the question are given; absent: all. */
+  readonly cutTo?: number;
+  /** All that is read before the answer; absent: nothing beside the question. */
+  readonly words?: string;
+  /** The windows of frames that are shown; absent: all. */
+  readonly windows?: readonly number[];
+}
+
 /** How a system answers questions about clips in words; see `openAnswering`. */
 export interface Answers<P extends TensorTree = TensorTree> {
   /** Each row's clip with the question, as {@link model} is given them. A system that only captions reads no question. */
   assemble(rows: readonly Row[], question: string): HostBatch;
+  /** What {@link assemble} gives to the model of a row. */
+  given(row: Row, question: string): Given;
   /** Writes an answer: it is given the parameters and what {@link assemble} made. */
   readonly model: LanguageModel<AnsweringParams<P>>;
   /** An answer ends with any of these. */
@@ -117,6 +131,8 @@ export interface FillIn<P extends TensorTree = TensorTree> {
   /** A text for those who give none. */
   readonly example: string;
   assemble(rows: readonly Row[], text: string): HostBatch;
+  /** What {@link assemble} gives to the model of a row. */
+  given(row: Row, text: string): Given;
   /** Logits of the hidden positions, [B, P, V]. */
   logits(params: P, frozen: TensorTree, batch: TensorTree): tf.Tensor;
   /** Each row's text with the likeliest words in it. */

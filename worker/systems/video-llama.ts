@@ -180,7 +180,7 @@ export const videoLlama = defineSystem<VideoLlamaConfig, VideoLlamaParams>({
         filledTemplate(model.template, {
           seen: [{ numSoft: model.videoQFormer.queries }],
           ...(audio !== undefined && { heard: [{ numSoft: model.audioQFormer.queries }] }),
-          question: [{ words: question }],
+          question: [{ words: question, isQuestion: true }],
         }),
     });
   },

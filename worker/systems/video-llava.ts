@@ -119,7 +119,7 @@ export const videoLlava = defineSystem<VideoLlavaConfig, VideoLlavaParams>({
       prompt: (_row, question, view) =>
         filledTemplate(model.template, {
           seen: [{ numSoft: view === 'picture' ? numPatches : numSoft }],
-          question: [{ words: question }],
+          question: [{ words: question, isQuestion: true }],
         }),
     });
   },

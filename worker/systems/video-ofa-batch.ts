@@ -5,8 +5,9 @@ import type { Tokenizer } from '../../video/text/tokenizer.ts';
 import { NO_LABEL } from '../losses/next-token.ts';
 import { packPixels } from '../tokens/pixels.ts';
 import { floatArray, intArray, packedFrames } from './host-arrays.ts';
+import { questionGiven } from './question-given.ts';
 import { wordsAt } from './subtitles.ts';
-import { isOneFrame, type HostArray, type HostBatch, type Row } from './system.ts';
+import { isOneFrame, type Given, type HostArray, type HostBatch, type Row } from './system.ts';
 
 /** What is asked, and by which words: every answer is text of the same decoder. */
 export const TASKS = ['caption', 'match', 'order'] as const;
@@ -123,12 +124,27 @@ export function assembleOfaQuestion(
   const ids = intArray(rows.length, promptLength);
   const present = floatArray(rows.length, promptLength);
   ids.data.fill(tokenizer.special.pad);
-  const prompt = question === '' ? PROMPTS.caption : question;
+  const prompt = promptOf(question);
   let numTokens = 0;
   for (let r = 0; r < rows.length; r++) {
     numTokens += setPrompt({ tokenizer, promptLength }, { ids, present }, r, prompt);
   }
   return { arrays: { pixels: packedFrames(rows), ids, present }, counts: {}, numTokens };
+}
+
+/** What {@link assembleOfaQuestion} gives of a question. */
+export function ofaQuestionGiven(
+  {
+    tokenizer,
+    promptLength,
+  }: Pick<OfaAssembly, 'promptLength'> & { readonly tokenizer: Tokenizer },
+  question: string,
+): Given {
+  return questionGiven(tokenizer, promptOf(question), promptLength);
+}
+
+function promptOf(question: string): string {
+  return question === '' ? PROMPTS.caption : question;
 }
 
 /** Writes what the encoder reads of row `r`; gives the number of its tokens. */

@@ -40,6 +40,7 @@ import { checkBlocks, encoderFields, encoderSizes } from './tower-fields.ts';
 import {
   assembleOfa,
   assembleOfaQuestion,
+  ofaQuestionGiven,
   OFA_TRAINING,
   ofaTexts,
   TASKS,
@@ -303,6 +304,7 @@ async function open({
     assemble: (rows) => assembleOfa(assembly, rows, index.train, OFA_TRAINING),
     answers: {
       assemble: (rows, question) => assembleOfaQuestion(assembly, rows, question),
+      given: (_row, question) => ofaQuestionGiven({ ...assembly, tokenizer }, question),
       model: answeringWriter(writerOf(sizes, tokenizer.special.cls), given),
       eosIds: [tokenizer.special.sep],
       maxNewTokens: model.answerTokens - 1, // its start is given

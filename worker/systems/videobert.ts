@@ -18,6 +18,7 @@ import { readVisualVocabulary, writeVisualVocabulary } from '../assets.ts';
 import { count, share } from '../config-fields.ts';
 import type { PartKind } from '../part-kind.ts';
 import type { TensorTree } from '../tree.ts';
+import { questionGiven } from './question-given.ts';
 import {
   defineSystem,
   isClipOfOneVideo,
@@ -384,6 +385,10 @@ export function videoBertSystem(
     fillIn: {
       example: config.fillIn?.text ?? '[MASK] [MASK]',
       assemble: fillIn,
+      given: (_row, text) => ({
+        ...questionGiven(tokenizer, text, assembly.maxTextTokens),
+        ...(config.modalities === 'text' ? { windows: [] } : {}),
+      }),
       logits: (params, frozen, batch) => logits(params, frozen, batch).text,
       complete: (batch, guesses) => completed(tokenizer, batch, guesses),
     },

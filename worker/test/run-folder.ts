@@ -16,7 +16,9 @@ import { resolveConfig, stagesOf, type Config } from '../config.ts';
 import { initialWords } from '../initial-source.ts';
 import { withInitialWeights, writeInitialWeights } from '../initial-weights.ts';
 import { openInitializer } from '../initializer.ts';
+import { initAdamW } from '../optim/adamw.ts';
 import { RUN_FILES } from '../run-system.ts';
+import { readState } from '../state.ts';
 import { systemNamed } from '../systems/registry.ts';
 import type { VideoLanguageSystem } from '../systems/system.ts';
 import { fitTokenizer } from '../systems/text-assets.ts';
@@ -112,6 +114,7 @@ export async function makeRunFolder(
   await writeInitialWeights(opened, config, { folder, runs });
   const system = await withInitialWeights(opened, folder, config);
   const params = system.init(openInitializer(9));
-  await writeCheckpoint(folder, await valuesOf(params));
+  const state = { step: 1, params, optimizer: initAdamW(params) };
+  await writeCheckpoint(folder, await readState(state));
   return { system, config, params };
 }
