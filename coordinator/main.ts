@@ -1,4 +1,5 @@
 import { once } from 'node:events';
+import { hostname } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 
@@ -80,7 +81,8 @@ async function main(argv: readonly string[]): Promise<number> {
       metricsAddress: metrics.address,
       pid: process.pid,
     };
-    await writeFileDurably(join(flags.run, ADDRESS_FILE), `${JSON.stringify(reachable)}\n`);
+    const whereabouts = { ...reachable, host: hostname() };
+    await writeFileDurably(join(flags.run, ADDRESS_FILE), `${JSON.stringify(whereabouts)}\n`);
     const { warnings } = run;
     process.stdout.write(`${JSON.stringify({ ...reachable, warnings })}\n`);
     const isPreempted = await runToItsEnd(run, flags.graceSeconds * 1000);

@@ -1,4 +1,5 @@
 import { randomUUID } from 'node:crypto';
+import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 
@@ -131,6 +132,8 @@ export async function openRun(
     // A finished run whose weights are damaged is computed again from what is whole.
     const finishedStep = history.finished?.step ?? 0;
     const isFinished = finishedStep >= plan.totalSteps && restoreStep >= finishedStep;
+    // What tells how the run ended is not to be read while it is being computed again.
+    if (!isFinished) await rm(join(folder, SUMMARY_FILE), { force: true });
     journal.append({ type: 'opened', pid: process.pid, plan }, { sync: true });
     for (const event of damaged) {
       extendHistory(history, journal.append(event, { sync: true }));

@@ -2,9 +2,21 @@ import { join } from 'node:path';
 import { emptyHistory, extendHistory } from '../../coordinator/history.ts';
 import { JOURNAL_FILE, readJournal } from '../../coordinator/journal.ts';
 import { newestCheckpointStep } from '../../proto/checkpoint-manifest.ts';
+import { exists } from '../../proto/exists.ts';
 import { printable } from '../../proto/printable.ts';
 import { readRunPlan } from '../../proto/run-plan.ts';
 import { shellWord } from '../../proto/shell-word.ts';
+
+/** How a run stands that nobody leads. */
+type LeftState = 'prepared' | 'gone' | 'stopped' | 'failed' | 'finished';
+
+/** Whether a run has come to an end: it is finished, has failed or was stopped, and nobody has begun again since. */
+export async function hasEnded(run: string): Promise<boolean> {
+  // A coordinator that opens a finished run writes nothing behind its end but that it did.
+  if (await exists(join(run, 'summary.json'))) return true;
+  const { state } = readLeft(run);
+  return state !== 'prepared' && state !== 'gone';
+}
 
 /**
  * Prints what is known of a run whose coordinator does not answer: how far it came and how it ended.
@@ -12,17 +24,7 @@ import { shellWord } from '../../proto/shell-word.ts';
  */
 export async function showLeft(run: string, asJson: boolean): Promise<void> {
   const { runId, totalSteps } = await readRunPlan(run);
-  const history = emptyHistory();
-  let state = 'prepared' as 'prepared' | 'gone' | 'stopped' | 'failed' | 'finished';
-  let failure = '';
-  readJournal(join(run, JOURNAL_FILE), (record) => {
-    extendHistory(history, record);
-    if (record.type === 'opened') [state, failure] = ['gone', ''];
-    else if (record.type === 'stopped' || record.type === 'finished') state = record.type;
-    else if (record.type === 'failed')
-      [state, failure] = ['failed', `${record.code}: ${record.message}`];
-  });
-  const step = history.committedStep;
+  const { state, failure, step } = readLeft(run);
   const checkpoint = await newestCheckpointStep(run);
   if (asJson) {
     const left = { runId, state, step, totalSteps, checkpoint, failure: failure || undefined };
@@ -43,4 +45,18 @@ export async function showLeft(run: string, asJson: boolean): Promise<void> {
     ...(state === 'finished' ? [] : [`go on with: videoloom resume ${shellWord(run)}`]),
   ];
   process.stdout.write(`${lines.join('\n')}\n`);
+}
+
+function readLeft(run: string): { state: LeftState; failure: string; step: number } {
+  const history = emptyHistory();
+  let state = 'prepared' as LeftState;
+  let failure = '';
+  readJournal(join(run, JOURNAL_FILE), (record) => {
+    extendHistory(history, record);
+    if (record.type === 'opened') [state, failure] = ['gone', ''];
+    else if (record.type === 'stopped' || record.type === 'finished') state = record.type;
+    else if (record.type === 'failed')
+      [state, failure] = ['failed', `${record.code}: ${record.message}`];
+  });
+  return { state, failure, step: history.committedStep };
 }

@@ -5,9 +5,19 @@ import { createServer } from 'node:net';
 import { once } from 'node:events';
 import { join } from 'node:path';
 import { before, test } from 'node:test';
+import { setTimeout as delay } from 'node:timers/promises';
+import { newTrainee, trainToTheEnd } from '../../coordinator/test/scripted-training.ts';
+import { testPlan } from '../../coordinator/test/scripted-worker.ts';
 import { temporaryFolder } from '../../proto/test/temporary-folder.ts';
 import { loadCheckpoint } from '../../worker/checkpoint/load.ts';
-import { committedStep, reachStep, readSummary, startVideoloom, videoloom } from './command.ts';
+import {
+  committedStep,
+  reachStep,
+  readSummary,
+  startVideoloom,
+  videoloom,
+  type Started,
+} from './command.ts';
 
 /** What users do wrong and what machines do to them: each gives one clear error or a counted skip. */
 const work = await temporaryFolder('work');
@@ -252,6 +262,104 @@ test('a second coordinator on the same run folder is refused, and the first goes
   )!;
   assert.equal(kept, step);
   assert.match(output, /videoloom resume locked/);
+});
+
+/** A coordinator of a run that nobody has to train, once it listens. */
+async function coordinate(
+  name: string,
+  ...flags: string[]
+): Promise<Started & { address: string; kill(): Promise<void> }> {
+  const run = join(work, name);
+  await mkdir(run, { recursive: true });
+  await writeFile(join(run, 'run.json'), JSON.stringify(testPlan({ runId: name })));
+  const started = startVideoloom(['coordinator', '--run', name, ...flags], { cwd: work });
+  for (;;) {
+    const { address } = /"address":"(?<address>[^"]+)"/.exec(started.output())?.groups ?? {};
+    if (address !== undefined) {
+      const kill = async (): Promise<void> => {
+        started.killAll();
+        await started.ended;
+      };
+      return { ...started, address, kill };
+    }
+    assert.equal(started.child.exitCode, null, started.output());
+    await delay(20);
+  }
+}
+
+test('status shows no other run that has the address of this one by now', async () => {
+  const first = await coordinate('first');
+  first.child.kill('SIGTERM');
+  await first.ended;
+  const second = await coordinate('second', '--listen', first.address);
+  try {
+    const status = (...args: string[]) => videoloom(['status', ...args], { cwd: work });
+    assert.match((await status(first.address)).output, /^second: waiting/);
+    assert.match((await status('second')).output, /^second: waiting/);
+    assert.match((await status('first')).output, /^first: stopped at step 0 of 6 /);
+    // Of another machine, whose processes nobody sees here.
+    const elsewhere = { address: first.address, pid: 1, host: 'elsewhere' };
+    await writeFile(join(work, 'first/coordinator.json'), JSON.stringify(elsewhere));
+    assert.match((await status('first')).output, /^first: stopped at step 0 of 6 /);
+  } finally {
+    await second.kill();
+  }
+});
+
+test('status --watch outlives a coordinator that is started again, and says so when none is', async () => {
+  const watch = () => startVideoloom(['status', 'watched', '--watch'], { cwd: work });
+  const sees = async (watching: Started, times: number): Promise<void> => {
+    while (watching.output().split('waiting for workers').length <= times) {
+      assert.equal(watching.child.exitCode, null, watching.output());
+      await delay(20);
+    }
+  };
+  const first = await coordinate('watched');
+  const watching = watch();
+  await sees(watching, 1);
+  await first.kill();
+  // On another port: it is looked for where the folder says.
+  const second = await coordinate('watched');
+  assert.notEqual(second.address, first.address);
+  await delay(1000);
+  second.child.kill('SIGTERM');
+  await second.ended;
+  const seen = await watching.ended;
+  assert.equal(seen.code, 0, seen.output);
+  assert.match(seen.output, /^watched: stopped/m);
+  assert.doesNotMatch(seen.output, /does not answer/);
+
+  const third = await coordinate('watched');
+  const inVain = watch();
+  await sees(inVain, 1);
+  await third.kill();
+  const { code, output } = await inVain.ended;
+  assert.equal(code, 1, output);
+  assert.match(output, /COORDINATOR_UNREACHABLE: .*watched answers.*videoloom resume watched/);
+});
+
+test('a finished run that is computed again, its weights being damaged, is not shown as finished', async () => {
+  const first = await coordinate('run-a');
+  const run = join(work, 'run-a');
+  const plan = testPlan({ runId: 'run-a' });
+  const { signal } = new AbortController();
+  const options = { peers: [], stepMs: 0, signal };
+  await trainToTheEnd(first.address, run, plan, newTrainee('a'), options);
+  await first.ended;
+  const status = async () => (await videoloom(['status', 'run-a'], { cwd: work })).output;
+  assert.match(await status(), /^run-a: finished, step 6\n/);
+  const checkpoint = join(run, 'checkpoints/step-00000006');
+  await truncate(join(checkpoint, 'model-0'), 1);
+  const second = await coordinate('run-a');
+  try {
+    assert.match(await status(), /^run-a: waiting, /);
+  } finally {
+    await second.kill();
+  }
+  assert.match(
+    await status(),
+    /^run-a: its coordinator does not answer .* \(newest checkpoint 3\)/,
+  );
 });
 
 test('nobody at an address is one error of status, and a worker soon says whom it waits for', async () => {

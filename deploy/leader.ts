@@ -1,0 +1,41 @@
+import { readFile } from 'node:fs/promises';
+import { hostname } from 'node:os';
+import { join } from 'node:path';
+import { lookUpProcess } from '../proto/process-look.ts';
+
+/** What a coordinator leaves in its run folder, also when it has ended. */
+interface Whereabouts {
+  readonly address: string;
+  readonly pid: number;
+  /** Absent where an older release wrote it. */
+  readonly host?: string;
+}
+
+/** The coordinator that a run folder names. */
+export interface Leader {
+  readonly address: string;
+  /** Whether its process lives; undefined for one of another machine, of which nobody here can tell. */
+  readonly isAlive: boolean | undefined;
+}
+
+/** Who led the run last; undefined where nobody has. */
+export async function leaderOf(run: string): Promise<Leader | undefined> {
+  let left: Whereabouts;
+  try {
+    left = JSON.parse(await readFile(join(run, 'coordinator.json'), 'utf8')) as Whereabouts;
+  } catch {
+    return undefined;
+  }
+  const { address, pid, host } = left;
+  return { address, isAlive: host === hostname() ? isAlive(pid) : undefined };
+}
+
+function isAlive(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === 'EPERM';
+  }
+  // A zombie has ended; it only waits for its parent to ask how.
+  return lookUpProcess(pid)?.state !== 'Z';
+}
