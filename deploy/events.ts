@@ -1,5 +1,14 @@
 import { join } from 'node:path';
-import { DeliverPolicy, jetstream, jetstreamManager, type JsMsg } from '@nats-io/jetstream';
+import { setTimeout as delay } from 'node:timers/promises';
+import {
+  DeliverPolicy,
+  jetstream,
+  JetStreamApiCodes,
+  JetStreamApiError,
+  jetstreamManager,
+  type JetStreamManager,
+  type JsMsg,
+} from '@nats-io/jetstream';
 import type { Msg, NatsConnection } from '@nats-io/transport-node';
 import pc from 'picocolors';
 import { UsageError, VideoloomError } from '../proto/errors.ts';
@@ -10,6 +19,7 @@ import { printable } from '../proto/printable.ts';
 import { eventSubject, LAST_EVENTS, type CloudEvent } from '../proto/run-events.ts';
 import { readRunPlan, RUN_PLAN_FILE } from '../proto/run-plan.ts';
 import { openSecurity } from '../proto/security-folder.ts';
+import { hasEnded } from './reports/left-run.ts';
 
 export interface EventsOptions {
   readonly server?: string;
@@ -48,16 +58,32 @@ export async function showEvents(run: string, options: EventsOptions): Promise<v
     credentialsFile,
     name: 'videoloom events',
   });
+  const runId = plan?.runId ?? run;
   try {
-    for await (const message of await messagesOf(connection, plan?.runId ?? run, options)) {
+    const source = await openSource(connection, runId, options, async () =>
+      isFolder ? await hasEnded(run) : false,
+    );
+    if (source.isEmpty) {
+      say(
+        `${runId} has ended: ${options.new === true ? 'nothing new comes' : 'nothing is kept of it'}`,
+      );
+      return;
+    }
+    for await (const message of source.messages) {
       const event = message.json<CloudEvent>();
       process.stdout.write(`${options.json === true ? JSON.stringify(event) : lineOf(event)}\n`);
-      if (LAST_EVENTS.has(nameOf(event)) && isNewest(message)) return;
+      // Behind the end of a run that was looked at again stands that it was.
+      const isLast = source.hasEnded || LAST_EVENTS.has(nameOf(event));
+      if (isLast && isNewest(message)) return;
     }
   } finally {
     await connection.close();
   }
-  throw new VideoloomError('EVENTS_NOT_CONNECTED', 'the server has ended the connection.');
+  throw connectionEnded();
+}
+
+function connectionEnded(): VideoloomError {
+  return new VideoloomError('EVENTS_NOT_CONNECTED', 'the server has ended the connection.');
 }
 
 /** A connection to the first server that gives one. */
@@ -77,20 +103,56 @@ function isNewest(message: Msg | JsMsg): boolean {
   return !('info' in message) || message.info.pending === 0;
 }
 
-async function messagesOf(
+const NOTHING: AsyncIterable<never> = {
+  [Symbol.asyncIterator]: () => ({ next: () => Promise.resolve({ done: true, value: undefined }) }),
+};
+const FIND_AGAIN_MS = 500;
+
+/** Where a run's events come from. */
+interface Source {
+  readonly messages: AsyncIterable<Msg | JsMsg>;
+  /** The run was over when they were subscribed to: nothing comes but what is kept. */
+  readonly hasEnded: boolean;
+  /** So nothing comes at all. */
+  readonly isEmpty: boolean;
+}
+
+/** @param isOver whether the run has ended, where its folder tells */
+async function openSource(
   connection: NatsConnection,
   runId: string,
   { new: isNew = false }: EventsOptions,
-): Promise<AsyncIterable<Msg | JsMsg>> {
+  isOver: () => Promise<boolean>,
+): Promise<Source> {
   const subject = eventSubject(runId);
-  if (connection.info?.jetstream !== true) return connection.subscribe(subject);
+  if (connection.info?.jetstream !== true) {
+    const messages = connection.subscribe(subject);
+    // Asked after the subscription: the end of a run that ends now is heard.
+    const hasEnded = await isOver();
+    return { messages, hasEnded, isEmpty: hasEnded };
+  }
   const manager = await jetstreamManager(connection, { checkAPI: false });
-  const stream = await manager.streams.find(eventSubject(runId, 'run.started'));
+  let stream = await findStream(manager, runId);
+  const isThere = stream !== undefined;
+  if (!isThere) {
+    // The first run that publishes there makes it.
+    if (await isOver()) return { messages: NOTHING, hasEnded: true, isEmpty: true };
+    say(`${connection.getServer()} keeps no events yet: waiting for those of ${runId}`);
+  }
+  while (stream === undefined) {
+    await delay(FIND_AGAIN_MS);
+    if (connection.isClosed()) throw connectionEnded();
+    stream = await findStream(manager, runId);
+  }
   const consumer = await jetstream(connection).consumers.get(stream, {
     filter_subjects: [subject],
-    deliver_policy: isNew ? DeliverPolicy.New : DeliverPolicy.All,
+    // All that a stream keeps which was not there before is new.
+    deliver_policy: isNew && isThere ? DeliverPolicy.New : DeliverPolicy.All,
   });
-  return consumer.consume();
+  const hasEnded = await isOver();
+  const isEmpty = hasEnded && (await consumer.info(true)).num_pending === 0;
+  // A consumption that nobody reads would keep this process.
+  return { messages: isEmpty ? NOTHING : await consumer.consume(), hasEnded, isEmpty };
 }
 
 /** `2026-11-28 20:42:03  checkpoint.committed  step 300  sizeBytes 1043210`. */
@@ -106,4 +168,20 @@ function lineOf(event: CloudEvent): string {
 
 function nameOf({ type }: CloudEvent): string {
   return type.slice('videoloom.'.length);
+}
+
+/** The stream that keeps a run's events; undefined where the server has none yet. */
+async function findStream(manager: JetStreamManager, runId: string): Promise<string | undefined> {
+  try {
+    return await manager.streams.find(eventSubject(runId, 'run.started'));
+  } catch (error) {
+    const isMissing =
+      error instanceof JetStreamApiError && error.code === JetStreamApiCodes.StreamNotFound;
+    if (isMissing) return undefined;
+    throw error;
+  }
+}
+
+function say(text: string): void {
+  process.stderr.write(`${text}\n`);
 }

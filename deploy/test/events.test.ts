@@ -144,6 +144,40 @@ describe('a run whose events go to NATS', { skip }, () => {
   });
 });
 
+describe('videoloom events', { skip }, () => {
+  it('waits for the first run of a server, and ends with a run that has ended', async (t) => {
+    const server = await nats(t, { store: join(work, 'js-first') });
+    const run = join(work, 'first');
+    await mkdir(run);
+    const plan = testPlan({ events: [server.url], runId: 'first' });
+    await writeFile(join(run, 'run.json'), JSON.stringify(plan));
+    const early = start(['events', 'first', '--new']);
+    await poll('the events to be waited for', () => {
+      assert.equal(early.child.exitCode, null, early.output());
+      return Promise.resolve(early.output().includes('keeps no events yet') ? true : undefined);
+    });
+    const coordinator = start(['coordinator', '--run', 'first']);
+    await poll('the first event', async () =>
+      (await storedEvents(server.url).catch(() => [])).length > 0 ? true : undefined,
+    );
+    coordinator.child.kill('SIGTERM');
+    await coordinator.ended;
+    const seen = await early.ended;
+    assert.equal(seen.code, 0, seen.output);
+    assert.match(seen.output, /run\.started.*run\.stop-requested.*run\.stopped/s);
+
+    const after = await videoloom(['events', 'first', '--new'], { cwd: work });
+    assert.deepEqual([after.code, after.output], [0, 'first has ended: nothing new comes\n']);
+    // It has ended on a server that keeps nothing, too.
+    for (const store of [undefined, join(work, 'js-empty')]) {
+      const { url } = await nats(t, { store });
+      const args = ['events', 'first', '--server', url];
+      const { code, output } = await videoloom(args, { cwd: work });
+      assert.deepEqual([code, output], [0, 'first has ended: nothing is kept of it\n']);
+    }
+  });
+});
+
 describe('the server of deploy/nats.conf', { skip }, () => {
   const hosts = ['127.0.0.1', 'localhost'];
   const pem = (name: string): Promise<string> => readFile(join(work, name), 'utf8');
