@@ -52,6 +52,21 @@ export function resultNotKept({ plan, committedStep, restoreStep }: RunState): V
   );
 }
 
+/** To a worker that a worker of another host could not exchange gradients with, or it with that one. */
+export function onLoopback(
+  { workerId, host, tensorAddress }: Pick<Worker, 'workerId' | 'host' | 'tensorAddress'>,
+  other: Worker,
+  hidden: string,
+): RpcError {
+  return new RpcError(
+    status.FAILED_PRECONDITION,
+    'WORKER_ON_LOOPBACK',
+    `worker "${workerId}" on host ${host} listens on ${tensorAddress}, worker "${other.workerId}" on host ${other.host} on ` +
+      `${other.tensorAddress}: they cannot reach each other. Start worker "${hidden}" with --listen and an address of its ` +
+      'host that the others reach; workers that `videoloom train` starts follow the address of its own --listen.',
+  );
+}
+
 /** Workers that should hold equal bits do not: the run fails. */
 export function replicasDiverged(
   state: RunState,

@@ -11,7 +11,7 @@ import { emptyHistory, extendHistory } from './history.ts';
 import type { JournalEvent } from './journal-events.ts';
 import { asMembers, chooseMembers } from './membership.ts';
 import { initialRunState, isOver, transition } from './run-state.ts';
-import type { RunEffect, RunEvent, RunState } from './run-state.ts';
+import type { Joiner, RunEffect, RunEvent, RunState } from './run-state.ts';
 import { NEWBORN } from './stillness.ts';
 import { totalTime, UNTOLD } from './time-book.ts';
 import { ballot, testPlan, verdict } from './test/scripted-worker.ts';
@@ -156,6 +156,33 @@ describe('members of a generation', () => {
 });
 
 describe('the state machine of a run', () => {
+  it('refuses a worker on the loopback of another host than its members, or where they are', () => {
+    const at = (workerId: string, host: string, tensorAddress: string): Joiner => ({
+      ...joiner(workerId),
+      ...{ host, tensorAddress },
+    });
+    const pairs: [member: Joiner, refused: Joiner, hidden: string][] = [
+      [at('a', 'x', '10.0.0.1:4001'), at('b', 'y', '127.0.0.1:4001'), 'b'],
+      [at('a', 'x', '127.0.0.1:4001'), at('b', 'y', '10.0.0.2:4001'), 'a'],
+      [at('a', 'x', '10.0.0.1:4001'), at('b', 'y', '0.0.0.0:4001'), 'b'],
+    ];
+    for (const [member, refused, hidden] of pairs) {
+      const { state } = play(
+        testPlan({ minWorkers: 1 }),
+        [0, { type: 'join', worker: member }],
+        [0, { type: 'attend', session: 'a/1' }],
+      );
+      const join = (worker: Joiner) => () => playOn(state, [1, { type: 'join', worker }]);
+      assert.throws(join(refused), {
+        code: 'WORKER_ON_LOOPBACK',
+        message: new RegExp(`Start worker "${hidden}" with --listen`),
+      });
+      // The same process started again on its own host, and another one beside it, may join.
+      assert.doesNotThrow(join(at('a', 'y', refused.tensorAddress)));
+      assert.doesNotThrow(join({ ...refused, host: member.host }));
+    }
+  });
+
   it('journals a commit before it answers any vote', () => {
     const { effects } = play(
       testPlan({ minWorkers: 2 }),

@@ -11,6 +11,7 @@
 
 import { status } from '@grpc/grpc-js';
 
+import { meansOwnMachine, parseAddress } from '../proto/address.ts';
 import type { VideoloomError } from '../proto/errors.ts';
 import type {
   CheckpointFile,
@@ -36,6 +37,7 @@ import {
   disconnected,
   heartbeatLost,
   notNow,
+  onLoopback,
   repeatedCall,
   resultNotKept,
   replicasDiverged,
@@ -358,6 +360,7 @@ function join(turn: Turn, joiner: Joiner): void {
     );
   }
   const { workerId, host, engine } = joiner;
+  checkReachable(state.workers, joiner);
   const predecessor = state.workers.find((worker) => worker.workerId === workerId);
   if (predecessor !== undefined) {
     lose(turn, predecessor, 'replaced', fenced(workerId));
@@ -367,6 +370,18 @@ function join(turn: Turn, joiner: Joiner): void {
   const fresh = { isAttending: false, isLeaving: false, lastBeatMs: turn.nowMs };
   const unknown = { vitals: NEWBORN, time: UNTOLD };
   turn.state.workers = [...turn.state.workers, { ...joiner, ...fresh, ...unknown }];
+}
+
+/** @throws RpcError WORKER_ON_LOOPBACK: an address that leads nowhere on another worker's host would stop them both */
+function checkReachable(workers: readonly Worker[], joiner: Joiner): void {
+  const isHidden = ({ tensorAddress }: Joiner): boolean =>
+    meansOwnMachine(parseAddress(tensorAddress).host);
+  for (const other of workers) {
+    if (!other.isAttending || other.host === joiner.host) continue;
+    if (other.workerId === joiner.workerId) continue;
+    const hidden = [joiner, other].find(isHidden);
+    if (hidden !== undefined) throw onLoopback(joiner, other, hidden.workerId);
+  }
 }
 
 function attend(turn: Turn, session: string): void {

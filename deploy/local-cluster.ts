@@ -182,6 +182,12 @@ export async function startCluster(prepared: Prepared, options: ClusterOptions):
     again.stdout?.resume();
     return again;
   });
+  // Where all addresses are meant, none is named under which workers could be reached: they stay on the loopback.
+  if (/^(0\.0\.0\.0|\[::\]):/.test(addresses.address))
+    say(
+      `with --listen ${addresses.address} the workers of this command train with none of other machines: name one of ` +
+        'its addresses for that',
+    );
   let numWorkers = 0;
   const addWorker = async (): Promise<string> => {
     const id = `worker-${numWorkers++}`;

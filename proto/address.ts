@@ -26,6 +26,11 @@ export function isLoopback(host: string): boolean {
   return LOOPBACK.check(host, family === 4 ? 'ipv4' : 'ipv6');
 }
 
+/** Whether a host leads to the machine that it is used on: its loopback, and what stands for all of its addresses. */
+export function meansOwnMachine(host: string): boolean {
+  return isLoopback(host) || host === '0.0.0.0' || host === '::';
+}
+
 /** What went wrong when `what` could not listen on `address`, as an error that says how to choose another. */
 export function portError(error: unknown, address: string, what: string): VideoloomError {
   const reason = messageOf(error);

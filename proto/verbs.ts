@@ -86,9 +86,9 @@ export const VERBS = {
       plugin: { type: 'string', default: '', value: 'file', about: 'a PJRT plugin of your own' },
       listen: {
         type: 'string',
-        default: '127.0.0.1',
         value: 'host',
-        about: 'where other workers reach this one (default: 127.0.0.1)',
+        about:
+          'where other workers reach this one (default: its address on the way to the coordinator)',
       },
       metrics: {
         type: 'string',

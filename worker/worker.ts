@@ -10,6 +10,7 @@ import { openBlackBox, type BlackBox } from './black-box/black-box.ts';
 import { recordedCollectives, recordedLedger } from './black-box/recorders.ts';
 import { openLedger } from './ledger.ts';
 import { openWorkerMetrics } from './metrics.ts';
+import { ownHostTowards } from './own-host.ts';
 import { openCollectives } from './parallel/mesh-collectives.ts';
 import { workerService, type PublishedState } from './peer-state.ts';
 import { openRunEngine } from './run-engine.ts';
@@ -22,7 +23,8 @@ export interface WorkerOptions {
   readonly workerId: string;
   readonly engine: EngineName;
   readonly pluginPath: string;
-  readonly listenHost: string;
+  /** Where other workers reach this one; undefined: where the coordinator would. */
+  readonly listenHost: string | undefined;
   readonly metricsAddress: string;
   readonly cacheDir: string;
   readonly logFile: string;
@@ -36,9 +38,10 @@ export interface WorkerOptions {
  * @throws VideoloomError as `train`
  */
 export async function runWorker(options: WorkerOptions): Promise<void> {
-  const { folder, workerId, listenHost, security } = options;
-  checkReach(security, `${listenHost}:0`, `worker ${workerId} would listen on`);
+  const { folder, workerId, security } = options;
   checkReach(security, options.coordinatorAddress, `worker ${workerId} would join the run at`);
+  const listenHost = options.listenHost ?? (await ownHostTowards(options.coordinatorAddress));
+  checkReach(security, `${listenHost}:0`, `worker ${workerId} would listen on`);
   let blackBox: BlackBox | undefined;
   const closing: (() => Promise<void> | void)[] = [];
   const secrets = security.token === undefined ? [] : [security.token];

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
 import { cp, mkdtemp, readdir, readFile, stat, writeFile } from 'node:fs/promises';
+import { networkInterfaces } from 'node:os';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
@@ -90,6 +91,29 @@ test('plain text off the loopback is refused when a process starts, and --insecu
   ]);
   assert.equal(code, 0, output);
   assert.match(output, /"code":"INSECURE".*whoever reaches this network can read the run, join it/);
+});
+
+test('workers take gradients where they reach the coordinator: on a network when that is on one', async (context) => {
+  const own = Object.values(networkInterfaces())
+    .flat()
+    .find((each) => each?.family === 'IPv4' && !each.internal)?.address;
+  if (own === undefined) {
+    context.skip('this machine has no network');
+    return;
+  }
+  const listen = ['--listen', `${own}:0`, '--insecure'];
+  const { code, output } = await videoloom(['train', ...recipe('networked', 2), ...listen], {
+    cwd: work,
+  });
+  assert.equal(code, 0, output);
+  const run = join(work, 'networked');
+  for (const name of ['worker-0', 'worker-1']) {
+    const log = await readFile(join(run, 'logs', `${name}.jsonl`), 'utf8');
+    const up = JSON.parse(/^.*"worker is up".*$/m.exec(log)![0]) as Record<string, string>;
+    for (const address of [up['service']!, up['tensors']!])
+      assert.ok(address.startsWith(`${own}:`), address);
+  }
+  assert.equal((await readSummary(run)).weightsSha256, plain.weightsSha256);
 });
 
 test('over TLS a run ends with the weights of the one in plain text, strangers or not', async () => {
