@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
-import { mkdir, writeFile } from 'node:fs/promises';
+import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { connect, createServer, type AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import { spawn } from 'node:child_process';
@@ -8,6 +8,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { test } from 'node:test';
 import { temporaryFolder } from '../../proto/test/temporary-folder.ts';
 import { scheduleOf } from '../chaos/schedule.ts';
+import { drillCommand } from './command.ts';
 import { findLeftovers, MARK } from './leftovers.ts';
 import { openSilentProxy } from './silent-proxy.ts';
 
@@ -70,4 +71,21 @@ test('a seed alone decides a schedule, and many seeds hold every kind of fault',
   const kinds = new Set(schedules.flatMap(({ faults }) => faults.map(({ kind }) => kind)));
   assert.equal(kinds.size, 8, [...kinds].join());
   for (const { faults } of schedules) assert.ok(faults.every(({ step }) => step < 28));
+});
+
+test('a drill removes nothing before it has the run to compare with, and refuses one in its own folder', async () => {
+  const folder = await temporaryFolder('drill');
+  const out = join(folder, 'drill');
+  const undisturbed = join(out, 'undisturbed');
+  const summary = join(undisturbed, 'summary.json');
+  await mkdir(undisturbed, { recursive: true });
+  await writeFile(join(out, 'drill.json'), '{}');
+  await writeFile(summary, '{"weightsSha256": "ab", "skippedSamples": 0}');
+  const against = (run: string): Promise<number> =>
+    drillCommand(['no-recipe'], {
+      ...{ out, against: run, seed: '1', hasSteps: false, env: process.env },
+    });
+  await assert.rejects(against(undisturbed), { code: 'DRILL_AGAINST_OWN' });
+  await assert.rejects(against(join(folder, 'nowhere')), { code: 'RUN_NOT_FINISHED' });
+  assert.match(await readFile(summary, 'utf8'), /"ab"/);
 });

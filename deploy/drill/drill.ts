@@ -1,5 +1,5 @@
-import { readdir, rm, writeFile } from 'node:fs/promises';
-import { join, relative, resolve } from 'node:path';
+import { readdir, readFile, realpath, rm, writeFile } from 'node:fs/promises';
+import { join, relative, resolve, sep } from 'node:path';
 import { UsageError } from '../../proto/errors.ts';
 import { makeOutputFolder } from '../../proto/output-path.ts';
 import { openRng, shuffled, type Rng } from '../../proto/random.ts';
@@ -62,6 +62,10 @@ const SLACK = 1.6;
 /** Trains a run undisturbed and once more under faults, and tells what they did. Gives the exit code: 1 if a promise broke. */
 export async function drill(options: DrillOptions): Promise<number> {
   const out = resolve(options.out);
+  const { against } = options;
+  // Before anything is removed: what is to be compared with must outlast the drill.
+  if (against !== undefined) await checkOutside(against, out);
+  const compared = against === undefined ? undefined : await resultOf(against);
   await emptyFolder(out);
   const rng = openRng(options.seed, 'drill');
   let prepared: Prepared;
@@ -86,10 +90,9 @@ export async function drill(options: DrillOptions): Promise<number> {
     rng.fork('order'),
   );
   let undisturbed: RunOutcome | undefined;
-  let expected: { weightsSha256: string; substituted: number | undefined };
-  if (options.against !== undefined) {
-    expected = await resultOf(options.against);
-  } else {
+  let expected: Result;
+  if (compared !== undefined) expected = compared;
+  else {
     for (;;) {
       say(`undisturbed: ${plan.totalSteps} steps, ${prepared.workers} workers`);
       const folder = join(out, 'undisturbed');
@@ -253,10 +256,26 @@ function limitSeconds(undisturbed: RunOutcome | undefined): number {
   return undisturbed === undefined ? 86_400 : Math.max(600, 10 * undisturbed.seconds);
 }
 
-async function resultOf(
-  run: string,
-): Promise<{ weightsSha256: string; substituted: number | undefined }> {
-  const { readFile } = await import('node:fs/promises');
+/** What the disturbed run has to end with. */
+interface Result {
+  readonly weightsSha256: string;
+  readonly substituted: number | undefined;
+}
+
+/** @throws UsageError DRILL_AGAINST_OWN: the folder of a drill is emptied when it begins */
+async function checkOutside(run: string, out: string): Promise<void> {
+  const [place, folder] = await Promise.all(
+    [run, out].map((path) => realpath(path).catch(() => resolve(path))),
+  );
+  if (!`${place!}${sep}`.startsWith(`${folder!}${sep}`)) return;
+  throw new UsageError(
+    'DRILL_AGAINST_OWN',
+    `--against ${run} lies in ${shown(out)}, the folder of this drill, which is emptied first. Give --out another ` +
+      'folder, or move the run out of it',
+  );
+}
+
+async function resultOf(run: string): Promise<Result> {
   try {
     const text = await readFile(join(run, 'summary.json'), 'utf8');
     const { weightsSha256, skippedSamples } = JSON.parse(text) as {
