@@ -159,7 +159,11 @@ function parseFlags(argv: readonly string[]): Flags {
     .description('Leads one run: membership, sample order, commits, checkpoints.')
     .requiredOption('--run <folder>', 'run folder that holds run.json')
     .option('--listen <host:port>', 'where workers find it; port 0 takes a free one', '127.0.0.1:0')
-    .option('--metrics <host:port>', 'where /metrics is served', '127.0.0.1:0')
+    .option(
+      '--metrics <host:port>',
+      'where /metrics is served, plain HTTP: whoever reaches it reads it',
+      '127.0.0.1:0',
+    )
     .option('--grace-seconds <n>', 'time to checkpoint and end after SIGTERM', seconds, 30)
     .option('--linger-seconds <n>', 'time to go on answering after the end of the run', seconds, 1)
     .option('--take-over', 'take the run from a coordinator that does not answer any more')

@@ -17,6 +17,8 @@ const program = new Command('videoloom')
 
 const TLS_HELP =
   'certificates and token of `videoloom init --tls`; also VIDEOLOOM_TLS_DIR, or RUN/tls';
+const METRICS_HELP =
+  "address of the coordinator's /metrics, plain HTTP: whoever reaches it reads it";
 const INSECURE_HELP = 'plain text, off the loopback too: whoever sees the traffic can join';
 
 type RecipeOptions = Record<
@@ -63,7 +65,7 @@ function prepareArgs(recipe: string, overrides: string[], options: RecipeOptions
 recipeVerb('train', 'train a recipe on this machine; run it again to resume')
   .option('--out <dir>', 'run folder (default: runs/<recipe>)')
   .option('--listen <address>', 'address of the coordinator', '127.0.0.1:0')
-  .option('--metrics <address>', "address of the coordinator's /metrics", '127.0.0.1:0')
+  .option('--metrics <address>', METRICS_HELP, '127.0.0.1:0')
   .option('--tls <dir>', TLS_HELP)
   .option('--insecure', INSECURE_HELP)
   .addHelpText(
@@ -105,7 +107,7 @@ program
   .option('--out <dir>', 'folder for a run out of a store (default: runs/<run id>)')
   .option('--workers <n>', 'worker processes; any number gives the same bits')
   .option('--listen <address>', 'address of the coordinator', '127.0.0.1:0')
-  .option('--metrics <address>', "address of the coordinator's /metrics", '127.0.0.1:0')
+  .option('--metrics <address>', METRICS_HELP, '127.0.0.1:0')
   .option('--tls <dir>', TLS_HELP)
   .option('--insecure', INSECURE_HELP)
   .addHelpText(

@@ -94,7 +94,7 @@ export const VERBS = {
         type: 'string',
         default: '127.0.0.1:0',
         value: 'host:port',
-        about: "address of this worker's /metrics",
+        about: "address of this worker's /metrics, plain HTTP: whoever reaches it reads it",
       },
       tls: {
         type: 'string',
