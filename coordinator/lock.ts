@@ -1,4 +1,4 @@
-import { randomUUID } from 'node:crypto';
+import { createHash, randomUUID } from 'node:crypto';
 import { linkSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
@@ -45,9 +45,12 @@ export function lockRun(folder: string, { takeOver = false } = {}): RunLock {
   const draft = `${path}.${holder.nonce}`;
   writeFileSync(draft, own, { flag: 'wx' });
   try {
-    while (!linkedAs(draft, path)) {
+    for (let isOurs = false; !isOurs;) {
       const found = contentOf(path);
-      if (found !== undefined) evict(path, found, { folder, nonce: holder.nonce, takeOver });
+      isOurs =
+        found === undefined
+          ? linkedAs(draft, path)
+          : replaced(path, found, { draft, folder, takeOver });
     }
   } finally {
     rmSync(draft, { force: true });
@@ -62,24 +65,41 @@ export function lockRun(folder: string, { takeOver = false } = {}): RunLock {
   };
 }
 
-/** Removes the lock of a dead process. @throws VideoloomError RUN_LOCKED when its holder lives */
-function evict(
+/**
+ * Puts the own lock, of which `draft` is a link, in the place of `found`, whose process is dead; whether that was done,
+ * for another process may have been quicker.
+ *
+ * The right to it is a link named after `found`, which one process gets. Where that one died too, the right to its place
+ * is one named after its lock, and so on: nobody ever removes the link of another before the lock itself has changed, and
+ * a right that was got later than that shows by the lock being another one than `found`.
+ * @throws VideoloomError RUN_LOCKED when the holder lives, or whoever is just taking its place
+ */
+function replaced(
   path: string,
   found: string,
-  { folder, nonce, takeOver }: { folder: string; nonce: string; takeOver: boolean },
-): void {
-  const holder = parseHolder(found);
-  if (!takeOver && (holder === undefined || isAlive(holder))) throw runLocked(folder, holder);
-  const aside = `${path}.stale-${nonce}`;
-  try {
-    renameSync(path, aside);
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return; // Another process was quicker.
-    throw error;
+  { draft, folder, takeOver }: { draft: string; folder: string; takeOver: boolean },
+): boolean {
+  const rights: string[] = [];
+  for (let before = found; ;) {
+    const holder = parseHolder(before);
+    // Who takes the place on this machine needs a moment for it; of another machine nobody can tell that it will.
+    const mayTake = takeOver && (before === found || holder?.host !== hostname());
+    if (!mayTake && (holder === undefined || isAlive(holder))) {
+      if (contentOf(path) !== found) return false;
+      throw runLocked(folder, holder);
+    }
+    const right = `${path}.after-${createHash('sha256').update(before).digest('hex').slice(0, 16)}`;
+    rights.push(right);
+    if (linkedAs(draft, right)) break;
+    const taker = contentOf(right);
+    if (taker === undefined) return false;
+    before = taker;
   }
-  // Between the look and the rename another process may have taken the lock over: give its lock back.
-  if (contentOf(aside) !== found) linkedAs(aside, path);
-  rmSync(aside, { force: true });
+  const isMine = contentOf(path) === found;
+  if (isMine) renameSync(draft, path);
+  // Those of the dead as well, once they are of no use.
+  for (const right of isMine ? rights : rights.slice(-1)) rmSync(right, { force: true });
+  return isMine;
 }
 
 function runLocked(folder: string, holder: Holder | undefined): VideoloomError {

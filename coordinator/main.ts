@@ -3,7 +3,7 @@ import { hostname } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 
-import { Command } from 'commander';
+import { Command, Option } from 'commander';
 import { Registry } from 'prom-client';
 
 import { writeFileDurably } from '../proto/durable-file.ts';
@@ -17,7 +17,12 @@ import { openLog } from '../proto/log.ts';
 import { checkNatsReach, parseNatsServers } from '../proto/nats-servers.ts';
 import { serveMetrics } from '../proto/metrics.ts';
 import type { MetricsServer } from '../proto/metrics.ts';
-import { EXIT_RESUMABLE, onLauncherGone } from '../proto/parent-process.ts';
+import {
+  EXIT_RESUMABLE,
+  GRACE_SECONDS,
+  onLauncherGone,
+  outliveTerminal,
+} from '../proto/parent-process.ts';
 import { readRunPlan } from '../proto/run-plan.ts';
 import type { RunPlan } from '../proto/run-plan.ts';
 import { openSecurity } from '../proto/security-folder.ts';
@@ -40,6 +45,7 @@ interface Flags {
   readonly graceSeconds: number;
   readonly lingerSeconds: number;
   readonly takeOver?: boolean;
+  readonly followLauncher?: boolean;
   readonly logFile?: string;
   readonly tls?: string;
   readonly insecure?: boolean;
@@ -47,6 +53,10 @@ interface Flags {
 
 async function main(argv: readonly string[]): Promise<number> {
   const flags = parseFlags(argv);
+  outliveTerminal();
+  const ends: readonly string[] =
+    flags.followLauncher === true ? ['SIGTERM'] : ['SIGTERM', 'SIGINT'];
+  if (flags.followLauncher === true) process.on('SIGINT', () => undefined);
   const plan = await readRunPlan(flags.run);
   const { run: runFolder, tls, insecure } = flags;
   const security = await openSecurity({
@@ -85,7 +95,7 @@ async function main(argv: readonly string[]): Promise<number> {
     await writeFileDurably(join(flags.run, ADDRESS_FILE), `${JSON.stringify(whereabouts)}\n`);
     const { warnings } = run;
     process.stdout.write(`${JSON.stringify({ ...reachable, warnings })}\n`);
-    const isPreempted = await runToItsEnd(run, flags.graceSeconds * 1000);
+    const isPreempted = await runToItsEnd(run, ends, flags.graceSeconds * 1000);
     // Workers leave by themselves once they have their answers; then whoever watches may still ask how it went.
     await run.abandoned(isPreempted ? 1000 : flags.graceSeconds * 1000);
     if (!isPreempted) await sleep(flags.lingerSeconds * 1000);
@@ -119,13 +129,13 @@ async function openEvents(
 }
 
 /**
- * Waits for the end of the run. A signal or the end of the launcher asks for an early one, and a second signal or
- * `graceMs` cuts it short.
+ * Waits for the end of the run. One of the signals `ends` or the end of the launcher asks for an early one, and a second
+ * signal or `graceMs` cuts it short.
  */
-async function runToItsEnd(run: Run, graceMs: number): Promise<boolean> {
+async function runToItsEnd(run: Run, ends: readonly string[], graceMs: number): Promise<boolean> {
   const signals = new AbortController();
   const { signal } = signals;
-  const asked = Promise.race(['SIGTERM', 'SIGINT'].map((name) => once(process, name, { signal })));
+  const asked = Promise.race(ends.map((name) => once(process, name, { signal })));
   const abandoned = new Promise<true>((resolve) => {
     onLauncherGone(() => {
       resolve(true);
@@ -135,9 +145,7 @@ async function runToItsEnd(run: Run, graceMs: number): Promise<boolean> {
     ...[run.over.then(() => false), asked.then(() => true), abandoned],
   ]);
   if (isPreempted) {
-    const again = Promise.race(
-      ['SIGTERM', 'SIGINT'].map((name) => once(process, name, { signal })),
-    );
+    const again = Promise.race(ends.map((name) => once(process, name, { signal })));
     run.stop();
     await Promise.race([run.over, again, sleep(graceMs, undefined, { signal })]);
   }
@@ -164,9 +172,18 @@ function parseFlags(argv: readonly string[]): Flags {
       'where /metrics is served, plain HTTP: whoever reaches it reads it',
       '127.0.0.1:0',
     )
-    .option('--grace-seconds <n>', 'time to checkpoint and end after SIGTERM', seconds, 30)
+    .option(
+      '--grace-seconds <n>',
+      'time to checkpoint and end after SIGTERM',
+      seconds,
+      GRACE_SECONDS,
+    )
     .option('--linger-seconds <n>', 'time to go on answering after the end of the run', seconds, 1)
     .option('--take-over', 'take the run from a coordinator that does not answer any more')
+    .addOption(
+      // Of the launcher of a whole run: a terminal's Ctrl-C is for that one, which asks for the stop and waits for it.
+      new Option('--follow-launcher').hideHelp(),
+    )
     .option('--log-file <file>', 'JSON lines go there instead of stderr')
     .option('--tls <folder>', 'certificates and token of `videoloom init --tls`')
     .option('--insecure', 'plain text, off the loopback too')

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
 import { createPrivateKey, X509Certificate } from 'node:crypto';
-import { chmod, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { chmod, mkdir, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import type { PeerCertificate } from 'node:tls';
@@ -138,7 +138,7 @@ test('16 workers when nobody says how many', async () => {
 
 test('a run folder gets its own, which its programs find by themselves', async () => {
   const folder = await folderOf('run');
-  await init(folder); // a first folder, into which a run is prepared then
+  await init(folder); // a first folder, into which an older version prepared a run
   await writeFile(join(folder, 'run.json'), '{}');
   await rm(join(folder, 'token'));
   await init(folder, { workers: '1' });
@@ -147,6 +147,14 @@ test('a run folder gets its own, which its programs find by themselves', async (
   const variable = { VIDEOLOOM_TLS_DIR: folder };
   const named = await openSecurity({ as: { role: 'operator' }, env: variable });
   assert.equal(named.token, own.token);
+});
+
+test('the folder of a recipe with stages is refused, whose runs would not look for it there', async () => {
+  const folder = await folderOf('recipe');
+  await mkdir(join(folder, 'alignment'), { recursive: true });
+  await writeFile(join(folder, 'alignment', 'run.json'), '{}');
+  await assert.rejects(init(folder), code('TLS_FOLDER_INVALID', /holds runs, alignment among/));
+  assert.deepEqual(await readdir(folder), ['alignment']);
 });
 
 test('a copy for a host makes no certificates, and a mixed folder none either', async () => {

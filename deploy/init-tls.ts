@@ -26,7 +26,7 @@ import {
 } from './certificates.ts';
 
 export interface InitTlsOptions {
-  /** The folder to make, or a run folder, in which it is `tls`. */
+  /** The folder to make, or the folder of a run that is there, in which it is `tls`. */
   readonly tls: string;
   /** How many of worker-0, worker-1, …; when left out 16, or none where `worker` or the folder has names. */
   readonly workers?: string | undefined;
@@ -50,13 +50,14 @@ const SECRET_MODE = 0o600;
 /**
  * Makes or renews the folder that the processes of a run take their credentials from: an authority and a join token,
  * which stay, and certificates, which are made anew for everybody who has one already and everybody named.
- * @throws UsageError BAD_FLAG; TLS_FOLDER_INVALID for a folder that holds half of an authority or a broken token
+ * @throws UsageError BAD_FLAG; TLS_FOLDER_INVALID for a folder that holds half of an authority, a broken token or runs
  */
 export async function initTls(options: InitTlsOptions): Promise<void> {
   const days = wholeNumber('--days', options.days, AUTHORITY_DAYS);
   const folder = (await exists(join(options.tls, RUN_PLAN_FILE)))
     ? join(options.tls, TLS_FOLDER)
     : options.tls;
+  await refuseFolderOfStages(folder);
   const workersFolder = join(folder, WORKERS_FOLDER);
   const known = await workersIn(workersFolder);
   const workers = new Set([...known, ...namedWorkers(options, known.length)]);
@@ -92,6 +93,18 @@ export async function initTls(options: InitTlsOptions): Promise<void> {
       `valid until ${notAfter.toISOString().slice(0, 10)}\n` +
       `Copy it with its modes (cp -p, scp -p) to each host of the run, without ${CA_KEY}: who has that can make workers.\n`,
   );
+}
+
+/** Around the runs of a recipe with stages no process looks for the folder. @throws UsageError TLS_FOLDER_INVALID */
+async function refuseFolderOfStages(folder: string): Promise<void> {
+  const names = (await exists(folder)) ? await readdir(folder) : [];
+  for (const name of names) {
+    if (!(await exists(join(folder, name, RUN_PLAN_FILE)))) continue;
+    throw new UsageError(
+      'TLS_FOLDER_INVALID',
+      `${folder} holds runs, ${name} among them: name another folder and give that with --tls, or name the folder of one run.`,
+    );
+  }
 }
 
 /** The key first: a certificate without its key would be refused, a key without its certificate is replaced. */

@@ -2,7 +2,7 @@ import { join } from 'node:path';
 import type { ChildProcess } from 'node:child_process';
 import { setTimeout as delay } from 'node:timers/promises';
 import { VideoloomError } from '../proto/errors.ts';
-import { EXIT_RESUMABLE } from '../proto/parent-process.ts';
+import { EXIT_RESUMABLE, GRACE_SECONDS } from '../proto/parent-process.ts';
 import { exitOf, firstJsonLine, ProcessFailed, start, type Exit } from './processes.ts';
 
 /** What the prepare step prints. */
@@ -73,7 +73,9 @@ const LONG_LIFE_MS = 10_000;
 const HOUR_MS = 3_600_000;
 const FIRST_RESTART_MS = 20;
 /** How long a run folder that is locked is waited for: a coordinator whose launcher was killed ends within it. */
-const LOCK_PATIENCE_MS = 10_000;
+const LOCK_PATIENCE_MS = 1000 * (GRACE_SECONDS + 15);
+/** Who waits for longer is told what for. */
+const TELL_OF_LOCK_MS = 2000;
 export const COORDINATOR = 'coordinator';
 /** Code of the error of a cluster whose coordinator was asked to stop the run by somebody else. */
 export const RUN_STOPPED = 'RUN_STOPPED';
@@ -116,7 +118,7 @@ export async function startCluster(prepared: Prepared, options: ClusterOptions):
       const { code, signal } = await ended(name, child);
       if (isEnding() || code === 0) return;
       if (code === EXIT_RESUMABLE && name === COORDINATOR) {
-        // A terminal's Ctrl-C reaches it too: it has stopped the run, and perhaps nobody has seen it say so.
+        // A SIGTERM reached it: it has stopped the run, and perhaps nobody has seen it say so.
         breakWith(new VideoloomError(RUN_STOPPED, 'the coordinator was asked to end the run'));
         return;
       }
@@ -151,14 +153,14 @@ export async function startCluster(prepared: Prepared, options: ClusterOptions):
   ];
   const { lingerSeconds } = options;
   const coordinatorArgs = (listen: string, metrics: string): string[] => [
-    ...['--run', folder, '--listen', listen, '--metrics', metrics],
+    ...['--run', folder, '--listen', listen, '--metrics', metrics, '--follow-launcher'],
     ...['--log-file', join(folder, 'logs', 'coordinator.jsonl'), ...securityArgs],
     ...(lingerSeconds === undefined ? [] : ['--linger-seconds', String(lingerSeconds)]),
   ];
   const startMs = performance.now();
   let coordinator: ChildProcess;
   let addresses: CoordinatorAddresses;
-  for (let hasWaited = false; ; hasWaited = true) {
+  for (let isTold = false; ;) {
     const args = coordinatorArgs(options.listenAddress, options.metricsAddress);
     coordinator = launch(COORDINATOR, 'coordinator', args);
     const errors = lastLines(coordinator);
@@ -169,9 +171,16 @@ export async function startCluster(prepared: Prepared, options: ClusterOptions):
       if (!(error instanceof ProcessFailed)) throw error;
       running.delete(COORDINATOR);
       const isLocked = errors().includes('RUN_LOCKED');
-      if (!isLocked || performance.now() - startMs > LOCK_PATIENCE_MS)
+      const waitedMs = performance.now() - startMs;
+      if (!isLocked || waitedMs > LOCK_PATIENCE_MS)
         throw new VideoloomError('COORDINATOR_FAILED', errors() || error.message);
-      if (!hasWaited) say(`another coordinator holds ${folder}: waiting for its end`);
+      if (!isTold && waitedMs > TELL_OF_LOCK_MS) {
+        isTold = true;
+        say(
+          `another coordinator holds ${folder}, perhaps of a launcher that is gone: waiting up to ` +
+            `${LOCK_PATIENCE_MS / 1000} s for the end of its step`,
+        );
+      }
       await delay(500);
     }
   }

@@ -5,13 +5,14 @@ import pc from 'picocolors';
 import {
   CHECKPOINTS_FOLDER,
   checkpointFolderName,
+  newestCheckpointStep,
   verifyCheckpoint,
 } from '../proto/checkpoint-manifest.ts';
 import { messageOf, VideoloomError } from '../proto/errors.ts';
 import { CoordinatorServiceService as Rpc } from '../proto/gen/videoloom/v1/coordinator.ts';
 import { RunPhase, type RunStatus } from '../proto/gen/videoloom/v1/run.ts';
 import { call, callStream, dial, type Channel } from '../proto/grpc.ts';
-import { EXIT_RESUMABLE } from '../proto/parent-process.ts';
+import { EXIT_RESUMABLE, outliveTerminal } from '../proto/parent-process.ts';
 import { openSecurity } from '../proto/security-folder.ts';
 import { checkReach } from '../proto/security.ts';
 import { shellWord } from '../proto/shell-word.ts';
@@ -38,6 +39,7 @@ export interface LocalOptions {
 
 /** Trains on this machine, stage after stage where the recipe has several. Started again it goes on where it was. */
 export async function trainLocally(options: LocalOptions): Promise<number> {
+  outliveTerminal();
   const { code, furtherStages } = await trainStage(options);
   if (code !== 0) return code;
   for (const stage of furtherStages) {
@@ -110,7 +112,9 @@ async function trainStage(options: LocalOptions): Promise<StageEnd> {
     if (!(error instanceof VideoloomError && error.code === RUN_STOPPED)) throw error;
     await cluster.end();
     view.end();
-    say('stopped; the same command resumes it');
+    const step = await newestCheckpointStep(folder);
+    const from = step === undefined ? 'its beginning' : `the checkpoint of step ${step}`;
+    say(`stopped; the same command resumes it from ${from}`);
     return { code: EXIT_RESUMABLE, furtherStages };
   } finally {
     over.abort();
@@ -171,7 +175,10 @@ function isOver({ phase }: RunStatus): boolean {
 /** A coordinator that was killed has forgotten that it was asked. */
 const ASK_AGAIN_MS = 500;
 
-/** First signal: checkpoint and stop. Second: the processes are ended at once. */
+/** npm sends its child a signal of its own right behind the terminal's: that is no wish for another end. */
+const SAME_WISH_MS = 1000;
+
+/** First signal: checkpoint and stop. Another one, later: the processes are ended at once. */
 function stopper({
   channel,
   view,
@@ -200,13 +207,14 @@ function stopper({
       if (over.aborted) return;
     }
   };
-  let asked = false;
+  let askedMs: number | undefined;
   return () => {
-    if (asked) {
+    if (askedMs !== undefined) {
+      if (performance.now() - askedMs < SAME_WISH_MS) return;
       cluster.kill();
       process.exit(130);
     }
-    asked = true;
+    askedMs = performance.now();
     view.note('stopping after this step (again to stop at once)');
     void ask();
   };

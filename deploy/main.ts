@@ -290,7 +290,10 @@ passOn(
 program
   .command('init')
   .description('make what a run over several machines needs: certificates and a join token')
-  .requiredOption('--tls <dir>', 'folder to make them in, or a run folder, which gets tls/')
+  .requiredOption(
+    '--tls <dir>',
+    'folder to make them in, or that of a run which is there: it gets tls/',
+  )
   .option(
     '--workers <n>',
     'certificates for worker-0 to worker-<n - 1> (default: 16, or those named)',
@@ -302,8 +305,8 @@ program
     'after',
     `
 Examples:
-  videoloom init --tls runs/videobert                    every program finds runs/videobert/tls by itself
   videoloom init --tls ~/cluster --worker gpu-a gpu-b    and then each program with --tls ~/cluster
+  videoloom init --tls runs/videobert                    a run that is there: programs find its tls/ by themselves
   videoloom init --tls ~/cluster                         again: same authority and token, certificates renewed`,
   )
   .action(

@@ -4,6 +4,7 @@ import { compiled } from '../proto/compiled.mjs';
 import { VideoloomError } from '../proto/errors.ts';
 import { linesOf } from '../proto/lines.ts';
 import { withTrainingMemory } from '../proto/memory-environment.ts';
+import { outliveTerminal } from '../proto/parent-process.ts';
 
 /** A folder's `main.ts`, to be run as a process of its own. */
 export type Program = 'worker' | 'coordinator' | 'video';
@@ -44,6 +45,7 @@ export async function exitOf(child: ChildProcess): Promise<Exit> {
 
 /** Runs a program with this terminal and answers with its exit code; signals of the terminal reach it directly. */
 export async function runThrough(program: Program, args: readonly string[]): Promise<number> {
+  outliveTerminal();
   const ignore = (): void => undefined;
   process.on('SIGINT', ignore);
   const child = start(program, args, ['inherit', 'inherit', 'inherit']);

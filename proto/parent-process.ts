@@ -1,6 +1,22 @@
 /** Exit code of a process that ended early and can be started again as it is: EX_TEMPFAIL of sysexits.h. */
 export const EXIT_RESUMABLE = 75;
 
+/** How long a coordinator takes at most to end its step and a checkpoint when its machine is wanted or its launcher gone. */
+export const GRACE_SECONDS = 30;
+
+/**
+ * A closed terminal ends nothing, as who began with `nohup` expects: Node does not keep that SIGHUP was ignored. What is
+ * written to that terminal from then on is lost.
+ */
+export function outliveTerminal(): void {
+  process.on('SIGHUP', () => undefined);
+  for (const stream of [process.stdout, process.stderr]) {
+    stream.on('error', (error: NodeJS.ErrnoException) => {
+      if (error.code !== 'EIO') throw error;
+    });
+  }
+}
+
 /**
  * Calls `leave` once when the `videoloom` command that started this process is gone, however it went: the system
  * closes its end of the IPC channel between them even after a SIGKILL. Never called in a process without such a channel.

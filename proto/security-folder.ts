@@ -25,6 +25,28 @@ export const WORKERS_FOLDER = 'workers';
 /** Of a NATS server that takes the events of runs. */
 export const NATS_FILES = { cert: 'nats.pem', key: 'nats.key' } as const;
 
+/** Whether a file may be one of this folder, wherever it lies: it goes nowhere with the files of a run. */
+export function mayBeSecret(path: string): boolean {
+  return /(^|\/)tls\/|\.(key|pem)$|(^|\/)token$/.test(path);
+}
+
+/**
+ * Refuses a run folder that is such a folder itself, as one becomes that did not hold its run yet: its secrets would lie
+ * among the files of the run, and no process would look for them there.
+ * @throws UsageError SECRETS_IN_RUN_FOLDER
+ */
+export async function refuseSecretsIn(runFolder: string): Promise<void> {
+  for (const name of [CA_KEY, TOKEN_FILE]) {
+    if (!(await exists(join(runFolder, name)))) continue;
+    throw new UsageError(
+      'SECRETS_IN_RUN_FOLDER',
+      `${runFolder} holds ${name} of \`videoloom init --tls\`, which must not lie among the files of a run: move what it ` +
+        `made (*.pem, *.key, ${TOKEN_FILE}, ${WORKERS_FOLDER}/) to a folder of its own and give that with --tls; a run ` +
+        `finds it by itself in ${TLS_FOLDER}/ of its own folder, which is one for each stage.`,
+    );
+  }
+}
+
 /** Where certificate and key of a process are, relative to the folder. */
 export function identityFiles(identity: PeerIdentity): { cert: string; key: string } {
   const name = identity.role === 'worker' ? join(WORKERS_FOLDER, identity.workerId) : identity.role;

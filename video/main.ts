@@ -3,7 +3,7 @@ import { resolve } from 'node:path';
 import { Command, Option } from 'commander';
 import { reportFatal, UsageError } from '../proto/errors.ts';
 import { checkOutputFile } from '../proto/output-path.ts';
-import { onLauncherGone } from '../proto/parent-process.ts';
+import { onLauncherGone, outliveTerminal } from '../proto/parent-process.ts';
 import { openProgress } from '../proto/progress.ts';
 import { userCacheDir } from '../proto/user-cache.mjs';
 import { addCurationCommands } from './curation/commands.ts';
@@ -191,6 +191,7 @@ function wholeNumber(text: string): number {
   return value;
 }
 
+outliveTerminal();
 onLauncherGone(() => process.exit(1));
 program.parseAsync(process.argv).catch((error: unknown) => {
   process.exitCode = reportFatal(error);

@@ -1,6 +1,11 @@
 import { join } from 'node:path';
 import { reportFatal, UsageError, VideoloomError } from '../proto/errors.ts';
-import { EXIT_RESUMABLE, onLauncherGone } from '../proto/parent-process.ts';
+import {
+  EXIT_RESUMABLE,
+  GRACE_SECONDS,
+  onLauncherGone,
+  outliveTerminal,
+} from '../proto/parent-process.ts';
 import type { PrepareOptions } from './prepare.ts';
 import { openSecurity } from '../proto/security-folder.ts';
 import { userCacheDir } from '../proto/user-cache.mjs';
@@ -14,6 +19,7 @@ import { parseVerb } from './parse-verb.ts';
  */
 async function main(argv: readonly string[]): Promise<void> {
   const [verb, ...rest] = argv;
+  outliveTerminal();
   if (!rest.includes(FOLLOW)) onLauncherGone(leave);
   if (verb === 'prepare') await runPrepare(rest);
   else if (verb === 'train') await runTrain(rest);
@@ -43,7 +49,7 @@ async function main(argv: readonly string[]): Promise<void> {
 const FOLLOW = '--follow-coordinator';
 
 /** A little more than a coordinator takes to end a run whose launcher is gone. */
-const LEAVE_MS = 40_000;
+const LEAVE_MS = 1000 * (GRACE_SECONDS + 10);
 
 function leave(): never {
   process.exit(EXIT_RESUMABLE);

@@ -10,6 +10,7 @@ import { openProgress } from '../proto/progress.ts';
 import { RECIPE_NAMES, RECIPES_FOLDER } from '../proto/recipe-names.ts';
 import { parseRunPlan, RUN_PLAN_FILE, type RunPlan } from '../proto/run-plan.ts';
 import { writeSampleCosts } from '../proto/sample-costs.ts';
+import { refuseSecretsIn } from '../proto/security-folder.ts';
 import { openDataAccess, type DataAccess } from '../video/loading/data-access.ts';
 import { openClipLoader } from '../video/loading/loader.ts';
 import { findIndex, makeIndex } from '../video/index/make-index.ts';
@@ -23,7 +24,7 @@ import { resolveConfig, stagesOf, type Config } from './config.ts';
 import { checkInitialFolder, initialWords } from './initial-source.ts';
 import { writeInitialWeights } from './initial-weights.ts';
 import { fetchNewestCheckpoint, fetchRun, storedPlan } from './run-store/fetch-run.ts';
-import { writeRunFileNames } from './run-store/run-files.ts';
+import { lookAtFiles, writeRunFileNames } from './run-store/run-files.ts';
 import { openRunStore } from './run-store/run-store.ts';
 import { ensurePlugin, findPlugin } from './pjrt/plugin.ts';
 import { nearest } from './nearest.ts';
@@ -66,7 +67,7 @@ export interface Prepared {
  * last. A folder that holds the same run is taken as it is.
  *
  * @throws UsageError `CONFIG_INVALID`, `RECIPE_NOT_FOUND`, `RUN_DIFFERS`, `RUN_PLAN_INVALID`, `OUT_NOT_WRITABLE`,
- *   `DATA_NOT_A_FOLDER`; errors of the data and of the engine.
+ *   `DATA_NOT_A_FOLDER`, `SECRETS_IN_RUN_FOLDER`; errors of the data and of the engine.
  */
 export async function prepare(options: PrepareOptions): Promise<Prepared> {
   const { say, cacheDir } = options;
@@ -100,6 +101,7 @@ export async function prepare(options: PrepareOptions): Promise<Prepared> {
   }
   const whole = resolve(options.out ?? defaultFolder(options, config));
   const folder = stage === undefined ? whole : join(whole, stage);
+  for (const each of new Set([whole, folder])) await refuseSecretsIn(each);
   const definition = systemNamed(config.model.name);
   const initialFolders = config.init.map(({ from }) =>
     stages.includes(from) ? join(whole, from) : resolve(from),
@@ -134,6 +136,7 @@ export async function prepare(options: PrepareOptions): Promise<Prepared> {
   const { folder: given } = config.data;
   if (given !== null && !isUrl(given)) await refuseMedium(given);
   await makeOutputFolder(folder);
+  const before = await lookAtFiles(folder);
 
   // --- Data: the demo world or the user's folder, and an index of its samples.
   const place =
@@ -181,7 +184,7 @@ export async function prepare(options: PrepareOptions): Promise<Prepared> {
       configDigest: digestOf(config),
       ...adjustable(config),
     };
-    await writeRunFileNames(folder, [RUN_PLAN_FILE]);
+    await writeRunFileNames(folder, { before, more: [RUN_PLAN_FILE] });
     await writeFileDurably(planFile, JSON.stringify(plan, undefined, 2));
     const { train, heldOut } = index;
     say(

@@ -122,6 +122,22 @@ test('a place that cannot be written is named before any work is done for it', a
   );
 });
 
+test('a run is not prepared among certificates, which no process would look for there', async () => {
+  for (const [recipe, stage] of [
+    ['videobert', ''],
+    ['video-llava', 'alignment'],
+  ] as const) {
+    const made = await videoloom(['init', '--tls', recipe, '--workers', '1'], { cwd: work });
+    assert.equal(made.code, 0, made.output);
+    await refused(
+      ['train', recipe, '--preset', 'tiny', '--steps', '1', '--out', recipe, ...SMALL],
+      2,
+      /SECRETS_IN_RUN_FOLDER: .*holds ca\.key of .*--tls/,
+    );
+    await assert.rejects(readdir(join(work, recipe, stage, 'logs')), { code: 'ENOENT' });
+  }
+});
+
 test('films without words are trained on with a warning', async () => {
   const folder = join(work, 'wordless');
   await mkdir(folder);

@@ -131,6 +131,9 @@ test('Ctrl-C lets the step end and a checkpoint be written, and the same command
   await reachStep(run, 2, started);
   // As a terminal does: to every process of the group.
   process.kill(-started.child.pid!, 'SIGINT');
+  // As npm does: one more to its child, right behind it.
+  await delay(50);
+  started.child.kill('SIGINT');
   const stopped = await started.ended;
   assert.equal(stopped.code, 75, stopped.output);
   const journal = await readFile(join(run, 'journal.jsonl'), 'utf8');
@@ -139,6 +142,38 @@ test('Ctrl-C lets the step end and a checkpoint be written, and the same command
   assert.ok(journal.includes(`"type":"checkpoint","step":${step},`), `no checkpoint at ${step}`);
   const { code, output } = await videoloom(train('interrupted', 2), { cwd: work });
   assert.equal(code, 0, output);
+  assert.equal((await readSummary(run)).weightsSha256, undisturbed.weightsSha256);
+});
+
+test('a closed terminal ends nothing, and of Ctrl-C the launcher alone takes notice', async () => {
+  const run = join(work, 'hung-up');
+  const started = startVideoloom(train('hung-up', 2), { cwd: work });
+  await reachStep(run, 2, started);
+  process.kill(-started.child.pid!, 'SIGHUP');
+  await reachStep(run, 5, started);
+  process.kill(await childPid(started.child.pid!, 'coordinator/main.js'), 'SIGINT');
+  process.kill(await childPid(started.child.pid!, 'worker-1'), 'SIGINT');
+  const { code, output } = await started.ended;
+  assert.equal(code, 0, output);
+  assert.equal((await readSummary(run)).weightsSha256, undisturbed.weightsSha256);
+  const journal = await readFile(join(run, 'journal.jsonl'), 'utf8');
+  assert.doesNotMatch(journal, /"type":"(worker-lost|stop-requested|stopped)"/);
+});
+
+test('a coordinator whose launcher is gone is waited for as long as it takes to end its step', async () => {
+  const run = join(work, 'slow-end');
+  const args = [...train('slow-end', 2), 'cluster.detectWithin=60'];
+  const started = startVideoloom(args, { cwd: work });
+  await reachStep(run, 2, started);
+  const still = await childPid(started.child.pid!, 'worker-1');
+  process.kill(still, 'SIGSTOP');
+  started.child.kill('SIGKILL');
+  const again = startVideoloom(args, { cwd: work });
+  await Promise.race([delay(14_000), again.ended]);
+  process.kill(still, 'SIGCONT');
+  const { code, output } = await again.ended;
+  assert.equal(code, 0, output);
+  assert.match(output, /another coordinator holds .*slow-end.*: waiting up to 45 s/);
   assert.equal((await readSummary(run)).weightsSha256, undisturbed.weightsSha256);
 });
 

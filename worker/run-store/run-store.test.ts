@@ -16,7 +16,7 @@ import { startS3Server } from '../../video/storage/test/s3-server.ts';
 import { openCopier, type CopierSetting, type CopyMetrics } from './copier.ts';
 import { copyCheckpoint, copyRunFiles, pruneCopies } from './copy-run.ts';
 import { fetchNewestCheckpoint, fetchRun, storedPlan } from './fetch-run.ts';
-import { writeRunFileNames } from './run-files.ts';
+import { lookAtFiles, writeRunFileNames } from './run-files.ts';
 import { listCheckpoints, openRunStore, splitRunUrl, type RunStore } from './run-store.ts';
 
 const BUCKET = 'runs';
@@ -105,7 +105,7 @@ describe('a run in a store', { skip }, () => {
         'run-files.json',
         'run.json',
       ],
-      'neither keys nor logs',
+      'neither keys nor logs nor what was there before',
     );
 
     // One byte of the newest is another one now, and the one before has lost its file.
@@ -352,9 +352,16 @@ async function makeRun(): Promise<string> {
   await mkdir(join(folder, 'nested'));
   await mkdir(join(folder, 'tls'));
   await writeFile(join(folder, 'tls', 'ca.key'), 'secret');
+  await writeFile(join(folder, 'notes.txt'), 'my own');
+  await writeFile(join(folder, 'config.resolved.yaml'), 'of a preparation that was killed');
+  const before = await lookAtFiles(folder);
+  // Somebody makes certificates while the run is prepared.
+  await mkdir(join(folder, 'workers'));
+  for (const name of ['ca.key', 'ca.pem', 'token', 'workers/worker-0.key'])
+    await writeFile(join(folder, name), 'secret');
   await writeFile(join(folder, 'config.resolved.yaml'), 'model: {}\n');
   await writeFile(join(folder, 'nested', 'words.json'), '["a"]');
-  await writeRunFileNames(folder, ['run.json']);
+  await writeRunFileNames(folder, { before, more: ['run.json'] });
   await writeFile(join(folder, 'run.json'), JSON.stringify(PLAN));
   await mkdir(join(folder, 'logs'));
   return folder;
