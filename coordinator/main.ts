@@ -84,7 +84,9 @@ async function main(argv: readonly string[]): Promise<number> {
       handlers: rendezvousService(values),
     };
     const refused = refusalLog(log, 'a connection to the coordinator');
-    server = await serve([service, rendezvous], flags.listen, security, refused);
+    // Whether a worker is lost, its beats tell: a connection is not cut before they do.
+    const { patience } = timeLimits(plan);
+    server = await serve([service, rendezvous], flags.listen, security, refused, patience);
     metrics = await serveMetrics(registry, flags.metrics);
     const reachable = {
       address: server.address,

@@ -258,7 +258,8 @@ export class Run {
     let reason = 'its connection ended';
     const listen = async (): Promise<void> => {
       for await (const beat of beats) this.#takeBeat(session, beat);
-      reason = 'it ended its session';
+      // Of a connection that is cut the beats end too.
+      if (!signal.aborted) reason = 'it ended its session';
     };
     try {
       this.#dispatch({ type: 'attend', session });

@@ -56,6 +56,20 @@ const OPTIONS: ChannelOptions = {
   'grpc-node.flow_control_window': 16 * 2 ** 20,
 };
 
+/** After how long in silence the other side is asked for a sign of life, and after how long without one it is cut off. */
+export interface Keepalive {
+  readonly timeMs: number;
+  readonly timeoutMs: number;
+}
+
+function keepaliveOptions(keepalive: Keepalive | undefined): ChannelOptions {
+  if (keepalive === undefined) return {};
+  return {
+    'grpc.keepalive_time_ms': keepalive.timeMs,
+    'grpc.keepalive_timeout_ms': keepalive.timeoutMs,
+  };
+}
+
 /** How long the reader of a stream may take nothing before the stream is cut. */
 const SLOW_READER_MS = 30_000;
 /** Most memory of one connection, MiB: beyond it new streams are refused. */
@@ -323,7 +337,7 @@ export interface DialOptions {
   /** Whose certificate has to be there. */
   readonly peer: PeerIdentity;
   /** How soon a peer is noticed that is gone without a word; by default late, for connections that nothing hangs on. */
-  readonly keepalive?: { readonly timeMs: number; readonly timeoutMs: number };
+  readonly keepalive?: Keepalive;
 }
 
 /**
@@ -345,12 +359,7 @@ export function dial(
         });
   return new Channel(address, dialled, credentials, {
     ...OPTIONS,
-    ...(keepalive === undefined
-      ? {}
-      : {
-          'grpc.keepalive_time_ms': keepalive.timeMs,
-          'grpc.keepalive_timeout_ms': keepalive.timeoutMs,
-        }),
+    ...keepaliveOptions(keepalive),
     ...(token === undefined ? {} : { interceptors: [presentToken(token)] }),
     // An address as the name of a server is not allowed in TLS, and names are not what is checked.
     ...(tls === undefined ? {} : { 'grpc.ssl_target_name_override': SERVER_NAME }),
@@ -561,6 +570,7 @@ export async function serve(
   address: string,
   security: Security = LOOPBACK_ONLY,
   refused?: (reason: string) => void,
+  keepalive?: Keepalive,
 ): Promise<RpcServer> {
   checkReach(security, address, 'the gRPC server would listen on');
   const { host, port: wanted } = parseAddress(address);
@@ -568,6 +578,7 @@ export async function serve(
   setLogVerbosity(logVerbosity.NONE);
   const server = new Server({
     ...OPTIONS,
+    ...keepaliveOptions(keepalive),
     'grpc.max_concurrent_streams': 1000,
     'grpc-node.max_session_memory': MAX_SESSION_MEBIBYTES,
     interceptors: security.token === undefined ? [] : [demandToken(security.token)],

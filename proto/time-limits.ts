@@ -26,6 +26,8 @@ export interface TimeLimits {
    */
   readonly keepaliveTimeMs: number;
   readonly keepaliveTimeoutMs: number;
+  /** gRPC keepalive of all other connections, whose ends are found by other means: as seldom as will do. */
+  readonly patience: { readonly timeMs: number; readonly timeoutMs: number };
   /** A call that is answered at once. */
   readonly callMs: number;
   /** Between two looks of a coordinator at its lock. */
@@ -69,6 +71,7 @@ export function timeLimits({ detectWithinMs, decodeTimeoutMs }: TimeSetting): Ti
     tickMs: times(1 / 20),
     keepaliveTimeMs: times(1 / 2),
     keepaliveTimeoutMs: times(2),
+    patience: { timeMs: Math.max(10_000, times(1 / 2)), timeoutMs: Math.max(5000, times(2)) },
     callMs: times(10),
     lockCheckMs: times(1 / 2),
     renewMs: times(1),

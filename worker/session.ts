@@ -82,7 +82,8 @@ const FIRST_WORD_MS = 5000;
 export async function openSession(options: SessionOptions): Promise<Session> {
   const { coordinatorAddress, describe, ledger, limits, log } = options;
   const { security = LOOPBACK_ONLY } = options;
-  const channel = dial(coordinatorAddress, { security, peer: { role: 'coordinator' } });
+  const peer = { role: 'coordinator' } as const;
+  const channel = dial(coordinatorAddress, { security, peer, keepalive: limits.patience });
   const closing = new AbortController();
   let sessionId = '';
   let latest: Generation | undefined;

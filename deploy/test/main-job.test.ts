@@ -88,6 +88,22 @@ test('a worker that is killed while it trains is replaced, and the weights are t
   assert.equal((await readSummary(run)).weightsSha256, undisturbed.weightsSha256);
 });
 
+test('a worker that stands still for less than cluster.detectWithin is not lost', async () => {
+  const run = join(work, 'stood-still');
+  const started = startVideoloom([...train('stood-still', 2), 'cluster.detectWithin=60'], {
+    cwd: work,
+  });
+  await reachStep(run, 2, started);
+  const still = await childPid(started.child.pid!, 'worker-1');
+  process.kill(still, 'SIGSTOP');
+  await delay(18_000); // longer than connections stay without a sign of life by default
+  process.kill(still, 'SIGCONT');
+  const { code, output } = await started.ended;
+  assert.equal(code, 0, output);
+  assert.doesNotMatch(await readFile(join(run, 'journal.jsonl'), 'utf8'), /"type":"worker-lost"/);
+  assert.equal((await readSummary(run)).weightsSha256, undisturbed.weightsSha256);
+});
+
 test('a coordinator that is killed while it trains comes back, and the weights are the same', async () => {
   const run = join(work, 'coordinator-killed');
   const started = startVideoloom(train('coordinator-killed', 2), { cwd: work });
