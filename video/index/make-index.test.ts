@@ -280,7 +280,10 @@ describe('indexing a folder', { skip: WITHOUT_FFMPEG }, () => {
       'train.json': JSON.stringify(
         records.map((record) => ({
           ...record,
-          conversations: [{ from: 'human', value: '<image>What?' }],
+          conversations: [
+            { from: 'human', value: '<image>What?' },
+            { from: 'gpt', value: 'This.' },
+          ],
         })),
       ),
     });
