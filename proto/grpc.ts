@@ -294,9 +294,10 @@ function fromStatus(error: ServiceError, what: string, address: string): RpcErro
     const retryable = error.metadata.get(RETRYABLE_KEY).length > 0;
     return new RpcError(error.code, code, error.details, { cause: error, retryable });
   }
-  // A peer that ends in the middle of a call shows as a reset stream, too.
-  if (error.code === Status.INTERNAL && error.details.includes('RST_STREAM'))
-    error.code = Status.UNAVAILABLE;
+  // A peer that ends in the middle of a call shows as a reset stream, too, or as one that was cancelled: Node makes that
+  // up, and who cancels a call here is told its own reason.
+  const isReset = error.code === Status.INTERNAL && error.details.includes('RST_STREAM');
+  if (isReset || error.code === Status.CANCELLED) error.code = Status.UNAVAILABLE;
   const retryable = error.code === Status.UNAVAILABLE || error.code === Status.DEADLINE_EXCEEDED;
   return new RpcError(
     error.code,
