@@ -57,6 +57,14 @@ async function main(argv: readonly string[]): Promise<number> {
   const ends: readonly string[] =
     flags.followLauncher === true ? ['SIGTERM'] : ['SIGTERM', 'SIGINT'];
   if (flags.followLauncher === true) process.on('SIGINT', () => undefined);
+  // Heard from the beginning: the run may be open, and its start be told, before anybody waits for its end.
+  const asked = new Promise<true>((resolve) => {
+    for (const name of ends) {
+      process.once(name, () => {
+        resolve(true);
+      });
+    }
+  });
   const plan = await readRunPlan(flags.run);
   const { run: runFolder, tls, insecure } = flags;
   const security = await openSecurity({
@@ -97,7 +105,7 @@ async function main(argv: readonly string[]): Promise<number> {
     await writeFileDurably(join(flags.run, ADDRESS_FILE), `${JSON.stringify(whereabouts)}\n`);
     const { warnings } = run;
     process.stdout.write(`${JSON.stringify({ ...reachable, warnings })}\n`);
-    const isPreempted = await runToItsEnd(run, ends, flags.graceSeconds * 1000);
+    const isPreempted = await runToItsEnd(run, asked, ends, flags.graceSeconds * 1000);
     // Workers leave by themselves once they have their answers; then whoever watches may still ask how it went.
     await run.abandoned(isPreempted ? 1000 : flags.graceSeconds * 1000);
     if (!isPreempted) await sleep(flags.lingerSeconds * 1000);
@@ -134,18 +142,20 @@ async function openEvents(
  * Waits for the end of the run. One of the signals `ends` or the end of the launcher asks for an early one, and a second
  * signal or `graceMs` cuts it short.
  */
-async function runToItsEnd(run: Run, ends: readonly string[], graceMs: number): Promise<boolean> {
+async function runToItsEnd(
+  run: Run,
+  asked: Promise<true>,
+  ends: readonly string[],
+  graceMs: number,
+): Promise<boolean> {
   const signals = new AbortController();
   const { signal } = signals;
-  const asked = Promise.race(ends.map((name) => once(process, name, { signal })));
   const abandoned = new Promise<true>((resolve) => {
     onLauncherGone(() => {
       resolve(true);
     });
   });
-  const isPreempted = await Promise.race([
-    ...[run.over.then(() => false), asked.then(() => true), abandoned],
-  ]);
+  const isPreempted = await Promise.race([...[run.over.then(() => false), asked, abandoned]]);
   if (isPreempted) {
     const again = Promise.race(ends.map((name) => once(process, name, { signal })));
     run.stop();
