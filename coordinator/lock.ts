@@ -4,7 +4,7 @@ import { hostname } from 'node:os';
 import { join } from 'node:path';
 
 import { VideoloomError } from '../proto/errors.ts';
-import { lookUpProcess } from '../proto/process-look.ts';
+import { isAlive, lookUpProcess } from '../proto/process-look.ts';
 import { shellWord } from '../proto/shell-word.ts';
 
 /** Name of the lock inside a run folder. */
@@ -84,7 +84,7 @@ function replaced(
     const holder = parseHolder(before);
     // Who takes the place on this machine needs a moment for it; of another machine nobody can tell that it will.
     const mayTake = takeOver && (before === found || holder?.host !== hostname());
-    if (!mayTake && (holder === undefined || isAlive(holder))) {
+    if (!mayTake && (holder === undefined || mayLive(holder))) {
       if (contentOf(path) !== found) return false;
       throw runLocked(folder, holder);
     }
@@ -144,17 +144,6 @@ function parseHolder(text: string): Holder | undefined {
 }
 
 /** Whether a holder may still be there; of another machine nobody here can tell, so it counts as alive. */
-function isAlive({ pid, host, startedAt }: Holder): boolean {
-  if (host !== hostname()) return true;
-  try {
-    process.kill(pid, 0);
-  } catch (error) {
-    return (error as NodeJS.ErrnoException).code === 'EPERM';
-  }
-  const seen = lookUpProcess(pid);
-  if (seen === undefined) return true;
-  // A zombie has ended; it only waits for its parent to ask how.
-  return (
-    seen.state !== 'Z' && seen.state !== 'X' && (startedAt === '' || seen.startedAt === startedAt)
-  );
+function mayLive({ pid, host, startedAt }: Holder): boolean {
+  return host !== hostname() || isAlive(pid, startedAt);
 }

@@ -155,7 +155,7 @@ async function runToItsEnd(
       resolve(true);
     });
   });
-  const isPreempted = await Promise.race([...[run.over.then(() => false), asked, abandoned]]);
+  const isPreempted = await Promise.race([run.over.then(() => false), asked, abandoned]);
   if (isPreempted) {
     const again = Promise.race(ends.map((name) => once(process, name, { signal })));
     run.stop();

@@ -26,7 +26,7 @@ import type {
 import { RunPhase } from '../proto/gen/videoloom/v1/run.ts';
 import type { RunStatus, TimeLedger } from '../proto/gen/videoloom/v1/run.ts';
 import type { Log } from '../proto/log.ts';
-import type { RunPlan } from '../proto/run-plan.ts';
+import { SUMMARY_FILE, type RunPlan } from '../proto/run-plan.ts';
 import { positionOf } from '../proto/sample-order.ts';
 import { openStepOrder, type StepOrder } from '../proto/step-order.ts';
 import { NO_TIME } from '../proto/time-ledger.ts';
@@ -58,9 +58,6 @@ import { initialRunState, isOver, memberOf, transition } from './run-state.ts';
 import type { Joiner, RunEffect, RunEvent, RunResponse, RunState } from './run-state.ts';
 import { RateWindow, statusOf } from './status.ts';
 import { totalTime } from './time-book.ts';
-
-/** Name of the figures of a finished run, inside its folder. */
-export const SUMMARY_FILE = 'summary.json';
 
 const WATCH_INTERVAL_MS = 100;
 

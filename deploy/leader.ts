@@ -1,7 +1,7 @@
 import { readFile } from 'node:fs/promises';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
-import { lookUpProcess } from '../proto/process-look.ts';
+import { isAlive } from '../proto/process-look.ts';
 
 /** What a coordinator leaves in its run folder, also when it has ended. */
 interface Whereabouts {
@@ -28,14 +28,4 @@ export async function leaderOf(run: string): Promise<Leader | undefined> {
   }
   const { address, pid, host } = left;
   return { address, isAlive: host === hostname() ? isAlive(pid) : undefined };
-}
-
-function isAlive(pid: number): boolean {
-  try {
-    process.kill(pid, 0);
-  } catch (error) {
-    return (error as NodeJS.ErrnoException).code === 'EPERM';
-  }
-  // A zombie has ended; it only waits for its parent to ask how.
-  return lookUpProcess(pid)?.state !== 'Z';
 }

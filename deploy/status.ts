@@ -6,14 +6,12 @@ import { exists } from '../proto/exists.ts';
 import { CoordinatorServiceService as Rpc } from '../proto/gen/videoloom/v1/coordinator.ts';
 import { RunPhase, type RunStatus } from '../proto/gen/videoloom/v1/run.ts';
 import { call, callStream, dial, type Channel } from '../proto/grpc.ts';
-import { readRunPlan, RUN_PLAN_FILE } from '../proto/run-plan.ts';
+import { readRunPlan, RUN_PLAN_FILE, SUMMARY_FILE } from '../proto/run-plan.ts';
 import { openSecurity } from '../proto/security-folder.ts';
 import { shellWord } from '../proto/shell-word.ts';
 import { leaderOf } from './leader.ts';
 import { hasEnded, showLeft } from './reports/left-run.ts';
 import { openRunView, summary, type Outcome } from './view.ts';
-
-const SUMMARY_FILE = 'summary.json';
 
 export interface StatusOptions {
   readonly json?: boolean;

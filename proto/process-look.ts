@@ -8,6 +8,21 @@ export interface ProcessLook {
   readonly startedAt: string;
 }
 
+/** Whether a process of this machine lives, and is the one that started then; where there is no /proc, any of its id. */
+export function isAlive(pid: number, startedAt = ''): boolean {
+  try {
+    process.kill(pid, 0);
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === 'EPERM';
+  }
+  const seen = lookUpProcess(pid);
+  if (seen === undefined) return true;
+  // A zombie has ended; it only waits for its parent to ask how.
+  return (
+    seen.state !== 'Z' && seen.state !== 'X' && (startedAt === '' || seen.startedAt === startedAt)
+  );
+}
+
 /** Looks a process of this machine up; undefined when there is none or no /proc. */
 export function lookUpProcess(pid: number): ProcessLook | undefined {
   let stat: string;

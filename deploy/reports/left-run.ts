@@ -4,7 +4,7 @@ import { JOURNAL_FILE, readJournal } from '../../coordinator/journal.ts';
 import { newestCheckpointStep } from '../../proto/checkpoint-manifest.ts';
 import { exists } from '../../proto/exists.ts';
 import { printable } from '../../proto/printable.ts';
-import { readRunPlan } from '../../proto/run-plan.ts';
+import { readRunPlan, SUMMARY_FILE } from '../../proto/run-plan.ts';
 import { shellWord } from '../../proto/shell-word.ts';
 
 /** How a run stands that nobody leads. */
@@ -13,7 +13,7 @@ type LeftState = 'prepared' | 'gone' | 'stopped' | 'failed' | 'finished';
 /** Whether a run has come to an end: it is finished, has failed or was stopped, and nobody has begun again since. */
 export async function hasEnded(run: string): Promise<boolean> {
   // A coordinator that opens a finished run writes nothing behind its end but that it did.
-  if (await exists(join(run, 'summary.json'))) return true;
+  if (await exists(join(run, SUMMARY_FILE))) return true;
   const { state } = readLeft(run);
   return state !== 'prepared' && state !== 'gone';
 }
