@@ -11,6 +11,9 @@ const TUNABLES = [
   'glibc.malloc.mmap_max=0',
   `glibc.malloc.trim_threshold=${2 ** 62}`,
   'glibc.malloc.hugetlb=1',
+  // Memory for a program is cut out of a larger piece, and what a thread's cache keeps of the rest would leave the piece
+  // too small for the next time: the process would hold a program's memory twice or more.
+  'glibc.malloc.tcache_count=0',
 ];
 
 /** `environment` with the settings added to those that it has; other C libraries ignore them. */

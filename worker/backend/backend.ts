@@ -4,8 +4,9 @@ import * as tf from '@tensorflow/tfjs-core';
 
 import type { PjrtClient } from '../pjrt/client.ts';
 import type { HostArray } from '../pjrt/element-type.ts';
-import type { HloBuilder } from '../stablehlo/ops.ts';
+import type { BuilderOptions, HloBuilder } from '../stablehlo/ops.ts';
 import { sameShape } from '../stablehlo/types.ts';
+import { numDevicesOf } from '../stablehlo/sharding.ts';
 import type { Mesh, Sharding } from '../stablehlo/sharding.ts';
 import type { Value } from '../stablehlo/types.ts';
 import { releaseContent, SharedBuffer } from './data.ts';
@@ -21,6 +22,7 @@ import { scanLayers, traceLayers } from './layer-loop.ts';
 import { mapNested, runOnHost } from './host.ts';
 import type { HostTensor } from './host.ts';
 import { Trace } from './jit.ts';
+import type { Precision } from './jit.ts';
 import { spreadFromHost } from './spread.ts';
 import { traceAttention } from './traced-attention.ts';
 
@@ -92,10 +94,24 @@ export class XlaBackend extends tf.KernelBackend {
   traceAttention(operands: AttentionOperands<tf.Tensor>): TracedPasses | undefined {
     const trace = this.#trace;
     const isCuda = this.client.platformName === 'cuda';
-    const isOneDevice = Object.values(this.mesh).every((size) => size === 1);
     const isNarrow = trace?.hlo.productType === 'bf16';
-    if (!isCuda || !isOneDevice || !isNarrow || !canFuseAttention(operands)) return undefined;
+    if (!isCuda || !this.#isOneDevice || !isNarrow || !canFuseAttention(operands)) return undefined;
     return traceAttention(this, trace, operands);
+  }
+
+  /**
+   * How programs are built for this device. The CPU plugin's quick library takes products whose operands are read in
+   * their order alone; several devices need a program that the partitioner can cut.
+   */
+  builderFor(precision: Precision): BuilderOptions {
+    return {
+      productType: precision === 'bfloat16' ? 'bf16' : 'f32',
+      transposesAhead: this.client.platformName === 'cpu' && this.#isOneDevice,
+    };
+  }
+
+  get #isOneDevice(): boolean {
+    return numDevicesOf(this.mesh) === 1;
   }
 
   /** Layers of which each makes something, as one loop of the program being traced; undefined while none is. */

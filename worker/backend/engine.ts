@@ -418,7 +418,9 @@ class JittedFunction<A extends readonly TensorTree[], R extends TensorTree> {
     const backend = this.#backend;
     const layout = this.#layout;
     const retain = (data: TensorData) => backend.retainData(data, layout && REPLICATED);
-    const trace = new Trace(this.#name, retain, { precision: this.#precision });
+    const trace = new Trace(this.#name, retain, {
+      builder: backend.builderFor(this.#precision),
+    });
     const placeholders = leaves.map(([, { shape, dtype }]) => {
       const spec = { shape, dtype: numericDtype(dtype) };
       const value = trace.parameter(spec);

@@ -54,7 +54,7 @@ function callsIn(text: string): Reference['calls'] {
 
 for (const [name, { query, key, bias, calls }] of Object.entries(CASES)) {
   test(`attention that is ${name} asks cuDNN as JAX does, in both passes`, () => {
-    const hlo = new HloBuilder('bf16');
+    const hlo = new HloBuilder({ productType: 'bf16' });
     const float = (shape: number[]) => hlo.parameter({ shape, elementType: 'f32' });
     const operands = {
       ...{ query: float(query), key: float(key), value: float(key) },
@@ -75,7 +75,7 @@ for (const [name, { query, key, bias, calls }] of Object.entries(CASES)) {
 }
 
 test('a bias that is broadcast reaches cuDNN with the lengths of the scores', () => {
-  const hlo = new HloBuilder('bf16');
+  const hlo = new HloBuilder({ productType: 'bf16' });
   const [query, key] = [CASES['masked']!.query, CASES['masked']!.key];
   const float = (shape: number[]) => hlo.parameter({ shape, elementType: 'f32' });
   const operands = { query: float(query), key: float(key), value: float(key) };
@@ -100,7 +100,7 @@ test('shapes that cuDNN has no kernel for are left to products and a softmax', (
 test('the text of the calls is well-formed: a plugin without cuDNN misses the target alone', async () => {
   const client = await openCpuClient();
   try {
-    const hlo = new HloBuilder('bf16');
+    const hlo = new HloBuilder({ productType: 'bf16' });
     const x = hlo.parameter({ shape: [2, 4, 64, 32], elementType: 'f32' });
     const { output } = fusedAttention(hlo, { query: x, key: x, value: x });
     const missing = /__cudnn\$fmhaSoftmax/;

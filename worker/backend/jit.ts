@@ -4,6 +4,7 @@ import * as tf from '@tensorflow/tfjs-core';
 
 import type { PjrtExecutable } from '../pjrt/executable.ts';
 import { HloBuilder, isSplat } from '../stablehlo/ops.ts';
+import type { BuilderOptions } from '../stablehlo/ops.ts';
 import { REPLICATED, sameSharding } from '../stablehlo/sharding.ts';
 import type { ProgramShardings } from '../stablehlo/sharding.ts';
 import type { Donation, Value } from '../stablehlo/types.ts';
@@ -53,12 +54,12 @@ export class Trace {
   constructor(
     name: string,
     retain: (data: TensorData) => SharedBuffer,
-    { precision = 'float32', parent }: { precision?: Precision; parent?: Trace } = {},
+    { builder, parent }: { builder?: BuilderOptions; parent?: Trace } = {},
   ) {
     this.name = name;
     this.#retain = retain;
     this.#parent = parent;
-    this.hlo = parent?.hlo.fork() ?? new HloBuilder(precision === 'bfloat16' ? 'bf16' : 'f32');
+    this.hlo = parent?.hlo.fork() ?? new HloBuilder(builder);
   }
 
   /** A trace whose operations can be built into this one. */

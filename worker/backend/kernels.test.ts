@@ -230,6 +230,22 @@ const CASES: readonly Case[] = [
       ];
     }),
   ),
+  // Long sums of transposed matrices are built in another way on a CPU, by which of the two is the smaller.
+  ...[
+    [3, 5],
+    [5, 3],
+  ].flatMap(([rows, columns]): Case[] => [
+    {
+      name: `matMul, A transposed, a long sum, [${rows}, ${columns}]`,
+      inputs: [normal(300, rows!), normal(300, columns!)],
+      fn: (x, y) => tf.matMul(x, y, true),
+    },
+    {
+      name: `matMul, batched, A transposed, a long sum, [${rows}, ${columns}]`,
+      inputs: [normal(2, 3, 300, rows!), normal(2, 3, 300, columns!)],
+      fn: (x, y) => tf.matMul(x, y, true),
+    },
+  ]),
   {
     name: 'matMul, broadcast batch',
     inputs: [normal(1, 3, 4), normal(3, 4, 5)],
@@ -372,5 +388,22 @@ describe('kernels of the xla engine agree with tfjs-backend-cpu', () => {
     const want = await expected(aCpu, bCpu);
     assertClose(actualY, await want.y.data(), 2e-5, 'y');
     assertClose(actualG, await want.g.data(), 2e-5, 'g');
+  });
+
+  it('hand the products of a backward pass their operands as the CPU reads them', async () => {
+    const { xla } = engines;
+    const [rows, inner, columns] = [512, 6, 4];
+    const step = xla.compile(
+      (x: tf.Tensor, w: tf.Tensor) =>
+        tf.grad((given: tf.Tensor) => tf.sum(tf.square(tf.matMul(x as tf.Tensor2D, given))))(w),
+      { name: 'step' },
+    );
+    const x = xla.upload(draw(normal(rows, inner), 1), [rows, inner]);
+    const w = xla.upload(draw(normal(inner, columns), 2), [inner, columns]);
+    const { mlir } = (await step.lower(x, w))!;
+    assert.equal(mlir.match(/dot_general/g)?.length, 2);
+    assert.doesNotMatch(mlir, /lhs_contracting_dimensions = \[0\]/);
+    assert.match(mlir, /LayoutConstraint/);
+    tf.dispose([x, w]);
   });
 });

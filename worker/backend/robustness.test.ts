@@ -1,8 +1,12 @@
 import assert from 'node:assert/strict';
+import { execFile } from 'node:child_process';
+import path from 'node:path';
 import { after, before, test } from 'node:test';
+import { promisify } from 'node:util';
 
 import * as tf from '@tensorflow/tfjs-core';
 
+import { withTrainingMemory } from '../../proto/memory-environment.ts';
 import { temporaryFolder } from '../../proto/test/temporary-folder.ts';
 import { cpuPlugin } from '../pjrt/test/client.ts';
 import { BACKEND_NAME, XlaBackend } from './backend.ts';
@@ -100,6 +104,21 @@ test('a closed function refuses calls, and ends those that are under way', async
   x.dispose();
   await freed();
   assert.equal(numOpenHandles(), before - 1);
+});
+
+test('steps without a pause take the temporary memory of one', async (t) => {
+  if (process.platform !== 'linux') return t.skip('the settings are of glibc');
+  const script = path.join(import.meta.dirname, 'test/temporary-memory.ts');
+  const { stdout } = await promisify(execFile)(
+    process.execPath,
+    [...process.execArgv, script, await cpuPlugin(), await temporaryFolder('temporary')],
+    { env: withTrainingMemory(process.env) },
+  );
+  const { temporary, growth } = JSON.parse(stdout) as { temporary: number; growth: number };
+  t.diagnostic(`${temporary} bytes a step, the process grew by ${growth}`);
+  assert(temporary >= 64 * MEBIBYTE, 'enough that the runtime waits for it');
+  // Two to five of them where a step starts before the memory of the last is free.
+  assert(growth < 1.8 * temporary, `it grew by ${(growth / temporary).toFixed(1)} times that`);
 });
 
 test('what does not fit into memory is refused, frees its arguments, and the next call computes', async () => {

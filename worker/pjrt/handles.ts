@@ -18,6 +18,8 @@ export class ClientHandles {
   #numHolders = 0;
   /** What an execution may take; undefined where the plugin sees to that. */
   readonly memoryLimitBytes: number | undefined;
+  /** When the temporary memory of the last large program is free again, by performance.now(). */
+  freedAt = 0;
   readonly #onDestroyed: () => void;
   #isClosed = false;
   #numInFlight = 0;

@@ -54,28 +54,41 @@ export interface ConvolutionOptions {
   readonly batchGroupCount?: number;
 }
 
+export interface BuilderOptions {
+  /** Of operands and results of products of f32 matrices and convolutions; the rest stays f32. f32 unless given. */
+  readonly productType?: ElementType;
+  /** Whether products are to be handed their operands transposed, as their library reads them quickest. */
+  readonly transposesAhead?: boolean;
+}
+
 /**
  * Builds one `@main`: each method adds an operation of the same name and gives its result. Shapes are inferred; an
  * operand that breaks a constraint of the spec is a bug of the caller and fails an assertion. An operation that was
  * built before with the same operands is not built again. Source: openxla.org/stablehlo/spec#ops.
  */
 export class HloBuilder {
+  readonly #options: BuilderOptions;
   readonly #counter: { next: number };
-  /** Of operands and results of products. */
-  readonly productType: ElementType;
   readonly #parameters: Value[] = [];
   readonly #operations: Operation[] = [];
   readonly #known = new Map<string, readonly Value[]>();
 
-  /** Products of f32 matrices and convolutions are of `productType` operands and results; the rest stays f32. */
-  constructor(productType: ElementType = 'f32', counter = { next: 0 }) {
-    this.productType = productType;
+  constructor(options: BuilderOptions = {}, counter = { next: 0 }) {
+    this.#options = options;
     this.#counter = counter;
+  }
+
+  get productType(): ElementType {
+    return this.#options.productType ?? 'f32';
+  }
+
+  get transposesAhead(): boolean {
+    return this.#options.transposesAhead ?? false;
   }
 
   /** An empty builder whose operations can be `inline`d here, any number of times. */
   fork(): HloBuilder {
-    return new HloBuilder(this.productType, this.#counter);
+    return new HloBuilder(this.#options, this.#counter);
   }
 
   /** Adds a parameter of the function or region being built. */
@@ -716,6 +729,25 @@ export class HloBuilder {
       ].join(', '),
       { flops },
     );
+  }
+
+  /**
+   * `x` as it lies in memory in row-major order: the compiler folds no transposition across.
+   * Source: the custom call of JAX's `with_layout_constraint`, which XLA's layout assignment takes out.
+   */
+  rowMajor(x: Value): Value {
+    const [kept] = this.#ops(
+      'custom_call',
+      [x],
+      [x],
+      [
+        'backend_config = ""',
+        'call_target_name = "LayoutConstraint"',
+        `operand_layouts = ${rowMajor([x])}`,
+        `result_layouts = ${rowMajor([x])}`,
+      ].join(', '),
+    );
+    return kept!;
   }
 
   /** Keeps the compiler from moving operations across. */

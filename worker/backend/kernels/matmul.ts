@@ -66,15 +66,33 @@ function matMul(
   );
   const [lhs, rhs] = broadcastBatch(hlo, a, b);
   const row = lhs.shape.length - 2;
-  // The CPU's products are slowest at turning their left operand round: the smaller of the two is to be that one.
-  if (transposeA && !transposeB && row === 0 && lhs.shape[1]! > rhs.shape[1]!) {
-    const turned = hlo.dotGeneral(rhs, lhs, { contractingDims: [[0], [0]] });
-    return hlo.transpose(turned, [1, 0]);
-  }
+  if (transposeA && !transposeB && hlo.transposesAhead && lhs.shape[row]! >= LONG_SUM)
+    return productOfTransposed(hlo, lhs, rhs);
   return hlo.dotGeneral(lhs, rhs, {
     batchingDims: [range(row), range(row)],
     contractingDims: [[transposeA ? row : row + 1], [transposeB ? row + 1 : row]],
   });
+}
+
+/** Shorter sums are over before a transposition ahead of them pays. */
+const LONG_SUM = 256;
+
+/**
+ * lhs^T rhs, [..., K, M] x [..., K, N] to [..., M, N], as a product that transposes neither operand: the smaller one
+ * is transposed before, or the result after.
+ */
+function productOfTransposed(hlo: HloBuilder, lhs: Value, rhs: Value): Value {
+  const row = lhs.shape.length - 2;
+  const batch = range(row);
+  const transposed = (x: Value): Value => hlo.transpose(x, [...batch, row + 1, row]);
+  const product = (left: Value, right: Value): Value =>
+    hlo.dotGeneral(hlo.rowMajor(transposed(left)), right, {
+      batchingDims: [batch, batch],
+      contractingDims: [[row + 1], [row]],
+    });
+  return lhs.shape[row + 1]! <= rhs.shape[row + 1]!
+    ? product(lhs, rhs)
+    : transposed(hlo.rowMajor(product(rhs, lhs)));
 }
 
 function broadcastBatch(hlo: HloBuilder, a: Value, b: Value): [Value, Value] {

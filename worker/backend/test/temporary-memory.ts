@@ -1,0 +1,30 @@
+/**
+ * Runs a program with much temporary memory over and over and prints, as JSON, how much that is and by how much the
+ * process grew, bytes.
+ *
+ *     node --import tsx worker/backend/test/temporary-memory.ts PLUGIN CACHE_FOLDER
+ */
+import * as tf from '@tensorflow/tfjs-core';
+
+import { openEngine } from '../engine.ts';
+
+const [pluginPath, cacheDir] = process.argv.slice(2) as [string, string];
+const engine = await openEngine({ engine: 'xla', pluginPath, cacheDir });
+const [length, width] = [4096, 16];
+const matrix = (...shape: [number, number]): tf.Tensor =>
+  engine.upload(new Float32Array(length * width).fill(0.1), shape);
+const step = engine.compile(
+  (left: tf.Tensor, right: tf.Tensor, state: tf.Tensor) => {
+    const wide = tf.tanh(tf.matMul(left as tf.Tensor2D, right as tf.Tensor2D)); // [4096, 4096]
+    return tf.matMul(wide as tf.Tensor2D, state as tf.Tensor2D);
+  },
+  { name: 'wide', donate: [2] },
+);
+const [left, right] = [matrix(length, width), matrix(width, length)];
+let state = matrix(length, width);
+const { memory } = (await step.lower(left, right, state))!;
+const before = process.memoryUsage.rss();
+for (let i = 0; i < 60; i++) state = await step(left, right, state);
+const { maxRSS } = process.resourceUsage();
+engine.close();
+console.log(JSON.stringify({ temporary: memory.tempBytes, growth: maxRSS * 1024 - before }));
