@@ -4,6 +4,7 @@ import { PjrtBuffer } from './buffer.ts';
 import { type Failure, type PjrtApi, PjrtError } from './c-api.ts';
 import { type ElementType, elementTypeOf } from './element-type.ts';
 import type { ClientHandles } from './handles.ts';
+import { leaveGap } from './heap.ts';
 import { checkFits } from './limits.ts';
 import { readNamedValues } from './named-values.ts';
 import {
@@ -56,9 +57,9 @@ export interface ExecuteOptions {
 
 // A start that takes longer stalls the event loop.
 const MAX_HELD_MS = 4;
-// Temporary memory from this on is waited for: such a program runs for longer than the wait by far.
-const LARGE_TEMPORARY_BYTES = 64 * 2 ** 20;
-const FREEING_MS = 1;
+// From this on temporary memory is kept from being taken twice. Such a program runs for longer than the wait by far.
+const LARGE_TEMPORARY_BYTES = 128 * 2 ** 20;
+const FREEING_MS = 2;
 const EXECUTE: Failure = { code: 'PJRT_EXECUTE_FAILED', what: 'the program could not be executed' };
 const INSPECT: Failure = { code: 'PJRT_EXECUTE_FAILED', what: 'the executable could not be read' };
 
@@ -262,6 +263,7 @@ export class PjrtExecutable {
       if (memory !== undefined) {
         checkFits(memory, { numDevices, limitBytes });
         this.#hasLargeTemporary = memory.tempBytes >= LARGE_TEMPORARY_BYTES;
+        if (this.#hasLargeTemporary) leaveGap();
       }
     }
     this.#isKnownToFit = true;

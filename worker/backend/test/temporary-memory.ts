@@ -10,12 +10,12 @@ import { openEngine } from '../engine.ts';
 
 const [pluginPath, cacheDir] = process.argv.slice(2) as [string, string];
 const engine = await openEngine({ engine: 'xla', pluginPath, cacheDir });
-const [length, width] = [4096, 16];
+const [length, width] = [6144, 16];
 const matrix = (...shape: [number, number]): tf.Tensor =>
   engine.upload(new Float32Array(length * width).fill(0.1), shape);
 const step = engine.compile(
   (left: tf.Tensor, right: tf.Tensor, state: tf.Tensor) => {
-    const wide = tf.tanh(tf.matMul(left as tf.Tensor2D, right as tf.Tensor2D)); // [4096, 4096]
+    const wide = tf.tanh(tf.matMul(left as tf.Tensor2D, right as tf.Tensor2D)); // [6144, 6144]
     return tf.matMul(wide as tf.Tensor2D, state as tf.Tensor2D);
   },
   { name: 'wide', donate: [2] },
