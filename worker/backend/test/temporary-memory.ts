@@ -16,7 +16,7 @@ const matrix = (...shape: [number, number]): tf.Tensor =>
 const step = engine.compile(
   (left: tf.Tensor, right: tf.Tensor, state: tf.Tensor) => {
     const wide = tf.tanh(tf.matMul(left as tf.Tensor2D, right as tf.Tensor2D)); // [6144, 6144]
-    return tf.matMul(wide as tf.Tensor2D, state as tf.Tensor2D);
+    return tf.matMul(wide, state);
   },
   { name: 'wide', donate: [2] },
 );
