@@ -1,6 +1,7 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
-import { compiled } from '../proto/compiled.mjs';
+import { join } from 'node:path';
+import { compiled, compiledRoot } from '../proto/compiled.mjs';
 import { VideoloomError } from '../proto/errors.ts';
 import { linesOf } from '../proto/lines.ts';
 import { withTrainingMemory } from '../proto/memory-environment.ts';
@@ -23,9 +24,11 @@ export function start(
 ): ChildProcess {
   const main = compiled(new URL(`../${program}/main.ts`, import.meta.url));
   const trains = program === 'worker' && args[0] === 'train';
+  // Node 22 and later keep there what V8 makes of the modules.
+  const cached = { NODE_COMPILE_CACHE: join(compiledRoot(), 'code'), ...env };
   const child = spawn(process.execPath, [main, ...args], {
     stdio: [...stdio, 'ipc'],
-    env: trains ? withTrainingMemory(env) : env,
+    env: trains ? withTrainingMemory(cached) : cached,
   });
   // Only its end says something: it keeps nobody alive.
   child.channel?.unref();

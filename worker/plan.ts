@@ -217,7 +217,7 @@ async function planOne(
   }
   const folder = await mkdtemp(join(tmpdir(), 'videoloom-plan-'));
   try {
-    const prepared = await prepare({ ...options, out: folder });
+    const prepared = await prepare({ ...options, out: folder, isTemporary: true });
     const run = await openRun(prepared.folder);
     const engine = await openRunEngine(run, { ...prepared, cacheDir: options.cacheDir });
     try {

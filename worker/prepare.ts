@@ -43,6 +43,8 @@ export interface PrepareOptions {
   readonly overrides: readonly string[];
   /** Run folder; undefined: `runs/<recipe>` with preset and data folder in its name. */
   readonly out?: string | undefined;
+  /** The folder is gone when the caller is: it is not named. */
+  readonly isTemporary?: boolean;
   readonly cacheDir: string;
   readonly say: (line: string) => void;
 }
@@ -187,10 +189,11 @@ export async function prepare(options: PrepareOptions): Promise<Prepared> {
     await writeRunFileNames(folder, { before, more: [RUN_PLAN_FILE] });
     await writeFileDurably(planFile, JSON.stringify(plan, undefined, 2));
     const { train, heldOut } = index;
-    say(
-      `${[`${train.length} clips to train on`, `${heldOut.length} held out`].join(', ')}; ` +
-        `${fitted === '' ? '' : `${fitted}; `}run folder ${relative(process.cwd(), folder) || folder}`,
-    );
+    const parts = [`${train.length} clips to train on, ${heldOut.length} held out`];
+    if (fitted !== '') parts.push(fitted);
+    if (options.isTemporary !== true)
+      parts.push(`run folder ${relative(process.cwd(), folder) || folder}`);
+    say(parts.join('; '));
     return { ...prepared, existed: false };
   } catch (error) {
     throw outputError(error, folder);

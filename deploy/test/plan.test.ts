@@ -63,5 +63,6 @@ test('plan says what a run will take, and leaves no run behind', async () => {
     `${gigaflops} GFLOP, blocks alone ${least}`,
   );
   assert.match(output, /^limit +[\d.e-]+ s a step at the [\d.]+ GFLOP\/s/m);
+  assert.doesNotMatch(output, /run folder/, 'the one it made for itself is gone');
   assert.deepEqual(await readdir(work), ['data']);
 });
