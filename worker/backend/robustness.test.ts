@@ -107,7 +107,10 @@ test('a closed function refuses calls, and ends those that are under way', async
 });
 
 test('steps without a pause take the temporary memory of one', async (t) => {
-  if (process.platform !== 'linux') { t.skip('the settings are of glibc'); return; }
+  if (process.platform !== 'linux') {
+    t.skip('the settings are of glibc');
+    return;
+  }
   const script = path.join(import.meta.dirname, 'test/temporary-memory.ts');
   const { stdout } = await promisify(execFile)(
     process.execPath,
