@@ -1,7 +1,6 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
-import { join } from 'node:path';
-import { compiled, compiledRoot } from '../proto/compiled.mjs';
+import { compiled } from '../proto/compiled.mjs';
 import { VideoloomError } from '../proto/errors.ts';
 import { linesOf } from '../proto/lines.ts';
 import { withTrainingMemory } from '../proto/memory-environment.ts';
@@ -24,11 +23,9 @@ export function start(
 ): ChildProcess {
   const main = compiled(new URL(`../${program}/main.ts`, import.meta.url));
   const trains = program === 'worker' && args[0] === 'train';
-  // Node 22 and later keep there what V8 makes of the modules.
-  const cached = { NODE_COMPILE_CACHE: join(compiledRoot(), 'code'), ...env };
   const child = spawn(process.execPath, [main, ...args], {
     stdio: [...stdio, 'ipc'],
-    env: trains ? withTrainingMemory(cached) : cached,
+    env: trains ? withTrainingMemory(env) : env,
   });
   // Only its end says something: it keeps nobody alive.
   child.channel?.unref();

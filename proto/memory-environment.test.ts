@@ -3,7 +3,11 @@ import { execFile } from 'node:child_process';
 import { describe, it } from 'node:test';
 import { promisify } from 'node:util';
 
-import { hasTrainingMemory, withTrainingMemory } from './memory-environment.ts';
+import {
+  hasTrainingMemory,
+  withoutTrainingMemory,
+  withTrainingMemory,
+} from './memory-environment.ts';
 
 describe('the memory settings of a training process', () => {
   it('are added once, and leave those that are there', () => {
@@ -15,6 +19,8 @@ describe('the memory settings of a training process', () => {
     assert(hasTrainingMemory(set));
     assert.deepEqual(withTrainingMemory(set), set);
     assert.equal(set['HOME'], '/x');
+    assert.deepEqual(withoutTrainingMemory(set), own);
+    assert.deepEqual(withoutTrainingMemory(withTrainingMemory({ HOME: '/x' })), { HOME: '/x' });
   });
 
   it('are ones that this process can start with', async () => {

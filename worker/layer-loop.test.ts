@@ -105,6 +105,21 @@ describe('layers in a loop', () => {
     assert.equal(count(await textOf(24)), count(await textOf(6)));
   });
 
+  it('keeps nothing twice for a backward pass whose products are handed their operands transposed', async () => {
+    const [batch, length, numLayers] = [4, 64, 6];
+    const input = {
+      blocks: { '*': initBlock(init.layers(numLayers), 'blocks/*', WIDTH, 4) },
+      x: init.normal('x', [batch, length, WIDTH], 1),
+      bias: init.normal('bias', [batch, 1, 1, length], 1),
+      weights: init.normal('weights', [batch, length, WIDTH], 1),
+    };
+    const step = engines.xla.compile(differentiate(looped(false)), { name: 'looped' });
+    const { mlir } = (await step.lower(input))!;
+    assert.match(mlir, /LayoutConstraint/);
+    for (const width of [WIDTH, 3 * WIDTH, 4 * WIDTH])
+      assert.doesNotMatch(mlir, new RegExp(`tensor<${numLayers}x${width}x${batch * length}x`));
+  });
+
   it('counts the operations of every round', async () => {
     const flopsOf = async (stack: Stack): Promise<number> =>
       (await engines.xla.compile(stack, { name: 'forward' }).lower(makeInput(6)))!.flops;

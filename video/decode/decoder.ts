@@ -32,6 +32,7 @@ import type { ImageFault } from './image-batch.ts';
 import { placeName, type MediaPlace } from './media-place.ts';
 import { closeSharedMemory, createSharedMemory } from './shared-memory.ts';
 import { compiled } from '../../proto/compiled.mjs';
+import { withoutTrainingMemory } from '../../proto/memory-environment.ts';
 
 export type { AudioRequest, DecodedFrames, DecodeRequest, ImageInfo, ImageRequest, VideoInfo };
 export { DecodeError, type DecodeErrorCode };
@@ -467,7 +468,11 @@ class DecoderProcess {
         ...[String(process.pid), backend, device],
       ],
       // A group of its own: whatever it starts ends with it, and Ctrl-C in a terminal goes to the parent alone.
-      { stdio: ['pipe', 'ignore', 'pipe', 'pipe', this.#shared ?? 'ignore'], detached: true },
+      {
+        stdio: ['pipe', 'ignore', 'pipe', 'pipe', this.#shared ?? 'ignore'],
+        detached: true,
+        env: withoutTrainingMemory(process.env),
+      },
     );
     const reader = new ReplyReader(
       (header, body) => this.#answer?.(header, body),

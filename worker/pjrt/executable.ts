@@ -1,5 +1,3 @@
-import { setTimeout } from 'node:timers/promises';
-
 import { PjrtBuffer } from './buffer.ts';
 import { type Failure, type PjrtApi, PjrtError } from './c-api.ts';
 import { type ElementType, elementTypeOf } from './element-type.ts';
@@ -130,10 +128,6 @@ export class PjrtExecutable {
   #execute(args: readonly PjrtBuffer[], options: ExecuteOptions): Promise<PjrtBuffer[]> {
     return this.#handles.during(async () => {
       this.#checkFits();
-      // The CPU runtime frees a program's temporary memory a moment after it has told of the results. A program that
-      // starts before takes as much again, which stays with the process: two to five times the memory.
-      const freed = this.#hasLargeTemporary ? this.#handles.freedAt - performance.now() : 0;
-      if (freed > 0) await setTimeout(freed);
       const start = performance.now();
       const { outputs, done } = await this.#dispatch(args, options.donate ?? []);
       try {
@@ -182,7 +176,8 @@ export class PjrtExecutable {
     const donated = Array.from({ length: this.numDevices }, (_, device) =>
       donate.map((at) => args[device * perDevice + at]!),
     ).flat();
-    if (!this.#holdsThread) {
+    const mustWait = this.#hasLargeTemporary && this.#handles.freedAt > performance.now();
+    if (!this.#holdsThread && !mustWait) {
       this.#call.setArguments(args, donate);
       try {
         api.call('PJRT_LoadedExecutable_Execute', this.#call.args, EXECUTE);
@@ -193,9 +188,10 @@ export class PjrtExecutable {
     }
     const call = this.#newCall(this.#handle);
     call.setArguments(args, donate);
-    await this.#handles.holdingReleased(() => {
+    await this.#handles.holdingReleased(async () => {
       for (const buffer of donated) buffer.consume();
-      return api.callAsync('PJRT_LoadedExecutable_Execute', call.args, EXECUTE);
+      if (mustWait) await this.#handles.untilFreed();
+      await api.callAsync('PJRT_LoadedExecutable_Execute', call.args, EXECUTE);
     });
     return call.takeOutputs(this.#handles, this.outputs);
   }

@@ -1,3 +1,5 @@
+import { setTimeout } from 'node:timers/promises';
+
 import { type PjrtApi, PjrtError, type PjrtFunction } from './c-api.ts';
 import { PJRT_Buffer_Args } from './structs.ts';
 
@@ -18,7 +20,11 @@ export class ClientHandles {
   #numHolders = 0;
   /** What an execution may take; undefined where the plugin sees to that. */
   readonly memoryLimitBytes: number | undefined;
-  /** When the temporary memory of the last large program is free again, by performance.now(). */
+  /**
+   * When the temporary memory of the last large program is free again, by performance.now(). The CPU runtime frees it a
+   * moment after it has told of the results. A program that starts before takes as much again, which stays with the
+   * process: two to five times the memory.
+   */
   freedAt = 0;
   readonly #onDestroyed: () => void;
   #isClosed = false;
@@ -64,6 +70,14 @@ export class ClientHandles {
     } finally {
       this.#numHolders--;
       if (this.#numHolders === 0) for (const handle of this.#held.splice(0)) this.#destroy(handle);
+    }
+  }
+
+  /** Until {@link freedAt}. Programs that are under way are not waited for. */
+  async untilFreed(): Promise<void> {
+    for (let left; (left = this.freedAt - performance.now()) > 0;) {
+      // Timers may be early by a part of a millisecond.
+      await setTimeout(Math.ceil(left));
     }
   }
 

@@ -27,6 +27,18 @@ test('what is no longer needed makes room, what is needed later stays', () => {
   assert.equal(hlo.bytes([kept]), (8 + 1) * MATRIX, 'all products, and a tanh or the sum');
 });
 
+test('what a layout constraint is put on is there once', () => {
+  const hlo = new HloBuilder();
+  const [a, b] = [hlo.parameter(f32(64, 64)), hlo.parameter(f32(64, 64))];
+  const first = hlo.dotGeneral(a, b, { contractingDims: [[1], [0]] });
+  const second = hlo.dotGeneral(hlo.rowMajor(first), first, { contractingDims: [[1], [0]] });
+  assert.equal(hlo.bytes([second]), 2 * MATRIX);
+  // A transposition in front of it is no part of what reads it.
+  const turned = hlo.rowMajor(hlo.transpose(first, [1, 0]));
+  const third = hlo.dotGeneral(turned, first, { contractingDims: [[1], [0]] });
+  assert.equal(hlo.bytes([third]), 3 * MATRIX);
+});
+
 test("a loop's state lies where it lay before, and its body is counted once", () => {
   const hlo = new HloBuilder();
   const a = hlo.parameter(f32(64, 64));

@@ -1,6 +1,13 @@
 /** How much memory a program's values take at most at a time, estimated without a compiler. */
 import { liveOperations } from './print.ts';
-import { numElements, type ElementType, type Operation, type Region, type Value } from './types.ts';
+import {
+  isLayoutConstraint,
+  numElements,
+  type ElementType,
+  type Operation,
+  type Region,
+  type Value,
+} from './types.ts';
 
 const ELEMENT_BYTES: Partial<Record<ElementType, number>> = {
   ...{ i1: 1, i8: 1, ui8: 1, i16: 2, ui16: 2, bf16: 2, f16: 2 },
@@ -102,7 +109,8 @@ function ownersOf(
   for (const { name, operands } of operations)
     if (!FUSED.has(name) && !ALIASES.has(name)) for (const { id } of operands) read.add(id);
   const owners = new Map<number, readonly number[]>();
-  for (const { name, operands, results, regions } of operations) {
+  for (const operation of operations) {
+    const { name, operands, results, regions } = operation;
     const from = (value: Value | undefined): readonly number[] =>
       value === undefined ? [] : (owners.get(value.id) ?? []);
     for (const [index, result] of results.entries()) {
@@ -110,6 +118,8 @@ function ownersOf(
         const own = from(operands[index]);
         const isKept = own.length > 0 || isPassedThrough(regions[1], index);
         owners.set(result.id, isKept ? own : [result.id]);
+      } else if (isLayoutConstraint(operation)) {
+        owners.set(result.id, from(operands[0]));
       } else if (ALIASES.has(name) || IN_PLACE.has(name)) {
         const own = from(operands[0]);
         owners.set(result.id, own.length > 0 || name === 'stablehlo.reshape' ? own : [result.id]);

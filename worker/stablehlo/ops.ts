@@ -3,7 +3,14 @@ import assert from 'node:assert/strict';
 import { estimatedBytes } from './memory.ts';
 import { liveOperations, printProgram } from './print.ts';
 import type { ProgramShardings } from './sharding.ts';
-import { isFloat, numElements, printType, sameShape, sameType } from './types.ts';
+import {
+  isFloat,
+  LAYOUT_CONSTRAINT,
+  numElements,
+  printType,
+  sameShape,
+  sameType,
+} from './types.ts';
 import type { Donation, ElementType, Operation, Region, TensorType, Value } from './types.ts';
 
 export type HostArray =
@@ -731,6 +738,11 @@ export class HloBuilder {
     );
   }
 
+  /** `x` as products take it. */
+  productOperand(x: Value): Value {
+    return x.elementType === 'f32' ? this.convert(x, this.productType) : x;
+  }
+
   /**
    * `x` as it lies in memory in row-major order: the compiler folds no transposition across.
    * Source: the custom call of JAX's `with_layout_constraint`, which XLA's layout assignment takes out.
@@ -742,7 +754,7 @@ export class HloBuilder {
       [x],
       [
         'backend_config = ""',
-        'call_target_name = "LayoutConstraint"',
+        LAYOUT_CONSTRAINT,
         `operand_layouts = ${rowMajor([x])}`,
         `result_layouts = ${rowMajor([x])}`,
       ].join(', '),
@@ -796,8 +808,8 @@ export class HloBuilder {
     flops: number,
   ): Value {
     const { elementType } = operands[0]!;
-    const inner = elementType === 'f32' ? this.productType : elementType;
-    const narrow = operands.map((operand) => this.convert(operand, inner));
+    const narrow = operands.map((operand) => this.productOperand(operand));
+    const inner = narrow[0]!.elementType;
     const product = this.#op(name, narrow, { shape, elementType: inner }, attributes, { flops });
     return this.convert(product, elementType);
   }

@@ -1,3 +1,4 @@
+import { isLayoutConstraint } from './types.ts';
 import type { Operation, Region, Value } from './types.ts';
 
 /** A function and its gradient as one list of operations. */
@@ -45,7 +46,7 @@ export function cutPasses(
     if (inputIds.has(value.id)) usedInputs.add(value.id);
     const operation = producer.get(value.id);
     if (operation === undefined) return undefined;
-    if (isBackward.has(value.id) || remat || CHEAP.has(operation.name)) return operation;
+    if (isBackward.has(value.id) || remat || isCheap(operation)) return operation;
     residuals.set(value.id, value);
     return undefined;
   });
@@ -85,6 +86,10 @@ function freeValues({ parameters, operations, results }: Region): Value[] {
   for (const operation of operations) for (const { id } of operation.results) own.add(id);
   const used = [...operations.flatMap(usesOf), ...results];
   return used.filter(({ id }) => !own.has(id));
+}
+
+function isCheap(operation: Operation): boolean {
+  return CHEAP.has(operation.name) || isLayoutConstraint(operation);
 }
 
 /** One pass over memory at most, and fused into what uses them. */

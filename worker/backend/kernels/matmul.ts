@@ -86,7 +86,7 @@ function productOfTransposed(hlo: HloBuilder, lhs: Value, rhs: Value): Value {
   const batch = range(row);
   const transposed = (x: Value): Value => hlo.transpose(x, [...batch, row + 1, row]);
   const product = (left: Value, right: Value): Value =>
-    hlo.dotGeneral(hlo.rowMajor(transposed(left)), right, {
+    hlo.dotGeneral(hlo.rowMajor(transposed(hlo.productOperand(left))), right, {
       batchingDims: [batch, batch],
       contractingDims: [[row + 1], [row]],
     });
