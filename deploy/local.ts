@@ -141,6 +141,9 @@ function conclude(last: RunStatus, folder: string): number {
   }
 }
 
+/** How long the coordinator's word is waited for when a process has ended the run. */
+const LAST_WORD_MS = 1000;
+
 /** Draws the run until it is over; a coordinator that is being started again is waited for. */
 async function watch(channel: Channel, view: RunView, cluster: Cluster): Promise<RunStatus> {
   let last: RunStatus | undefined;
@@ -165,7 +168,12 @@ async function watch(channel: Channel, view: RunView, cluster: Cluster): Promise
       await delay(100);
     }
   };
-  return Promise.race([follow(), cluster.broken]);
+  // A worker may end with a failed run before its coordinator's word of that has come, which says more.
+  const broken = cluster.broken.catch(async (error: unknown) => {
+    await delay(LAST_WORD_MS);
+    throw error;
+  });
+  return Promise.race([follow(), broken]);
 }
 
 function isOver({ phase }: RunStatus): boolean {
