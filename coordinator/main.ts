@@ -58,13 +58,7 @@ async function main(argv: readonly string[]): Promise<number> {
     flags.followLauncher === true ? ['SIGTERM'] : ['SIGTERM', 'SIGINT'];
   if (flags.followLauncher === true) process.on('SIGINT', () => undefined);
   // Heard from the beginning: the run may be open, and its start be told, before anybody waits for its end.
-  const asked = new Promise<true>((resolve) => {
-    for (const name of ends) {
-      process.once(name, () => {
-        resolve(true);
-      });
-    }
-  });
+  const asked = Promise.race(ends.map((name) => once(process, name)));
   const plan = await readRunPlan(flags.run);
   const { run: runFolder, tls, insecure } = flags;
   const security = await openSecurity({
@@ -144,7 +138,7 @@ async function openEvents(
  */
 async function runToItsEnd(
   run: Run,
-  asked: Promise<true>,
+  asked: Promise<unknown>,
   ends: readonly string[],
   graceMs: number,
 ): Promise<boolean> {
@@ -155,7 +149,9 @@ async function runToItsEnd(
       resolve(true);
     });
   });
-  const isPreempted = await Promise.race([run.over.then(() => false), asked, abandoned]);
+  const isPreempted = await Promise.race([
+    ...[run.over.then(() => false), asked.then(() => true), abandoned],
+  ]);
   if (isPreempted) {
     const again = Promise.race(ends.map((name) => once(process, name, { signal })));
     run.stop();

@@ -13,6 +13,7 @@ import { CoordinatorServiceService as Rpc } from '../proto/gen/videoloom/v1/coor
 import { RunPhase, type RunStatus } from '../proto/gen/videoloom/v1/run.ts';
 import { call, callStream, dial, type Channel } from '../proto/grpc.ts';
 import { EXIT_RESUMABLE, outliveTerminal } from '../proto/parent-process.ts';
+import { SUMMARY_FILE } from '../proto/run-plan.ts';
 import { openSecurity } from '../proto/security-folder.ts';
 import { checkReach } from '../proto/security.ts';
 import { shellWord } from '../proto/shell-word.ts';
@@ -231,7 +232,7 @@ function stopper({
 /** What a finished run left; undefined for one that has not finished. */
 async function readSummary(folder: string): Promise<FinishedRun | undefined> {
   try {
-    return JSON.parse(await readFile(join(folder, 'summary.json'), 'utf8')) as FinishedRun;
+    return JSON.parse(await readFile(join(folder, SUMMARY_FILE), 'utf8')) as FinishedRun;
   } catch {
     return undefined;
   }

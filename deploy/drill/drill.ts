@@ -3,7 +3,7 @@ import { join, relative, resolve, sep } from 'node:path';
 import { UsageError } from '../../proto/errors.ts';
 import { makeOutputFolder } from '../../proto/output-path.ts';
 import { openRng, shuffled, type Rng } from '../../proto/random.ts';
-import { readRunPlan, type RunPlan } from '../../proto/run-plan.ts';
+import { readRunPlan, SUMMARY_FILE, type RunPlan } from '../../proto/run-plan.ts';
 import { prepareRun, type Prepared } from '../local-cluster.ts';
 import { ProcessFailed } from '../processes.ts';
 import { damageData, dataRootOf } from './damage.ts';
@@ -277,7 +277,7 @@ async function checkOutside(run: string, out: string): Promise<void> {
 
 async function resultOf(run: string): Promise<Result> {
   try {
-    const text = await readFile(join(run, 'summary.json'), 'utf8');
+    const text = await readFile(join(run, SUMMARY_FILE), 'utf8');
     const { weightsSha256, skippedSamples } = JSON.parse(text) as {
       weightsSha256: string;
       skippedSamples: number;

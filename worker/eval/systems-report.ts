@@ -6,6 +6,7 @@ import path from 'node:path';
 import { compiled } from '../../proto/compiled.mjs';
 import type { Figure } from '../../proto/gen/videoloom/v1/run.ts';
 import { exists } from '../../proto/exists.ts';
+import { SUMMARY_FILE } from '../../proto/run-plan.ts';
 import { evidenceOf, resolveConfig, stagesOf, type Config, type Evidence } from '../config.ts';
 import { openTrainedRun } from '../trained-run.ts';
 import { numElements } from '../tree.ts';
@@ -89,7 +90,7 @@ export async function trainRecipe(
     if (there === undefined) finished.set(key, { folder, minutes: own });
     minutes += there?.minutes ?? own;
   }
-  const summary = JSON.parse(await readFile(path.join(folder, 'summary.json'), 'utf8')) as {
+  const summary = JSON.parse(await readFile(path.join(folder, SUMMARY_FILE), 'utf8')) as {
     figures: Figure[];
   };
   const figure = summary.figures.find((own) => own.name === evidence.figure);

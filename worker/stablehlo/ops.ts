@@ -748,18 +748,7 @@ export class HloBuilder {
    * Source: the custom call of JAX's `with_layout_constraint`, which XLA's layout assignment takes out.
    */
   rowMajor(x: Value): Value {
-    const [kept] = this.#ops(
-      'custom_call',
-      [x],
-      [x],
-      [
-        'backend_config = ""',
-        LAYOUT_CONSTRAINT,
-        `operand_layouts = ${rowMajor([x])}`,
-        `result_layouts = ${rowMajor([x])}`,
-      ].join(', '),
-    );
-    return kept!;
+    return this.customCall(LAYOUT_CONSTRAINT, [x], [x], { backendConfig: '', flops: 0 })[0]!;
   }
 
   /** Keeps the compiler from moving operations across. */

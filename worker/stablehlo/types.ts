@@ -45,11 +45,14 @@ export interface Operation {
   readonly flops?: number | undefined;
 }
 
-/** Attribute of the custom call that says how its operand lies in memory, and does nothing else. */
-export const LAYOUT_CONSTRAINT = 'call_target_name = "LayoutConstraint"';
+/** Target of the custom call that says how its operand lies in memory, and does nothing else. */
+export const LAYOUT_CONSTRAINT = 'LayoutConstraint';
 
 export function isLayoutConstraint({ name, attributes }: Operation): boolean {
-  return name === 'stablehlo.custom_call' && attributes.includes(LAYOUT_CONSTRAINT);
+  return (
+    name === 'stablehlo.custom_call' &&
+    attributes.includes(`call_target_name = "${LAYOUT_CONSTRAINT}"`)
+  );
 }
 
 /** A block of operations with its own parameters, e.g. the body of a `reduce`. */
