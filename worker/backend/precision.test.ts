@@ -70,6 +70,53 @@ test('under bfloat16 products round their operands; sums inside them and all els
   }
 });
 
+test('gradients of long sums are of their operands type under bfloat16, on either side', async () => {
+  const pluginPath = await cpuPlugin();
+  const cacheDir = path.dirname(pluginCacheDir(process.env));
+  const options = { engine: 'xla', pluginPath, cacheDir, precision: 'bfloat16' } as const;
+  const engine = await openEngine(options);
+  try {
+    const rng = openRng(5, 'precision');
+    for (const [rows, inner, columns] of [
+      [300, 2, 3], // long enough for a product that is handed its operands transposed
+      [300, 3, 2],
+    ] as const) {
+      const draw = (length: number): Float32Array =>
+        Float32Array.from({ length }, () => rng.normal());
+      const [a, b, dy] = [draw(rows * inner), draw(inner * columns), draw(rows * columns)];
+      const run = engine.compile(
+        (x: tf.Tensor, y: tf.Tensor, late: tf.Tensor) =>
+          tf.mul(
+            tf.grad((kernel: tf.Tensor) => tf.matMul(x as tf.Tensor2D, kernel as tf.Tensor2D))(
+              y,
+              late,
+            ),
+            1, // f32 with f32
+          ),
+        { name: 'long-sums' },
+      );
+      const gradient = await run(
+        engine.upload(a, [rows, inner]),
+        engine.upload(b, [inner, columns]),
+        engine.upload(dy, [rows, columns]),
+      );
+      assert.equal(gradient.dtype, 'float32');
+      const found = await gradient.data();
+      for (let i = 0; i < inner; i++) {
+        for (let j = 0; j < columns; j++) {
+          let exact = 0;
+          for (let k = 0; k < rows; k++)
+            exact += toBfloat16(a[k * inner + i]!) * toBfloat16(dy[k * columns + j]!);
+          const got = found[i * columns + j]!;
+          assert.ok(Math.abs(got - exact) <= ULP * Math.abs(exact) + 1e-3, `${got} for ${exact}`);
+        }
+      }
+    }
+  } finally {
+    engine.close();
+  }
+});
+
 test('layers in a loop have under bfloat16 the gradients of layers one by one', async () => {
   const pluginPath = await cpuPlugin();
   const cacheDir = path.dirname(pluginCacheDir(process.env));

@@ -86,13 +86,16 @@ function productOfTransposed(hlo: HloBuilder, lhs: Value, rhs: Value): Value {
   const batch = range(row);
   const transposed = (x: Value): Value => hlo.transpose(x, [...batch, row + 1, row]);
   const product = (left: Value, right: Value): Value =>
-    hlo.dotGeneral(hlo.rowMajor(transposed(hlo.productOperand(left))), right, {
+    hlo.dotGeneral(hlo.rowMajor(transposed(left)), right, {
       batchingDims: [batch, batch],
       contractingDims: [[row + 1], [row]],
     });
-  return lhs.shape[row + 1]! <= rhs.shape[row + 1]!
-    ? product(lhs, rhs)
-    : transposed(hlo.rowMajor(product(rhs, lhs)));
+  const [left, right] = [hlo.productOperand(lhs), hlo.productOperand(rhs)];
+  const result =
+    lhs.shape[row + 1]! <= rhs.shape[row + 1]!
+      ? product(left, right)
+      : transposed(hlo.rowMajor(product(right, left)));
+  return hlo.convert(result, lhs.elementType);
 }
 
 function broadcastBatch(hlo: HloBuilder, a: Value, b: Value): [Value, Value] {
