@@ -100,6 +100,20 @@ export class XlaBackend extends tf.KernelBackend {
   }
 
   /**
+   * The same tensors as new values of the program: what is computed of them is computed again though it was before, and
+   * not before all of them are there. Undefined while nothing is being traced.
+   */
+  renewed(tensors: readonly tf.Tensor[]): tf.Tensor[] | undefined {
+    const trace = this.#trace;
+    if (trace === undefined) return undefined;
+    const values = trace.hlo.optimizationBarrier(tensors.map((x) => this.valueIn(trace, x)));
+    return values.map((value) => {
+      const content = { kind: 'traced', trace, value, op: 'a tensor' } as const;
+      return tf.engine().makeTensorFromTensorInfo(this.hold(specOf(value), content), this);
+    });
+  }
+
+  /**
    * How programs are built for this device. The CPU plugin's quick library takes products whose operands are read in
    * their order alone; several devices need a program that the partitioner can cut.
    */

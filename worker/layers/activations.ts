@@ -21,11 +21,35 @@ export function quickGelu(x: tf.Tensor): tf.Tensor {
   return tf.mul(x, tf.sigmoid(tf.mul(x, 1.702)));
 }
 
-/** The tanh form. Source: Hendrycks & Gimpel 2016, arXiv:1606.08415, sec. 2. */
+/**
+ * The tanh form. Source: Hendrycks & Gimpel 2016, arXiv:1606.08415, sec. 2.
+ *
+ * Its gradient has a sigmoid in place of the tanh, (1 + tanh u) / 2 being sigmoid(2u): a compiler that found the same
+ * tanh in both passes would keep it, a third array beside x and the result.
+ */
 export function gelu(x: tf.Tensor): tf.Tensor {
-  const inner = tf.mul(
-    tf.add(x, tf.mul(tf.mul(tf.square(x), x), 0.044715)),
-    Math.sqrt(2 / Math.PI),
-  );
-  return tf.mul(tf.mul(x, 0.5), tf.add(tf.tanh(inner), 1));
+  return geluOf(x);
+}
+
+const geluOf = tf.customGrad((...given) => {
+  const [x, save] = given as unknown as [tf.Tensor, tf.GradSaveFunc];
+  save([x]);
+  return {
+    value: tf.mul(tf.mul(x, 0.5), tf.add(tf.tanh(geluInner(x)), 1)),
+    gradFunc: (dy: tf.Tensor, [saved]: tf.Tensor[]) => tf.mul(dy, geluSlope(saved!)),
+  };
+});
+
+const [GELU_SCALE, GELU_CUBE] = [Math.sqrt(2 / Math.PI), 0.044715];
+
+/** u in x (1 + tanh u) / 2. */
+function geluInner(x: tf.Tensor): tf.Tensor {
+  return tf.mul(tf.add(x, tf.mul(tf.mul(tf.square(x), x), GELU_CUBE)), GELU_SCALE);
+}
+
+/** s + x s (1 - s) 2u', with s = sigmoid(2u). */
+function geluSlope(x: tf.Tensor): tf.Tensor {
+  const share = tf.sigmoid(tf.mul(geluInner(x), 2));
+  const inner = tf.mul(tf.add(tf.mul(tf.square(x), 3 * GELU_CUBE), 1), 2 * GELU_SCALE);
+  return tf.add(share, tf.mul(tf.mul(x, inner), tf.mul(share, tf.sub(1, share))));
 }

@@ -15,10 +15,12 @@ export interface AttentionHeads {
   readonly positions?: tf.Tensor | undefined;
 }
 
-/** What a tfjs backend has beside its kernels if its device's library computes attention in one. */
+/** What a tfjs backend may have beside its kernels. */
 interface AttentionTracingBackend {
   /** Differentiable by [query, key, value]; undefined where the library has no kernel for them. */
   traceAttention?(heads: Omit<AttentionHeads, 'positions'>): TracedPasses | undefined;
+  /** The same tensors, of which is computed again what was computed before; undefined while nothing is being traced. */
+  renewed?(tensors: readonly tf.Tensor[]): tf.Tensor[] | undefined;
 }
 
 /**
@@ -28,26 +30,88 @@ interface AttentionTracingBackend {
  * positions: Ke et al. 2021, arXiv:2006.15595, sec. 3.1, eq. 7.
  */
 export function dotProductAttention(heads: AttentionHeads): tf.Tensor {
-  const { query, key, value, bias, positions } = heads;
+  const { query, key, value, positions } = heads;
   const fused =
     positions === undefined
       ? (tf.backend() as AttentionTracingBackend).traceAttention?.(heads)
       : undefined;
   if (fused !== undefined) return applyPasses(fused, [query, key, value]);
-  const [batch, numHeads, length, width] = query.shape as [number, number, number, number];
-  const numGroups = key.shape[1]!;
-  // The query heads of a group are rows of one product with their common keys.
-  const rows = (x: tf.Tensor): tf.Tensor =>
-    numGroups === numHeads
-      ? x
-      : tf.reshape(x, [batch, numGroups, (numHeads / numGroups) * length, -1]);
-  const apart = (x: tf.Tensor): tf.Tensor =>
-    numGroups === numHeads ? x : tf.reshape(x, [batch, numHeads, length, -1]);
-  const scaled = rows(tf.mul(query, attentionScale(width, positions)));
-  const products = apart(tf.matMul(scaled, key, false, true)); // [B, A, Lq, Lk]
+  return positions === undefined && areWeightsLarge(heads) ? weighedAgain(heads) : weighed(heads);
+}
+
+/** The values by their weights, [B, A, Lq, W]. */
+function weighed(heads: AttentionHeads): tf.Tensor {
+  const { grouped, single } = groupsOf(heads);
+  return single(tf.matMul(grouped(weightsOf(heads)), heads.value));
+}
+
+/** [B, A, Lq, Lk] */
+function weightsOf(heads: AttentionHeads): tf.Tensor {
+  const { query, key, bias, positions } = heads;
+  const { grouped, single } = groupsOf(heads);
+  const scaled = grouped(tf.mul(query, attentionScale(query.shape[3]!, positions)));
+  const products = single(tf.matMul(scaled, key, false, true));
   const scores = positions === undefined ? products : tf.add(products, positions);
-  const weights = tf.softmax(bias === undefined ? scores : tf.add(scores, bias));
-  return apart(tf.matMul(rows(weights), value));
+  return tf.softmax(bias === undefined ? scores : tf.add(scores, bias));
+}
+
+/** [B, A, Lq, X] to [B, K, A/K Lq, X], where the queries' heads of a group are rows of one product, and back. */
+function groupsOf({ query, key }: AttentionHeads): {
+  readonly grouped: (x: tf.Tensor) => tf.Tensor;
+  readonly single: (x: tf.Tensor) => tf.Tensor;
+} {
+  const [batch, numHeads, length] = query.shape as [number, number, number, number];
+  const numGroups = key.shape[1]!;
+  if (numGroups === numHeads) return { grouped: (x) => x, single: (x) => x };
+  const rows = (numHeads / numGroups) * length;
+  return {
+    grouped: (x) => tf.reshape(x, [batch, numGroups, rows, -1]),
+    single: (x) => tf.reshape(x, [batch, numHeads, length, -1]),
+  };
+}
+
+/** Of weights; fewer are not worth the time that computing them again takes. */
+const LEAST_RECOMPUTED = 2 ** 21;
+
+/** Whether the weights are many, and many more than what they are computed from. */
+function areWeightsLarge({ query, key }: AttentionHeads): boolean {
+  const numWeights = (query.size / query.shape[3]!) * key.shape[2]!;
+  return numWeights >= LEAST_RECOMPUTED && numWeights > 2 * (query.size + key.size);
+}
+
+/**
+ * {@link weighed}, whose backward pass computes the weights again, so that not those of all layers are kept: one product
+ * more beside six. Source: Dao et al. 2022, arXiv:2205.14135, sec. 3.1 and app. B.2.
+ */
+function weighedAgain(heads: AttentionHeads): tf.Tensor {
+  const backend = tf.backend() as AttentionTracingBackend;
+  const { grouped, single } = groupsOf(heads);
+  const scale = attentionScale(heads.query.shape[3]!, undefined);
+  const run = tf.customGrad((...given) => {
+    const [query, key, value, save] = given as unknown as [
+      ...[tf.Tensor, tf.Tensor, tf.Tensor],
+      tf.GradSaveFunc,
+    ];
+    save([query, key, value]);
+    return {
+      value: weighed({ ...heads, query, key, value }),
+      gradFunc: (cotangent: tf.Tensor, saved: tf.Tensor[]) => {
+        const [, key, value] = saved as [tf.Tensor, tf.Tensor, tf.Tensor];
+        const late = [cotangent, saved[0]!];
+        const [dy, query] = (backend.renewed?.(late) ?? late) as [tf.Tensor, tf.Tensor];
+        const weights = grouped(weightsOf({ ...heads, query, key }));
+        const dOutput = grouped(dy);
+        const products = tf.mul(tf.matMul(dOutput, value, false, true), weights);
+        const dScores = tf.sub(products, tf.mul(tf.sum(products, -1, true), weights));
+        return [
+          tf.mul(single(tf.matMul(dScores, key)), scale),
+          tf.matMul(dScores, grouped(tf.mul(query, scale)), true),
+          tf.matMul(weights, dOutput, true),
+        ];
+      },
+    };
+  });
+  return run(heads.query, heads.key, heads.value);
 }
 
 /** Of the products of queries and keys of that width. */

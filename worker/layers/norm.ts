@@ -15,8 +15,30 @@ export function initLayerNorm(init: Initializer, path: string, width: number): L
 
 /** Over the last axis. Source: Ba et al. 2016, arXiv:1607.06450, sec. 3. */
 export function layerNorm(params: LayerNormParams, x: tf.Tensor, epsilon = 1e-5): tf.Tensor {
-  const centred = tf.sub(x, tf.mean(x, -1, true));
-  const variance = tf.mean(tf.square(centred), -1, true);
-  const normal = tf.mul(centred, tf.rsqrt(tf.add(variance, epsilon)));
-  return tf.add(tf.mul(normal, params.scale), params.offset);
+  return tf.add(tf.mul(standardize(x, epsilon), params.scale), params.offset);
+}
+
+/**
+ * Rows of mean 0 and variance 1, over the last axis. The gradient is written out: it needs x and two numbers a row, where
+ * that of the single operations needs several arrays of the size of x.
+ */
+function standardize(x: tf.Tensor, epsilon: number): tf.Tensor {
+  const run = tf.customGrad((...given) => {
+    const [input, save] = given as unknown as [tf.Tensor, tf.GradSaveFunc];
+    const mean = tf.mean(input, -1, true);
+    const centred = tf.sub(input, mean);
+    const inverse = tf.rsqrt(tf.add(tf.mean(tf.square(centred), -1, true), epsilon));
+    save([input, mean, inverse]);
+    return {
+      value: tf.mul(centred, inverse),
+      gradFunc: (dy: tf.Tensor, saved: tf.Tensor[]) => {
+        const [x, mean, inverse] = saved as [tf.Tensor, tf.Tensor, tf.Tensor];
+        const normal = tf.mul(tf.sub(x, mean), inverse);
+        const common = tf.mean(dy, -1, true);
+        const along = tf.mean(tf.mul(dy, normal), -1, true);
+        return tf.mul(tf.sub(tf.sub(dy, common), tf.mul(normal, along)), inverse);
+      },
+    };
+  });
+  return run(x);
 }
