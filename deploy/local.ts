@@ -24,6 +24,7 @@ import {
   type Cluster,
   type Prepared,
 } from './local-cluster.ts';
+import { isOver } from './ask-run.ts';
 import { ProcessFailed } from './processes.ts';
 import { openRunView, summary, type Outcome, type RunView } from './view.ts';
 
@@ -175,10 +176,6 @@ async function watch(channel: Channel, view: RunView, cluster: Cluster): Promise
     throw error;
   });
   return Promise.race([follow(), broken]);
-}
-
-function isOver({ phase }: RunStatus): boolean {
-  return phase === RunPhase.FINISHED || phase === RunPhase.FAILED || phase === RunPhase.STOPPED;
 }
 
 /** A coordinator that was killed has forgotten that it was asked. */

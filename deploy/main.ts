@@ -5,6 +5,7 @@ import { optionsHelp, VERBS } from '../proto/verbs.ts';
 import { runThrough } from './processes.ts';
 import type { DrillFlags } from './drill/command.ts';
 import type { EventsOptions } from './events.ts';
+import type { OperatorOptions } from './ask-run.ts';
 import type { StatusOptions } from './status.ts';
 
 /** The `videoloom` command: picks the verb and starts that folder's main. */
@@ -341,6 +342,26 @@ Examples:
   .action(async (run: string, options: Omit<StatusOptions, 'env'>) => {
     const { showStatus } = await import('./status.ts');
     await showStatus(run, { ...options, env: process.env });
+  });
+
+program
+  .command('stop')
+  .description('has a run stop after the step under way, and waits until its checkpoint is written')
+  .argument('<run>', 'run folder or host:port of its coordinator')
+  .option('--tls <dir>', TLS_HELP)
+  .option('--insecure', INSECURE_HELP)
+  .addHelpText(
+    'after',
+    `
+As Ctrl-C at its launcher: for runs whose terminal is closed, or that another machine leads.
+
+Examples:
+  videoloom stop runs/videobert
+  videoloom resume runs/videobert                         goes on with it`,
+  )
+  .action(async (run: string, options: Omit<OperatorOptions, 'env'>) => {
+    const { stopRun } = await import('./stop.ts');
+    await stopRun(run, { ...options, env: process.env });
   });
 
 program

@@ -1,24 +1,26 @@
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import { UsageError, VideoloomError } from '../proto/errors.ts';
-import { exists } from '../proto/exists.ts';
 import { CoordinatorServiceService as Rpc } from '../proto/gen/videoloom/v1/coordinator.ts';
 import { RunPhase, type RunStatus } from '../proto/gen/videoloom/v1/run.ts';
-import { call, callStream, dial, type Channel } from '../proto/grpc.ts';
-import { readRunPlan, RUN_PLAN_FILE, SUMMARY_FILE } from '../proto/run-plan.ts';
-import { openSecurity } from '../proto/security-folder.ts';
-import { shellWord } from '../proto/shell-word.ts';
-import { leaderOf } from './leader.ts';
+import { call, callStream } from '../proto/grpc.ts';
+import { SUMMARY_FILE } from '../proto/run-plan.ts';
+import {
+  ask,
+  ASK_AGAIN_MS,
+  isCoordinatorAddress,
+  isOver,
+  PATIENCE_MS,
+  unreachable,
+  type Asking,
+  type OperatorOptions,
+} from './ask-run.ts';
 import { hasEnded, showLeft } from './reports/left-run.ts';
 import { openRunView, summary, type Outcome } from './view.ts';
 
-export interface StatusOptions {
+export interface StatusOptions extends OperatorOptions {
   readonly json?: boolean;
   readonly watch?: boolean;
-  readonly tls?: string;
-  readonly insecure?: boolean;
-  readonly env: NodeJS.ProcessEnv;
 }
 
 /**
@@ -28,13 +30,7 @@ export interface StatusOptions {
  *   answers at an address, or nobody any more for a run that is watched and has not ended
  */
 export async function showStatus(run: string, options: StatusOptions): Promise<void> {
-  const isAddress = /^[^/]+:\d+$/.test(run);
-  if (!isAddress && !(await isRunFolder(run))) {
-    throw new UsageError(
-      'RUN_NOT_FOUND',
-      `${run} is neither the folder of a started run nor the address (host:port) of a coordinator`,
-    );
-  }
+  const isAddress = await isCoordinatorAddress(run);
   const asJson = options.json === true;
   if (options.watch === true) {
     await watchStatus(run, { ...options, isAddress });
@@ -49,14 +45,8 @@ export async function showStatus(run: string, options: StatusOptions): Promise<v
   else await showWhatIsLeft(run, asJson);
 }
 
-type Asking = StatusOptions & { readonly isAddress: boolean };
-
-/** A coordinator that was killed is started again within it. */
-const PATIENCE_MS = 10_000;
-const ASK_AGAIN_MS = 250;
-
 /** Shows a run until it ends, past coordinators that are killed and started again. */
-async function watchStatus(run: string, options: Asking): Promise<void> {
+async function watchStatus(run: string, options: StatusOptions & Asking): Promise<void> {
   const asJson = options.json === true;
   const view = openRunView(process.stdout);
   let heardMs = performance.now();
@@ -97,58 +87,6 @@ async function watchStatus(run: string, options: Asking): Promise<void> {
     }
     await delay(ASK_AGAIN_MS);
   }
-}
-
-/**
- * Asks who leads the run now. Gives undefined where nobody does: where there is no answer, or one of another run that has
- * the address by now.
- */
-async function ask(
-  run: string,
-  { isAddress, tls, insecure, env }: Asking,
-  question: (
-    channel: Channel,
-    isOurs: (status: RunStatus) => boolean,
-  ) => Promise<RunStatus | undefined>,
-): Promise<RunStatus | undefined> {
-  const leader = isAddress ? { address: run, isAlive: true } : await leaderOf(run);
-  if (leader === undefined || leader.isAlive === false) return undefined;
-  // Of another machine's process nobody here can tell; where the run is finished it need not be waited for.
-  if (leader.isAlive === undefined && (await exists(join(run, SUMMARY_FILE)))) return undefined;
-  const plan = isAddress ? undefined : await readRunPlan(run);
-  const isOurs = ({ runId }: RunStatus): boolean => plan === undefined || runId === plan.runId;
-  const security = await openSecurity({
-    as: { role: 'operator' },
-    ...{ tls, insecure, env, runFolder: isAddress ? undefined : run },
-  });
-  const channel = dial(leader.address, { security, peer: { role: 'coordinator' } });
-  try {
-    const status = await question(channel, isOurs);
-    return status !== undefined && isOurs(status) ? status : undefined;
-  } catch (error) {
-    if (error instanceof VideoloomError && error.retryable) return undefined;
-    throw error;
-  } finally {
-    channel.close();
-  }
-}
-
-function unreachable(run: string, isAddress = true): VideoloomError {
-  return new VideoloomError(
-    'COORDINATOR_UNREACHABLE',
-    isAddress
-      ? `no coordinator answers at ${run}: it has ended, or it listens elsewhere. Check host and port, or name the ` +
-          'run folder in place of the address'
-      : `no coordinator of ${run} answers, and the run has not ended: go on with: videoloom resume ${shellWord(run)}`,
-  );
-}
-
-function isOver({ phase }: RunStatus): boolean {
-  return phase === RunPhase.FINISHED || phase === RunPhase.FAILED || phase === RunPhase.STOPPED;
-}
-
-async function isRunFolder(folder: string): Promise<boolean> {
-  return (await exists(join(folder, RUN_PLAN_FILE))) || (await exists(join(folder, SUMMARY_FILE)));
 }
 
 /** The figures of a finished run, else how far it came. */

@@ -250,7 +250,7 @@ test('a port in use is named with the way out', async () => {
   }
 });
 
-test('a second coordinator on the same run folder is refused, and the first goes on', async () => {
+test('a second coordinator on the same run folder is refused, and the first goes on until it is told to stop', async () => {
   // Far more steps than the second one takes to start: a finished run has no owner.
   const args = tiny('--out', 'locked', '--steps', '1000000', ...SMALL);
   const run = join(work, 'locked');
@@ -264,12 +264,17 @@ test('a second coordinator on the same run folder is refused, and the first goes
       /RUN_LOCKED: .*locked.*videoloom coordinator --run locked --take-over/,
     );
     await reachStep(run, (await committedStep(run)) + 2, first);
-    first.child.kill('SIGINT');
+    const stopped = await videoloom(['stop', 'locked'], { cwd: work });
+    assert.equal(stopped.code, 0, stopped.output);
+    assert.match(stopped.output, /stopped after step \d+ of 1000000; .*videoloom resume locked/);
     const { code, output } = await first.ended;
     assert.equal(code, 75, output);
   } finally {
     first.killAll();
   }
+  const again = await videoloom(['stop', 'locked'], { cwd: work });
+  assert.equal(again.code, 0, again.output);
+  assert.match(again.output, /locked is not running/);
   // Its coordinator is gone: what it left tells how it ended.
   const { code, output } = await videoloom(['status', 'locked'], { cwd: work });
   assert.equal(code, 0, output);
