@@ -6,6 +6,7 @@ import type { XlaFlags } from '../pjrt/compile-options.ts';
 import type { ExecutableMemory } from '../pjrt/executable.ts';
 import { ensurePlugin } from '../pjrt/plugin.ts';
 import { numDevicesOf, REPLICATED } from '../stablehlo/sharding.ts';
+import type { Product } from '../stablehlo/products.ts';
 import type { Mesh } from '../stablehlo/sharding.ts';
 import { leavesOf, withLeaves } from '../tree.ts';
 import type { TensorTree } from '../tree.ts';
@@ -92,6 +93,8 @@ export interface LoweredProgram {
   readonly mlir: string;
   /** Floating-point operations of the products of matrices and convolutions in one run, of all devices together. */
   readonly flops: number;
+  /** The products of matrices alone. */
+  readonly products: readonly Product[];
   /** Of each device. */
   readonly memory: ExecutableMemory;
 }
@@ -311,7 +314,8 @@ class JittedFunction<A extends readonly TensorTree[], R extends TensorTree> {
       this.#aliased(leaves, this.#donatedLeaves(leaves)),
     );
     const memory = await program.use((executable) => executable.memory());
-    return { mlir: program.traced.mlir, flops: program.traced.flops, memory };
+    const { mlir, flops, products } = program.traced;
+    return { mlir, flops, products: products(), memory };
   }
 
   trace(args: A): ProgramForm {

@@ -5,6 +5,7 @@ import * as tf from '@tensorflow/tfjs-core';
 import type { PjrtExecutable } from '../pjrt/executable.ts';
 import { HloBuilder, isSplat } from '../stablehlo/ops.ts';
 import type { BuilderOptions } from '../stablehlo/ops.ts';
+import type { Product } from '../stablehlo/products.ts';
 import { REPLICATED, sameSharding } from '../stablehlo/sharding.ts';
 import type { ProgramShardings } from '../stablehlo/sharding.ts';
 import type { Donation, Value } from '../stablehlo/types.ts';
@@ -30,7 +31,9 @@ export interface TracedProgram {
   readonly mlir: string;
   /** Of its products of matrices and convolutions. */
   readonly flops: number;
-  /** See {@link HloBuilder.bytes}; found out when it is asked for. */
+  /** See {@link HloBuilder.products}; found out when it is asked for, as the next. */
+  readonly products: () => readonly Product[];
+  /** See {@link HloBuilder.bytes}. */
   readonly bytes: () => number;
   readonly results: readonly TensorSpec[];
   /** Buffers that the function used without being given them; arguments after the declared ones. */
@@ -122,6 +125,7 @@ export class Trace {
       mlir: this.hlo.print(this.name, results, plan, shardings),
       shardings,
       flops: this.hlo.flops(results),
+      products: () => this.hlo.products(results),
       bytes: () => this.hlo.bytes(results),
       results: results.map(({ shape, elementType }) => ({ shape, dtype: dtypeOf(elementType) })),
       captures: this.#captures,

@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 
 import { estimatedBytes } from './memory.ts';
 import { liveOperations, printProgram } from './print.ts';
+import { productsOf, type Product } from './products.ts';
 import type { ProgramShardings } from './sharding.ts';
 import {
   isFloat,
@@ -118,6 +119,11 @@ export class HloBuilder {
   /** Floating-point operations of the products of matrices and convolutions that `results` depend on. */
   flops(results: readonly Value[]): number {
     return flopsOf(liveOperations(this.#region(results)));
+  }
+
+  /** The products of matrices that `results` depend on. */
+  products(results: readonly Value[]): Product[] {
+    return productsOf(this.#region(results));
   }
 
   /** Memory that `results` take on the way, at most at a time; see {@link estimatedBytes}. */
