@@ -1,12 +1,17 @@
+/** Who leads a run is asked by its folder or by an address; past coordinators that are killed and started again. */
+import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
 import { UsageError, VideoloomError } from '../proto/errors.ts';
 import { exists } from '../proto/exists.ts';
+import { CoordinatorServiceService as Rpc } from '../proto/gen/videoloom/v1/coordinator.ts';
 import { RunPhase, type RunStatus } from '../proto/gen/videoloom/v1/run.ts';
-import { dial, type Channel } from '../proto/grpc.ts';
+import { call, callStream, dial, type Channel } from '../proto/grpc.ts';
 import { readRunPlan, RUN_PLAN_FILE, SUMMARY_FILE } from '../proto/run-plan.ts';
 import { openSecurity } from '../proto/security-folder.ts';
 import { shellWord } from '../proto/shell-word.ts';
 import { leaderOf } from './leader.ts';
+import { hasEnded } from './reports/left-run.ts';
 
 /** Who calls, where the coordinator asks for it. */
 export interface OperatorOptions {
@@ -15,29 +20,109 @@ export interface OperatorOptions {
   readonly env: NodeJS.ProcessEnv;
 }
 
-export type Asking = OperatorOptions & { readonly isAddress: boolean };
+/** The folder of a run, or the address (host:port) of a coordinator. */
+export interface RunPlace {
+  readonly run: string;
+  readonly isAddress: boolean;
+}
 
 /** A coordinator that was killed is started again within it. */
-export const PATIENCE_MS = 10_000;
-export const ASK_AGAIN_MS = 250;
+const PATIENCE_MS = 10_000;
+const ASK_AGAIN_MS = 250;
+const ANSWER_TIMEOUT_MS = 5000;
 
-/** Whether `run` is host:port; else it is a folder. @throws UsageError `RUN_NOT_FOUND` when the folder has no run */
-export async function isCoordinatorAddress(run: string): Promise<boolean> {
-  if (/^[^/]+:\d+$/.test(run)) return true;
-  if (await isRunFolder(run)) return false;
+/**
+ * Of the folder of a recipe with stages, the stage that somebody leads.
+ * @throws UsageError `RUN_NOT_FOUND` when the folder has no run, or stages of which none is led
+ */
+export async function placeOf(run: string): Promise<RunPlace> {
+  if (/^[^/]+:\d+$/.test(run)) return { run, isAddress: true };
+  if (await isRunFolder(run)) return { run, isAddress: false };
+  const stages: string[] = [];
+  for (const entry of await readdir(run, { withFileTypes: true }).catch(() => [])) {
+    const stage = join(run, entry.name);
+    if (!entry.isDirectory() || !(await isRunFolder(stage))) continue;
+    if ((await leaderOf(stage))?.isAlive === true) return { run: stage, isAddress: false };
+    stages.push(entry.name);
+  }
   throw new UsageError(
     'RUN_NOT_FOUND',
-    `${run} is neither the folder of a started run nor the address (host:port) of a coordinator`,
+    stages.length === 0
+      ? `${run} is neither the folder of a started run nor the address (host:port) of a coordinator`
+      : `${run} holds the stages ${stages.join(', ')}, none of which runs: name the folder of one`,
   );
+}
+
+/** The status as the coordinator has it now; undefined where nobody leads the run. */
+export function currentStatus(
+  place: RunPlace,
+  options: OperatorOptions,
+): Promise<RunStatus | undefined> {
+  return ask(place, options, statusOf);
+}
+
+/**
+ * Follows a run until it ends, and gives its last status; undefined where it has ended and its coordinator is gone.
+ * @param tell called with each coordinator that answers, before it is listened to
+ * @throws VideoloomError `COORDINATOR_UNREACHABLE` when nobody answers any more, and the run has not ended
+ */
+export async function followRun(
+  place: RunPlace,
+  options: OperatorOptions,
+  {
+    tell,
+    onStatus,
+  }: {
+    readonly tell?: (channel: Channel) => Promise<void>;
+    readonly onStatus?: (status: RunStatus) => void;
+  },
+): Promise<RunStatus | undefined> {
+  const { run, isAddress } = place;
+  /** When a coordinator last answered, or ceased to; another run may take its address. */
+  const heard = { ms: performance.now(), runId: '' };
+  for (let isNew = true; ; isNew = false) {
+    const askedMs = performance.now();
+    const last = await ask(place, options, async (channel, isOurs) => {
+      const isSame = (status: RunStatus): boolean =>
+        isOurs(status) && (heard.runId === '' || heard.runId === status.runId);
+      let latest = await statusOf(channel);
+      if (latest === undefined || !isSame(latest)) return undefined;
+      heard.runId = latest.runId;
+      try {
+        await tell?.(channel);
+        const updates = callStream(channel, Rpc.watchStatus, {}, { timeoutMs: Infinity });
+        for await (const { status } of updates) {
+          if (status === undefined || !isSame(status)) return undefined;
+          latest = status;
+          onStatus?.(status);
+        }
+      } finally {
+        heard.ms = performance.now();
+      }
+      return latest;
+    });
+    if (last !== undefined && isOver(last)) return last;
+    const isLate = performance.now() - heard.ms > PATIENCE_MS;
+    // A journal may be long: it is read when the coordinator falls silent, and once more before it is given up.
+    const isToBeRead = isNew || isLate || heard.ms > askedMs;
+    if (!isAddress && isToBeRead && (await hasEnded(run))) return undefined;
+    if (isLate) throw unreachable(place);
+    await delay(ASK_AGAIN_MS);
+  }
+}
+
+async function statusOf(channel: Channel): Promise<RunStatus | undefined> {
+  const { status } = await call(channel, Rpc.getStatus, {}, { timeoutMs: ANSWER_TIMEOUT_MS });
+  return status;
 }
 
 /**
  * Asks who leads the run now. Gives undefined where nobody does: where there is no answer, or one of another run that has
  * the address by now.
  */
-export async function ask(
-  run: string,
-  { isAddress, tls, insecure, env }: Asking,
+async function ask(
+  { run, isAddress }: RunPlace,
+  { tls, insecure, env }: OperatorOptions,
   question: (
     channel: Channel,
     isOurs: (status: RunStatus) => boolean,
@@ -65,7 +150,8 @@ export async function ask(
   }
 }
 
-export function unreachable(run: string, isAddress = true): VideoloomError {
+/** Where nobody answers. */
+export function unreachable({ run, isAddress }: RunPlace): VideoloomError {
   return new VideoloomError(
     'COORDINATOR_UNREACHABLE',
     isAddress
@@ -75,6 +161,7 @@ export function unreachable(run: string, isAddress = true): VideoloomError {
   );
 }
 
+/** Whether nothing more will happen to the run. */
 export function isOver({ phase }: RunStatus): boolean {
   return phase === RunPhase.FINISHED || phase === RunPhase.FAILED || phase === RunPhase.STOPPED;
 }

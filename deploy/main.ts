@@ -79,7 +79,7 @@ Examples:
   videoloom train videobert --workers 4 optimizer.learningRate=1e-3
   videoloom train my-recipe.yaml --metrics 127.0.0.1:9464    for Prometheus
 
-All fields: worker/recipes/config.schema.json. Stop with Ctrl-C; the same command resumes.`,
+All fields: worker/recipes/config.schema.json. Stop with Ctrl-C or \`videoloom stop RUN\`; the same command resumes.`,
   )
   .action(
     async (
@@ -353,7 +353,8 @@ program
   .addHelpText(
     'after',
     `
-As Ctrl-C at its launcher: for runs whose terminal is closed, or that another machine leads.
+As Ctrl-C at its launcher: for runs whose terminal is closed, or that another machine leads. Of a recipe with stages the
+stage that runs is stopped, and the launcher begins no other.
 
 Examples:
   videoloom stop runs/videobert
@@ -361,7 +362,7 @@ Examples:
   )
   .action(async (run: string, options: Omit<OperatorOptions, 'env'>) => {
     const { stopRun } = await import('./stop.ts');
-    await stopRun(run, { ...options, env: process.env });
+    process.exitCode = await stopRun(run, { ...options, env: process.env });
   });
 
 program

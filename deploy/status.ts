@@ -1,21 +1,16 @@
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { setTimeout as delay } from 'node:timers/promises';
-import { CoordinatorServiceService as Rpc } from '../proto/gen/videoloom/v1/coordinator.ts';
 import { RunPhase, type RunStatus } from '../proto/gen/videoloom/v1/run.ts';
-import { call, callStream } from '../proto/grpc.ts';
 import { SUMMARY_FILE } from '../proto/run-plan.ts';
 import {
-  ask,
-  ASK_AGAIN_MS,
-  isCoordinatorAddress,
-  isOver,
-  PATIENCE_MS,
+  currentStatus,
+  followRun,
+  placeOf,
   unreachable,
-  type Asking,
   type OperatorOptions,
+  type RunPlace,
 } from './ask-run.ts';
-import { hasEnded, showLeft } from './reports/left-run.ts';
+import { showLeft } from './reports/left-run.ts';
 import { openRunView, summary, type Outcome } from './view.ts';
 
 export interface StatusOptions extends OperatorOptions {
@@ -30,63 +25,32 @@ export interface StatusOptions extends OperatorOptions {
  *   answers at an address, or nobody any more for a run that is watched and has not ended
  */
 export async function showStatus(run: string, options: StatusOptions): Promise<void> {
-  const isAddress = await isCoordinatorAddress(run);
+  const place = await placeOf(run);
   const asJson = options.json === true;
   if (options.watch === true) {
-    await watchStatus(run, { ...options, isAddress });
+    await watchStatus(place, options);
     return;
   }
-  const status = await ask(run, { ...options, isAddress }, async (channel) => {
-    const response = await call(channel, Rpc.getStatus, {}, { timeoutMs: 5000 });
-    return response.status;
-  });
-  if (status !== undefined) print(status, asJson, run);
-  else if (isAddress) throw unreachable(run);
-  else await showWhatIsLeft(run, asJson);
+  const status = await currentStatus(place, options);
+  if (status !== undefined) print(status, asJson, place.run);
+  else if (place.isAddress) throw unreachable(place);
+  else await showWhatIsLeft(place.run, asJson);
 }
 
 /** Shows a run until it ends, past coordinators that are killed and started again. */
-async function watchStatus(run: string, options: StatusOptions & Asking): Promise<void> {
+async function watchStatus(place: RunPlace, options: StatusOptions): Promise<void> {
   const asJson = options.json === true;
   const view = openRunView(process.stdout);
-  let heardMs = performance.now();
-  for (let isNew = true; ; isNew = false) {
-    const askedMs = performance.now();
-    const last = await ask(run, options, async (channel, isOurs) => {
-      let latest: RunStatus | undefined;
-      for await (const { status } of callStream(
-        channel,
-        Rpc.watchStatus,
-        {},
-        { timeoutMs: Infinity },
-      )) {
-        if (status === undefined || !isOurs(status)) return undefined;
-        heardMs = performance.now();
-        latest = status;
-        if (asJson) process.stdout.write(`${JSON.stringify(status)}\n`);
-        else view.show(status);
-      }
-      return latest;
-    });
-    if (last !== undefined && isOver(last)) {
-      view.end();
-      if (!asJson) print(last, asJson, run);
-      return;
-    }
-    const isLate = performance.now() - heardMs > PATIENCE_MS;
-    // A journal may be long: it is read when the coordinator falls silent, and once more before it is given up.
-    const isToBeRead = isNew || isLate || heardMs > askedMs;
-    if (!options.isAddress && isToBeRead && (await hasEnded(run))) {
-      view.end();
-      await showWhatIsLeft(run, asJson);
-      return;
-    }
-    if (isLate) {
-      view.end();
-      throw unreachable(run, options.isAddress);
-    }
-    await delay(ASK_AGAIN_MS);
-  }
+  const last = await followRun(place, options, {
+    onStatus(status) {
+      if (asJson) process.stdout.write(`${JSON.stringify(status)}\n`);
+      else view.show(status);
+    },
+  }).finally(() => {
+    view.end();
+  });
+  if (last === undefined) await showWhatIsLeft(place.run, asJson);
+  else if (!asJson) print(last, asJson, place.run);
 }
 
 /** The figures of a finished run, else how far it came. */

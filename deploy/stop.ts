@@ -1,96 +1,71 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { CoordinatorServiceService as Rpc } from '../proto/gen/videoloom/v1/coordinator.ts';
 import { RunPhase, type RunStatus } from '../proto/gen/videoloom/v1/run.ts';
-import { call, callStream } from '../proto/grpc.ts';
-import { shellWord } from '../proto/shell-word.ts';
-import {
-  ask,
-  ASK_AGAIN_MS,
-  isCoordinatorAddress,
-  isOver,
-  PATIENCE_MS,
-  unreachable,
-  type OperatorOptions,
-} from './ask-run.ts';
+import { call } from '../proto/grpc.ts';
+import { printable } from '../proto/printable.ts';
+import { followRun, placeOf, type OperatorOptions, type RunPlace } from './ask-run.ts';
 import { leaderOf } from './leader.ts';
-import { hasEnded } from './reports/left-run.ts';
+import { showLeft } from './reports/left-run.ts';
+
+const ANSWER_TIMEOUT_MS = 10_000;
+/** A coordinator stays for those who still ask it. */
+const MOST_GOING_MS = 60_000;
+const LOOK_AGAIN_MS = 100;
+/** A launcher prepares the next stage meanwhile. */
+const NEXT_STAGE_MS = 30_000;
 
 /**
- * Has a run stop after the step under way, as Ctrl-C at its launcher does, and waits until it has: its checkpoint is
- * written, its coordinator gone. A run that has ended, or that nobody leads, is left as it is.
+ * Has a run stop after the step under way, as Ctrl-C at its launcher does, and waits until it has ended and, on this
+ * machine, its coordinator too. Says how it ended; a run that had ended before is left as it is. Gives the exit code: 1
+ * for a run that has failed. Of the folder of a recipe with stages it is the stage that runs.
  *
- * @throws UsageError `RUN_NOT_FOUND` when the folder has no run; VideoloomError `COORDINATOR_UNREACHABLE` when nobody
- *   answers at an address, or for a run that another machine leads and that has not ended
+ * @throws UsageError `RUN_NOT_FOUND` when there is no run; VideoloomError `COORDINATOR_UNREACHABLE` when nobody answers,
+ *   and the run has not ended
  */
-export async function stopRun(run: string, options: OperatorOptions): Promise<void> {
-  const isAddress = await isCoordinatorAddress(run);
-  let heardMs = performance.now();
+export async function stopRun(run: string, options: OperatorOptions): Promise<number> {
+  let place = await placeOf(run);
+  let last: RunStatus | undefined;
   for (;;) {
-    // Again where a coordinator was killed and started anew meanwhile: it has forgotten that it was asked.
-    const last = await ask(run, { ...options, isAddress }, async (channel, isOurs) => {
-      const { status } = await call(channel, Rpc.getStatus, {}, { timeoutMs: 5000 });
-      if (status === undefined || !isOurs(status)) return undefined;
-      await call(channel, Rpc.stopRun, {}, { timeoutMs: 5000 });
-      let latest: RunStatus | undefined = status;
-      for await (const { status: next } of callStream(
-        channel,
-        Rpc.watchStatus,
-        {},
-        { timeoutMs: Infinity },
-      )) {
-        heardMs = performance.now();
-        latest = next ?? latest;
-      }
-      return latest;
+    last = await followRun(place, options, {
+      // Each that answers: one that was killed and started again has forgotten that it was asked.
+      async tell(channel) {
+        await call(channel, Rpc.stopRun, {}, { timeoutMs: ANSWER_TIMEOUT_MS });
+      },
     });
-    if (last !== undefined && isOver(last)) {
-      if (!isAddress) await coordinatorGone(run);
-      say(said(last, isAddress ? undefined : run));
-      return;
-    }
-    if (!isAddress && (await isLeftAlone(run))) {
-      say(`${run} is not running`);
-      return;
-    }
-    if (performance.now() - heardMs > PATIENCE_MS) throw unreachable(run, isAddress);
-    await delay(ASK_AGAIN_MS);
+    // A stage that was at its end is finished, and the launcher begins the next.
+    if (place.run === run || last?.phase !== RunPhase.FINISHED) break;
+    const next = await nextStage(run, place.run);
+    if (next === undefined) break;
+    place = next;
   }
-
-  /** Ended, or without a coordinator for so long that nobody starts it again. */
-  async function isLeftAlone(folder: string): Promise<boolean> {
-    if (await hasEnded(folder)) return true;
-    const leader = await leaderOf(folder);
-    const isLate = performance.now() - heardMs > PATIENCE_MS;
-    return leader === undefined || (leader.isAlive === false && isLate);
+  if (!place.isAddress) {
+    await coordinatorGone(place.run);
+    await showLeft(place.run, false);
+  } else if (last !== undefined) {
+    const { runId, phase, committedStep, totalSteps, failure } = last;
+    const how = { [RunPhase.FINISHED]: 'finished', [RunPhase.FAILED]: 'failed' }[phase as number];
+    const why = failure === '' ? '' : `\n  ${printable(failure)}`;
+    process.stdout.write(
+      `${runId}: ${how ?? 'stopped'} at step ${committedStep} of ${totalSteps}${why}\n`,
+    );
   }
+  return last?.phase === RunPhase.FAILED ? 1 : 0;
 }
 
-/** So that whoever goes on with the run at once finds it free. */
+/** The stage that is led after `stage`; undefined where none has begun within some time. */
+async function nextStage(recipe: string, stage: string): Promise<RunPlace | undefined> {
+  const begin = performance.now();
+  while (performance.now() - begin < NEXT_STAGE_MS) {
+    await delay(LOOK_AGAIN_MS);
+    const place = await placeOf(recipe).catch(() => undefined); // none is led yet
+    if (place !== undefined && place.run !== stage) return place;
+  }
+  return undefined;
+}
+
+/** So that whoever goes on with the run at once finds it free. Of another machine's process nobody here can tell. */
 async function coordinatorGone(run: string): Promise<void> {
   const begin = performance.now();
-  while (performance.now() - begin < PATIENCE_MS) {
-    if ((await leaderOf(run))?.isAlive !== true) return;
-    await delay(ASK_AGAIN_MS);
-  }
-}
-
-function said(
-  { runId, phase, committedStep, totalSteps }: RunStatus,
-  run: string | undefined,
-): string {
-  switch (phase) {
-    case RunPhase.FINISHED:
-      return `${runId} finished, step ${totalSteps}`;
-    case RunPhase.FAILED:
-      return `${runId} has failed at step ${committedStep} of ${totalSteps}`;
-    default:
-      return (
-        `${runId} stopped after step ${committedStep} of ${totalSteps}` +
-        (run === undefined ? '' : `; go on with: videoloom resume ${shellWord(run)}`)
-      );
-  }
-}
-
-function say(line: string): void {
-  process.stdout.write(`${line}\n`);
+  while ((await leaderOf(run))?.isAlive === true && performance.now() - begin < MOST_GOING_MS)
+    await delay(LOOK_AGAIN_MS);
 }

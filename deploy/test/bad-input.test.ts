@@ -266,7 +266,10 @@ test('a second coordinator on the same run folder is refused, and the first goes
     await reachStep(run, (await committedStep(run)) + 2, first);
     const stopped = await videoloom(['stop', 'locked'], { cwd: work });
     assert.equal(stopped.code, 0, stopped.output);
-    assert.match(stopped.output, /stopped after step \d+ of 1000000; .*videoloom resume locked/);
+    assert.match(
+      stopped.output,
+      /stopped at step (\d+) of 1000000 \(newest checkpoint \1\)\s+go on with: videoloom resume locked/,
+    );
     const { code, output } = await first.ended;
     assert.equal(code, 75, output);
   } finally {
@@ -274,7 +277,7 @@ test('a second coordinator on the same run folder is refused, and the first goes
   }
   const again = await videoloom(['stop', 'locked'], { cwd: work });
   assert.equal(again.code, 0, again.output);
-  assert.match(again.output, /locked is not running/);
+  assert.match(again.output, /stopped at step \d+ of 1000000/);
   // Its coordinator is gone: what it left tells how it ended.
   const { code, output } = await videoloom(['status', 'locked'], { cwd: work });
   assert.equal(code, 0, output);

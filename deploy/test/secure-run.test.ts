@@ -72,6 +72,7 @@ test('plain text off the loopback is refused when a process starts, and --insecu
     ['worker', ...join_, '--coordinator', '192.0.2.1:7077'],
     ['worker', ...join_, '--coordinator', '127.0.0.1:7077', '--listen', '0.0.0.0'],
     ['status', '192.0.2.1:7077'],
+    ['stop', '192.0.2.1:7077'],
   ];
   for (const [code, output] of await Promise.all(commands.map((command) => endOf(command)))) {
     assert.equal(code, 2, output);

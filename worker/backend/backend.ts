@@ -101,14 +101,15 @@ export class XlaBackend extends tf.KernelBackend {
 
   /**
    * The same tensors as new values of the program: what is computed of them is computed again though it was before, and
-   * not before all of them are there. Undefined while nothing is being traced.
+   * not before all of them are there. Without a gradient. Undefined while nothing is being traced, and in a layer whose
+   * backward pass computes all of it again anyway.
    */
-  renewed(tensors: readonly tf.Tensor[]): tf.Tensor[] | undefined {
+  optimizationBarrier(tensors: readonly tf.Tensor[]): tf.Tensor[] | undefined {
     const trace = this.#trace;
-    if (trace === undefined) return undefined;
+    if (trace === undefined || trace.isRecomputed) return undefined;
     const values = trace.hlo.optimizationBarrier(tensors.map((x) => this.valueIn(trace, x)));
     return values.map((value) => {
-      const content = { kind: 'traced', trace, value, op: 'a tensor' } as const;
+      const content = { kind: 'traced', trace, value, op: 'an optimization barrier' } as const;
       return tf.engine().makeTensorFromTensorInfo(this.hold(specOf(value), content), this);
     });
   }

@@ -93,8 +93,8 @@ export interface LoweredProgram {
   readonly mlir: string;
   /** Floating-point operations of the products of matrices and convolutions in one run, of all devices together. */
   readonly flops: number;
-  /** The products of matrices alone. */
-  readonly products: readonly Product[];
+  /** The products of matrices alone, found out when they are asked for. */
+  readonly products: () => readonly Product[];
   /** Of each device. */
   readonly memory: ExecutableMemory;
 }
@@ -315,7 +315,7 @@ class JittedFunction<A extends readonly TensorTree[], R extends TensorTree> {
     );
     const memory = await program.use((executable) => executable.memory());
     const { mlir, flops, products } = program.traced;
-    return { mlir, flops, products: products(), memory };
+    return { mlir, flops, products, memory };
   }
 
   trace(args: A): ProgramForm {

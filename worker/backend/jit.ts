@@ -53,21 +53,28 @@ export class Trace {
   /** Of a fork: tensors of neither trace that it uses, with the parameters that stand for them. */
   readonly outer: { readonly value: Value; readonly data: TensorData }[] = [];
   readonly #parent: Trace | undefined;
+  /** Of a fork: its backward pass keeps nothing and computes all of it again. */
+  readonly isRecomputed: boolean;
 
   constructor(
     name: string,
     retain: (data: TensorData) => SharedBuffer,
-    { builder, parent }: { builder?: BuilderOptions; parent?: Trace } = {},
+    {
+      builder,
+      parent,
+      isRecomputed = false,
+    }: { builder?: BuilderOptions; parent?: Trace; isRecomputed?: boolean } = {},
   ) {
     this.name = name;
     this.#retain = retain;
     this.#parent = parent;
+    this.isRecomputed = isRecomputed || parent?.isRecomputed === true;
     this.hlo = parent?.hlo.fork() ?? new HloBuilder(builder);
   }
 
   /** A trace whose operations can be built into this one. */
-  fork(name: string): Trace {
-    return new Trace(name, this.#retain, { parent: this });
+  fork(name: string, { isRecomputed = false }: { isRecomputed?: boolean } = {}): Trace {
+    return new Trace(name, this.#retain, { parent: this, isRecomputed });
   }
 
   /** Declares the next argument of the program. */

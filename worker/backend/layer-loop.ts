@@ -239,9 +239,9 @@ interface TracedLayer extends DifferentiatedOperations {
 function traceLayer(
   backend: XlaBackend,
   trace: Trace,
-  { name, layer, carried, shared, own }: LayerStack,
+  { name, layer, carried, shared, own, remat }: LayerStack,
 ): TracedLayer {
-  const inner = trace.fork(name);
+  const inner = trace.fork(name, { isRecomputed: remat });
   const rows = own.map(({ shape: [, ...shape], dtype }) => ({ shape, dtype }));
   const given = [carried, ...shared, ...rows];
   const parameter = (spec: { shape: readonly number[]; dtype: tf.DataType }) =>

@@ -22,6 +22,8 @@ export interface BenchModel {
   readonly params: TensorTree;
   readonly batch: TensorTree;
   readonly loss: (params: TensorTree, batch: TensorTree) => tf.Scalar;
+  /** Of products that the backward pass computes again where attention's weights are not kept. */
+  readonly recomputedFlops?: number;
 }
 
 /** Word pieces of all three. */
@@ -123,6 +125,7 @@ export function earlyFusion(engine: Engine): BenchModel {
   return {
     params,
     batch,
+    recomputedFlops: 4 * 2 * batchSize * (numText + numVisual) ** 2 * width,
     loss(tree, inputs) {
       const own = tree as EarlyFusion;
       const given = inputs as EarlyFusionBatch;

@@ -36,7 +36,7 @@ const geluOf = tf.customGrad((...given) => {
   save([x]);
   return {
     value: tf.mul(tf.mul(x, 0.5), tf.add(tf.tanh(geluInner(x)), 1)),
-    gradFunc: (dy: tf.Tensor, [saved]: tf.Tensor[]) => tf.mul(dy, geluSlope(saved!)),
+    gradFunc: (dy: tf.Tensor, [saved]: tf.Tensor[]) => tf.tidy(() => tf.mul(dy, geluSlope(saved!))),
   };
 });
 

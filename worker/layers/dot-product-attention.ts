@@ -19,8 +19,11 @@ export interface AttentionHeads {
 interface AttentionTracingBackend {
   /** Differentiable by [query, key, value]; undefined where the library has no kernel for them. */
   traceAttention?(heads: Omit<AttentionHeads, 'positions'>): TracedPasses | undefined;
-  /** The same tensors, of which is computed again what was computed before; undefined while nothing is being traced. */
-  renewed?(tensors: readonly tf.Tensor[]): tf.Tensor[] | undefined;
+  /**
+   * The same tensors as new ones: the compiler computes of them again what it has computed before. Without a gradient.
+   * Undefined where that is of no use.
+   */
+  optimizationBarrier?(tensors: readonly tf.Tensor[]): tf.Tensor[] | undefined;
 }
 
 /**
@@ -36,11 +39,12 @@ export function dotProductAttention(heads: AttentionHeads): tf.Tensor {
       ? (tf.backend() as AttentionTracingBackend).traceAttention?.(heads)
       : undefined;
   if (fused !== undefined) return applyPasses(fused, [query, key, value]);
-  return positions === undefined && areWeightsLarge(heads) ? weighedAgain(heads) : weighed(heads);
+  return positions === undefined && areWeightsLarge(heads)
+    ? recomputedAttention(heads)
+    : plainAttention(heads);
 }
 
-/** The values by their weights, [B, A, Lq, W]. */
-function weighed(heads: AttentionHeads): tf.Tensor {
+function plainAttention(heads: AttentionHeads): tf.Tensor {
   const { grouped, single } = groupsOf(heads);
   return single(tf.matMul(grouped(weightsOf(heads)), heads.value));
 }
@@ -80,38 +84,46 @@ function areWeightsLarge({ query, key }: AttentionHeads): boolean {
 }
 
 /**
- * {@link weighed}, whose backward pass computes the weights again, so that not those of all layers are kept: one product
- * more beside six. Source: Dao et al. 2022, arXiv:2205.14135, sec. 3.1 and app. B.2.
+ * {@link plainAttention}, whose backward pass computes the weights again, so that not those of all layers are kept: one
+ * product more beside six. It has first derivatives alone.
+ * Source: Dao et al. 2022, arXiv:2205.14135, sec. 3.1 and app. B.2.
  */
-function weighedAgain(heads: AttentionHeads): tf.Tensor {
+function recomputedAttention({ query, key, value, bias }: AttentionHeads): tf.Tensor {
   const backend = tf.backend() as AttentionTracingBackend;
-  const { grouped, single } = groupsOf(heads);
-  const scale = attentionScale(heads.query.shape[3]!, undefined);
   const run = tf.customGrad((...given) => {
-    const [query, key, value, save] = given as unknown as [
-      ...[tf.Tensor, tf.Tensor, tf.Tensor],
-      tf.GradSaveFunc,
-    ];
-    save([query, key, value]);
+    const save = given.at(-1) as tf.GradSaveFunc;
+    const [query, key, value] = given as [tf.Tensor, tf.Tensor, tf.Tensor];
+    save([query, key, value, ...(bias === undefined ? [] : [bias])]);
     return {
-      value: weighed({ ...heads, query, key, value }),
-      gradFunc: (cotangent: tf.Tensor, saved: tf.Tensor[]) => {
-        const [, key, value] = saved as [tf.Tensor, tf.Tensor, tf.Tensor];
-        const late = [cotangent, saved[0]!];
-        const [dy, query] = (backend.renewed?.(late) ?? late) as [tf.Tensor, tf.Tensor];
-        const weights = grouped(weightsOf({ ...heads, query, key }));
-        const dOutput = grouped(dy);
-        const products = tf.mul(tf.matMul(dOutput, value, false, true), weights);
-        const dScores = tf.sub(products, tf.mul(tf.sum(products, -1, true), weights));
-        return [
-          tf.mul(single(tf.matMul(dScores, key)), scale),
-          tf.matMul(dScores, grouped(tf.mul(query, scale)), true),
-          tf.matMul(weights, dOutput, true),
-        ];
-      },
+      value: plainAttention({ query, key, value, bias }),
+      gradFunc: (cotangent: tf.Tensor, saved: tf.Tensor[]) =>
+        tf.tidy(() => {
+          const [early, key, value, hidden] = saved as [
+            tf.Tensor,
+            tf.Tensor,
+            tf.Tensor,
+            tf.Tensor?,
+          ];
+          const [dy, query] = (backend.optimizationBarrier?.([cotangent, early]) ?? [
+            cotangent,
+            early,
+          ]) as [tf.Tensor, tf.Tensor];
+          const heads = { query, key, value, bias: hidden };
+          const { grouped, single } = groupsOf(heads);
+          const scale = attentionScale(query.shape[3]!, undefined);
+          const weights = grouped(weightsOf(heads));
+          const dOutput = grouped(dy);
+          const products = tf.mul(tf.matMul(dOutput, value, false, true), weights);
+          const dScores = tf.sub(products, tf.mul(tf.sum(products, -1, true), weights));
+          return [
+            tf.mul(single(tf.matMul(dScores, key)), scale),
+            tf.matMul(dScores, grouped(tf.mul(query, scale)), true),
+            tf.matMul(weights, dOutput, true),
+          ];
+        }),
     };
   });
-  return run(heads.query, heads.key, heads.value);
+  return run(query, key, value);
 }
 
 /** Of the products of queries and keys of that width. */

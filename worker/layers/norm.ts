@@ -25,20 +25,27 @@ export function layerNorm(params: LayerNormParams, x: tf.Tensor, epsilon = 1e-5)
 function standardize(x: tf.Tensor, epsilon: number): tf.Tensor {
   const run = tf.customGrad((...given) => {
     const [input, save] = given as unknown as [tf.Tensor, tf.GradSaveFunc];
-    const mean = tf.mean(input, -1, true);
-    const centred = tf.sub(input, mean);
-    const inverse = tf.rsqrt(tf.add(tf.mean(tf.square(centred), -1, true), epsilon));
-    save([input, mean, inverse]);
+    save([input]);
+    const { centred, inverse } = statisticsOf(input, epsilon);
     return {
       value: tf.mul(centred, inverse),
-      gradFunc: (dy: tf.Tensor, saved: tf.Tensor[]) => {
-        const [x, mean, inverse] = saved as [tf.Tensor, tf.Tensor, tf.Tensor];
-        const normal = tf.mul(tf.sub(x, mean), inverse);
-        const common = tf.mean(dy, -1, true);
-        const along = tf.mean(tf.mul(dy, normal), -1, true);
-        return tf.mul(tf.sub(tf.sub(dy, common), tf.mul(normal, along)), inverse);
-      },
+      gradFunc: (dy: tf.Tensor, [saved]: tf.Tensor[]) =>
+        tf.tidy(() => {
+          // A compiler finds that it has them.
+          const { centred, inverse } = statisticsOf(saved!, epsilon);
+          const normal = tf.mul(centred, inverse);
+          const common = tf.mean(dy, -1, true);
+          const along = tf.mean(tf.mul(dy, normal), -1, true);
+          return tf.mul(tf.sub(tf.sub(dy, common), tf.mul(normal, along)), inverse);
+        }),
     };
   });
   return run(x);
+}
+
+/** x less its row's mean, [..., D], and one over the row's standard deviation, [..., 1]. */
+function statisticsOf(x: tf.Tensor, epsilon: number): { centred: tf.Tensor; inverse: tf.Tensor } {
+  const centred = tf.sub(x, tf.mean(x, -1, true));
+  const variance = tf.mean(tf.square(centred), -1, true);
+  return { centred, inverse: tf.rsqrt(tf.add(variance, epsilon)) };
 }

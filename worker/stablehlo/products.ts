@@ -11,7 +11,10 @@ export interface Product {
   readonly count: number;
 }
 
-/** The products of matrices that a program consists of, those of loops as often as they are computed. */
+/**
+ * The products of matrices of a program, those of loops as often as they are computed. Convolutions and calls of a library
+ * are not among them; of a program for several devices the shapes are those of all together.
+ */
 export function productsOf(region: Region): Product[] {
   const found = new Map<string, Product>();
   collect(liveOperations(region), 1, found);
@@ -26,9 +29,9 @@ function collect(
   for (const operation of operations) {
     const { name, flops = 0, regions } = operation;
     if (name === 'stablehlo.while') {
-      const inside = liveOperations(regions[1]!);
-      const once = inside.reduce((sum, inner) => sum + (inner.flops ?? 0), 0);
-      if (once > 0) collect(inside, (times * flops) / once, found);
+      const [, body] = regions;
+      const once = body!.operations.reduce((sum, inner) => sum + (inner.flops ?? 0), 0);
+      if (once > 0) collect(liveOperations(body!), (times * flops) / once, found);
     } else if (name === 'stablehlo.dot_general') {
       const mlir = alone(operation);
       const count = times + (found.get(mlir)?.count ?? 0);
