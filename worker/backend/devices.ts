@@ -18,6 +18,14 @@ export interface Devices {
   readonly threads: number;
 }
 
+export interface DeviceOptions {
+  readonly pluginPath: string;
+  readonly devices: number | 'all';
+  readonly axes: MeshAxes;
+  readonly threads: number | undefined;
+  readonly memoryFraction?: number | undefined;
+}
+
 /**
  * Opens the plugin with that many devices in a mesh.
  *
@@ -29,13 +37,7 @@ export async function openDevices({
   axes,
   threads,
   memoryFraction,
-}: {
-  readonly pluginPath: string;
-  readonly devices: number | 'all';
-  readonly axes: MeshAxes;
-  readonly threads: number | undefined;
-  readonly memoryFraction?: number | undefined;
-}): Promise<Devices> {
+}: DeviceOptions): Promise<Devices> {
   const atLeast = devices === 'all' ? 1 : devices;
   const poolSize = threads ?? Math.max(availableParallelism(), threadsFor(atLeast));
   // The CPU plugin reads this variable when the client is made, and takes no option for it.

@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import * as tf from '@tensorflow/tfjs-core';
 
 import type { XlaFlags } from '../pjrt/compile-options.ts';
-import type { ExecutableMemory } from '../pjrt/executable.ts';
+import type { ExecutableMemory, PjrtExecutable } from '../pjrt/executable.ts';
 import { ensurePlugin } from '../pjrt/plugin.ts';
 import { numDevicesOf, REPLICATED } from '../stablehlo/sharding.ts';
 import type { Product } from '../stablehlo/products.ts';
@@ -24,7 +24,6 @@ import { registerGradients } from './gradients.ts';
 import { CompiledProgram, signatureOf, Trace } from './jit.ts';
 import type { Precision, TracedProgram } from './jit.ts';
 import { openProgramCache } from './program-cache.ts';
-import type { ProgramCache } from './program-cache.ts';
 import { ProgramLayout } from './sharded-program.ts';
 import type { CompileShardings } from './sharded-program.ts';
 import { openTensorflowEngine } from './tensorflow-engine.ts';
@@ -176,18 +175,19 @@ async function openXlaEngine({
     );
   }
   const plugin = await ensurePlugin({ name: 'cpu', cacheDir: join(cacheDir, 'pjrt'), pluginPath });
-  const { client, mesh, threads } = await openDevices({
+  const deviceOptions = {
     pluginPath: plugin,
     devices,
     axes,
     threads: wantedThreads,
     memoryFraction,
-  });
+  };
+  const { client, mesh, threads } = await openDevices(deviceOptions);
   const numDevices = numDevicesOf(mesh);
   const deviceIndices = Array.from({ length: numDevices }, (_, index) => index);
   const cache = await openProgramCache(client, {
     cacheDir,
-    pluginPath: plugin,
+    devices: deviceOptions,
     flags,
     threads,
     deviceIndices,
@@ -220,7 +220,8 @@ async function openXlaEngine({
       fn: (...args: A) => R,
       compileOptions: CompileOptions,
     ) {
-      const compile = (mlir: string) => cache.compile(mlir);
+      const compile = ({ mlir, bytes }: TracedProgram) =>
+        cache.compile(mlir, () => bytes() >= LARGE_PROGRAM_BYTES);
       const jitted = new JittedFunction(fn, { ...compileOptions, precision }, backend, compile);
       functions.add(jitted);
       const call = (...args: A) => {
@@ -252,6 +253,10 @@ async function openXlaEngine({
 
 /** Programs that a function keeps, one a signature; the least recently used goes first. */
 const MAX_PROGRAMS = 64;
+/** Of results and what is kept on the way: programs that take more are compiled in a process of their own. */
+const LARGE_PROGRAM_BYTES = 32 * 2 ** 20;
+
+type Compile = (traced: TracedProgram) => Promise<PjrtExecutable>;
 
 /** A function with the programs it was compiled to. */
 class JittedFunction<A extends readonly TensorTree[], R extends TensorTree> {
@@ -261,7 +266,7 @@ class JittedFunction<A extends readonly TensorTree[], R extends TensorTree> {
   readonly #precision: Precision;
   readonly #layout: ProgramLayout | undefined;
   readonly #backend: XlaBackend;
-  readonly #compile: ProgramCache['compile'];
+  readonly #compile: Compile;
   readonly #programs = new Map<string, { program: CompiledProgram; results: R }>();
   #isClosed = false;
 
@@ -274,7 +279,7 @@ class JittedFunction<A extends readonly TensorTree[], R extends TensorTree> {
       precision,
     }: CompileOptions & { readonly precision: Precision },
     backend: XlaBackend,
-    compile: ProgramCache['compile'],
+    compile: Compile,
   ) {
     this.#fn = fn;
     this.#name = name;
@@ -407,7 +412,7 @@ class JittedFunction<A extends readonly TensorTree[], R extends TensorTree> {
   ): { program: CompiledProgram; results: R } {
     const { traced, results } = this.#traced(args, leaves, aliased);
     // One that failed to compile may be tried again.
-    const program = new CompiledProgram(traced, this.#compile(traced.mlir), () => {
+    const program = new CompiledProgram(traced, this.#compile(traced), () => {
       if (this.#programs.get(signature)?.program === program) this.#programs.delete(signature);
     });
     return { program, results };

@@ -7,6 +7,8 @@ import path from 'node:path';
 import type { PjrtClient } from '../pjrt/client.ts';
 import type { XlaFlags } from '../pjrt/compile-options.ts';
 import type { PjrtExecutable } from '../pjrt/executable.ts';
+import { compileApart } from './compile-apart.ts';
+import type { DeviceOptions } from './devices.ts';
 
 /** Bytes of compiled programs that are kept; the least recently used go first. */
 const MAX_CACHE_BYTES = 2 * 2 ** 30;
@@ -20,14 +22,15 @@ const STALE_MS = 60 * 60_000;
 
 /** Compiles programs, or loads what an earlier process compiled from the same text with the same plugin and flags. */
 export interface ProgramCache {
-  compile(mlir: string): Promise<PjrtExecutable>;
+  /** `isLarge`: whether the program is to be compiled in a process of its own; see {@link compileApart}. */
+  compile(mlir: string, isLarge?: () => boolean): Promise<PjrtExecutable>;
   /** The same for a single op, on the first device, with this thread held until it is done. */
   compileOp(mlir: string): PjrtExecutable;
 }
 
 export interface ProgramCacheOptions {
   readonly cacheDir: string;
-  readonly pluginPath: string;
+  readonly devices: DeviceOptions;
   readonly flags: XlaFlags;
   /** Size of the plugin's thread pool: compiled code depends on it. */
   readonly threads: number;
@@ -41,8 +44,9 @@ export interface ProgramCacheOptions {
  */
 export async function openProgramCache(
   client: PjrtClient,
-  { cacheDir, pluginPath, flags, threads, deviceIndices }: ProgramCacheOptions,
+  { cacheDir, devices, flags, threads, deviceIndices }: ProgramCacheOptions,
 ): Promise<ProgramCache> {
+  const { pluginPath } = devices;
   const folder = path.join(cacheDir, 'programs');
   const { size, mtimeMs } = await stat(pluginPath);
   const { platformName, platformVersion } = client;
@@ -75,10 +79,16 @@ export async function openProgramCache(
       if (newOpBytes < MAX_OP_BYTES) newOpBytes += storeSync(opFolder, file, executable);
       return executable;
     },
-    async compile(mlir) {
+    async compile(mlir, isLarge = () => false) {
       const file = fileOf(folder, mlir);
       const cached = await load(client, file);
       if (cached !== undefined) return cached;
+      // Another process would find a GPU's memory taken.
+      if (platformName === 'cpu' && isLarge()) {
+        const order = { devices, flags, deviceIndices, mlir, folder, file };
+        const made = (await compileApart(order)) ? await load(client, file) : undefined;
+        if (made !== undefined) return made;
+      }
       const executable = await client.compile(mlir, { flags, deviceIndices });
       newBytes += await store(folder, file, executable);
       if (newBytes > PRUNE_BYTES) {
@@ -149,7 +159,11 @@ function bodyOf(entry: Buffer): Buffer | undefined {
 }
 
 /** Gives the bytes that it wrote. */
-async function store(folder: string, file: string, executable: PjrtExecutable): Promise<number> {
+export async function store(
+  folder: string,
+  file: string,
+  executable: PjrtExecutable,
+): Promise<number> {
   const temporary = path.join(folder, `.${randomUUID()}${TEMPORARY}`);
   try {
     const body = executable.serialize();
