@@ -31,26 +31,27 @@ const PATIENCE_MS = 10_000;
 const ASK_AGAIN_MS = 250;
 const ANSWER_TIMEOUT_MS = 5000;
 
-/**
- * Of the folder of a recipe with stages, the stage that somebody leads.
- * @throws UsageError `RUN_NOT_FOUND` when the folder has no run, or stages of which none is led
- */
+/** @throws UsageError `RUN_NOT_FOUND` when the folder has no run */
 export async function placeOf(run: string): Promise<RunPlace> {
   if (/^[^/]+:\d+$/.test(run)) return { run, isAddress: true };
   if (await isRunFolder(run)) return { run, isAddress: false };
-  const stages: string[] = [];
-  for (const entry of await readdir(run, { withFileTypes: true }).catch(() => [])) {
-    const stage = join(run, entry.name);
-    if (!entry.isDirectory() || !(await isRunFolder(stage))) continue;
-    if ((await leaderOf(stage))?.isAlive === true) return { run: stage, isAddress: false };
-    stages.push(entry.name);
-  }
+  const within = await runsWithin(run);
   throw new UsageError(
     'RUN_NOT_FOUND',
-    stages.length === 0
-      ? `${run} is neither the folder of a started run nor the address (host:port) of a coordinator`
-      : `${run} holds the stages ${stages.join(', ')}, none of which runs: name the folder of one`,
+    `${run} is neither the folder of a started run nor the address (host:port) of a coordinator` +
+      (within.length === 0 ? '' : `. Name one of the runs in it: ${within.join(', ')}`),
   );
+}
+
+/** Folders of runs in a folder, of the stages of a recipe for one; those that run on this machine say so. */
+async function runsWithin(folder: string): Promise<string[]> {
+  const runs: string[] = [];
+  for (const name of (await readdir(folder).catch(() => [])).sort()) {
+    const run = join(folder, name);
+    if (!(await isRunFolder(run))) continue;
+    runs.push((await leaderOf(run))?.isAlive === true ? `${run} (running)` : run);
+  }
+  return runs;
 }
 
 /** The status as the coordinator has it now; undefined where nobody leads the run. */
@@ -85,19 +86,24 @@ export async function followRun(
     const last = await ask(place, options, async (channel, isOurs) => {
       const isSame = (status: RunStatus): boolean =>
         isOurs(status) && (heard.runId === '' || heard.runId === status.runId);
-      let latest = await statusOf(channel);
-      if (latest === undefined || !isSame(latest)) return undefined;
-      heard.runId = latest.runId;
+      if (tell !== undefined) {
+        const status = await statusOf(channel);
+        if (status === undefined || !isSame(status)) return undefined;
+        heard.runId = status.runId;
+        await tell(channel);
+      }
+      let latest: RunStatus | undefined;
       try {
-        await tell?.(channel);
         const updates = callStream(channel, Rpc.watchStatus, {}, { timeoutMs: Infinity });
         for await (const { status } of updates) {
           if (status === undefined || !isSame(status)) return undefined;
+          heard.runId = status.runId;
           latest = status;
           onStatus?.(status);
         }
       } finally {
-        heard.ms = performance.now();
+        // It may have been long since the last word.
+        if (latest !== undefined) heard.ms = performance.now();
       }
       return latest;
     });

@@ -353,8 +353,8 @@ program
   .addHelpText(
     'after',
     `
-As Ctrl-C at its launcher: for runs whose terminal is closed, or that another machine leads. Of a recipe with stages the
-stage that runs is stopped, and the launcher begins no other.
+As Ctrl-C at its launcher: for runs whose terminal is closed, or that another machine leads. Of a recipe with stages name
+the folder of the stage that runs: its launcher then begins no other.
 
 Examples:
   videoloom stop runs/videobert

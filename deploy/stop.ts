@@ -1,9 +1,9 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { CoordinatorServiceService as Rpc } from '../proto/gen/videoloom/v1/coordinator.ts';
-import { RunPhase, type RunStatus } from '../proto/gen/videoloom/v1/run.ts';
+import { RunPhase } from '../proto/gen/videoloom/v1/run.ts';
 import { call } from '../proto/grpc.ts';
 import { printable } from '../proto/printable.ts';
-import { followRun, placeOf, type OperatorOptions, type RunPlace } from './ask-run.ts';
+import { followRun, placeOf, type OperatorOptions } from './ask-run.ts';
 import { leaderOf } from './leader.ts';
 import { showLeft } from './reports/left-run.ts';
 
@@ -11,37 +11,28 @@ const ANSWER_TIMEOUT_MS = 10_000;
 /** A coordinator stays for those who still ask it. */
 const MOST_GOING_MS = 60_000;
 const LOOK_AGAIN_MS = 100;
-/** A launcher prepares the next stage meanwhile. */
-const NEXT_STAGE_MS = 30_000;
 
 /**
  * Has a run stop after the step under way, as Ctrl-C at its launcher does, and waits until it has ended and, on this
  * machine, its coordinator too. Says how it ended; a run that had ended before is left as it is. Gives the exit code: 1
- * for a run that has failed. Of the folder of a recipe with stages it is the stage that runs.
+ * for a run that has failed.
  *
  * @throws UsageError `RUN_NOT_FOUND` when there is no run; VideoloomError `COORDINATOR_UNREACHABLE` when nobody answers,
  *   and the run has not ended
  */
 export async function stopRun(run: string, options: OperatorOptions): Promise<number> {
-  let place = await placeOf(run);
-  let last: RunStatus | undefined;
-  for (;;) {
-    last = await followRun(place, options, {
-      // Each that answers: one that was killed and started again has forgotten that it was asked.
-      async tell(channel) {
-        await call(channel, Rpc.stopRun, {}, { timeoutMs: ANSWER_TIMEOUT_MS });
-      },
-    });
-    // A stage that was at its end is finished, and the launcher begins the next.
-    if (place.run === run || last?.phase !== RunPhase.FINISHED) break;
-    const next = await nextStage(run, place.run);
-    if (next === undefined) break;
-    place = next;
-  }
+  const place = await placeOf(run);
+  const last = await followRun(place, options, {
+    // Each that answers: one that was killed and started again has forgotten that it was asked.
+    async tell(channel) {
+      await call(channel, Rpc.stopRun, {}, { timeoutMs: ANSWER_TIMEOUT_MS });
+    },
+  });
   if (!place.isAddress) {
     await coordinatorGone(place.run);
-    await showLeft(place.run, false);
-  } else if (last !== undefined) {
+    return (await showLeft(place.run, false)) === 'failed' ? 1 : 0;
+  }
+  if (last !== undefined) {
     const { runId, phase, committedStep, totalSteps, failure } = last;
     const how = { [RunPhase.FINISHED]: 'finished', [RunPhase.FAILED]: 'failed' }[phase as number];
     const why = failure === '' ? '' : `\n  ${printable(failure)}`;
@@ -50,17 +41,6 @@ export async function stopRun(run: string, options: OperatorOptions): Promise<nu
     );
   }
   return last?.phase === RunPhase.FAILED ? 1 : 0;
-}
-
-/** The stage that is led after `stage`; undefined where none has begun within some time. */
-async function nextStage(recipe: string, stage: string): Promise<RunPlace | undefined> {
-  const begin = performance.now();
-  while (performance.now() - begin < NEXT_STAGE_MS) {
-    await delay(LOOK_AGAIN_MS);
-    const place = await placeOf(recipe).catch(() => undefined); // none is led yet
-    if (place !== undefined && place.run !== stage) return place;
-  }
-  return undefined;
 }
 
 /** So that whoever goes on with the run at once finds it free. Of another machine's process nobody here can tell. */

@@ -98,7 +98,7 @@ async function slowDown(running: Running, seed: number, signal_: AbortSignal): P
   return stops;
 }
 
-/** Processes that these have started: a worker starts decoders alone. */
+/** Processes that these have started: a worker of so small a model starts decoders alone. */
 async function childrenOf(parents: readonly number[]): Promise<number[]> {
   const found: number[] = [];
   for (const entry of await readdir('/proc')) {

@@ -19,17 +19,17 @@ export async function hasEnded(run: string): Promise<boolean> {
 }
 
 /**
- * Prints what is known of a run whose coordinator does not answer: how far it came and how it ended.
+ * Prints what is known of a run whose coordinator does not answer: how far it came and how it ended, which it gives.
  * @throws UsageError RUN_PLAN_INVALID
  */
-export async function showLeft(run: string, asJson: boolean): Promise<void> {
+export async function showLeft(run: string, asJson: boolean): Promise<LeftState> {
   const { runId, totalSteps } = await readRunPlan(run);
   const { state, failure, step } = readLeft(run);
   const checkpoint = await newestCheckpointStep(run);
   if (asJson) {
     const left = { runId, state, step, totalSteps, checkpoint, failure: failure || undefined };
     process.stdout.write(`${JSON.stringify(left)}\n`);
-    return;
+    return state;
   }
   const how = {
     prepared: 'prepared, and not begun',
@@ -45,6 +45,7 @@ export async function showLeft(run: string, asJson: boolean): Promise<void> {
     ...(state === 'finished' ? [] : [`go on with: videoloom resume ${shellWord(run)}`]),
   ];
   process.stdout.write(`${lines.join('\n')}\n`);
+  return state;
 }
 
 function readLeft(run: string): { state: LeftState; failure: string; step: number } {

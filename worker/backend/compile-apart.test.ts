@@ -1,13 +1,14 @@
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
-import { readdir } from 'node:fs/promises';
+import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { test } from 'node:test';
+import { mock, test } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 
 import * as tf from '@tensorflow/tfjs-core';
 
 import { temporaryFolder } from '../../proto/test/temporary-folder.ts';
+import { PjrtClient } from '../pjrt/client.ts';
 import { cpuPlugin } from '../pjrt/test/client.ts';
 import { openEngine, type Engine } from './engine.ts';
 
@@ -17,34 +18,51 @@ const isLinux = process.platform === 'linux' || 'reads /proc';
 const [ROWS, COLUMNS] = [1024, 8192];
 
 test(
-  'a large program is compiled in a process of its own, and in this one when that is killed',
+  'a large program is compiled in a process of its own, and in this one when that is killed or cannot store it',
   { skip: isLinux === true ? false : isLinux },
   async () => {
     const cacheDir = await temporaryFolder('compile-apart');
-    const engine = await openEngine({ engine: 'xla', pluginPath: await cpuPlugin(), cacheDir });
-    try {
-      const programs = join(cacheDir, 'programs');
-      assert.equal(await compileLarge(engine, 2), 1, 'one process compiled it');
-      assert.equal((await readdir(programs)).filter((name) => name.endsWith('.pjrt')).length, 1);
-      assert.equal(await compileLarge(engine, 3, 'SIGKILL'), 1);
-      assert.equal((await readdir(programs)).filter((name) => name.endsWith('.pjrt')).length, 2);
-      assert.equal(await compileLarge(engine, 2), 0, 'it is in the cache');
-    } finally {
-      engine.close();
-    }
+    await withEngine(cacheDir, async (engine) => {
+      assert.deepEqual(await compileLarge(engine, 2), { apart: 1, here: 0 });
+      assert.deepEqual(await compileLarge(engine, 3, 'SIGKILL'), { apart: 1, here: 1 });
+      assert.deepEqual(await compileLarge(engine, 2), { apart: 0, here: 0 }, 'it is in the cache');
+      assert.deepEqual(await compileLarge(engine, 3), { apart: 0, here: 0 });
+    });
+    const unwritable = await temporaryFolder('compile-apart');
+    await writeFile(join(unwritable, 'programs'), 'no folder');
+    await withEngine(unwritable, async (engine) => {
+      assert.deepEqual(await compileLarge(engine, 2), { apart: 1, here: 1 });
+      assert.deepEqual(await compileLarge(engine, 3), { apart: 0, here: 1 }, 'it was of no use');
+    });
   },
 );
 
-/** How many processes it took to compile and run a program of that factor; each gets `signal` as soon as it is there. */
+async function withEngine(
+  cacheDir: string,
+  body: (engine: Engine) => Promise<void>,
+): Promise<void> {
+  const engine = await openEngine({ engine: 'xla', pluginPath: await cpuPlugin(), cacheDir });
+  try {
+    await body(engine);
+  } finally {
+    engine.close();
+  }
+}
+
+/**
+ * Compiles and runs a program of that factor. Tells how many processes were started for it, each of which gets `signal` as
+ * soon as it is there, and how often it was compiled in this one.
+ */
 async function compileLarge(
   engine: Engine,
   factor: number,
   signal?: NodeJS.Signals,
-): Promise<number> {
+): Promise<{ apart: number; here: number }> {
   const run = engine.compile(
     (x: tf.Tensor) => tf.matMul(tf.mul<tf.Tensor2D>(x, factor), tf.ones([2, COLUMNS])),
     { name: 'large' },
   );
+  const compile = mock.method(PjrtClient.prototype, 'compile');
   const before = new Set(children());
   const seen = new Set<number>();
   const x = engine.upload(new Float32Array(ROWS * 2).fill(0.5), [ROWS, 2]);
@@ -63,7 +81,9 @@ async function compileLarge(
   const values = await (await result).data();
   assert.ok(values.every((value) => value === factor));
   run.close();
-  return seen.size;
+  const here = compile.mock.callCount();
+  compile.mock.restore();
+  return { apart: seen.size, here };
 }
 
 function children(): number[] {

@@ -253,7 +253,7 @@ async function openXlaEngine({
 
 /** Programs that a function keeps, one a signature; the least recently used goes first. */
 const MAX_PROGRAMS = 64;
-/** Of results and what is kept on the way: programs that take more are compiled in a process of their own. */
+/** Of results and what is kept on the way: programs that take so much are compiled in a process of their own. */
 const LARGE_PROGRAM_BYTES = 32 * 2 ** 20;
 
 type Compile = (traced: TracedProgram) => Promise<PjrtExecutable>;

@@ -68,7 +68,7 @@ export class Trace {
     this.name = name;
     this.#retain = retain;
     this.#parent = parent;
-    this.isRecomputed = isRecomputed || parent?.isRecomputed === true;
+    this.isRecomputed = isRecomputed;
     this.hlo = parent?.hlo.fork() ?? new HloBuilder(builder);
   }
 

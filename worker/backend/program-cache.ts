@@ -70,6 +70,13 @@ export async function openProgramCache(
     const digest = createHash('sha256').update(key).update(mlir).digest('hex');
     return path.join(within, `${digest}.pjrt`);
   };
+  // Another process would find a GPU's memory taken.
+  let mayCompileApart = platformName === 'cpu';
+  const loadApart = async (mlir: string, file: string): Promise<PjrtExecutable | undefined> => {
+    const reply = await compileApart({ devices, flags, deviceIndices, mlir, folder, file });
+    if (reply === 'not stored') mayCompileApart = false;
+    return reply === 'stored' ? load(client, file) : undefined;
+  };
   return {
     compileOp(mlir) {
       const file = fileOf(opFolder, mlir);
@@ -83,14 +90,9 @@ export async function openProgramCache(
       const file = fileOf(folder, mlir);
       const cached = await load(client, file);
       if (cached !== undefined) return cached;
-      // Another process would find a GPU's memory taken.
-      if (platformName === 'cpu' && isLarge()) {
-        const order = { devices, flags, deviceIndices, mlir, folder, file };
-        const made = (await compileApart(order)) ? await load(client, file) : undefined;
-        if (made !== undefined) return made;
-      }
-      const executable = await client.compile(mlir, { flags, deviceIndices });
-      newBytes += await store(folder, file, executable);
+      const made = mayCompileApart && isLarge() ? await loadApart(mlir, file) : undefined;
+      const executable = made ?? (await client.compile(mlir, { flags, deviceIndices }));
+      newBytes += made === undefined ? await store(folder, file, executable) : await sizeOf(file);
       if (newBytes > PRUNE_BYTES) {
         newBytes = 0;
         await prune(folder, MAX_CACHE_BYTES).catch(() => undefined); // the next time is soon enough
@@ -176,6 +178,10 @@ export async function store(
     await rm(temporary, { force: true }).catch(() => undefined);
     return 0;
   }
+}
+
+async function sizeOf(file: string): Promise<number> {
+  return (await stat(file).catch(() => undefined))?.size ?? 0;
 }
 
 /** Removes the least recently used programs beyond `maxBytes`, and what processes left behind that were killed. */
