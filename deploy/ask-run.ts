@@ -91,6 +91,7 @@ export async function followRun(
         if (status === undefined || !isSame(status)) return undefined;
         heard.runId = status.runId;
         await tell(channel);
+        heard.ms = performance.now();
       }
       let latest: RunStatus | undefined;
       try {

@@ -354,7 +354,7 @@ program
     'after',
     `
 As Ctrl-C at its launcher: for runs whose terminal is closed, or that another machine leads. Of a recipe with stages name
-the folder of the stage that runs: its launcher then begins no other.
+the folder of the stage that runs: its launcher then begins no other, unless that stage was at its end.
 
 Examples:
   videoloom stop runs/videobert

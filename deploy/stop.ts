@@ -30,7 +30,11 @@ export async function stopRun(run: string, options: OperatorOptions): Promise<nu
   });
   if (!place.isAddress) {
     await coordinatorGone(place.run);
-    return (await showLeft(place.run, false)) === 'failed' ? 1 : 0;
+    const left = await showLeft(place.run, false);
+    if (last?.phase !== RunPhase.FAILED || left === 'failed') return left === 'failed' ? 1 : 0;
+    // Its journal could not be written.
+    process.stdout.write(`  ${printable(last.failure)}\n`);
+    return 1;
   }
   if (last !== undefined) {
     const { runId, phase, committedStep, totalSteps, failure } = last;

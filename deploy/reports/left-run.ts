@@ -24,7 +24,9 @@ export async function hasEnded(run: string): Promise<boolean> {
  */
 export async function showLeft(run: string, asJson: boolean): Promise<LeftState> {
   const { runId, totalSteps } = await readRunPlan(run);
-  const { state, failure, step } = readLeft(run);
+  const { state: told, failure, step } = readLeft(run);
+  // One that is finished may have been opened again since.
+  const state = (await exists(join(run, SUMMARY_FILE))) ? 'finished' : told;
   const checkpoint = await newestCheckpointStep(run);
   if (asJson) {
     const left = { runId, state, step, totalSteps, checkpoint, failure: failure || undefined };

@@ -10,6 +10,7 @@ import * as tf from '@tensorflow/tfjs-core';
 import { temporaryFolder } from '../../proto/test/temporary-folder.ts';
 import { PjrtClient } from '../pjrt/client.ts';
 import { cpuPlugin } from '../pjrt/test/client.ts';
+import { compileApart } from './compile-apart.ts';
 import { openEngine, type Engine } from './engine.ts';
 
 const isLinux = process.platform === 'linux' || 'reads /proc';
@@ -34,6 +35,24 @@ test(
       assert.deepEqual(await compileLarge(engine, 2), { apart: 1, here: 1 });
       assert.deepEqual(await compileLarge(engine, 3), { apart: 0, here: 1 }, 'it was of no use');
     });
+  },
+);
+
+test(
+  'a process that cannot compile its program says so and ends',
+  { skip: isLinux === true ? false : isLinux },
+  async () => {
+    const folder = await temporaryFolder('compile-apart');
+    const before = children();
+    const reply = await compileApart({
+      devices: { pluginPath: await cpuPlugin(), devices: 1, axes: {}, threads: undefined },
+      ...{ flags: {}, deviceIndices: [0], mlir: 'nonsense', folder, file: join(folder, 'none') },
+    });
+    assert.equal(reply, 'failed');
+    for (let i = 0; children().length > before.length; i++) {
+      assert.ok(i < 1000, 'the process has not ended within 5 s');
+      await delay(5);
+    }
   },
 );
 
@@ -70,6 +89,7 @@ async function compileLarge(
   const result = run(x).finally(() => {
     isDone = true;
   });
+  result.catch(() => undefined); // it is awaited below
   while (!isDone) {
     for (const pid of children()) {
       if (before.has(pid) || seen.has(pid)) continue;

@@ -74,8 +74,10 @@ export async function openProgramCache(
   let mayCompileApart = platformName === 'cpu';
   const loadApart = async (mlir: string, file: string): Promise<PjrtExecutable | undefined> => {
     const reply = await compileApart({ devices, flags, deviceIndices, mlir, folder, file });
-    if (reply === 'not stored') mayCompileApart = false;
-    return reply === 'stored' ? load(client, file) : undefined;
+    const made = reply === 'stored' ? await load(client, file) : undefined;
+    // A child that was killed says nothing of the next.
+    if (reply !== 'failed' && made === undefined) mayCompileApart = false;
+    return made;
   };
   return {
     compileOp(mlir) {
