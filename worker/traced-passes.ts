@@ -1,6 +1,6 @@
 import * as tf from '@tensorflow/tfjs-core';
 
-/** A function within the program that is being traced, with a gradient of its own. */
+/** A function with a gradient of its own. */
 export interface TracedPasses {
   forward(): { readonly output: tf.Tensor; readonly residuals: readonly tf.Tensor[] };
   /** Gradients of the inputs that {@link applyPasses} is given, in their order. */
@@ -15,7 +15,8 @@ export function applyPasses(traced: TracedPasses, inputs: readonly tf.Tensor[]):
     save([...residuals]);
     return {
       value: output,
-      gradFunc: (cotangent: tf.Tensor, kept: tf.Tensor[]) => traced.backward(cotangent, kept),
+      gradFunc: (cotangent: tf.Tensor, kept: tf.Tensor[]) =>
+        tf.tidy(() => traced.backward(cotangent, kept)),
     };
   });
   return run(...inputs);

@@ -13,14 +13,14 @@ import { cpuPlugin } from '../pjrt/test/client.ts';
 import { compileApart } from './compile-apart.ts';
 import { openEngine, type Engine } from './engine.ts';
 
-const isLinux = process.platform === 'linux' || 'reads /proc';
+const skip = process.platform !== 'linux' && 'reads /proc';
 
 /** [1024, 8192] f32, 32 MiB: what makes a program large. */
 const [ROWS, COLUMNS] = [1024, 8192];
 
 test(
   'a large program is compiled in a process of its own, and in this one when that is killed or cannot store it',
-  { skip: isLinux === true ? false : isLinux },
+  { skip },
   async () => {
     const cacheDir = await temporaryFolder('compile-apart');
     await withEngine(cacheDir, async (engine) => {
@@ -38,23 +38,19 @@ test(
   },
 );
 
-test(
-  'a process that cannot compile its program says so and ends',
-  { skip: isLinux === true ? false : isLinux },
-  async () => {
-    const folder = await temporaryFolder('compile-apart');
-    const before = children();
-    const reply = await compileApart({
-      devices: { pluginPath: await cpuPlugin(), devices: 1, axes: {}, threads: undefined },
-      ...{ flags: {}, deviceIndices: [0], mlir: 'nonsense', folder, file: join(folder, 'none') },
-    });
-    assert.equal(reply, 'failed');
-    for (let i = 0; children().length > before.length; i++) {
-      assert.ok(i < 1000, 'the process has not ended within 5 s');
-      await delay(5);
-    }
-  },
-);
+test('a process that cannot compile its program says so and ends', { skip }, async () => {
+  const folder = await temporaryFolder('compile-apart');
+  const before = children();
+  const reply = await compileApart({
+    devices: { pluginPath: await cpuPlugin(), devices: 1, axes: {}, threads: undefined },
+    ...{ flags: {}, deviceIndices: [0], mlir: 'nonsense', folder, file: join(folder, 'none') },
+  });
+  assert.equal(reply, 'failed');
+  for (let i = 0; children().length > before.length; i++) {
+    assert.ok(i < 1000, 'the process has not ended within 5 s');
+    await delay(5);
+  }
+});
 
 async function withEngine(
   cacheDir: string,

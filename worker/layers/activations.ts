@@ -1,4 +1,5 @@
 import * as tf from '@tensorflow/tfjs-core';
+import { applyPasses } from '../traced-passes.ts';
 
 /** As configs name them. */
 export type Activation = 'gelu' | 'gelu-tanh' | 'quick-gelu' | 'relu' | 'silu';
@@ -28,17 +29,17 @@ export function quickGelu(x: tf.Tensor): tf.Tensor {
  * tanh in both passes would keep it, a third array beside x and the result.
  */
 export function gelu(x: tf.Tensor): tf.Tensor {
-  return geluOf(x);
+  return applyPasses(
+    {
+      forward: () => ({
+        output: tf.mul(tf.mul(x, 0.5), tf.add(tf.tanh(geluInner(x)), 1)),
+        residuals: [x],
+      }),
+      backward: (dy, [saved]) => [tf.mul(dy, geluSlope(saved!))],
+    },
+    [x],
+  );
 }
-
-const geluOf = tf.customGrad((...given) => {
-  const [x, save] = given as unknown as [tf.Tensor, tf.GradSaveFunc];
-  save([x]);
-  return {
-    value: tf.mul(tf.mul(x, 0.5), tf.add(tf.tanh(geluInner(x)), 1)),
-    gradFunc: (dy: tf.Tensor, [saved]: tf.Tensor[]) => tf.tidy(() => tf.mul(dy, geluSlope(saved!))),
-  };
-});
 
 const [GELU_SCALE, GELU_CUBE] = [Math.sqrt(2 / Math.PI), 0.044715];
 

@@ -88,42 +88,42 @@ function areWeightsLarge({ query, key }: AttentionHeads): boolean {
  * product more beside six. It has first derivatives alone.
  * Source: Dao et al. 2022, arXiv:2205.14135, sec. 3.1 and app. B.2.
  */
-function recomputedAttention({ query, key, value, bias }: AttentionHeads): tf.Tensor {
+function recomputedAttention(heads: AttentionHeads): tf.Tensor {
   const backend = tf.backend() as AttentionTracingBackend;
-  const run = tf.customGrad((...given) => {
-    const save = given.at(-1) as tf.GradSaveFunc;
-    const [query, key, value] = given as [tf.Tensor, tf.Tensor, tf.Tensor];
-    save([query, key, value, ...(bias === undefined ? [] : [bias])]);
-    return {
-      value: plainAttention({ query, key, value, bias }),
-      gradFunc: (cotangent: tf.Tensor, saved: tf.Tensor[]) =>
-        tf.tidy(() => {
-          const [early, key, value, hidden] = saved as [
-            tf.Tensor,
-            tf.Tensor,
-            tf.Tensor,
-            tf.Tensor?,
-          ];
-          const [dy, query] = (backend.optimizationBarrier?.([cotangent, early]) ?? [
-            cotangent,
-            early,
-          ]) as [tf.Tensor, tf.Tensor];
-          const heads = { query, key, value, bias: hidden };
-          const { grouped, single } = groupsOf(heads);
-          const scale = attentionScale(query.shape[3]!, undefined);
-          const weights = grouped(weightsOf(heads));
-          const dOutput = grouped(dy);
-          const products = tf.mul(tf.matMul(dOutput, value, false, true), weights);
-          const dScores = tf.sub(products, tf.mul(tf.sum(products, -1, true), weights));
-          return [
-            tf.mul(single(tf.matMul(dScores, key)), scale),
-            tf.matMul(dScores, grouped(tf.mul(query, scale)), true),
-            tf.matMul(weights, dOutput, true),
-          ];
-        }),
-    };
-  });
-  return run(query, key, value);
+  const { query, key, value, bias } = heads;
+  return applyPasses(
+    {
+      forward: () => ({
+        output: plainAttention(heads),
+        residuals: [query, key, value, ...(bias === undefined ? [] : [bias])],
+      }),
+      backward(cotangent, residuals) {
+        const [early, key, value, bias] = residuals as [
+          tf.Tensor,
+          tf.Tensor,
+          tf.Tensor,
+          tf.Tensor?,
+        ];
+        const [dy, query] = (backend.optimizationBarrier?.([cotangent, early]) ?? [
+          cotangent,
+          early,
+        ]) as [tf.Tensor, tf.Tensor];
+        const again = { query, key, value, bias };
+        const { grouped, single } = groupsOf(again);
+        const scale = attentionScale(query.shape[3]!, undefined);
+        const weights = grouped(weightsOf(again));
+        const dOutput = grouped(dy);
+        const products = tf.mul(tf.matMul(dOutput, value, false, true), weights);
+        const dScores = tf.sub(products, tf.mul(tf.sum(products, -1, true), weights));
+        return [
+          tf.mul(single(tf.matMul(dScores, key)), scale),
+          tf.matMul(dScores, grouped(tf.mul(query, scale)), true),
+          tf.matMul(weights, dOutput, true),
+        ];
+      },
+    },
+    [query, key, value],
+  );
 }
 
 /** Of the products of queries and keys of that width. */

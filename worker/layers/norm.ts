@@ -1,5 +1,6 @@
 import * as tf from '@tensorflow/tfjs-core';
 import type { Initializer } from '../initializer.ts';
+import { applyPasses } from '../traced-passes.ts';
 
 export type LayerNormParams = {
   readonly scale: tf.Tensor; // [D]
@@ -23,24 +24,23 @@ export function layerNorm(params: LayerNormParams, x: tf.Tensor, epsilon = 1e-5)
  * that of the single operations needs several arrays of the size of x.
  */
 function standardize(x: tf.Tensor, epsilon: number): tf.Tensor {
-  const run = tf.customGrad((...given) => {
-    const [input, save] = given as unknown as [tf.Tensor, tf.GradSaveFunc];
-    save([input]);
-    const { centred, inverse } = statisticsOf(input, epsilon);
-    return {
-      value: tf.mul(centred, inverse),
-      gradFunc: (dy: tf.Tensor, [saved]: tf.Tensor[]) =>
-        tf.tidy(() => {
-          // A compiler finds that it has them.
-          const { centred, inverse } = statisticsOf(saved!, epsilon);
-          const normal = tf.mul(centred, inverse);
-          const common = tf.mean(dy, -1, true);
-          const along = tf.mean(tf.mul(dy, normal), -1, true);
-          return tf.mul(tf.sub(tf.sub(dy, common), tf.mul(normal, along)), inverse);
-        }),
-    };
-  });
-  return run(x);
+  return applyPasses(
+    {
+      forward() {
+        const { centred, inverse } = statisticsOf(x, epsilon);
+        return { output: tf.mul(centred, inverse), residuals: [x] };
+      },
+      backward(dy, [saved]) {
+        // A compiler finds that it has them.
+        const { centred, inverse } = statisticsOf(saved!, epsilon);
+        const normal = tf.mul(centred, inverse);
+        const common = tf.mean(dy, -1, true);
+        const along = tf.mean(tf.mul(dy, normal), -1, true);
+        return [tf.mul(tf.sub(tf.sub(dy, common), tf.mul(normal, along)), inverse)];
+      },
+    },
+    [x],
+  );
 }
 
 /** x less its row's mean, [..., D], and one over the row's standard deviation, [..., 1]. */
