@@ -25,6 +25,7 @@ import type {
 import { RunPhase } from '../proto/gen/videoloom/v1/run.ts';
 import type { Generation, Member } from '../proto/gen/videoloom/v1/run.ts';
 import { RpcError } from '../proto/grpc.ts';
+import { isOver } from '../proto/run-phase.ts';
 import type { RunPlan } from '../proto/run-plan.ts';
 import { positionOf } from '../proto/sample-order.ts';
 import { NO_TIME } from '../proto/time-ledger.ts';
@@ -261,11 +262,6 @@ export function initialRunState(plan: RunPlan, origin: RunOrigin, nowMs: number)
 const MAX_RESULT_TRIES = 3;
 
 const NO_STALL: RunState['stall'] = { isTold: false, isRetried: false };
-
-/** Whether nothing more will happen to the run. */
-export function isOver({ phase }: Pick<RunState, 'phase'>): boolean {
-  return phase === RunPhase.FINISHED || phase === RunPhase.FAILED || phase === RunPhase.STOPPED;
-}
 
 /**
  * What `event` makes of `state`, at `nowMs` on a clock that never goes back.

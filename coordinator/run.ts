@@ -26,6 +26,7 @@ import type {
 import { RunPhase } from '../proto/gen/videoloom/v1/run.ts';
 import type { RunStatus, TimeLedger } from '../proto/gen/videoloom/v1/run.ts';
 import type { Log } from '../proto/log.ts';
+import { isOver } from '../proto/run-phase.ts';
 import { SUMMARY_FILE, type RunPlan } from '../proto/run-plan.ts';
 import { positionOf } from '../proto/sample-order.ts';
 import { openStepOrder, type StepOrder } from '../proto/step-order.ts';
@@ -54,7 +55,7 @@ import { openRunMetrics } from './metrics.ts';
 import type { RunMetrics } from './metrics.ts';
 import { checkSamePlan } from './plan-check.ts';
 import { runOver } from './refusals.ts';
-import { initialRunState, isOver, memberOf, transition } from './run-state.ts';
+import { initialRunState, memberOf, transition } from './run-state.ts';
 import type { Joiner, RunEffect, RunEvent, RunResponse, RunState } from './run-state.ts';
 import { RateWindow, statusOf } from './status.ts';
 import { totalTime } from './time-book.ts';

@@ -5,8 +5,9 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { UsageError, VideoloomError } from '../proto/errors.ts';
 import { exists } from '../proto/exists.ts';
 import { CoordinatorServiceService as Rpc } from '../proto/gen/videoloom/v1/coordinator.ts';
-import { RunPhase, type RunStatus } from '../proto/gen/videoloom/v1/run.ts';
+import type { RunStatus } from '../proto/gen/videoloom/v1/run.ts';
 import { call, callStream, dial, type Channel } from '../proto/grpc.ts';
+import { isOver } from '../proto/run-phase.ts';
 import { readRunPlan, RUN_PLAN_FILE, SUMMARY_FILE } from '../proto/run-plan.ts';
 import { openSecurity } from '../proto/security-folder.ts';
 import { shellWord } from '../proto/shell-word.ts';
@@ -166,11 +167,6 @@ export function unreachable({ run, isAddress }: RunPlace): VideoloomError {
           'run folder in place of the address'
       : `no coordinator of ${run} answers, and the run has not ended: go on with: videoloom resume ${shellWord(run)}`,
   );
-}
-
-/** Whether nothing more will happen to the run. */
-export function isOver({ phase }: RunStatus): boolean {
-  return phase === RunPhase.FINISHED || phase === RunPhase.FAILED || phase === RunPhase.STOPPED;
 }
 
 async function isRunFolder(folder: string): Promise<boolean> {

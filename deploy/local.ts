@@ -13,6 +13,7 @@ import { CoordinatorServiceService as Rpc } from '../proto/gen/videoloom/v1/coor
 import { RunPhase, type RunStatus } from '../proto/gen/videoloom/v1/run.ts';
 import { call, callStream, dial, type Channel } from '../proto/grpc.ts';
 import { EXIT_RESUMABLE, outliveTerminal } from '../proto/parent-process.ts';
+import { isOver } from '../proto/run-phase.ts';
 import { SUMMARY_FILE } from '../proto/run-plan.ts';
 import { openSecurity } from '../proto/security-folder.ts';
 import { checkReach } from '../proto/security.ts';
@@ -24,7 +25,6 @@ import {
   type Cluster,
   type Prepared,
 } from './local-cluster.ts';
-import { isOver } from './ask-run.ts';
 import { ProcessFailed } from './processes.ts';
 import { openRunView, summary, type Outcome, type RunView } from './view.ts';
 
