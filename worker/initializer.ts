@@ -26,6 +26,17 @@ export function shapesOnly(numLayers?: number): Initializer {
   return { normal: make, fill: make, layers: (count) => shapesOnly(count) };
 }
 
+/** Zeros in place of drawn weights: what has the form of a model and is computed with, though nobody reads the result. */
+export function blank(numLayers?: number): Initializer {
+  const stacked = (shape: readonly number[]): number[] =>
+    numLayers === undefined ? [...shape] : [numLayers, ...shape];
+  return {
+    normal: (_path, shape) => tf.zeros(stacked(shape)),
+    fill: (_path, shape, value) => tf.fill(stacked(shape), value),
+    layers: blank,
+  };
+}
+
 function initializerOf(seed: number, numLayers?: number): Initializer {
   const stacked = (shape: readonly number[]): number[] =>
     numLayers === undefined ? [...shape] : [numLayers, ...shape];

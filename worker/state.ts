@@ -1,7 +1,7 @@
 import type * as tf from '@tensorflow/tfjs-core';
 import type { Engine } from './backend/engine.ts';
 import type { TensorData } from './checkpoint/format.ts';
-import { openInitializer } from './initializer.ts';
+import { blank, openInitializer } from './initializer.ts';
 import type { VideoLanguageSystem } from './systems/system.ts';
 import { initAdamW, type AdamWState } from './optim/adamw.ts';
 import { disposeTree, fillTree, leavesOf, partsOf, type TensorTree } from './tree.ts';
@@ -24,6 +24,12 @@ export function initState<P extends TensorTree>(
   seed: number,
 ): TrainingState<P> {
   const params = system.init(openInitializer(seed));
+  return { step: 0, params, optimizer: initAdamW(params) };
+}
+
+/** A state of the right form to warm up with: large models take a while to draw. */
+export function blankState<P extends TensorTree>(system: VideoLanguageSystem<P>): TrainingState<P> {
+  const params = system.init(blank());
   return { step: 0, params, optimizer: initAdamW(params) };
 }
 
@@ -65,7 +71,7 @@ export async function readState(
  */
 export function stateFromHost<P extends TensorTree>(
   engine: Engine,
-  form: TrainingState<P>,
+  form: Pick<TrainingState<P>, 'params'>,
   step: number,
   host: HostState,
 ): TrainingState<P> {

@@ -34,6 +34,7 @@ import { fetchState } from './peer-state.ts';
 import type { Run } from './run.ts';
 import { openSession } from './session.ts';
 import {
+  blankState,
   disposeState,
   initState,
   parameterNames,
@@ -86,7 +87,7 @@ export async function train(options: TrainOptions): Promise<void> {
   const limits = timeLimits(run.plan);
   /** After the warm-up it holds no state of the run, only the form of one. */
   let isScratch = true;
-  let state: TrainingState = initState(system, config.train.seed);
+  let state: TrainingState = blankState(system);
   /** The generation that committed the state's step: computed again by another one, that step may have other bits. */
   let stateIn = 0;
   const programs = compilePrograms(engine, system, config.optimizer, {

@@ -8,10 +8,11 @@ import { UsageError } from '../proto/errors.ts';
 import type { Engine } from './backend/engine.ts';
 import { uploadBatch } from './batches.ts';
 import { loadCheckpoint } from './checkpoint/load.ts';
+import { blank } from './initializer.ts';
 import { openRunEngine } from './run-engine.ts';
 import { openRun, type Run } from './run.ts';
-import { initState, stateFromHost } from './state.ts';
-import type { TensorTree } from './tree.ts';
+import { stateFromHost } from './state.ts';
+import { disposeTree, type TensorTree } from './tree.ts';
 
 export interface TrainedRunOptions {
   readonly folder: string;
@@ -50,8 +51,9 @@ export async function openTrainedRun(options: TrainedRunOptions): Promise<Traine
     }
     engine = await openRunEngine(run, { engine: run.config.engine.name, pluginPath, cacheDir });
     const host = await loadCheckpoint(join(folder, CHECKPOINTS_FOLDER, checkpointFolderName(step)));
-    const form = initState(run.system, run.config.train.seed);
+    const form = { params: run.system.init(blank()) };
     const { params } = stateFromHost(engine, form, step, host);
+    disposeTree(form.params);
     const frozen = uploadBatch(engine, { arrays: run.system.frozen, counts: {}, numTokens: 0 });
     return { run, engine, step, params, frozen, close };
   } catch (error) {
