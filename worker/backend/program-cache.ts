@@ -12,7 +12,7 @@ import type { DeviceOptions } from './devices.ts';
 
 /** Bytes of compiled programs that are kept; the least recently used go first. */
 const MAX_CACHE_BYTES = 2 * 2 ** 30;
-/** The folder is looked through after so many bytes of new programs. */
+/** The folder is looked through with a process's first new program, and then after so many bytes of them. */
 const PRUNE_BYTES = MAX_CACHE_BYTES / 64;
 /** Of programs of single ops, which are some kilobytes each. */
 const MAX_OP_BYTES = 2 ** 26;
@@ -58,13 +58,7 @@ export async function openProgramCache(
     await machine(client),
   ]);
   const opFolder = path.join(folder, 'ops');
-  for (const [within, maxBytes] of [
-    [folder, MAX_CACHE_BYTES],
-    [opFolder, MAX_OP_BYTES],
-  ] as const) {
-    await prune(within, maxBytes).catch(() => undefined); // there may be none yet
-  }
-  let newBytes = 0;
+  let newBytes = PRUNE_BYTES;
   let newOpBytes = 0;
   const fileOf = (within: string, mlir: string) => {
     const digest = createHash('sha256').update(key).update(mlir).digest('hex');
@@ -85,6 +79,7 @@ export async function openProgramCache(
       const cached = loadSync(client, file);
       if (cached !== undefined) return cached;
       const executable = client.compileSync(mlir, { flags });
+      if (newOpBytes === 0) void pruneIfThere(opFolder, MAX_OP_BYTES);
       if (newOpBytes < MAX_OP_BYTES) newOpBytes += storeSync(opFolder, file, executable);
       return executable;
     },
@@ -95,9 +90,9 @@ export async function openProgramCache(
       const made = mayCompileApart && isLarge() ? await loadApart(mlir, file) : undefined;
       const executable = made ?? (await client.compile(mlir, { flags, deviceIndices }));
       newBytes += made === undefined ? await store(folder, file, executable) : await sizeOf(file);
-      if (newBytes > PRUNE_BYTES) {
+      if (newBytes >= PRUNE_BYTES) {
         newBytes = 0;
-        await prune(folder, MAX_CACHE_BYTES).catch(() => undefined); // the next time is soon enough
+        await pruneIfThere(folder, MAX_CACHE_BYTES);
       }
       return executable;
     },
@@ -184,6 +179,11 @@ export async function store(
 
 async function sizeOf(file: string): Promise<number> {
   return (await stat(file).catch(() => undefined))?.size ?? 0;
+}
+
+/** What fails is done the next time. */
+async function pruneIfThere(folder: string, maxBytes: number): Promise<void> {
+  await prune(folder, maxBytes).catch(() => undefined);
 }
 
 /** Removes the least recently used programs beyond `maxBytes`, and what processes left behind that were killed. */
