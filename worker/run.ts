@@ -18,14 +18,18 @@ import { withInitialWeights } from './initial-weights.ts';
 import { openRunSystem } from './run-system.ts';
 import type { VideoLanguageSystem } from './systems/system.ts';
 
-/** A prepared run, opened by a worker. */
-export interface Run {
+/** What a prepared run is, from the files of its folder. */
+export interface DescribedRun {
   readonly folder: string;
   readonly host: string;
   readonly plan: RunPlan;
   readonly config: Config;
   readonly index: SampleIndex;
   readonly system: VideoLanguageSystem;
+}
+
+/** A prepared run, opened by a worker. */
+export interface Run extends DescribedRun {
   readonly data: DataAccess;
   readonly trainLoader: ClipLoader;
   readonly heldOutLoader: ClipLoader;
@@ -34,27 +38,36 @@ export interface Run {
   close(): Promise<void>;
 }
 
+/** Opens a folder that `prepare` has made. @throws as {@link describeRun}, {@link openRunData} */
+export async function openRun(folder: string, overrides: readonly string[] = []): Promise<Run> {
+  return openRunData(await describeRun(folder, overrides));
+}
+
 /**
- * Opens a folder that `prepare` has made; `overrides` change fields of its config for this reader alone.
+ * Reads a folder that `prepare` has made; `overrides` change fields of its config for this reader alone.
  *
  * @throws UsageError `RUN_PLAN_MISSING` when it is none.
  */
-export async function openRun(folder: string, overrides: readonly string[] = []): Promise<Run> {
+export async function describeRun(
+  folder: string,
+  overrides: readonly string[] = [],
+): Promise<DescribedRun> {
   const plan = await readRunPlan(folder);
-  const { config, index, system: opened } = await openRunSystem(folder, overrides);
-  const system = await withInitialWeights(opened, folder, config);
+  const { config, index, system } = await openRunSystem(folder, overrides);
+  const beginning = await withInitialWeights(system, folder, config);
+  return { folder, host: hostname(), plan, config, index, system: beginning };
+}
+
+/** Starts what reads and decodes a run's data. @throws as `openDataAccess` */
+export async function openRunData(run: DescribedRun): Promise<Run> {
+  const { config, index } = run;
   const access = await openDataAccess(
     dataAccessOptions(config, index.root, userCacheDir(process.env)),
   );
   const trainLoader = openClipLoader(clipLoaderOptions(config, index, 'train', access));
   const heldOutLoader = openClipLoader(clipLoaderOptions(config, index, 'heldOut', access));
   return {
-    folder,
-    host: hostname(),
-    plan,
-    config,
-    index,
-    system,
+    ...run,
     data: access,
     trainLoader,
     heldOutLoader,

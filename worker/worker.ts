@@ -14,7 +14,7 @@ import { ownHostTowards } from './own-host.ts';
 import { openCollectives } from './parallel/mesh-collectives.ts';
 import { workerService, type PublishedState } from './peer-state.ts';
 import { openRunEngine } from './run-engine.ts';
-import { openRun } from './run.ts';
+import { describeRun, openRunData } from './run.ts';
 import { train } from './train.ts';
 
 export interface WorkerOptions {
@@ -48,32 +48,41 @@ export async function runWorker(options: WorkerOptions): Promise<void> {
   let log = openLog({ worker_id: workerId }, { file: options.logFile, secrets });
   closing.push(warnWhileInsecure(security, log));
   try {
-    const run = await openRun(folder);
-    closing.push(() => run.close());
-    const ledger = openLedger({ numRanks: run.plan.microbatches });
-    log = log.child({ run_id: run.plan.runId });
+    const described = await describeRun(folder);
+    const { plan, host, config } = described;
+    const ledger = openLedger({ numRanks: plan.microbatches });
+    log = log.child({ run_id: plan.runId });
+    // Decoders start in processes of their own, and meanwhile the engine in this one.
+    const opening = openRunData(described);
+    closing.push(() =>
+      opening.then(
+        (run) => run.close(),
+        () => undefined,
+      ),
+    );
     blackBox = await openBlackBox({
-      ...{ runFolder: folder, runId: run.plan.runId, workerId, host: run.host, log },
+      ...{ runFolder: folder, runId: plan.runId, workerId, host, log },
       // A ring adds in an order that depends on the number of workers.
-      sameBitsAlways: run.config.cluster.allReduce === 'tree',
+      sameBitsAlways: config.cluster.allReduce === 'tree',
     });
     closing.push(() => blackBox?.close());
-    const engine = await openRunEngine(run, options);
+    const engine = await openRunEngine(described, options);
     closing.push(() => {
       engine.close();
     });
+    const run = await opening;
     const metrics = openWorkerMetrics(ledger, () => run.counters());
     const metricsServer = await serveMetrics(metrics.registry, options.metricsAddress);
     closing.push(() => metricsServer.close());
     const collectives = await openCollectives({
       listenAddress: `${listenHost}:0`,
-      runId: run.plan.runId,
+      runId: plan.runId,
       workerId,
-      timeoutMs: timeLimits(run.plan).barrierMs,
+      timeoutMs: timeLimits(plan).barrierMs,
       security,
-      allReduce: run.config.cluster.allReduce,
-      precision: run.config.cluster.gradientPrecision,
-      sharedMemory: run.config.cluster.sharedMemory,
+      allReduce: config.cluster.allReduce,
+      precision: config.cluster.gradientPrecision,
+      sharedMemory: config.cluster.sharedMemory,
       onProgress: () => {
         ledger.progress();
       },
