@@ -1,7 +1,7 @@
 import { readdir, readFile, stat } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 
-import { z } from 'zod';
+import * as z from 'zod';
 
 import { digestFile } from './durable-file.ts';
 import { messageOf, VideoloomError } from './errors.ts';

@@ -1,44 +1,40 @@
-// Node reads no TypeScript: all sources are compiled at once into a folder of the user's cache, in half a second, once for
-// what they are now. A loader that compiles while it loads would cost each process and each thread that second.
+// Node reads no TypeScript: the sources are compiled into programs in a folder of the user's cache, in a second, once for
+// what they are now. A loader that compiles while it loads would cost each process and each thread that second, and six
+// hundred files a third of one.
+import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import {
   mkdirSync,
   mkdtempSync,
   readdirSync,
-  readFileSync,
   renameSync,
   rmSync,
   statSync,
-  symlinkSync,
   utimesSync,
-  writeFileSync,
 } from 'node:fs';
-import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
 import { basename, dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { userCacheDir } from './user-cache.mjs';
 
 const ROOT = fileURLToPath(new URL('..', import.meta.url));
-const FOLDERS = ['proto', 'coordinator', 'worker', 'video', 'deploy'];
-/** Another one than what an older release of this file made. */
-const FORM = '1';
+export const FOLDERS = ['proto', 'coordinator', 'worker', 'video', 'deploy'];
 const KEPT = 8;
 const DAY_MS = 86_400_000;
 
 /** @type {string | undefined} */
 let known;
 
-/** The folder that holds the compiled sources, laid out as they are; compiles them where that is not done yet. */
+/** The folder that holds the programs, each where its source lies in the project; makes it where that is not done yet. */
 export function compiledRoot() {
   known ??= findOrMake();
   return known;
 }
 
 function findOrMake() {
-  const files = FOLDERS.flatMap((folder) => filesBelow(folder));
-  const digest = createHash('sha256').update(`${FORM} ${process.version} ${ROOT}\n`);
-  for (const file of files) {
+  const digest = createHash('sha256').update(`${process.version} ${ROOT}\n`);
+  // The packages are part of the programs.
+  for (const file of [...projectFiles(ROOT), 'package-lock.json']) {
     const { size, mtimeMs } = statSync(join(ROOT, file));
     digest.update(`${file} ${size} ${mtimeMs}\n`);
   }
@@ -54,7 +50,7 @@ function findOrMake() {
     } catch {
       // It is not there.
     }
-    make(files, tree);
+    make(tree);
     prune(home);
     return tree;
   }
@@ -81,55 +77,31 @@ function cacheHomes() {
   ];
 }
 
-/** @param {string} folder relative to the root @returns {string[]} */
-function filesBelow(folder) {
-  return readdirSync(join(ROOT, folder), { withFileTypes: true }).flatMap((entry) => {
-    const path = join(folder, entry.name);
-    return entry.isDirectory() ? filesBelow(path) : path.endsWith('.test.ts') ? [] : [path];
-  });
+/** @param {string} root @returns {string[]} the files of the project without its tests, relative to `root` */
+export function projectFiles(root) {
+  /** @param {string} folder @returns {string[]} */
+  const filesBelow = (folder) =>
+    readdirSync(join(root, folder), { withFileTypes: true }).flatMap((entry) => {
+      const path = join(folder, entry.name);
+      return entry.isDirectory() ? filesBelow(path) : path.endsWith('.test.ts') ? [] : [path];
+    });
+  return FOLDERS.flatMap(filesBelow);
 }
 
-/** @param {string[]} files @param {string} tree */
-function make(files, tree) {
+/** @param {string} tree */
+function make(tree) {
   const own = mkdtempSync(`${tree}-`);
+  const compiler = join(ROOT, 'proto', 'compile-sources.mjs');
   try {
-    const sources = files.filter((file) => file.endsWith('.ts'));
-    /** @type {typeof import('esbuild')} */
-    const { buildSync } = createRequire(import.meta.url)('esbuild');
-    const { outputFiles } = buildSync({
-      entryPoints: sources.map((file) => join(ROOT, file)),
-      outbase: ROOT,
-      outdir: own,
-      format: 'esm',
-      platform: 'node',
-      target: `node${process.versions.node}`,
-      sourcemap: true,
-      sourcesContent: false,
-      write: false,
+    execFileSync(process.execPath, [compiler, ROOT, own, tree], {
+      stdio: ['ignore', 'ignore', 'inherit'],
     });
-    for (const { path, text } of outputFiles) {
-      mkdirSync(dirname(path), { recursive: true });
-      writeFileSync(path, path.endsWith('.js') ? withJavaScriptNames(text) : text);
-    }
-    // What the sources read that lies beside them, and the packages.
-    for (const file of files) {
-      if (sources.includes(file)) continue;
-      mkdirSync(dirname(join(own, file)), { recursive: true });
-      symlinkSync(join(ROOT, file), join(own, file));
-    }
-    symlinkSync(join(ROOT, 'node_modules'), join(own, 'node_modules'));
-    writeFileSync(join(own, 'package.json'), readFileSync(join(ROOT, 'package.json')));
     renameSync(own, tree);
   } catch (error) {
     rmSync(own, { recursive: true, force: true });
     // Another process was first.
     if (!statSync(tree, { throwIfNoEntry: false })) throw error;
   }
-}
-
-/** Imports of ours name the source file. @param {string} code */
-function withJavaScriptNames(code) {
-  return code.replace(/(\b(?:from|import)[ (]*)"(\.{1,2}\/[^"\n]+)\.ts"/g, '$1"$2.js"');
 }
 
 /** Removes those of older sources that nobody has begun to use for a day. @param {string} home */
@@ -144,14 +116,15 @@ function prune(home) {
 }
 
 /**
- * The JavaScript of a module of ours, to be run as a process or a thread of its own.
+ * The program of a module of ours, to be run as a process or a thread of its own. The compiler finds the modules that
+ * are run so by the calls of this function: the address is written out in them.
  * @param {URL} source address of its `.ts`, relative to a module of ours
  * @returns {string} path
  */
 export function compiled(source) {
   const path = fileURLToPath(source);
   const script = join(dirname(path), `${basename(path, '.ts')}.js`);
-  // In a compiled module, that lies beside it.
+  // In a program, it lies where its source does.
   if (statSync(script, { throwIfNoEntry: false }) !== undefined) return script;
   return join(compiledRoot(), script.slice(ROOT.length));
 }

@@ -1,8 +1,9 @@
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
-import { chmod, cp, mkdir, readdir, symlink, writeFile } from 'node:fs/promises';
+import { chmod, cp, mkdir, readdir, readFile, symlink, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { before, test } from 'node:test';
+import { pathToFileURL } from 'node:url';
 import { promisify } from 'node:util';
 import { temporaryFolder } from './test/temporary-folder.ts';
 
@@ -15,27 +16,31 @@ const project = join(folder, 'project');
 before(async () => {
   for (const name of ['proto', 'coordinator', 'worker', 'video', 'deploy'])
     await mkdir(join(project, name), { recursive: true });
-  for (const name of ['compiled.mjs', 'user-cache.mjs'])
+  for (const name of ['compile-sources.mjs', 'compiled.mjs', 'user-cache.mjs'])
     await cp(join(OWN, name), join(project, 'proto', name));
   await symlink(PACKAGES, join(project, 'node_modules'));
   const files = {
     'package.json': '{"type":"module"}',
+    'package-lock.json': '{}',
     'worker/greeting.txt': 'hello',
-    'worker/words.ts': 'export const words = (text: string): string[] => text.split(" ");',
+    // Shared by both programs, and read by the second only when it needs it.
+    'worker/words/words.ts': `export const words = (text: string): string[] => text.split(' ');
+      export const place: string = import.meta.url;`,
     'worker/thread.ts': `import { parentPort } from 'node:worker_threads';
-      const { words } = await import('./words.ts');
+      const { words } = await import('./words/words.ts');
       parentPort!.postMessage(words('from a thread'));`,
     'worker/main.ts': `import { readFileSync } from 'node:fs';
       import { Worker } from 'node:worker_threads';
       import { parse } from 'yaml';
       import { compiled } from '../proto/compiled.mjs';
-      import { words } from './words.ts';
+      import { place, words } from './words/words.ts';
       const text: string = readFileSync(new URL('greeting.txt', import.meta.url), 'utf8');
       const thread = new Worker(compiled(new URL('thread.ts', import.meta.url)));
       thread.once('message', (said: string[]) => {
-        console.log(JSON.stringify([words(text), said, parse('a: 1')]));
+        console.log(JSON.stringify([words(text), said, parse('a: 1'), place]));
       });`,
   };
+  await mkdir(join(project, 'worker', 'words'));
   for (const [name, text] of Object.entries(files)) await writeFile(join(project, name), text);
 });
 
@@ -53,10 +58,24 @@ test('all sources are compiled once for what they are, and run without a loader'
   const main = await compile(cache);
   assert.ok(main.startsWith(join(cache, 'videoloom', 'compiled')), main);
   const { stdout } = await promisify(execFile)(process.execPath, [main], { cwd: folder });
-  assert.deepEqual(JSON.parse(stdout), [['hello'], ['from', 'a', 'thread'], { a: 1 }]);
+  const place = pathToFileURL(join(dirname(main), 'words', 'words.ts')).href;
+  assert.deepEqual(JSON.parse(stdout), [['hello'], ['from', 'a', 'thread'], { a: 1 }, place]);
   assert.equal(await compile(cache), main);
   await writeFile(join(project, 'worker', 'more.ts'), 'export const more = 1;');
-  assert.notEqual(await compile(cache), main);
+  const other = await compile(cache);
+  assert.notEqual(other, main);
+  await writeFile(join(project, 'package-lock.json'), '{"packages":{}}');
+  assert.notEqual(await compile(cache), other);
+});
+
+test('a source that does not compile is named, and leaves nothing behind', async () => {
+  const cache = join(folder, 'broken');
+  const broken = join(project, 'worker', 'words', 'words.ts');
+  const text = await readFile(broken, 'utf8');
+  await writeFile(broken, 'export const words = ;');
+  await assert.rejects(compile(cache), /worker\/words\/words\.ts:1:/);
+  await writeFile(broken, text);
+  assert.deepEqual(await readdir(join(cache, 'videoloom', 'compiled')), []);
 });
 
 test('processes that compile at once end with one folder', async () => {

@@ -1,7 +1,7 @@
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 
-import { z } from 'zod';
+import * as z from 'zod';
 
 import { messageOf, UsageError } from './errors.ts';
 import { timeConflict } from './time-limits.ts';

@@ -1,5 +1,5 @@
 /** The fields of a recipe that every system has, and what their descriptions are made of. */
-import { z } from 'zod';
+import * as z from 'zod';
 import { RUN_PLAN_BOUNDS } from '../proto/run-plan.ts';
 import { WORLD_KINDS } from '../video/world/world-kinds.ts';
 import { SOURCE_NAMES } from '../video/sources/names.ts';

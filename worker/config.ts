@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs';
 import { isNode, LineCounter, parse, parseDocument, type Document } from 'yaml';
-import { z } from 'zod';
+import * as z from 'zod';
 import { UsageError } from '../proto/errors.ts';
 import { parseNatsServers } from '../proto/nats-servers.ts';
 import { timeConflict } from '../proto/time-limits.ts';

@@ -3,7 +3,7 @@
  * one size. Every record has a checksum: one that a power failure tore is passed over.
  */
 import { crc32c } from '@node-rs/crc32';
-import { z } from 'zod';
+import * as z from 'zod';
 
 export const HEADER_BYTES = 4096;
 export const RECORD_BYTES = 128;

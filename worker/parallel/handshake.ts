@@ -1,6 +1,6 @@
 /** How two workers make sure that they belong together before any gradient flows. */
 import type { Socket } from 'node:net';
-import { z } from 'zod';
+import * as z from 'zod';
 import { nameOfIdentity, type PeerIdentity } from '../../proto/identity.ts';
 import { isSameToken, TOKEN_REFUSED } from '../../proto/join-token.ts';
 import { PROTOCOL_VERSION } from '../../proto/protocol.ts';

@@ -1,5 +1,5 @@
 /** BERT as Hugging Face names and configures it, with its heads for pre-training. */
-import { z } from 'zod';
+import * as z from 'zod';
 import type { BertSizes } from '../models/bert.ts';
 import {
   BERT_BLOCK,

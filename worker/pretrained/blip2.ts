@@ -1,5 +1,5 @@
 /** BLIP-2's first stage, image encoder and Q-Former, as Hugging Face names and configures it. */
-import { z } from 'zod';
+import * as z from 'zod';
 import type { Blip2Sizes } from '../models/blip2.ts';
 import type { QFormerSizes } from '../models/q-former.ts';
 import type { VitSizes } from '../models/vit.ts';

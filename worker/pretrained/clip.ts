@@ -1,5 +1,5 @@
 /** CLIP as Hugging Face names and configures it. */
-import { z } from 'zod';
+import * as z from 'zod';
 import type { ClipSizes } from '../models/clip.ts';
 import type { TextTowerSizes } from '../models/text-tower.ts';
 import type { VitSizes } from '../models/vit.ts';

@@ -1,5 +1,5 @@
 /** What the encoders of Hugging Face's models share: sizes in a `config.json`, names of a block's weights. */
-import { z } from 'zod';
+import * as z from 'zod';
 import type { Activation } from '../layers/activations.ts';
 import type { EncoderSizes } from '../layers/encoder.ts';
 import { PretrainedError } from './pretrained-error.ts';

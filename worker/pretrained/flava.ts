@@ -1,5 +1,5 @@
 /** FLAVA's three encoders as Hugging Face names and configures them. */
-import { z } from 'zod';
+import * as z from 'zod';
 import type { FlavaSizes } from '../models/flava.ts';
 import { bertEmbeddingWeights, bertFields, bertJson, bertSizesIn } from './bert.ts';
 import { withDefaults } from './clip.ts';

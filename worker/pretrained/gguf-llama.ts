@@ -1,5 +1,5 @@
 /** A LLaMA in a GGUF file: its config, the names of its weights, its tokenizer. */
-import { z } from 'zod';
+import * as z from 'zod';
 import type { LlamaConfig } from '../models/llama.ts';
 import type { TokenizerFiles } from '../../video/text/pretrained-tokenizer.ts';
 import type { GgufFile } from './gguf.ts';

@@ -1,7 +1,7 @@
 /** Pictures as a pretrained model takes them: what its `preprocessor_config.json` says is done to them. */
 import { readFile } from 'node:fs/promises';
 import path from 'node:path';
-import { z } from 'zod';
+import * as z from 'zod';
 import { messageOf } from '../../proto/errors.ts';
 import { resample, type PictureSize, type ResampleFilter } from '../../video/sampling/resample.ts';
 import { count } from './encoder.ts';

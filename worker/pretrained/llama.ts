@@ -1,5 +1,5 @@
 /** LLaMA as Hugging Face names and configures it, and those of its kin that differ in nothing but sizes (SmolLM, Vicuna). */
-import { z } from 'zod';
+import * as z from 'zod';
 import type { RopeScaling } from '../layers/rope.ts';
 import type { LlamaConfig } from '../models/llama.ts';
 import { PretrainedError } from './pretrained-error.ts';

@@ -1,7 +1,7 @@
 /** Adapters as peft names and configures them. */
 import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { z } from 'zod';
+import * as z from 'zod';
 import { messageOf } from '../../proto/errors.ts';
 import { encodeSafetensors } from '../checkpoint/format.ts';
 import { shapesOnly } from '../initializer.ts';

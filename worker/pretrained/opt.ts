@@ -1,5 +1,5 @@
 /** OPT as Hugging Face names and configures it. */
-import { z } from 'zod';
+import * as z from 'zod';
 import type { OptConfig } from '../models/opt.ts';
 import { PretrainedError } from './pretrained-error.ts';
 import { linear, norm, same, transposed, type WeightTable } from './weight-table.ts';

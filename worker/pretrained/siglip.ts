@@ -1,5 +1,5 @@
 /** SigLIP as Hugging Face names and configures it. */
-import { z } from 'zod';
+import * as z from 'zod';
 import type { SiglipSizes } from '../models/siglip.ts';
 import {
   POSITION_IDS,

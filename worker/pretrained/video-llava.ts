@@ -1,5 +1,5 @@
 /** Video-LLaVA as Hugging Face names and configures it. */
-import { z } from 'zod';
+import * as z from 'zod';
 import type { VideoLlavaSizes } from '../models/video-llava.ts';
 import { clipVisionJson, clipVisionSizesOf, clipVisionWeights } from './clip.ts';
 import { ACTIVATION_NAMES, activationField, activationName, parsedConfig } from './encoder.ts';

@@ -1,5 +1,5 @@
 /** VisualBERT as Hugging Face names and configures it. */
-import { z } from 'zod';
+import * as z from 'zod';
 import type { VisualBertSizes } from '../models/visual-bert.ts';
 import { bertFields, bertJson, bertPretrainingWeights, bertSizesIn } from './bert.ts';
 import { count, parsedConfig } from './encoder.ts';

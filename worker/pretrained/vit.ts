@@ -1,5 +1,5 @@
 /** ViT as Hugging Face names and configures it. */
-import { z } from 'zod';
+import * as z from 'zod';
 import type { VitSizes } from '../models/vit.ts';
 import {
   blockWeights,

@@ -1,6 +1,6 @@
 import { readdir, readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
-import { z } from 'zod';
+import * as z from 'zod';
 import { CheckpointFileName, CHECKPOINTS_FOLDER } from '../../proto/checkpoint-manifest.ts';
 import { writeFileDurably } from '../../proto/durable-file.ts';
 import { messageOf, UsageError } from '../../proto/errors.ts';

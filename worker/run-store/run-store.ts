@@ -7,7 +7,7 @@
  *
  * What has no manifest does not exist. Manifests bear the SHA-256 of every file, which whoever fetches compares.
  */
-import { z } from 'zod';
+import * as z from 'zod';
 import {
   CheckpointFileName,
   checkpointFolderName,

@@ -1,5 +1,5 @@
 /** The tower that listens: its fields in recipes, and the sound as a program takes it. */
-import { z } from 'zod';
+import * as z from 'zod';
 import { count } from '../config-fields.ts';
 import type { AudioSizes } from '../models/audio-tower.ts';
 import type { HostArray, Row } from './system.ts';

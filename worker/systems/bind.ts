@@ -2,7 +2,7 @@
  * Frozen encoders that other systems see and hear with, where no pretrained ones can be had: towers for pictures, films
  * and sounds, bound to words by contrast over the global batch.
  */
-import { z } from 'zod';
+import * as z from 'zod';
 import * as tf from '@tensorflow/tfjs-core';
 import { count } from '../config-fields.ts';
 import { infoNceSums } from '../losses/contrastive.ts';

@@ -3,7 +3,7 @@
  * Source: Li et al. 2023, arXiv:2301.12597, sec. 3.3, for decoder-only language models.
  */
 import * as tf from '@tensorflow/tfjs-core';
-import { z } from 'zod';
+import * as z from 'zod';
 import { under } from '../initializer.ts';
 import { dense, initDense, type DenseParams } from '../layers/dense.ts';
 import { imageQueries, initQueries, type ImageQueryParams } from '../models/image-queries.ts';

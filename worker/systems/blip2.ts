@@ -3,7 +3,7 @@
  * match, and to write. Source: Li et al. 2023, arXiv:2301.12597, sec. 3.2; salesforce/LAVIS, blip2_qformer.py.
  */
 import * as tf from '@tensorflow/tfjs-core';
-import { z } from 'zod';
+import * as z from 'zod';
 import { openRng, type Rng } from '../../proto/random.ts';
 import type { Tokenizer } from '../../video/text/tokenizer.ts';
 import { count } from '../config-fields.ts';

@@ -1,6 +1,6 @@
 /** CLIP: two towers and InfoNCE over the global batch. Source: Radford et al. 2021, arXiv:2103.00020. */
 import * as tf from '@tensorflow/tfjs-core';
-import { z } from 'zod';
+import * as z from 'zod';
 import { count } from '../config-fields.ts';
 import { infoNceSums } from '../losses/contrastive.ts';
 import {

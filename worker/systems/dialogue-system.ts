@@ -1,6 +1,6 @@
 /** What systems share that put what they see and hear as soft tokens into a decoder-only language model. */
 import type * as tf from '@tensorflow/tfjs-core';
-import { z } from 'zod';
+import * as z from 'zod';
 import { openRng } from '../../proto/random.ts';
 import type { Sample } from '../../video/index/sample.ts';
 import type { Tokenizer } from '../../video/text/tokenizer.ts';

@@ -2,7 +2,7 @@
  * A language model alone, for systems that speak through a frozen one where no pretrained one can be had: it learns the
  * language of questions and answers from the words of the training split, and sees no clip.
  */
-import { z } from 'zod';
+import * as z from 'zod';
 import { openRng, shuffled } from '../../proto/random.ts';
 import type { TensorTree } from '../tree.ts';
 import { clipOf, factsByClip, longestOf, type Facts } from './clip-facts.ts';

@@ -1,5 +1,5 @@
 /** The language model that a system speaks through: its fields in recipes, and the decoder they make. */
-import { z } from 'zod';
+import * as z from 'zod';
 import { count } from '../config-fields.ts';
 import type { Initializer } from '../initializer.ts';
 import type { Decoder } from '../models/decoder.ts';

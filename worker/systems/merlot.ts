@@ -1,6 +1,6 @@
 /** MERLOT: frames beside what is said, hidden words, and shuffled frames. Source: Zellers et al. 2021, arXiv:2106.02636. */
 import * as tf from '@tensorflow/tfjs-core';
-import { z } from 'zod';
+import * as z from 'zod';
 import { count, share, type RunConfig } from '../config-fields.ts';
 import { crossEntropySums, type ObjectiveSums } from '../losses/cross-entropy.ts';
 import { infoNceSums } from '../losses/contrastive.ts';

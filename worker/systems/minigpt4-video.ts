@@ -4,7 +4,7 @@
  * Source: Ataallah et al. 2024, arXiv:2404.03413, sec. 3, and its released code (Vision-CAIR/MiniGPT4-video).
  */
 import * as tf from '@tensorflow/tfjs-core';
-import { z } from 'zod';
+import * as z from 'zod';
 import { count } from '../config-fields.ts';
 import { shapesOnly, under } from '../initializer.ts';
 import { dense, initDense, type DenseParams } from '../layers/dense.ts';

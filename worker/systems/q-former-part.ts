@@ -1,5 +1,5 @@
 /** A Q-Former: its fields in recipes, and the sizes they make. */
-import { z } from 'zod';
+import * as z from 'zod';
 import { count } from '../config-fields.ts';
 import type { QFormerSizes } from '../models/q-former.ts';
 

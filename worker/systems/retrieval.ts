@@ -1,6 +1,6 @@
 /** What CLIP and SigLIP share: clips and texts of one space, compared over the global batch, found by one another. */
 import * as tf from '@tensorflow/tfjs-core';
-import { z } from 'zod';
+import * as z from 'zod';
 import type { Sample } from '../../video/index/sample.ts';
 import type { Tokenizer } from '../../video/text/tokenizer.ts';
 import { count, type RunConfig } from '../config-fields.ts';

@@ -1,6 +1,6 @@
 /** SigLIP: two towers and a sigmoid for every pair of the global batch. Source: Zhai et al. 2023, arXiv:2303.15343. */
 import * as tf from '@tensorflow/tfjs-core';
-import { z } from 'zod';
+import * as z from 'zod';
 import type { RunConfig } from '../config-fields.ts';
 import { sigmoidSums } from '../losses/contrastive.ts';
 import {

@@ -1,6 +1,6 @@
 /** What a system is: a model with its losses and questions, and how it gets from a recipe to the training loop. */
 import type * as tf from '@tensorflow/tfjs-core';
-import type { z } from 'zod';
+import type * as z from 'zod';
 import type { MediaFile, Sample } from '../../video/index/sample.ts';
 import type { SampleIndex } from '../../video/index/sample-index.ts';
 import type { ClipLoader } from '../../video/loading/loader.ts';

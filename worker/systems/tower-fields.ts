@@ -1,5 +1,5 @@
 /** Fields of recipes for parts that several systems have, and the sizes that they come to. */
-import { z } from 'zod';
+import * as z from 'zod';
 import type { Activation } from '../layers/activations.ts';
 import type { EncoderSizes } from '../layers/encoder.ts';
 import { count } from '../config-fields.ts';

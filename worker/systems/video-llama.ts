@@ -5,7 +5,7 @@
  * trains its audio branch on pictures, which ImageBind's encoder takes too; here it is trained on sound.
  */
 import * as tf from '@tensorflow/tfjs-core';
-import { z } from 'zod';
+import * as z from 'zod';
 import { under } from '../initializer.ts';
 import { dense, initDense, type DenseParams } from '../layers/dense.ts';
 import { addPositions } from '../layers/embedding.ts';

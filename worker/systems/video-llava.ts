@@ -4,7 +4,7 @@
  * (PKU-YuanGroup/Video-LLaVA): the class token is dropped of pictures and kept of films.
  */
 import * as tf from '@tensorflow/tfjs-core';
-import { z } from 'zod';
+import * as z from 'zod';
 import { ACTIVATIONS } from '../layers/activations.ts';
 import { dense, initDense, type DenseParams } from '../layers/dense.ts';
 import { under } from '../initializer.ts';

@@ -3,7 +3,7 @@
  * match, the order of frames, all as text of one decoder. Source: Chen et al. 2023, arXiv:2305.03204.
  */
 import * as tf from '@tensorflow/tfjs-core';
-import { z } from 'zod';
+import * as z from 'zod';
 import { VideoloomError } from '../../proto/errors.ts';
 import { count, share, type RunConfig } from '../config-fields.ts';
 import type { ObjectiveSums } from '../losses/cross-entropy.ts';

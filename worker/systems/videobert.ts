@@ -1,6 +1,6 @@
 import { join } from 'node:path';
 import * as tf from '@tensorflow/tfjs-core';
-import { z } from 'zod';
+import * as z from 'zod';
 import { messageOf, UsageError, VideoloomError } from '../../proto/errors.ts';
 import { openProgress } from '../../proto/progress.ts';
 import { shuffled, openRng } from '../../proto/random.ts';

@@ -1,6 +1,6 @@
 /** The tower that looks at frames: its fields in recipes, its parameters, and the frames as a program takes them. */
 import type * as tf from '@tensorflow/tfjs-core';
-import { z } from 'zod';
+import * as z from 'zod';
 import { openRng } from '../../proto/random.ts';
 import { count } from '../config-fields.ts';
 import type { Initializer } from '../initializer.ts';
