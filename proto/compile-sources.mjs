@@ -37,18 +37,18 @@ async function compileSources(root, out, tree) {
     splitting: true,
     format: 'esm',
     platform: 'node',
-    // tfjs has its parts as modules too, of which those that nobody calls are left out.
-    mainFields: ['module', 'main'],
+    // What Node takes: tfjs-node's classes, of an older JavaScript, cannot extend those of tfjs's other form.
+    mainFields: ['main'],
     target: `node${process.versions.node}`,
     sourcemap: true,
     sourcesContent: false,
-    logLevel: 'error',
+    logLevel: 'warning',
     // What CommonJS packages ask for of Node.
     banner: {
       js: "import { createRequire as requireOf } from 'node:module';const require = requireOf(import.meta.url);",
     },
     define: { 'import.meta.url': 'MODULE_URL', 'import.meta.dirname': 'MODULE_FOLDER' },
-    plugins: [ownPlaces(root, tree), otherPackages()],
+    plugins: [ownPlaces(root, tree), packages()],
   });
   // What the sources read that lies beside them, and the packages.
   for (const file of files) {
@@ -100,15 +100,22 @@ function ownPlaces(root, tree) {
   };
 }
 
-/** Leaves alone what is not in PACKAGES. @returns {import('esbuild').Plugin} */
-function otherPackages() {
+/** Takes the packages in PACKAGES, and leaves all others where they are. @returns {import('esbuild').Plugin} */
+function packages() {
+  const isAsked = true;
   return {
-    name: 'other-packages',
-    setup({ onResolve }) {
-      onResolve({ filter: /^[^./]/ }, ({ path, importer, kind }) => {
-        if (kind === 'entry-point' || importer.includes('/node_modules/')) return undefined;
-        const isPart = PACKAGES.some((name) => path === name || path.startsWith(`${name}/`));
-        return isPart ? undefined : { path, external: true };
+    name: 'packages',
+    setup({ onResolve, resolve }) {
+      onResolve({ filter: /^[^./]/ }, async ({ path, pluginData, ...from }) => {
+        const isOurs = from.kind !== 'entry-point' && !from.importer.includes('/node_modules/');
+        if (!isOurs || pluginData === isAsked) return undefined;
+        if (!PACKAGES.some((name) => path === name || path.startsWith(`${name}/`)))
+          return { path, external: true };
+        if (!path.startsWith('@tensorflow/')) return undefined;
+        // Its list of files whose import has an effect leaves out those that Node takes.
+        const { importer, kind, resolveDir } = from;
+        const found = await resolve(path, { importer, kind, resolveDir, pluginData: isAsked });
+        return { ...found, sideEffects: true };
       });
     },
   };
