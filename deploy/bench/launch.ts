@@ -13,13 +13,19 @@ import { followJournal } from '../drill/run-journal.ts';
 
 /**
  * From the command to the first step of two workers, by turns with torchrun, whose workers add a megabyte over Gloo and
- * train nothing. `videoloom train` prepares a new run first; data, index and compiled programs are there (a first run
- * makes them). Median of `--rounds`, JSON lines.
+ * train nothing, or train a model of the same size on tokens that are there already, or do so with torch.compile.
+ * `videoloom train` prepares a new run first; data, index and compiled programs are there, and torch.compile's cache (a
+ * first round makes them). Median of `--rounds`, JSON lines.
  */
 const FIELDS = ['train.steps=1000000', 'data.demoTrainClips=12', 'data.demoHeldOutClips=4'];
 const VIDEOLOOM = fileURLToPath(new URL('../videoloom.mjs', import.meta.url));
-const PEER_SCRIPT = fileURLToPath(new URL('peers/elastic_torchrun.py', import.meta.url));
+const PEER_SCRIPT = fileURLToPath(new URL('peers/launch_torchrun.py', import.meta.url));
 const LIMIT_MS = 300_000;
+const PEER_KINDS = {
+  bare: 'no training',
+  train: 'training',
+  compile: 'training with torch.compile',
+};
 
 async function main(argv: string[]): Promise<void> {
   const { values } = parseArgs({
@@ -30,14 +36,21 @@ async function main(argv: string[]): Promise<void> {
   const python = values.python ?? (await ensurePeer(userCacheDir(process.env), peer));
   const folder = await mkdtemp(join(tmpdir(), 'videoloom-launch-'));
   const ours: number[] = [];
-  const theirs: number[] = [];
+  const theirs = Object.entries(PEER_KINDS).map(([kind, what]) => ({
+    ...{ kind, name: `${TORCH.replace('torch==', 'torchrun ')}, ${what}` },
+    seconds: [] as number[],
+  }));
   try {
     for (let round = 0; round <= Number(values.rounds); round++) {
-      const times = [await launchOurs(folder, `run-${round}`), await launchPeer(python)] as const;
-      process.stderr.write(`ours ${times[0].toFixed(2)} s, torchrun ${times[1].toFixed(2)} s\n`);
-      if (round === 0) continue;
-      ours.push(times[0]);
-      theirs.push(times[1]);
+      const own = await launchOurs(folder, `run-${round}`);
+      if (round > 0) ours.push(own);
+      process.stderr.write(`ours ${own.toFixed(2)} s`);
+      for (const { kind, seconds } of theirs) {
+        const time = await launchPeer(python, kind);
+        if (round > 0) seconds.push(time);
+        process.stderr.write(`, ${kind} ${time.toFixed(2)} s`);
+      }
+      process.stderr.write('\n');
     }
   } finally {
     await rm(folder, { recursive: true, force: true, maxRetries: 5 });
@@ -47,7 +60,7 @@ async function main(argv: string[]): Promise<void> {
       ...{ name: 'launch', metric: 'first step of two workers', value: median(ours) },
       ...{ unit: 's', better: 'lower' },
     },
-    [{ name: TORCH.replace('torch==', 'torchrun '), value: median(theirs) }],
+    theirs.map(({ name, seconds }) => ({ name, value: median(seconds) })),
   );
 }
 
@@ -69,10 +82,10 @@ async function launchOurs(folder: string, name: string): Promise<number> {
   return (commit.atMs - startMs) / 1000;
 }
 
-async function launchPeer(python: string): Promise<number> {
-  const { stdout } = await promisify(execFile)(python, [PEER_SCRIPT, 'launch']);
+async function launchPeer(python: string, kind: string): Promise<number> {
+  const { stdout } = await promisify(execFile)(python, [PEER_SCRIPT, kind]);
   const { seconds } = JSON.parse(stdout) as { seconds: number | null };
-  if (seconds === null) throw new VideoloomError('NO_STEP', 'torchrun did not start within 60 s');
+  if (seconds === null) throw new VideoloomError('NO_STEP', `torchrun (${kind}) took no step`);
   return seconds;
 }
 
