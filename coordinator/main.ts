@@ -89,7 +89,10 @@ async function main(argv: readonly string[]): Promise<number> {
     // Whether a worker is lost, its beats tell: a connection is not cut before they do.
     const { patience } = timeLimits(plan);
     server = await serve([service, rendezvous], flags.listen, security, refused, patience);
-    metrics = await serveMetrics(registry, flags.metrics);
+    metrics = await serveMetrics(registry, flags.metrics, {
+      others: () => run.scrapeTargets(),
+      labels: { run: plan.runId, role: 'coordinator' },
+    });
     const reachable = {
       address: server.address,
       metricsAddress: metrics.address,

@@ -15,6 +15,7 @@ export interface Worker {
   readonly host: string;
   readonly tensorAddress: string;
   readonly serviceAddress: string;
+  readonly metricsAddress: string;
   readonly engine: string;
   /** The committed step whose state it holds in memory for certain; 0 = none, or nobody knows. */
   readonly stateStep: number;

@@ -55,6 +55,7 @@ export function openRunMetrics(
     1,
   );
   read('videoloom_global_step', 'Last committed step.', ({ committedStep }) => committedStep);
+  read('videoloom_total_steps', 'Steps of the whole run.', ({ plan }) => plan.totalSteps);
   read(
     'videoloom_epoch',
     'Passes over the training data begun before the next step, from 0.',

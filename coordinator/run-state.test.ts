@@ -52,6 +52,7 @@ function joiner(workerId: string, session = `${workerId}/1`, stateStep = 0, stat
     host: '',
     tensorAddress: '',
     serviceAddress: '',
+    metricsAddress: '',
     engine: '',
     process: workerId,
   };

@@ -26,6 +26,7 @@ import type {
 import { RunPhase } from '../proto/gen/videoloom/v1/run.ts';
 import type { RunStatus, TimeLedger } from '../proto/gen/videoloom/v1/run.ts';
 import type { Log } from '../proto/log.ts';
+import type { ScrapeTarget } from '../proto/metrics.ts';
 import { isOver } from '../proto/run-phase.ts';
 import { SUMMARY_FILE, type RunPlan } from '../proto/run-plan.ts';
 import { positionOf } from '../proto/sample-order.ts';
@@ -326,6 +327,15 @@ export class Run {
 
   status(): RunStatus {
     return statusOf(this.#state, this.#parts.history, this.#rates.rates(), this.#time(true));
+  }
+
+  /** Where the workers serve their metrics. */
+  scrapeTargets(): ScrapeTarget[] {
+    const run = this.#state.plan.runId;
+    return this.#state.workers.map(({ workerId, metricsAddress }) => ({
+      targets: [metricsAddress],
+      labels: { run, role: 'worker', worker: workerId },
+    }));
   }
 
   /** The status now and after changes, at most ten a second; ends with the run. */

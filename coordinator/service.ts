@@ -49,10 +49,10 @@ export function coordinatorService(run: Run): CoordinatorServiceServer {
       if (runId !== plan.runId) throw otherRun(plan.runId, runId);
       if (!WORKER_ID.test(workerId)) throw badWorkerId(workerId);
       demandWorker(context, workerId);
-      const { tensorAddress, serviceAddress, stateStep, stateIn } = request;
-      parseAddress(tensorAddress);
-      parseAddress(serviceAddress);
-      for (const text of [host, engine, tensorAddress, serviceAddress, process])
+      const { tensorAddress, serviceAddress, metricsAddress, stateStep, stateIn } = request;
+      const addresses = [tensorAddress, serviceAddress, metricsAddress];
+      for (const address of addresses) parseAddress(address);
+      for (const text of [host, engine, process, ...addresses])
         if (text.length > MAX_DESCRIPTION) throw tooLong(text);
       const session = run.join({
         workerId,
@@ -62,6 +62,7 @@ export function coordinatorService(run: Run): CoordinatorServiceServer {
         stateIn,
         tensorAddress,
         serviceAddress,
+        metricsAddress,
         process,
       });
       return {

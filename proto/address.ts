@@ -31,6 +31,12 @@ export function meansOwnMachine(host: string): boolean {
   return isLoopback(host) || host === '0.0.0.0' || host === '::';
 }
 
+/** Where others reach who listens on `address`: at `host` where that stands for all addresses of its machine. */
+export function reachedAt(address: string, host: string): string {
+  const own = parseAddress(address);
+  return own.host === '0.0.0.0' || own.host === '::' ? `${host}:${own.port}` : address;
+}
+
 /** What went wrong when `what` could not listen on `address`, as an error that says how to choose another. */
 export function portError(error: unknown, address: string, what: string): VideoloomError {
   const reason = messageOf(error);

@@ -3,7 +3,7 @@ import { status } from '@grpc/grpc-js';
 import { RpcError } from './grpc.ts';
 
 /** Version of what coordinator and workers say to each other; grows with every change that breaks the other side. */
-export const PROTOCOL_VERSION = 4;
+export const PROTOCOL_VERSION = 5;
 
 /**
  * Refuses a peer that speaks another version.

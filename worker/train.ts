@@ -55,6 +55,7 @@ export interface TrainOptions {
   readonly security: Security;
   readonly workerId: string;
   readonly serviceAddress: string;
+  readonly metricsAddress: string;
   /** Where peers and operators see the state that this worker holds. */
   readonly publish: (state: TrainingState | undefined, generation: number) => void;
   readonly ledger: Ledger;
@@ -161,6 +162,7 @@ export async function train(options: TrainOptions): Promise<void> {
       host: run.host,
       tensorAddress: collectives.address,
       serviceAddress: options.serviceAddress,
+      metricsAddress: options.metricsAddress,
       engine: `${engine.name}/${engine.platform}`,
       stateStep: state.step,
       stateIn,

@@ -1,4 +1,5 @@
 import { WorkerServiceService } from '../proto/gen/videoloom/v1/worker.ts';
+import { reachedAt } from '../proto/address.ts';
 import { messageOf, VideoloomError } from '../proto/errors.ts';
 import { serve } from '../proto/grpc.ts';
 import { openLog } from '../proto/log.ts';
@@ -119,6 +120,7 @@ export async function runWorker(options: WorkerOptions): Promise<void> {
       security,
       workerId,
       serviceAddress: server.address,
+      metricsAddress: reachedAt(metricsServer.address, listenHost),
       publish: (state, generation) => {
         published = { state, generation };
       },

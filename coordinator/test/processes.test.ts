@@ -206,6 +206,12 @@ describe('the coordinator as a process', () => {
     assert.match(text, /^videoloom_samples_skipped_total\{reason="DECODE_FAILED"\} 1$/m);
     assert.match(text, /^videoloom_workers\{state="member"\} 1$/m);
     assert.equal((await fetch(`http://${coordinator.metricsAddress}/other`)).status, 404);
+    const discovered = await fetch(`http://${coordinator.metricsAddress}/sd`);
+    assert.equal(discovered.headers.get('content-type'), 'application/json');
+    assert.deepEqual(await discovered.json(), [
+      { targets: [coordinator.metricsAddress], labels: { run: 'run-a', role: 'coordinator' } },
+      { targets: ['a:3'], labels: { run: 'run-a', role: 'worker', worker: 'a' } },
+    ]);
     const checked = spawnSync('promtool', ['check', 'metrics'], { input: text, encoding: 'utf8' });
     if (checked.error !== undefined) {
       t.skip('promtool (Debian package prometheus) is not installed');

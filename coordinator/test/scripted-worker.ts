@@ -112,6 +112,7 @@ export class ScriptedWorker {
           host: 'here',
           tensorAddress: `${workerId}:1`,
           serviceAddress: `${workerId}:2`,
+          metricsAddress: `${workerId}:3`,
           engine: 'none',
           stateStep,
           stateIn,

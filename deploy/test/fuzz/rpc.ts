@@ -19,6 +19,7 @@ function requests(runId: string): readonly { readonly path: string; readonly byt
     ...{ runId, workerId: 'fuzz-worker', host: text, tensorAddress: '127.0.0.1:1', key: 'k' },
     ...{
       serviceAddress: '127.0.0.1:1',
+      metricsAddress: '127.0.0.1:1',
       engine: text,
       protocolVersion: 1,
       session: 'fuzz-worker/1',

@@ -43,6 +43,8 @@ export interface JoinRequest {
   stateIn: number;
   /** Made up by the process when it starts: what it tells of its time counts once, however often it joins. */
   process: string;
+  /** host:port where it serves /metrics, for whoever scrapes all of a run. */
+  metricsAddress: string;
 }
 
 export interface JoinResponse {
@@ -254,6 +256,7 @@ function createBaseJoinRequest(): JoinRequest {
     stateStep: 0,
     stateIn: 0,
     process: "",
+    metricsAddress: "",
   };
 }
 
@@ -288,6 +291,9 @@ export const JoinRequest: MessageFns<JoinRequest> = {
     }
     if (message.process !== "") {
       writer.uint32(74).string(message.process);
+    }
+    if (message.metricsAddress !== "") {
+      writer.uint32(90).string(message.metricsAddress);
     }
     return writer;
   },
@@ -383,6 +389,14 @@ export const JoinRequest: MessageFns<JoinRequest> = {
             }
 
             message.process = reader.string();
+            continue;
+          }
+          case 11: {
+            if (tag !== 90) {
+              break;
+            }
+
+            message.metricsAddress = reader.string();
             continue;
           }
         }
