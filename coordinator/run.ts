@@ -1,10 +1,12 @@
 import { randomUUID } from 'node:crypto';
 import { rm } from 'node:fs/promises';
+import { hostname } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 
 import type { Registry } from 'prom-client';
 
+import { meansOwnMachine, parseAddress } from '../proto/address.ts';
 import { CHECKPOINTS_FOLDER } from '../proto/checkpoint-manifest.ts';
 import { writeFileDurably } from '../proto/durable-file.ts';
 import { messageOf, VideoloomError } from '../proto/errors.ts';
@@ -329,13 +331,18 @@ export class Run {
     return statusOf(this.#state, this.#parts.history, this.#rates.rates(), this.#time(true));
   }
 
-  /** Where the workers serve their metrics. */
+  /** Where the workers serve their metrics, those left out that serve them to another machine alone. */
   scrapeTargets(): ScrapeTarget[] {
-    const run = this.#state.plan.runId;
-    return this.#state.workers.map(({ workerId, metricsAddress }) => ({
-      targets: [metricsAddress],
-      labels: { run, role: 'worker', worker: workerId },
-    }));
+    const { workers, plan } = this.#state;
+    return workers
+      .filter(
+        ({ host, metricsAddress }) =>
+          host === hostname() || !meansOwnMachine(parseAddress(metricsAddress).host),
+      )
+      .map(({ workerId, metricsAddress }) => ({
+        targets: [metricsAddress],
+        labels: { run: plan.runId, role: 'worker', worker: workerId },
+      }));
   }
 
   /** The status now and after changes, at most ten a second; ends with the run. */

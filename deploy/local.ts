@@ -9,22 +9,24 @@ import {
   verifyCheckpoint,
 } from '../proto/checkpoint-manifest.ts';
 import { messageOf, VideoloomError } from '../proto/errors.ts';
+import { exists } from '../proto/exists.ts';
 import { CoordinatorServiceService as Rpc } from '../proto/gen/videoloom/v1/coordinator.ts';
 import { RunPhase, type RunStatus } from '../proto/gen/videoloom/v1/run.ts';
 import { call, callStream, dial, type Channel } from '../proto/grpc.ts';
 import { EXIT_RESUMABLE, outliveTerminal } from '../proto/parent-process.ts';
 import { isOver } from '../proto/run-phase.ts';
 import { SUMMARY_FILE } from '../proto/run-plan.ts';
-import { openSecurity } from '../proto/security-folder.ts';
+import {
+  CA_KEY,
+  openSecurity,
+  TLS_DIR_VARIABLE,
+  TLS_FOLDER,
+  TOKEN_FILE,
+} from '../proto/security-folder.ts';
 import { checkReach } from '../proto/security.ts';
 import { shellWord } from '../proto/shell-word.ts';
-import {
-  prepareRun,
-  RUN_STOPPED,
-  startCluster,
-  type Cluster,
-  type Prepared,
-} from './local-cluster.ts';
+import { prepareRun, RUN_STOPPED, startCluster, type Cluster, type Prepared } from './cluster.ts';
+import type { Host } from './hosts.ts';
 import { ProcessFailed } from './processes.ts';
 import { openRunView, summary, type Outcome, type RunView } from './view.ts';
 
@@ -36,10 +38,12 @@ export interface LocalOptions {
   /** Flags and environment of {@link openSecurity}, which the children get too. */
   readonly tls?: string | undefined;
   readonly insecure?: boolean | undefined;
+  /** Machines to start the workers on; none: this one. */
+  readonly hosts?: readonly Host[];
   readonly env: NodeJS.ProcessEnv;
 }
 
-/** Trains on this machine, stage after stage where the recipe has several. Started again it goes on where it was. */
+/** Leads a run from this machine, stage after stage where the recipe has several. Started again it goes on where it was. */
 export async function trainLocally(options: LocalOptions): Promise<number> {
   outliveTerminal();
   const { code, furtherStages } = await trainStage(options);
@@ -87,6 +91,8 @@ async function trainStage(options: LocalOptions): Promise<StageEnd> {
   }
 
   // --- Coordinator and workers.
+  const { hosts = [] } = options;
+  if (hosts.length > 0) await makeCertificates(prepared, options);
   const security = await openSecurity({
     as: { role: 'operator' },
     ...{ tls: options.tls, insecure: options.insecure, env: options.env, runFolder: folder },
@@ -125,6 +131,20 @@ async function trainStage(options: LocalOptions): Promise<StageEnd> {
     channel.close();
     await cluster.end();
   }
+}
+
+/** A run on several machines gets certificates of its own where nobody names others; made anew with each start. */
+async function makeCertificates(
+  { folder, workers }: Prepared,
+  { tls, insecure = false, env }: LocalOptions,
+): Promise<void> {
+  const isNamed = tls !== undefined || (env[TLS_DIR_VARIABLE] ?? '') !== '';
+  const own = join(folder, TLS_FOLDER);
+  // Somebody has put a copy there that makes none.
+  const isCopy = (await exists(join(own, TOKEN_FILE))) && !(await exists(join(own, CA_KEY)));
+  if (isNamed || insecure || isCopy) return;
+  const { initTls } = await import('./init-tls.ts');
+  await initTls({ tls: folder, workers: String(workers), days: '90', say: () => undefined });
 }
 
 function conclude(last: RunStatus, folder: string): number {

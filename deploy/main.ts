@@ -47,8 +47,14 @@ function recipeVerb(name: string, description: string): Command {
     .option('--workers <n>', 'worker processes');
 }
 
-function prepareArgs(recipe: string, overrides: string[], options: RecipeOptions): string[] {
+function prepareArgs(
+  recipe: string,
+  overrides: string[],
+  options: RecipeOptions,
+  numHosts = 0,
+): string[] {
   const set = [
+    ...(numHosts === 0 ? [] : [`cluster.workers=${numHosts}`]),
     ...(options.data === undefined ? [] : [`data.folder=${JSON.stringify(options.data)}`]),
     ...(options.steps === undefined ? [] : [`train.steps=${options.steps}`]),
     ...(options.workers === undefined ? [] : [`cluster.workers=${options.workers}`]),
@@ -63,12 +69,49 @@ function prepareArgs(recipe: string, overrides: string[], options: RecipeOptions
   ];
 }
 
-recipeVerb('train', 'train a recipe on this machine; run it again to resume')
-  .option('--out <dir>', 'run folder (default: runs/<recipe>)')
-  .option('--listen <address>', 'address of the coordinator', '127.0.0.1:0')
-  .option('--metrics <address>', METRICS_HELP, '127.0.0.1:0')
-  .option('--tls <dir>', TLS_HELP)
-  .option('--insecure', INSECURE_HELP)
+/** What leads a run from here. */
+interface LauncherFlags {
+  readonly listen?: string;
+  readonly metrics: string;
+  readonly tls?: string;
+  readonly insecure?: boolean;
+  readonly hosts?: string;
+  readonly ssh: string;
+}
+
+function launcherVerb(command: Command): Command {
+  return command
+    .option(
+      '--listen <address>',
+      'address of the coordinator (default: 127.0.0.1:0; with --hosts this machine by its name)',
+    )
+    .option('--metrics <address>', METRICS_HELP, '127.0.0.1:0')
+    .option('--tls <dir>', TLS_HELP)
+    .option('--insecure', INSECURE_HELP)
+    .option(
+      '--hosts <names>',
+      'workers on these machines, by ssh (gpu-a,gpu-b), or on the nodes of this Slurm job (slurm)',
+    )
+    .option('--ssh <command>', 'how --hosts are logged in to', 'ssh');
+}
+
+async function launcherOptions(flags: LauncherFlags) {
+  const { hosts: names, ssh, listen, metrics, tls, insecure } = flags;
+  const { env } = process;
+  const { nameForOthers, openHosts } = await import('./hosts.ts');
+  const hosts = names === undefined ? [] : await openHosts(names, { ssh, cwd: process.cwd(), env });
+  const ownHost = (): Promise<string> | string =>
+    hosts.length === 0 ? '127.0.0.1' : nameForOthers();
+  const listenAddress = listen ?? `${await ownHost()}:0`;
+  return { hosts, listenAddress, metricsAddress: metrics, tls, insecure, env };
+}
+
+launcherVerb(
+  recipeVerb('train', 'train a recipe; run it again to resume').option(
+    '--out <dir>',
+    'run folder (default: runs/<recipe>)',
+  ),
+)
   .addHelpText(
     'after',
     `
@@ -78,39 +121,35 @@ Examples:
   videoloom train videobert --data ~/films --out runs/films  your own videos
   videoloom train videobert --workers 4 optimizer.learningRate=1e-3
   videoloom train my-recipe.yaml --metrics 127.0.0.1:9464    for Prometheus
+  videoloom train videobert --hosts gpu-a,gpu-b              one worker on each, by ssh
+  sbatch --nodes=4 deploy/slurm/train.sbatch videobert       one worker a node
+
+With --hosts project, Node, data, run folder and ~/.cache are at the same paths on all machines, as on a shared home; a
+worker that dies is started again there, and the others train without a machine that is gone. gRPC and gradients go over
+TLS with certificates made in RUN/tls unless --tls or --insecure says otherwise.
 
 All fields: worker/recipes/config.schema.json. Stop with Ctrl-C or \`videoloom stop RUN\`; the same command resumes.`,
   )
-  .action(
-    async (
-      recipe: string,
-      overrides: string[],
-      options: RecipeOptions &
-        Record<'listen' | 'metrics', string> & { tls?: string; insecure?: boolean },
-    ) => {
-      const { trainLocally } = await import('./local.ts');
-      process.exitCode = await trainLocally({
-        prepareArgs: prepareArgs(recipe, overrides, options),
-        listenAddress: options.listen,
-        metricsAddress: options.metrics,
-        ...{ tls: options.tls, insecure: options.insecure, env: process.env },
-      });
-    },
-  );
+  .action(async (recipe: string, overrides: string[], options: RecipeOptions & LauncherFlags) => {
+    const { trainLocally } = await import('./local.ts');
+    const launcher = await launcherOptions(options);
+    process.exitCode = await trainLocally({
+      prepareArgs: prepareArgs(recipe, overrides, options, launcher.hosts.length),
+      ...launcher,
+    });
+  });
 
-program
-  .command('resume')
-  .description(
-    'go on with a run from its newest whole checkpoint, here or on a machine that has nothing of it',
-  )
-  .argument('<run>', 'run folder, or s3://bucket/prefix/<run id> below its checkpoint.store')
-  .argument('[overrides...]', 'fields of the config that may differ, as cluster.detectWithin=5')
-  .option('--out <dir>', 'folder for a run out of a store (default: runs/<run id>)')
-  .option('--workers <n>', 'worker processes; any number gives the same bits')
-  .option('--listen <address>', 'address of the coordinator', '127.0.0.1:0')
-  .option('--metrics <address>', METRICS_HELP, '127.0.0.1:0')
-  .option('--tls <dir>', TLS_HELP)
-  .option('--insecure', INSECURE_HELP)
+launcherVerb(
+  program
+    .command('resume')
+    .description(
+      'go on with a run from its newest whole checkpoint, here or on a machine that has nothing of it',
+    )
+    .argument('<run>', 'run folder, or s3://bucket/prefix/<run id> below its checkpoint.store')
+    .argument('[overrides...]', 'fields of the config that may differ, as cluster.detectWithin=5')
+    .option('--out <dir>', 'folder for a run out of a store (default: runs/<run id>)')
+    .option('--workers <n>', 'worker processes; any number gives the same bits'),
+)
   .addHelpText(
     'after',
     `
@@ -123,15 +162,12 @@ Examples:
     async (
       run: string,
       overrides: string[],
-      options: Record<'listen' | 'metrics', string> & {
-        out?: string;
-        workers?: string;
-        tls?: string;
-        insecure?: boolean;
-      },
+      options: LauncherFlags & { out?: string; workers?: string },
     ) => {
       const { resumeRun } = await import('./resume.ts');
-      process.exitCode = await resumeRun(run, { overrides, ...options });
+      const { out, workers } = options;
+      const launcher = await launcherOptions(options);
+      process.exitCode = await resumeRun(run, { overrides, out, workers, launcher });
     },
   );
 

@@ -1,10 +1,17 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
+import { realpathSync } from 'node:fs';
+import { constants } from 'node:os';
+import { fileURLToPath } from 'node:url';
 import { compiled } from '../proto/compiled.mjs';
 import { VideoloomError } from '../proto/errors.ts';
 import { linesOf } from '../proto/lines.ts';
 import { withTrainingMemory } from '../proto/memory-environment.ts';
+import type { Host } from './hosts.ts';
 import { outliveTerminal } from '../proto/parent-process.ts';
+
+/** The command where the project lies: another machine may have no programs of it yet. */
+const VIDEOLOOM = realpathSync(fileURLToPath(new URL('videoloom.mjs', import.meta.url)));
 
 /** A folder's `main.ts`, to be run as a process of its own. */
 export type Program = 'worker' | 'coordinator' | 'video';
@@ -32,6 +39,22 @@ export function start(
   return child;
 }
 
+/**
+ * Starts `videoloom` with these arguments on another machine. It learns from the end of its standard input that this
+ * process is gone.
+ */
+export function startElsewhere(
+  host: Host,
+  args: readonly string[],
+  env: NodeJS.ProcessEnv,
+): ChildProcess {
+  const [program, ...rest] = host.reach([process.execPath, VIDEOLOOM, ...args]);
+  const child = spawn(program!, rest, { stdio: ['pipe', 'ignore', 'pipe'], env });
+  // It may have ended already.
+  child.stdin.on('error', () => undefined);
+  return child;
+}
+
 /** How a process ended. */
 export interface Exit {
   readonly code: number | null;
@@ -53,10 +76,11 @@ export async function runThrough(program: Program, args: readonly string[]): Pro
     child.kill('SIGTERM');
   };
   process.on('SIGTERM', forward);
-  const { code } = await exitOf(child);
+  const { code, signal } = await exitOf(child);
   process.off('SIGINT', ignore);
   process.off('SIGTERM', forward);
-  return code ?? 1;
+  // As a shell says it.
+  return code ?? 128 + constants.signals[signal!];
 }
 
 /**

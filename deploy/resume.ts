@@ -2,7 +2,7 @@ import { basename, join } from 'node:path';
 import { UsageError } from '../proto/errors.ts';
 import { exists } from '../proto/exists.ts';
 import { RUN_PLAN_FILE } from '../proto/run-plan.ts';
-import { trainLocally } from './local.ts';
+import { trainLocally, type LocalOptions } from './local.ts';
 import { runThrough } from './processes.ts';
 
 /** The config that a run folder was prepared with; a whole recipe. */
@@ -10,12 +10,9 @@ const CONFIG_FILE = 'config.resolved.yaml';
 
 export interface ResumeOptions {
   readonly overrides: readonly string[];
-  readonly out?: string;
-  readonly workers?: string;
-  readonly listen: string;
-  readonly metrics: string;
-  readonly tls?: string;
-  readonly insecure?: boolean;
+  readonly out?: string | undefined;
+  readonly workers?: string | undefined;
+  readonly launcher: Omit<LocalOptions, 'prepareArgs'>;
 }
 
 /**
@@ -38,17 +35,15 @@ export async function resumeRun(run: string, options: ResumeOptions): Promise<nu
         'give `videoloom train` the recipe again.',
     );
   }
-  const set = [
-    ...(options.workers === undefined ? [] : [`cluster.workers=${options.workers}`]),
-    ...options.overrides,
-  ];
+  const { launcher, overrides } = options;
+  const { hosts = [] } = launcher;
+  const workers = options.workers ?? (hosts.length === 0 ? undefined : hosts.length);
+  const set = [...(workers === undefined ? [] : [`cluster.workers=${workers}`]), ...overrides];
   return trainLocally({
     prepareArgs: [
       ...[join(folder, CONFIG_FILE), '--out', folder],
       ...set.flatMap((override) => ['--set', override]),
     ],
-    listenAddress: options.listen,
-    metricsAddress: options.metrics,
-    ...{ tls: options.tls, insecure: options.insecure, env: process.env },
+    ...launcher,
   });
 }

@@ -109,6 +109,7 @@ export const VERBS = {
         about: 'time to leave in order after SIGTERM (default: 25)',
       },
       'follow-coordinator': { type: 'boolean', default: false },
+      'follow-stdin': { type: 'boolean', default: false },
     },
   },
   engine: {

@@ -188,6 +188,11 @@ async function runTrain(argv: string[]): Promise<void> {
     process.on('SIGINT', () => undefined);
     onLauncherGone(() => setTimeout(leave, LEAVE_MS));
   }
+  if (values['follow-stdin']) {
+    // The launcher is on another machine, and gone when its end of the standard input is; the coordinator ends the run.
+    process.stdin.resume().once('close', () => setTimeout(leave, LEAVE_MS).unref());
+    process.stdin.unref();
+  }
   // A worker that is to go, because its machine is wanted for something else: the others lose nothing by it.
   const leaving = new AbortController();
   process.on('SIGTERM', () => {

@@ -12,7 +12,7 @@ import { inject } from '../drill/faults.ts';
 import { observe, type FaultReport } from '../drill/observe.ts';
 import { copyPrepared } from '../drill/prepared-copy.ts';
 import { runDisturbed } from '../drill/running.ts';
-import { prepareRun, type Prepared } from '../local-cluster.ts';
+import { prepareRun, type Prepared } from '../cluster.ts';
 
 /**
  * A worker of two is killed (kill -9), again and again: how soon it is noticed, and how soon the next step is committed.

@@ -5,7 +5,7 @@ import { parseArgs } from 'node:util';
 import { reportFatal, UsageError } from '../../proto/errors.ts';
 import { copyPrepared } from '../drill/prepared-copy.ts';
 import { runDisturbed } from '../drill/running.ts';
-import { prepareRun } from '../local-cluster.ts';
+import { prepareRun } from '../cluster.ts';
 import { play, type Played } from './play.ts';
 import { scheduleOf, scheduleText } from './schedule.ts';
 

@@ -3,7 +3,7 @@ import { openRng } from '../../proto/random.ts';
 import { inject, type Injected } from '../drill/faults.ts';
 import { timesOf, type FaultTimes } from '../drill/observe.ts';
 import { runDisturbed, type Running, type RunOutcome } from '../drill/running.ts';
-import type { Prepared } from '../local-cluster.ts';
+import type { Prepared } from '../cluster.ts';
 import type { Schedule } from './schedule.ts';
 
 /** What became of a schedule. */

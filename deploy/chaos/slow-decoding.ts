@@ -7,7 +7,7 @@ import { reportFatal, UsageError } from '../../proto/errors.ts';
 import { openRng } from '../../proto/random.ts';
 import { copyPrepared } from '../drill/prepared-copy.ts';
 import { runDisturbed, signal, workersOf, type Running } from '../drill/running.ts';
-import { prepareRun } from '../local-cluster.ts';
+import { prepareRun } from '../cluster.ts';
 
 /**
  * Runs in which every decoder stands still most of the time (SIGSTOP and SIGCONT in bursts that a seed draws, up to

@@ -2,7 +2,7 @@ import { copyFile, link, mkdir, open, readFile, symlink } from 'node:fs/promises
 import { dirname, join } from 'node:path';
 import { writeFileDurably } from '../../proto/durable-file.ts';
 import { openRng, shuffled } from '../../proto/random.ts';
-import type { Prepared } from '../local-cluster.ts';
+import type { Prepared } from '../cluster.ts';
 
 /** The head of a run's index, and its lines of files, so far as they matter here. */
 interface IndexHead {

@@ -4,7 +4,7 @@ import { UsageError } from '../../proto/errors.ts';
 import { makeOutputFolder } from '../../proto/output-path.ts';
 import { openRng, shuffled, type Rng } from '../../proto/random.ts';
 import { readRunPlan, SUMMARY_FILE, type RunPlan } from '../../proto/run-plan.ts';
-import { prepareRun, type Prepared } from '../local-cluster.ts';
+import { prepareRun, type Prepared } from '../cluster.ts';
 import { ProcessFailed } from '../processes.ts';
 import { damageData, dataRootOf } from './damage.ts';
 import { whyNoFullDisk } from './disk.ts';

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import type { Rng } from '../../proto/random.ts';
-import { COORDINATOR } from '../local-cluster.ts';
+import { COORDINATOR } from '../cluster.ts';
 import { exitOf } from '../processes.ts';
 import { fillDisk, freeDisk } from './disk.ts';
 import type { JournalEvent } from './run-journal.ts';

@@ -1,4 +1,4 @@
-import { COORDINATOR } from '../local-cluster.ts';
+import { COORDINATOR } from '../cluster.ts';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Injected } from './faults.ts';
 import type { JournalEvent } from './run-journal.ts';

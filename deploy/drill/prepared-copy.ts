@@ -1,6 +1,6 @@
 import { cp, mkdir, readdir } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { Prepared } from '../local-cluster.ts';
+import type { Prepared } from '../cluster.ts';
 
 /** What a run adds to the folder that was prepared for it. */
 const OF_THE_RUN =

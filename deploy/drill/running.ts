@@ -3,7 +3,7 @@ import { randomUUID } from 'node:crypto';
 import { join } from 'node:path';
 import { messageOf, VideoloomError } from '../../proto/errors.ts';
 import { exitOf, type Exit } from '../processes.ts';
-import { COORDINATOR, startCluster, type Cluster, type Prepared } from '../local-cluster.ts';
+import { COORDINATOR, startCluster, type Cluster, type Prepared } from '../cluster.ts';
 import { auditFolder } from '../reports/audit.ts';
 import { findLeftovers, MARK, type Leftovers } from './leftovers.ts';
 import { followJournal, type RunJournal } from './run-journal.ts';

@@ -1,9 +1,20 @@
+import { hostname } from 'node:os';
 import { join } from 'node:path';
 import type { ChildProcess } from 'node:child_process';
 import { setTimeout as delay } from 'node:timers/promises';
+import { isLoopback, parseAddress, reachedAt } from '../proto/address.ts';
 import { VideoloomError } from '../proto/errors.ts';
 import { EXIT_RESUMABLE, GRACE_SECONDS } from '../proto/parent-process.ts';
-import { exitOf, firstJsonLine, ProcessFailed, start, type Exit } from './processes.ts';
+import type { Host } from './hosts.ts';
+import { keepAlive, lastLines, type LastDeath } from './keep-alive.ts';
+import {
+  exitOf,
+  firstJsonLine,
+  ProcessFailed,
+  start,
+  startElsewhere,
+  type Exit,
+} from './processes.ts';
 
 /** What the prepare step prints. */
 export interface Prepared {
@@ -42,6 +53,8 @@ export interface ClusterOptions {
   readonly tls?: string | undefined;
   readonly insecure?: boolean | undefined;
   readonly env: NodeJS.ProcessEnv;
+  /** Machines to start the workers on, by turns; none: here. */
+  readonly hosts?: readonly Host[];
   /** How long the coordinator answers after the end of the run, seconds. */
   readonly lingerSeconds?: number;
   /** Where a worker looks for the coordinator, when that is not its address. */
@@ -51,7 +64,7 @@ export interface ClusterOptions {
   readonly say: (text: string) => void;
 }
 
-/** The processes of a run on this machine; one that dies is started again. */
+/** The processes of a run that this one has started; one that dies is started again. */
 export interface Cluster {
   readonly addresses: CoordinatorAddresses;
   /** Rejects when a process cannot be kept alive. */
@@ -66,26 +79,23 @@ export interface Cluster {
   kill(): void;
 }
 
-/** How often a process is started anew: one that dies soon after its start, and any within an hour. */
-const MAX_RESTARTS = { soon: 3, anHour: 20 } as const;
-/** Who has lived so long has not died of its start. */
-const LONG_LIFE_MS = 10_000;
-const HOUR_MS = 3_600_000;
-const FIRST_RESTART_MS = 20;
 /** How long a run folder that is locked is waited for: a coordinator whose launcher was killed ends within it. */
 const LOCK_PATIENCE_MS = 1000 * (GRACE_SECONDS + 15);
 /** Who waits for longer is told what for. */
 const TELL_OF_LOCK_MS = 2000;
 export const COORDINATOR = 'coordinator';
+/** A machine where no worker could be kept alive is tried again as often. */
+const TRY_AGAIN_MS = 60_000;
 /** Code of the error of a cluster whose coordinator was asked to stop the run by somebody else. */
 export const RUN_STOPPED = 'RUN_STOPPED';
 
 /** Starts coordinator and workers of a prepared run. @throws VideoloomError COORDINATOR_FAILED */
 export async function startCluster(prepared: Prepared, options: ClusterOptions): Promise<Cluster> {
   const { folder, workers, engine, pluginPath } = prepared;
-  const { say } = options;
+  const { say, env, hosts = [] } = options;
   const running = new Map<string, ChildProcess>();
   let ending = false;
+  const over = new AbortController();
   const isEnding = (): boolean => ending;
   let breakWith: (error: Error) => void = () => undefined;
   const broken = new Promise<never>((_, reject) => {
@@ -93,64 +103,44 @@ export async function startCluster(prepared: Prepared, options: ClusterOptions):
   });
   broken.catch(() => undefined);
 
-  const launch = (name: string, program: 'worker' | 'coordinator', args: string[]) => {
-    const stdout = program === 'coordinator' ? 'pipe' : 'ignore';
-    const child = start(program, args, ['ignore', stdout, 'pipe'], options.env);
+  const startCoordinator = (args: readonly string[]): ChildProcess =>
+    start('coordinator', args, ['ignore', 'pipe', 'pipe'], env);
+  const launch = (name: string, start: () => ChildProcess): ChildProcess => {
+    const child = start();
     running.set(name, child);
     return child;
   };
-  const ended = async (name: string, child: ChildProcess): Promise<Exit> => {
-    const exit = await exitOf(child);
-    if (running.get(name) === child) running.delete(name);
-    options.onExit?.(name, exit);
-    return exit;
-  };
-  /** Starts a process anew whenever it dies, up to the limit. */
-  const keep = async (
+  const keep = (
     name: string,
-    child: ChildProcess,
-    again: () => ChildProcess,
-  ): Promise<void> => {
-    const deaths: number[] = [];
-    for (let restarts = 0; ; restarts++) {
-      const bornMs = performance.now();
-      const errors = lastLines(child);
-      const { code, signal } = await ended(name, child);
-      if (isEnding() || code === 0) return;
-      if (code === EXIT_RESUMABLE && name === COORDINATOR) {
-        // A SIGTERM reached it: it has stopped the run, and perhaps nobody has seen it say so.
-        breakWith(new VideoloomError(RUN_STOPPED, 'the coordinator was asked to end the run'));
-        return;
-      }
-      const nowMs = performance.now();
-      if (nowMs - bornMs > LONG_LIFE_MS) restarts = 0;
-      deaths.push(nowMs);
-      const isTooOften = (deaths.at(-1 - MAX_RESTARTS.anHour) ?? -Infinity) > nowMs - HOUR_MS;
-      // A process that was killed is started again, and a worker whose error may not come back.
-      const mayGoWell = signal !== null || code === EXIT_RESUMABLE;
-      if (!mayGoWell || isTooOften || restarts === MAX_RESTARTS.soon) {
-        const how =
-          signal === null
-            ? `ended with code ${code ?? '?'}`
-            : `was killed by ${signal} again and again`;
-        breakWith(
-          new VideoloomError(
-            'PROCESS_FAILED',
-            `${name} ${how}: ${errors() || `see ${folder}/logs`}`,
-          ),
-        );
-        return;
-      }
-      await delay(FIRST_RESTART_MS * 4 ** restarts);
-      if (isEnding()) return;
-      child = again();
-    }
+    start: () => ChildProcess,
+    mayGoWell: (exit: Exit) => boolean,
+    first = launch(name, start),
+  ): Promise<LastDeath | undefined> =>
+    keepAlive(first, {
+      again: () => launch(name, start),
+      onExit: (child, exit) => {
+        if (running.get(name) === child) running.delete(name);
+        options.onExit?.(name, exit);
+      },
+      isOver: isEnding,
+      mayGoWell,
+    });
+  const breakFor = (name: string, death: LastDeath): void => {
+    breakWith(
+      new VideoloomError(
+        'PROCESS_FAILED',
+        `${name} ${howIt(death)}: ${death.said || `see ${folder}/logs`}`,
+      ),
+    );
   };
 
   const securityArgs = [
     ...(options.tls === undefined ? [] : ['--tls', options.tls]),
     ...(options.insecure === true ? ['--insecure'] : []),
   ];
+  // Who lets others read the coordinator's metrics means those of the workers too.
+  const readsAreLocal = isLoopback(parseAddress(options.metricsAddress).host);
+  const metricsArgs = readsAreLocal ? [] : ['--metrics', '0.0.0.0:0'];
   const { lingerSeconds } = options;
   const coordinatorArgs = (listen: string, metrics: string): string[] => [
     ...['--run', folder, '--listen', listen, '--metrics', metrics, '--follow-launcher'],
@@ -162,7 +152,7 @@ export async function startCluster(prepared: Prepared, options: ClusterOptions):
   let addresses: CoordinatorAddresses;
   for (let isTold = false; ;) {
     const args = coordinatorArgs(options.listenAddress, options.metricsAddress);
-    coordinator = launch(COORDINATOR, 'coordinator', args);
+    coordinator = launch(COORDINATOR, () => startCoordinator(args));
     const errors = lastLines(coordinator);
     try {
       addresses = await firstJsonLine<CoordinatorAddresses>(coordinator, 'the coordinator');
@@ -185,29 +175,76 @@ export async function startCluster(prepared: Prepared, options: ClusterOptions):
     }
   }
   // A restarted coordinator takes the same ports, so that its workers find it.
-  void keep(COORDINATOR, coordinator, () => {
-    const args = coordinatorArgs(addresses.address, addresses.metricsAddress);
-    const again = launch(COORDINATOR, 'coordinator', args);
+  const restarted = (): ChildProcess => {
+    const again = startCoordinator(coordinatorArgs(addresses.address, addresses.metricsAddress));
     again.stdout?.resume();
     return again;
+  };
+  void keep(COORDINATOR, restarted, ({ signal }) => signal !== null, coordinator).then((death) => {
+    if (death === undefined) return;
+    // A SIGTERM reached it: it has stopped the run, and perhaps nobody has seen it say so.
+    if (death.code === EXIT_RESUMABLE)
+      breakWith(new VideoloomError(RUN_STOPPED, 'the coordinator was asked to end the run'));
+    else breakFor(COORDINATOR, death);
   });
   // Where all addresses are meant, none is named under which workers could be reached: they stay on the loopback.
-  if (/^(0\.0\.0\.0|\[::\]):/.test(addresses.address))
+  if (hosts.length === 0 && /^(0\.0\.0\.0|\[::\]):/.test(addresses.address))
     say(
       `with --listen ${addresses.address} the workers of this command train with none of other machines: name one of ` +
         'its addresses for that',
     );
   let numWorkers = 0;
   const addWorker = async (): Promise<string> => {
-    const id = `worker-${numWorkers++}`;
+    const number = numWorkers++;
+    const id = `worker-${number}`;
     const address = (await options.addressFor?.(id, addresses.address)) ?? addresses.address;
-    const worker = (): ChildProcess =>
-      launch(id, 'worker', [
-        ...['train', '--run', folder, '--coordinator', address, '--id', id],
-        ...['--engine', engine, '--plugin', pluginPath, '--follow-coordinator', ...securityArgs],
-      ]);
-    void keep(id, worker(), worker);
+    const host = hosts[number % hosts.length];
+    const args = (coordinatorAddress: string): string[] => [
+      ...['--run', folder, '--coordinator', coordinatorAddress, '--id', id],
+      ...['--engine', engine, '--plugin', pluginPath, ...securityArgs],
+    ];
+    if (host === undefined) void keepHere(id, args(address));
+    else void keepElsewhere(id, host, args(reachedAt(address, hostname())));
     return id;
+  };
+  const keepHere = async (id: string, args: readonly string[]): Promise<void> => {
+    const startHere = (): ChildProcess =>
+      start(
+        'worker',
+        ['train', ...args, '--follow-coordinator'],
+        ['ignore', 'ignore', 'pipe'],
+        env,
+      );
+    const death = await keep(
+      id,
+      startHere,
+      ({ code, signal }) => signal !== null || code === EXIT_RESUMABLE,
+    );
+    if (death !== undefined) breakFor(id, death);
+  };
+  /** A machine may be gone for good or for a while: the others train on, as long as there are any. */
+  const keepElsewhere = async (id: string, host: Host, args: readonly string[]): Promise<void> => {
+    const startThere = (): ChildProcess =>
+      startElsewhere(host, ['worker', ...args, ...metricsArgs, '--follow-stdin'], env);
+    for (;;) {
+      // srun and shells add the signal to 128, and ssh says 255 where there is no connection.
+      const death = await keep(
+        id,
+        startThere,
+        ({ code, signal }) =>
+          signal !== null || code === EXIT_RESUMABLE || (code !== null && code > 128),
+      );
+      if (death === undefined) return;
+      const name = `${id} on ${host.name}`;
+      if (![...running.keys()].some((other) => other !== COORDINATOR)) {
+        breakFor(name, death);
+        return;
+      }
+      const why = death.said.split('\n').at(-1) || `see ${folder}/logs`;
+      say(`${name} ${howIt(death)}, the others go on: ${why}; it is tried again every minute`);
+      await delay(TRY_AGAIN_MS, undefined, { signal: over.signal }).catch(() => undefined);
+      if (isEnding()) return;
+    }
   };
   for (let number = 0; number < workers; number++) await addWorker();
   return {
@@ -217,13 +254,18 @@ export async function startCluster(prepared: Prepared, options: ClusterOptions):
     addWorker,
     kill() {
       ending = true;
+      over.abort();
       for (const child of running.values()) child.kill('SIGKILL');
     },
     async end() {
       if (ending) return;
       ending = true;
+      over.abort();
       // Who has not ended by itself, because another one failed, leaves now.
-      for (const child of running.values()) if (child.connected) child.disconnect();
+      for (const child of running.values()) {
+        if (child.connected) child.disconnect();
+        child.stdin?.end();
+      }
       // One that was still starting when the run ended has never been a member: nobody tells it of the end.
       const stopSpares = (): void => {
         for (const [name, child] of running) if (name !== COORDINATOR) child.kill('SIGTERM');
@@ -248,11 +290,8 @@ export async function startCluster(prepared: Prepared, options: ClusterOptions):
   };
 }
 
-/** Keeps the last lines that a child writes to stderr. */
-function lastLines(child: ChildProcess): () => string {
-  let tail = '';
-  child.stderr?.on('data', (chunk: Buffer) => {
-    tail = (tail + chunk.toString()).slice(-4000);
-  });
-  return () => tail.trim();
+function howIt({ code, signal }: Exit): string {
+  return signal === null
+    ? `ended with code ${code ?? '?'}`
+    : `was killed by ${signal} again and again`;
 }
