@@ -94,4 +94,25 @@ describe('the lock of a run folder', () => {
     lock.release();
     assert.deepEqual(await readdir(folder), []);
   });
+
+  it('holds up no job of a scheduler that was started again, on whatever machine it was before', async () => {
+    const folder = await temporaryFolder('lock');
+    const held = { pid: 1, host: 'another', startedAt: '1', nonce: 'a' };
+    const before = { ...held, job: { id: 'cluster/7', restarts: 1 } };
+    for (const job of [
+      undefined,
+      { id: 'cluster/8', restarts: 2 },
+      { id: 'cluster/7', restarts: 1 },
+    ]) {
+      await writeFile(join(folder, LOCK_FILE), JSON.stringify(before));
+      assert.throws(() => lockRun(folder, { job }), { code: 'RUN_LOCKED' });
+    }
+    const lock = lockRun(folder, { job: { id: 'cluster/7', restarts: 2 } });
+    assert.ok(lock.isHeld());
+    lock.release();
+    await writeFile(join(folder, LOCK_FILE), JSON.stringify(held));
+    assert.throws(() => lockRun(folder, { job: { id: 'cluster/7', restarts: 2 } }), {
+      code: 'RUN_LOCKED',
+    });
+  });
 });

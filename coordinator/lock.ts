@@ -17,6 +17,22 @@ interface Holder {
   /** Start of the process as the kernel counts it; a pid that was given to another process has another one. */
   readonly startedAt: string;
   readonly nonce: string;
+  /** What a scheduler runs it in. */
+  readonly job?: SchedulerJob | undefined;
+}
+
+/** A job of a scheduler that starts it again, perhaps on another machine, once it has ended all of it. */
+export interface SchedulerJob {
+  readonly id: string;
+  /** How often it was started again. */
+  readonly restarts: number;
+}
+
+export interface LockOptions {
+  /** Take it from a process that nobody knows to be dead. */
+  readonly takeOver?: boolean;
+  /** What this process runs in: a lock of the same job, before it was started again, holds nobody up. */
+  readonly job?: SchedulerJob | undefined;
 }
 
 /** The right to write into a run folder. */
@@ -32,13 +48,14 @@ export interface RunLock {
  * other where `takeOver` says so: the journal then keeps that one from writing.
  * @throws VideoloomError RUN_LOCKED, naming the holder and the folder
  */
-export function lockRun(folder: string, { takeOver = false } = {}): RunLock {
+export function lockRun(folder: string, { takeOver = false, job }: LockOptions = {}): RunLock {
   const path = join(folder, LOCK_FILE);
   const holder: Holder = {
     pid: process.pid,
     host: hostname(),
     startedAt: lookUpProcess(process.pid)?.startedAt ?? '',
     nonce: randomUUID(),
+    job,
   };
   const own = JSON.stringify(holder);
   // A link to a whole file appears at once and only where none is: nobody ever reads half a lock.
@@ -50,7 +67,7 @@ export function lockRun(folder: string, { takeOver = false } = {}): RunLock {
       isOurs =
         found === undefined
           ? linkedAs(draft, path)
-          : replaced(path, found, { draft, folder, takeOver });
+          : replaced(path, found, { draft, folder, takeOver, job });
     }
   } finally {
     rmSync(draft, { force: true });
@@ -77,14 +94,19 @@ export function lockRun(folder: string, { takeOver = false } = {}): RunLock {
 function replaced(
   path: string,
   found: string,
-  { draft, folder, takeOver }: { draft: string; folder: string; takeOver: boolean },
+  {
+    draft,
+    folder,
+    takeOver,
+    job,
+  }: { draft: string; folder: string; takeOver: boolean; job: SchedulerJob | undefined },
 ): boolean {
   const rights: string[] = [];
   for (let before = found; ;) {
     const holder = parseHolder(before);
     // Who takes the place on this machine needs a moment for it; of another machine nobody can tell that it will.
     const mayTake = takeOver && (before === found || holder?.host !== hostname());
-    if (!mayTake && (holder === undefined || mayLive(holder))) {
+    if (!mayTake && (holder === undefined || mayLive(holder, job))) {
       if (contentOf(path) !== found) return false;
       throw runLocked(folder, holder);
     }
@@ -135,15 +157,16 @@ function contentOf(path: string): string | undefined {
 
 function parseHolder(text: string): Holder | undefined {
   try {
-    const { pid, host, startedAt, nonce } = JSON.parse(text) as Partial<Holder>;
+    const { pid, host, startedAt, nonce, job } = JSON.parse(text) as Partial<Holder>;
     if (typeof pid !== 'number' || typeof host !== 'string') return undefined;
-    return { pid, host, startedAt: startedAt ?? '', nonce: nonce ?? '' };
+    return { pid, host, startedAt: startedAt ?? '', nonce: nonce ?? '', job };
   } catch {
     return undefined;
   }
 }
 
 /** Whether a holder may still be there; of another machine nobody here can tell, so it counts as alive. */
-function mayLive({ pid, host, startedAt }: Holder): boolean {
+function mayLive({ pid, host, startedAt, job }: Holder, own: SchedulerJob | undefined): boolean {
+  if (job !== undefined && job.id === own?.id && job.restarts < own.restarts) return false;
   return host !== hostname() || isAlive(pid, startedAt);
 }

@@ -31,6 +31,7 @@ import { timeLimits } from '../proto/time-limits.ts';
 import type { EventPublisher, EventPublisherOptions } from './events/event-publisher.ts';
 import { JOURNAL_FILE } from './journal.ts';
 import { KeyValues, rendezvousService } from './key-values.ts';
+import type { SchedulerJob } from './lock.ts';
 import { openRun } from './run.ts';
 import type { Run } from './run.ts';
 import { coordinatorService } from './service.ts';
@@ -75,7 +76,10 @@ async function main(argv: readonly string[]): Promise<number> {
   const events = await openEvents(runFolder, plan, { security, log, registry, wallTime });
   const onJournaled = events?.journaled.bind(events);
   const surroundings = { log, registry, nowMs, wallTime, onJournaled };
-  const run = await openRun(flags.run, plan, surroundings, { takeOver: flags.takeOver ?? false });
+  const run = await openRun(flags.run, plan, surroundings, {
+    takeOver: flags.takeOver ?? false,
+    job: slurmJob(process.env),
+  });
   let server: RpcServer | undefined;
   let metrics: MetricsServer | undefined;
   try {
@@ -115,6 +119,15 @@ async function main(argv: readonly string[]): Promise<number> {
     await server?.close(1000);
     await metrics?.close();
   }
+}
+
+/** The job of Slurm that this process runs in. */
+function slurmJob({
+  SLURM_CLUSTER_NAME: cluster = '',
+  SLURM_JOB_ID: job,
+  SLURM_RESTART_COUNT: restarts = '0',
+}: NodeJS.ProcessEnv): SchedulerJob | undefined {
+  return job === undefined ? undefined : { id: `${cluster}/${job}`, restarts: Number(restarts) };
 }
 
 /** What publishes the run's events, where its config names servers for them. @throws UsageError */

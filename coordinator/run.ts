@@ -52,7 +52,7 @@ import type { Journal } from './journal.ts';
 import { Latest } from './latest.ts';
 import { leaseMicrobatches } from './leases.ts';
 import { lockRun } from './lock.ts';
-import type { RunLock } from './lock.ts';
+import type { LockOptions, RunLock } from './lock.ts';
 import { sessionOf } from './membership.ts';
 import { openRunMetrics } from './metrics.ts';
 import type { RunMetrics } from './metrics.ts';
@@ -84,7 +84,7 @@ export async function openRun(
   folder: string,
   plan: RunPlan,
   surroundings: RunSurroundings,
-  options: { readonly takeOver?: boolean } = {},
+  options: LockOptions = {},
 ): Promise<Run> {
   const { log, nowMs, wallTime } = surroundings;
   const lock = lockRun(folder, options);

@@ -84,6 +84,8 @@ const LOCK_PATIENCE_MS = 1000 * (GRACE_SECONDS + 15);
 /** Who waits for longer is told what for. */
 const TELL_OF_LOCK_MS = 2000;
 export const COORDINATOR = 'coordinator';
+/** To the standard input of a worker on another machine. */
+const LEAVE_AT_ONCE = 'leave\n';
 /** A machine where no worker could be kept alive is tried again as often. */
 const TRY_AGAIN_MS = 60_000;
 /** Code of the error of a cluster whose coordinator was asked to stop the run by somebody else. */
@@ -223,10 +225,12 @@ export async function startCluster(prepared: Prepared, options: ClusterOptions):
     if (death !== undefined) breakFor(id, death);
   };
   /** A machine may be gone for good or for a while: the others train on, as long as there are any. */
+  const kept = new Set<string>();
   const keepElsewhere = async (id: string, host: Host, args: readonly string[]): Promise<void> => {
     const startThere = (): ChildProcess =>
       startElsewhere(host, ['worker', ...args, ...metricsArgs, '--follow-stdin'], env);
     for (;;) {
+      kept.add(id);
       // srun and shells add the signal to 128, and ssh says 255 where there is no connection.
       const death = await keep(
         id,
@@ -236,7 +240,8 @@ export async function startCluster(prepared: Prepared, options: ClusterOptions):
       );
       if (death === undefined) return;
       const name = `${id} on ${host.name}`;
-      if (![...running.keys()].some((other) => other !== COORDINATOR)) {
+      kept.delete(id);
+      if (kept.size === 0) {
         breakFor(name, death);
         return;
       }
@@ -255,7 +260,11 @@ export async function startCluster(prepared: Prepared, options: ClusterOptions):
     kill() {
       ending = true;
       over.abort();
-      for (const child of running.values()) child.kill('SIGKILL');
+      for (const child of running.values()) {
+        // A kill here would end the way there alone.
+        if (child.stdin === null) child.kill('SIGKILL');
+        else child.stdin.end(LEAVE_AT_ONCE);
+      }
     },
     async end() {
       if (ending) return;
@@ -264,11 +273,14 @@ export async function startCluster(prepared: Prepared, options: ClusterOptions):
       // Who has not ended by itself, because another one failed, leaves now.
       for (const child of running.values()) {
         if (child.connected) child.disconnect();
-        child.stdin?.end();
       }
       // One that was still starting when the run ended has never been a member: nobody tells it of the end.
       const stopSpares = (): void => {
-        for (const [name, child] of running) if (name !== COORDINATOR) child.kill('SIGTERM');
+        for (const [name, child] of running) {
+          if (name === COORDINATOR) continue;
+          if (child.stdin === null) child.kill('SIGTERM');
+          else child.stdin.end(LEAVE_AT_ONCE);
+        }
       };
       const last = running.get(COORDINATOR);
       if (last === undefined) stopSpares();

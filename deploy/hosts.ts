@@ -1,6 +1,8 @@
 import { execFile } from 'node:child_process';
 import { lookup } from 'node:dns/promises';
+import { accessSync, constants } from 'node:fs';
 import { hostname } from 'node:os';
+import { delimiter, join } from 'node:path';
 import { promisify } from 'node:util';
 import { isLoopback } from '../proto/address.ts';
 import { messageOf, UsageError } from '../proto/errors.ts';
@@ -25,8 +27,19 @@ export interface HostOptions {
 const SLURM = 'slurm';
 const HOST_NAME = /^[A-Za-z0-9][A-Za-z0-9._-]*$/;
 const USER_AT = /^[A-Za-z0-9_][A-Za-z0-9._-]*@/;
-/** Settings of the engine that ssh would not hand on; secrets are not among them, which a command line would show. */
-const HANDED_ON = /^(VIDEOLOOM_TLS_DIR|PJRT_PLUGIN_PATH|XLA_FLAGS|XDG_CACHE_HOME)$/;
+/** Settings that ssh would not hand on; secrets are not among them, which a command line would show. */
+const HANDED_ON =
+  /^(VIDEOLOOM_TLS_DIR|PJRT_PLUGIN_PATH|XLA_FLAGS|XDG_CACHE_HOME|AWS_(PROFILE|REGION|DEFAULT_REGION|ENDPOINT_URL|ENDPOINT_URL_S3))$/;
+/**
+ * A question for a password would wait for ever, and so would a connection to a machine without power. The first value
+ * that ssh reads counts: whoever gives --ssh others has those.
+ */
+const SSH_OPTIONS = [
+  'BatchMode=yes',
+  'ConnectTimeout=30',
+  'ServerAliveInterval=15',
+  'ServerAliveCountMax=3',
+].flatMap((option) => ['-o', option]);
 
 /**
  * The machines that `--hosts` names: `slurm` for those of the job that this runs in, else names for ssh with commas
@@ -42,14 +55,16 @@ export async function openHosts(text: string, options: HostOptions): Promise<rea
   if (new Set(names).size < names.length)
     throw invalid('a machine is named twice: --workers says how many workers there are in all');
   const login = options.ssh.split(/\s+/).filter((word) => word !== '');
+  const [program = ''] = login;
+  if (!isProgram(program, options.env))
+    throw invalid(`--ssh is to begin with a program, and there is no "${program}" here`);
   const handedOn = Object.entries(options.env).flatMap(([name, value]) =>
     HANDED_ON.test(name) && value !== undefined ? [`${name}=${value}`] : [],
   );
   return names.map((name) => ({
     name,
     reach: (command) => [
-      // A question for a password would wait for ever.
-      ...[...login, '-o', 'BatchMode=yes', name],
+      ...[...login, ...SSH_OPTIONS, '-T', name],
       `cd ${shellWord(options.cwd)} && exec ${['env', ...handedOn, ...command].map(shellWord).join(' ')}`,
     ],
   }));
@@ -92,6 +107,19 @@ async function slurmHosts({ cwd, env }: HostOptions): Promise<Host[]> {
         ...[`--chdir=${cwd}`, '--cpu-bind=none', '--quiet', ...command],
       ],
     }));
+}
+
+function isProgram(name: string, env: NodeJS.ProcessEnv): boolean {
+  if (name === '') return false;
+  const folders = name.includes('/') ? [''] : (env['PATH'] ?? '').split(delimiter);
+  return folders.some((folder) => {
+    try {
+      accessSync(join(folder, name), constants.X_OK);
+      return true;
+    } catch {
+      return false;
+    }
+  });
 }
 
 function invalid(what: string): UsageError {

@@ -1,3 +1,4 @@
+import { X509Certificate } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import { join, relative } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
@@ -16,8 +17,10 @@ import { call, callStream, dial, type Channel } from '../proto/grpc.ts';
 import { EXIT_RESUMABLE, outliveTerminal } from '../proto/parent-process.ts';
 import { isOver } from '../proto/run-phase.ts';
 import { SUMMARY_FILE } from '../proto/run-plan.ts';
+import { type PeerIdentity } from '../proto/identity.ts';
 import {
   CA_KEY,
+  identityFiles,
   openSecurity,
   TLS_DIR_VARIABLE,
   TLS_FOLDER,
@@ -46,14 +49,51 @@ export interface LocalOptions {
 /** Leads a run from this machine, stage after stage where the recipe has several. Started again it goes on where it was. */
 export async function trainLocally(options: LocalOptions): Promise<number> {
   outliveTerminal();
-  const { code, furtherStages } = await trainStage(options);
-  if (code !== 0) return code;
-  for (const stage of furtherStages) {
-    const prepareArgs = [...options.prepareArgs, '--stage', stage];
-    const own = await trainStage({ ...options, prepareArgs });
-    if (own.code !== 0) return own.code;
+  const signals = openSignals();
+  try {
+    const { code, furtherStages } = await trainStage(options, signals);
+    if (code !== 0) return code;
+    for (const stage of furtherStages) {
+      // It came when the stage was at its end.
+      if (signals.wantEnd()) return EXIT_RESUMABLE;
+      const prepareArgs = [...options.prepareArgs, '--stage', stage];
+      const own = await trainStage({ ...options, prepareArgs }, signals);
+      if (own.code !== 0) return own.code;
+    }
+    return 0;
+  } finally {
+    signals.close();
   }
-  return 0;
+}
+
+/** SIGINT and SIGTERM, from the beginning of the command to its end. */
+interface Signals {
+  /** Whether one has come. */
+  wantEnd(): boolean;
+  /** Who is told of them; undefined: the command ends at once, and can be resumed. */
+  handler: (() => void) | undefined;
+  close(): void;
+}
+
+function openSignals(): Signals {
+  let isWanted = false;
+  const onSignal = (): void => {
+    isWanted = true;
+    // What prepares a run ends with this process, and leaves nothing half done.
+    if (signals.handler === undefined) process.exit(EXIT_RESUMABLE);
+    signals.handler();
+  };
+  const signals: Signals = {
+    wantEnd: () => isWanted,
+    handler: undefined,
+    close() {
+      process.off('SIGINT', onSignal);
+      process.off('SIGTERM', onSignal);
+    },
+  };
+  process.on('SIGINT', onSignal);
+  process.on('SIGTERM', onSignal);
+  return signals;
 }
 
 /** What a run writes of itself when it is finished. */
@@ -66,7 +106,7 @@ interface StageEnd {
 }
 
 /** Prepares the run folder of a stage, then a coordinator and workers as processes of their own. */
-async function trainStage(options: LocalOptions): Promise<StageEnd> {
+async function trainStage(options: LocalOptions, signals: Signals): Promise<StageEnd> {
   // --- The run folder.
   let prepared: Prepared;
   try {
@@ -91,8 +131,7 @@ async function trainStage(options: LocalOptions): Promise<StageEnd> {
   }
 
   // --- Coordinator and workers.
-  const { hosts = [] } = options;
-  if (hosts.length > 0) await makeCertificates(prepared, options);
+  await makeCertificates(prepared, options);
   const security = await openSecurity({
     as: { role: 'operator' },
     ...{ tls: options.tls, insecure: options.insecure, env: options.env, runFolder: folder },
@@ -107,9 +146,7 @@ async function trainStage(options: LocalOptions): Promise<StageEnd> {
   const channel = dial(cluster.addresses.address, { security, peer: { role: 'coordinator' } });
   const view = openRunView();
   const over = new AbortController();
-  const stopOnSignal = stopper({ channel, view, cluster, over: over.signal });
-  process.on('SIGINT', stopOnSignal);
-  process.on('SIGTERM', stopOnSignal);
+  signals.handler = stopper({ channel, view, cluster, over: over.signal });
   try {
     const last = await watch(channel, view, cluster);
     over.abort();
@@ -126,26 +163,47 @@ async function trainStage(options: LocalOptions): Promise<StageEnd> {
     return { code: EXIT_RESUMABLE, furtherStages };
   } finally {
     over.abort();
-    process.off('SIGINT', stopOnSignal);
-    process.off('SIGTERM', stopOnSignal);
     channel.close();
     await cluster.end();
+    signals.handler = undefined;
   }
 }
 
-/** A run on several machines gets certificates of its own where nobody names others; made anew with each start. */
+/**
+ * A run on several machines gets certificates of its own where nobody names others: made at its first start, and again
+ * where some are missing or soon too old, with the same authority and token.
+ */
 async function makeCertificates(
   { folder, workers }: Prepared,
-  { tls, insecure = false, env }: LocalOptions,
+  { hosts = [], tls, insecure = false, env }: LocalOptions,
 ): Promise<void> {
-  const isNamed = tls !== undefined || (env[TLS_DIR_VARIABLE] ?? '') !== '';
+  if (tls !== undefined || (env[TLS_DIR_VARIABLE] ?? '') !== '' || insecure) return;
   const own = join(folder, TLS_FOLDER);
+  const isThere = await exists(join(own, TOKEN_FILE));
+  if (!isThere && hosts.length === 0) return;
   // Somebody has put a copy there that makes none.
-  const isCopy = (await exists(join(own, TOKEN_FILE))) && !(await exists(join(own, CA_KEY)));
-  if (isNamed || insecure || isCopy) return;
+  if (isThere && !(await exists(join(own, CA_KEY)))) return;
+  const identities: PeerIdentity[] = [
+    ...([{ role: 'coordinator' }, { role: 'operator' }] as const),
+    ...Array.from({ length: workers }, (_, i) => ({
+      role: 'worker' as const,
+      workerId: `worker-${i}`,
+    })),
+  ];
+  const lasting = identities.map((identity) => outlasts(join(own, identityFiles(identity).cert)));
+  if ((await Promise.all(lasting)).every(Boolean)) return;
   const { initTls } = await import('./init-tls.ts');
   await initTls({ tls: folder, workers: String(workers), days: '90', say: () => undefined });
 }
+
+/** Whether a certificate is there and holds for a week. */
+async function outlasts(file: string): Promise<boolean> {
+  const text = await readFile(file, 'utf8').catch(() => undefined);
+  if (text === undefined) return false;
+  return Date.parse(new X509Certificate(text).validTo) > Date.now() + WEEK_MS;
+}
+
+const WEEK_MS = 7 * 86_400_000;
 
 function conclude(last: RunStatus, folder: string): number {
   switch (last.phase) {

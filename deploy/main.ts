@@ -1,4 +1,5 @@
 import { Command } from 'commander';
+import { reachedAt } from '../proto/address.ts';
 import { reportFatal } from '../proto/errors.ts';
 import { RECIPE_NAMES } from '../proto/recipe-names.ts';
 import { optionsHelp, VERBS } from '../proto/verbs.ts';
@@ -100,9 +101,11 @@ async function launcherOptions(flags: LauncherFlags) {
   const { env } = process;
   const { nameForOthers, openHosts } = await import('./hosts.ts');
   const hosts = names === undefined ? [] : await openHosts(names, { ssh, cwd: process.cwd(), env });
-  const ownHost = (): Promise<string> | string =>
-    hosts.length === 0 ? '127.0.0.1' : nameForOthers();
+  const isElsewhere = hosts.length > 0;
+  const ownHost = (): Promise<string> | string => (isElsewhere ? nameForOthers() : '127.0.0.1');
   const listenAddress = listen ?? `${await ownHost()}:0`;
+  // Where all addresses are meant, that name is what workers are given.
+  if (isElsewhere && reachedAt(listenAddress, '') !== listenAddress) await nameForOthers();
   return { hosts, listenAddress, metricsAddress: metrics, tls, insecure, env };
 }
 

@@ -49,7 +49,12 @@ export function startElsewhere(
   env: NodeJS.ProcessEnv,
 ): ChildProcess {
   const [program, ...rest] = host.reach([process.execPath, VIDEOLOOM, ...args]);
-  const child = spawn(program!, rest, { stdio: ['pipe', 'ignore', 'pipe'], env });
+  const child = spawn(program!, rest, {
+    stdio: ['pipe', 'ignore', 'pipe'],
+    // A group of its own: Ctrl-C in a terminal is for this process, which lets the run stop in order.
+    detached: true,
+    env,
+  });
   // It may have ended already.
   child.stdin.on('error', () => undefined);
   return child;

@@ -48,7 +48,7 @@ async function compileSources(root, out, tree) {
       js: "import { createRequire as requireOf } from 'node:module';const require = requireOf(import.meta.url);",
     },
     define: { 'import.meta.url': 'MODULE_URL', 'import.meta.dirname': 'MODULE_FOLDER' },
-    plugins: [ownPlaces(root, tree), packages()],
+    plugins: [ownPlaces(root, tree), packages(root)],
   });
   // What the sources read that lies beside them, and the packages.
   for (const file of files) {
@@ -100,15 +100,18 @@ function ownPlaces(root, tree) {
   };
 }
 
-/** Takes the packages in PACKAGES, and leaves all others where they are. @returns {import('esbuild').Plugin} */
-function packages() {
+/**
+ * Takes the packages in PACKAGES, and leaves all others where they are.
+ * @param {string} root @returns {import('esbuild').Plugin}
+ */
+function packages(root) {
   const isAsked = true;
   return {
     name: 'packages',
     setup({ onResolve, resolve }) {
       onResolve({ filter: /^[^./]/ }, async ({ path, pluginData, ...from }) => {
-        const isOurs = from.kind !== 'entry-point' && !from.importer.includes('/node_modules/');
-        if (!isOurs || pluginData === isAsked) return undefined;
+        const isTheirs = relative(root, from.importer).startsWith('node_modules');
+        if (from.kind === 'entry-point' || isTheirs || pluginData === isAsked) return undefined;
         if (!PACKAGES.some((name) => path === name || path.startsWith(`${name}/`)))
           return { path, external: true };
         if (!path.startsWith('@tensorflow/')) return undefined;

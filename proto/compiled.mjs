@@ -22,8 +22,12 @@ export const FOLDERS = ['proto', 'coordinator', 'worker', 'video', 'deploy'];
 const KEPT = 8;
 const DAY_MS = 86_400_000;
 
+const HOUR_MS = 3_600_000;
+
 /** @type {string | undefined} */
 let known;
+/** @type {NodeJS.Timeout | undefined} */
+let keeping;
 
 /** The folder that holds the programs, each where its source lies in the project; makes it where that is not done yet. */
 export function compiledRoot() {
@@ -33,9 +37,9 @@ export function compiledRoot() {
 
 function findOrMake() {
   const digest = createHash('sha256').update(`${process.version} ${ROOT}\n`);
-  // The packages are part of the programs.
-  for (const file of [...projectFiles(ROOT), 'package-lock.json']) {
-    const { size, mtimeMs } = statSync(join(ROOT, file));
+  // Packages are part of the programs: npm writes the second file with each change of them.
+  for (const file of [...projectFiles(ROOT), join('node_modules', '.package-lock.json')]) {
+    const { size, mtimeMs } = statSync(join(ROOT, file), { throwIfNoEntry: false }) ?? {};
     digest.update(`${file} ${size} ${mtimeMs}\n`);
   }
   const name = digest.digest('hex').slice(0, 16);
@@ -125,6 +129,20 @@ export function compiled(source) {
   const path = fileURLToPath(source);
   const script = join(dirname(path), `${basename(path, '.ts')}.js`);
   // In a program, it lies where its source does.
-  if (statSync(script, { throwIfNoEntry: false }) !== undefined) return script;
+  if (statSync(script, { throwIfNoEntry: false }) !== undefined) {
+    keepInUse();
+    return script;
+  }
   return join(compiledRoot(), script.slice(ROOT.length));
+}
+
+/** A program of a run that takes days still reads parts of its folder, which is in use as long as it lives. */
+function keepInUse() {
+  keeping ??= setInterval(() => {
+    try {
+      utimesSync(ROOT, new Date(), new Date());
+    } catch {
+      // It is not ours to mark: another user's, or a project whose sources are run as they are.
+    }
+  }, HOUR_MS).unref();
 }

@@ -18,10 +18,12 @@ before(async () => {
     await mkdir(join(project, name), { recursive: true });
   for (const name of ['compile-sources.mjs', 'compiled.mjs', 'user-cache.mjs'])
     await cp(join(OWN, name), join(project, 'proto', name));
-  await symlink(PACKAGES, join(project, 'node_modules'));
+  await mkdir(join(project, 'node_modules'));
+  for (const name of await readdir(PACKAGES))
+    if (!name.startsWith('.'))
+      await symlink(join(PACKAGES, name), join(project, 'node_modules', name));
   const files = {
     'package.json': '{"type":"module"}',
-    'package-lock.json': '{}',
     'worker/greeting.txt': 'hello',
     // Shared by both programs, and read by the second only when it needs it.
     'worker/words/words.ts': `export const words = (text: string): string[] => text.split(' ');
@@ -64,7 +66,8 @@ test('all sources are compiled once for what they are, and run without a loader'
   await writeFile(join(project, 'worker', 'more.ts'), 'export const more = 1;');
   const other = await compile(cache);
   assert.notEqual(other, main);
-  await writeFile(join(project, 'package-lock.json'), '{"packages":{}}');
+  // As npm leaves it.
+  await writeFile(join(project, 'node_modules', '.package-lock.json'), '{"packages":{}}');
   assert.notEqual(await compile(cache), other);
 });
 

@@ -190,7 +190,8 @@ async function runTrain(argv: string[]): Promise<void> {
   }
   if (values['follow-stdin']) {
     // The launcher is on another machine, and gone when its end of the standard input is; the coordinator ends the run.
-    process.stdin.resume().once('close', () => setTimeout(leave, LEAVE_MS).unref());
+    // What it says is to leave at once.
+    process.stdin.once('data', leave).once('close', () => setTimeout(leave, LEAVE_MS).unref());
     process.stdin.unref();
   }
   // A worker that is to go, because its machine is wanted for something else: the others lose nothing by it.

@@ -55,6 +55,7 @@ export async function runWorker(options: WorkerOptions): Promise<void> {
     log = log.child({ run_id: plan.runId });
     // Decoders start in processes of their own, and meanwhile the engine in this one.
     const opening = openRunData(described);
+    opening.catch(() => undefined); // it is waited for below, where that ends this worker
     closing.push(() =>
       opening.then(
         (run) => run.close(),

@@ -9,6 +9,12 @@ import { after, before, test } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { readJournal } from '../../coordinator/journal.ts';
+import {
+  checkpointFolderName,
+  CHECKPOINTS_FOLDER,
+  MANIFEST_FILE,
+} from '../../proto/checkpoint-manifest.ts';
+import { exists } from '../../proto/exists.ts';
 import { temporaryFolder } from '../../proto/test/temporary-folder.ts';
 import { committedStep, reachStep, readSummary, startVideoloom, videoloom } from './command.ts';
 import { slurmMissing, startSlurm, type SlurmCluster } from './slurm-cluster.ts';
@@ -21,7 +27,7 @@ const SSHD = '/usr/sbin/sshd';
 const work = await temporaryFolder('hosts');
 const ends: (() => void)[] = [];
 after(() => {
-  for (const end of ends) end();
+  for (const end of ends.toReversed()) end();
 });
 
 const recipe = (out: string, steps: number): string[] => [
@@ -51,13 +57,12 @@ test('a job of Slurm loses a worker, has to go, queues up, and ends with the sam
   ends.push(cluster.kill);
   const run = join(work, 'job');
   const log = join(work, 'job.log');
-  const job = await cluster.slurm(
-    ...['sbatch', '--parsable', `--chdir=${PROJECT}`, `--output=${log}`],
-    ...[join(PROJECT, 'deploy', 'slurm', 'train.sbatch'), ...recipe('job', STEPS)],
-    ...['--listen', '127.0.0.1:0'],
-  );
+  const job = await submit(cluster, 'job', STEPS);
   const said = async (): Promise<string> =>
     `${await cluster.slurm('scontrol', 'show', 'job', job)}\n${await readFile(log, 'utf8')}`;
+  ends.push(() => {
+    execFileSync('scancel', [job], { env: cluster.env });
+  });
   await waitFor('step 30', async () => (await committedStep(run)) >= 30, said);
   assert.deepEqual(await nodesOf(cluster, job), ['n1', 'n2']);
 
@@ -78,18 +83,37 @@ test('a job of Slurm loses a worker, has to go, queues up, and ends with the sam
     'the end of the job',
     async () => {
       const state = await cluster.stateOf(job);
-      // It would begin in two minutes, when the nodes are cleared up for certain; before that it takes no update.
-      if (state === 'PENDING')
-        await cluster
-          .slurm('scontrol', 'update', `JobId=${job}`, 'StartTime=now')
-          .catch(() => undefined);
+      // It would begin in two minutes, when the nodes are cleared up for certain; before they are, it fails there.
+      if (state === 'PENDING' && (await cluster.numIdle()) === 2) {
+        await delay(2000);
+        await cluster.slurm('scontrol', 'update', `JobId=${job}`, 'StartTime=now');
+        await delay(2000);
+      }
       return state === 'COMPLETED';
     },
     said,
   );
   assert.match(await readFile(log, 'utf8'), /^resuming /m);
   assert.equal((await readSummary(run)).weightsSha256, weights);
+
+  // One that is cancelled does not come back.
+  const other = await submit(cluster, 'cancelled', 1_000_000);
+  await waitFor('a step', async () => (await committedStep(join(work, 'cancelled'))) >= 1);
+  await cluster.slurm('scancel', other);
+  await waitFor('the end of its steps', async () => (await nodesOf(cluster, other)).length === 0);
+  await waitFor('its end', async () => (await cluster.stateOf(other)) === 'CANCELLED');
+  await delay(2000);
+  assert.equal(await cluster.stateOf(other), 'CANCELLED');
 });
+
+/** Submits deploy/slurm/train.sbatch; gives the number of the job, which writes OUT.log. */
+function submit({ slurm }: SlurmCluster, out: string, steps: number): Promise<string> {
+  return slurm(
+    ...['sbatch', '--parsable', `--chdir=${PROJECT}`, `--output=${join(work, `${out}.log`)}`],
+    ...[join(PROJECT, 'deploy', 'slurm', 'train.sbatch'), ...recipe(out, steps)],
+    ...['--listen', '127.0.0.1:0'],
+  );
+}
 
 test('workers are reached by ssh; without a machine that is gone the others end with the same bits', async (context) => {
   if (spawnSync(SSHD, ['-V']).error !== undefined) {
@@ -103,17 +127,39 @@ test('workers are reached by ssh; without a machine that is gone the others end 
   const machines = [await startSshd(folder, 'gpu-a', key), await startSshd(folder, 'gpu-b', key)];
   const config = join(folder, 'config');
   await writeFile(config, machines.map(({ entry }) => entry).join('\n'));
-  const run = startVideoloom(
-    [
-      ...['train', ...recipe('login', STEPS), '--hosts', 'gpu-a,gpu-b'],
-      ...['--ssh', `ssh -F ${config}`, '--listen', '127.0.0.1:0'],
-    ],
-    { cwd: work },
-  );
+  const command = [
+    ...['train', ...recipe('login', STEPS), '--hosts', 'gpu-a,gpu-b'],
+    ...['--ssh', `ssh -F ${config}`, '--listen', '127.0.0.1:0'],
+  ];
+  const first = startVideoloom(command, { cwd: work });
+  ends.push(() => {
+    first.killAll();
+  });
+  await reachStep(join(work, 'login'), 30, first);
+  // Ctrl-C in a terminal: all of the group get it.
+  process.kill(-first.child.pid!, 'SIGINT');
+  const stopped = await first.ended;
+  assert.equal(stopped.code, 75, stopped.output);
+  const stoppedAt = await committedStep(join(work, 'login'));
+  assert.match(stopped.output, new RegExp(`^stopped after step ${stoppedAt} of ${STEPS}`, 'm'));
+  assert.ok(await exists(checkpointAt(join(work, 'login'), stoppedAt)));
+
+  // On this machine alone, with more workers than have certificates.
+  const here = startVideoloom(['resume', 'login', '--workers', '3', '--listen', '127.0.0.1:0'], {
+    cwd: work,
+  });
+  ends.push(() => {
+    here.killAll();
+  });
+  await reachStep(join(work, 'login'), stoppedAt + 10, here);
+  here.child.kill('SIGTERM');
+  assert.equal((await here.ended).code, 75, here.output());
+
+  const run = startVideoloom(command, { cwd: work });
   ends.push(() => {
     run.killAll();
   });
-  await reachStep(join(work, 'login'), 30, run);
+  await reachStep(join(work, 'login'), stoppedAt + 40, run);
   const [, second] = await workersOf(join(work, 'login'));
   machines[1]!.child.kill('SIGKILL');
   process.kill(second!, 'SIGKILL');
@@ -125,7 +171,7 @@ test('workers are reached by ssh; without a machine that is gone the others end 
   readJournal(join(work, 'login', 'journal.jsonl'), (record) => {
     if (record.type === 'worker-joined') hosts.add(record.workerId);
   });
-  assert.deepEqual([...hosts].sort(), ['worker-0', 'worker-1']);
+  assert.deepEqual([...hosts].sort(), ['worker-0', 'worker-1', 'worker-2']);
 });
 
 test('what --hosts cannot mean is refused, with the mend', async () => {
@@ -180,6 +226,10 @@ async function startSshd(folder: string, name: string, key: string): Promise<Mac
     ...[`  IdentityFile ${key}`, '  IdentitiesOnly yes', `  UserKnownHostsFile ${known}`, ''],
   ].join('\n');
   return { child, entry };
+}
+
+function checkpointAt(run: string, step: number): string {
+  return join(run, CHECKPOINTS_FOLDER, checkpointFolderName(step), MANIFEST_FILE);
 }
 
 /** Process ids of worker-0, worker-1 and so on, as they said last. */

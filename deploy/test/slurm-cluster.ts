@@ -16,6 +16,8 @@ export interface SlurmCluster {
   readonly slurm: (command: string, ...args: string[]) => Promise<string>;
   /** State of a job, as PENDING or COMPLETED; empty where it is not known any more. */
   readonly stateOf: (job: string) => Promise<string>;
+  /** Nodes on which nothing runs, nor is cleared up. */
+  readonly numIdle: () => Promise<number>;
   readonly kill: () => void;
 }
 
@@ -85,9 +87,11 @@ export async function startSlurm(folder: string): Promise<SlurmCluster> {
   daemon('slurmctld', '-D');
   for (const node of ['n1', 'n2']) daemon('slurmd', '-D', '-N', node);
   const startMs = performance.now();
-  const numIdle = (): Promise<string> =>
-    slurm('sinfo', '--noheader', '--states=idle', '--format=%D').catch(() => '');
-  while ((await numIdle()) !== '2') {
+  const numIdle = async (): Promise<number> => {
+    const said = slurm('sinfo', '--noheader', '--states=idle', '--format=%D').catch(() => '');
+    return Number(await said);
+  };
+  while ((await numIdle()) < 2) {
     await delay(100);
     if (performance.now() - startMs < START_MS) continue;
     kill();
@@ -96,6 +100,7 @@ export async function startSlurm(folder: string): Promise<SlurmCluster> {
   return {
     env,
     slurm,
+    numIdle,
     async stateOf(job) {
       const shown = await slurm('scontrol', 'show', 'job', job).catch(() => '');
       return /JobState=(\w+)/.exec(shown)?.[1] ?? '';

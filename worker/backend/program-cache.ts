@@ -60,6 +60,7 @@ export async function openProgramCache(
   const opFolder = path.join(folder, 'ops');
   let newBytes = PRUNE_BYTES;
   let newOpBytes = 0;
+  let hasPrunedOps = false;
   const fileOf = (within: string, mlir: string) => {
     const digest = createHash('sha256').update(key).update(mlir).digest('hex');
     return path.join(within, `${digest}.pjrt`);
@@ -79,7 +80,8 @@ export async function openProgramCache(
       const cached = loadSync(client, file);
       if (cached !== undefined) return cached;
       const executable = client.compileSync(mlir, { flags });
-      if (newOpBytes === 0) void pruneIfThere(opFolder, MAX_OP_BYTES);
+      if (!hasPrunedOps) void pruneIfThere(opFolder, MAX_OP_BYTES);
+      hasPrunedOps = true;
       if (newOpBytes < MAX_OP_BYTES) newOpBytes += storeSync(opFolder, file, executable);
       return executable;
     },
