@@ -167,6 +167,6 @@ function parseHolder(text: string): Holder | undefined {
 
 /** Whether a holder may still be there; of another machine nobody here can tell, so it counts as alive. */
 function mayLive({ pid, host, startedAt, job }: Holder, own: SchedulerJob | undefined): boolean {
-  if (job !== undefined && job.id === own?.id && job.restarts < own.restarts) return false;
+  if (job !== undefined && job.id === own?.id && job.restarts !== own.restarts) return false;
   return host !== hostname() || isAlive(pid, startedAt);
 }

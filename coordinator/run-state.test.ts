@@ -12,7 +12,7 @@ import type { JournalEvent } from './journal-events.ts';
 import { asMembers, chooseMembers } from './membership.ts';
 import { isOver } from '../proto/run-phase.ts';
 import { initialRunState, transition } from './run-state.ts';
-import type { Joiner, RunEffect, RunEvent, RunState } from './run-state.ts';
+import type { Joiner, RunEffect, RunEvent, RunOrigin, RunState } from './run-state.ts';
 import { NEWBORN } from './stillness.ts';
 import { totalTime, UNTOLD } from './time-book.ts';
 import { ballot, testPlan, verdict } from './test/scripted-worker.ts';
@@ -158,6 +158,23 @@ describe('members of a generation', () => {
 });
 
 describe('the state machine of a run', () => {
+  it('wait for those that the plan wants, and begin without them after a while', () => {
+    const plan = testPlan({ minWorkers: 2, detectWithinMs: 2000 });
+    const alone = (toMs: number) => beating(100, toMs, () => [beat('a/1', 'idle')]);
+    const opened = (origin: RunOrigin, toMs: number): string[][] =>
+      openedBy(playOn(initialRunState(plan, origin, 0), ...enter('a'), ...alone(toMs)).effects);
+    assert.deepEqual(opened(FRESH, 60_000), []);
+    assert.deepEqual(opened(FRESH, 60_300), [['a']]);
+    // A coordinator that was started again, or a run that is resumed.
+    const going = { ...FRESH, generationNumber: 3 };
+    assert.deepEqual(opened(going, 15_000), []);
+    assert.deepEqual(opened(going, 15_300), [['a']]);
+    assert.deepEqual(
+      openedBy(playOn(initialRunState(plan, going, 0), ...enter('a', 'b')).effects),
+      [['a', 'b']],
+    );
+  });
+
   it('refuses a worker on the loopback of another host than its members, or where they are', () => {
     const at = (workerId: string, host: string, tensorAddress: string): Joiner => ({
       ...joiner(workerId),

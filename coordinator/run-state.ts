@@ -109,6 +109,8 @@ export interface RunState {
   readonly generationNumber: number;
   /** Whether this process has opened a generation: from then on one worker is enough. */
   readonly hasStarted: boolean;
+  /** Since when somebody who attends waits for the first generation of this process. */
+  readonly waitingSinceMs: number | undefined;
   readonly committedStep: number;
   /** The generation that committed it, or took it from a checkpoint; 0 where that is not known. */
   readonly committedIn: number;
@@ -237,6 +239,7 @@ export function initialRunState(plan: RunPlan, origin: RunOrigin, nowMs: number)
     memberSessions: [],
     generationNumber: origin.generationNumber,
     hasStarted: false,
+    waitingSinceMs: undefined,
     committedStep: origin.committedStep,
     committedIn: origin.committedIn,
     highestStep: origin.highestStep,
@@ -257,6 +260,12 @@ export function initialRunState(plan: RunPlan, origin: RunOrigin, nowMs: number)
     rests: new Map(),
   };
 }
+
+/**
+ * So long those who are there wait at first for the others that the plan wants: where the run begins, and where it goes
+ * on. A machine may be gone for good.
+ */
+const PATIENCE_MS = { atBeginning: 60_000, goingOn: 15_000 } as const;
 
 /** A disk that stays full is not waited for: the run ends as failed and can be resumed. */
 const MAX_RESULT_TRIES = 3;
@@ -482,7 +491,7 @@ function openGeneration(turn: Turn): void {
   if (isOver(state) || state.isStopping) return;
   const chosen = chosenOf(turn);
   const sessions = chosen.map(({ session }) => session);
-  if (sessions.length < (state.hasStarted ? 1 : Math.min(plan.minWorkers, plan.microbatches))) {
+  if (sessions.length < fewestMembers(turn)) {
     suspend(turn);
     if (state.isStopRequested) endStopped(turn);
     return;
@@ -531,6 +540,13 @@ function openGeneration(turn: Turn): void {
     generation,
   });
   releaseLeavers(turn);
+}
+
+function fewestMembers({ state, nowMs }: Turn): number {
+  const { plan, hasStarted, generationNumber, waitingSinceMs = Infinity } = state;
+  const patienceMs = generationNumber === 0 ? PATIENCE_MS.atBeginning : PATIENCE_MS.goingOn;
+  const isEnough = hasStarted || nowMs - waitingSinceMs > patienceMs;
+  return isEnough ? 1 : Math.min(plan.minWorkers, plan.microbatches);
 }
 
 /** No generation is in force until another one is opened. */
@@ -931,6 +947,9 @@ function tick(turn: Turn): void {
   }
   closeRanks(turn);
   breakStall(turn);
+  const isWaiting = !turn.state.hasStarted && chosenOf(turn).length > 0;
+  turn.state.waitingSinceMs = isWaiting ? (turn.state.waitingSinceMs ?? nowMs) : undefined;
+  if (isWaiting && fewestMembers(turn) === 1) openGeneration(turn);
 }
 
 function stillnessOf({ vitals, lastBeatMs }: Worker, nowMs: number): number {

@@ -36,7 +36,7 @@ const HANDED_ON =
  */
 const SSH_OPTIONS = [
   'BatchMode=yes',
-  'ConnectTimeout=30',
+  'ConnectTimeout=10',
   'ServerAliveInterval=15',
   'ServerAliveCountMax=3',
 ].flatMap((option) => ['-o', option]);

@@ -5,7 +5,7 @@ import { exitOf, type Exit } from './processes.ts';
 /** How often a process is started anew: one that dies soon after its start, and any within an hour. */
 const MAX_RESTARTS = { soon: 3, anHour: 20 } as const;
 /** Who has lived so long has not died of its start. */
-const LONG_LIFE_MS = 10_000;
+const LONG_LIFE_MS = 20_000;
 const HOUR_MS = 3_600_000;
 const FIRST_RESTART_MS = 20;
 

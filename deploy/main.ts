@@ -134,9 +134,9 @@ TLS with certificates made in RUN/tls unless --tls or --insecure says otherwise.
 All fields: worker/recipes/config.schema.json. Stop with Ctrl-C or \`videoloom stop RUN\`; the same command resumes.`,
   )
   .action(async (recipe: string, overrides: string[], options: RecipeOptions & LauncherFlags) => {
-    const { trainLocally } = await import('./local.ts');
+    const { leadRun } = await import('./launcher.ts');
     const launcher = await launcherOptions(options);
-    process.exitCode = await trainLocally({
+    process.exitCode = await leadRun({
       prepareArgs: prepareArgs(recipe, overrides, options, launcher.hosts.length),
       ...launcher,
     });

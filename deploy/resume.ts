@@ -2,7 +2,7 @@ import { basename, join } from 'node:path';
 import { UsageError } from '../proto/errors.ts';
 import { exists } from '../proto/exists.ts';
 import { RUN_PLAN_FILE } from '../proto/run-plan.ts';
-import { trainLocally, type LocalOptions } from './local.ts';
+import { leadRun, type LauncherOptions } from './launcher.ts';
 import { runThrough } from './processes.ts';
 
 /** The config that a run folder was prepared with; a whole recipe. */
@@ -12,7 +12,7 @@ export interface ResumeOptions {
   readonly overrides: readonly string[];
   readonly out?: string | undefined;
   readonly workers?: string | undefined;
-  readonly launcher: Omit<LocalOptions, 'prepareArgs'>;
+  readonly launcher: Omit<LauncherOptions, 'prepareArgs'>;
 }
 
 /**
@@ -39,7 +39,7 @@ export async function resumeRun(run: string, options: ResumeOptions): Promise<nu
   const { hosts = [] } = launcher;
   const workers = options.workers ?? (hosts.length === 0 ? undefined : hosts.length);
   const set = [...(workers === undefined ? [] : [`cluster.workers=${workers}`]), ...overrides];
-  return trainLocally({
+  return leadRun({
     prepareArgs: [
       ...[join(folder, CONFIG_FILE), '--out', folder],
       ...set.flatMap((override) => ['--set', override]),

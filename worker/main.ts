@@ -51,6 +51,8 @@ const FOLLOW = '--follow-coordinator';
 /** A little more than a coordinator takes to end a run whose launcher is gone. */
 const LEAVE_MS = 1000 * (GRACE_SECONDS + 10);
 
+const SAME_WISH_MS = 1000;
+
 function leave(): never {
   process.exit(EXIT_RESUMABLE);
 }
@@ -196,8 +198,12 @@ async function runTrain(argv: string[]): Promise<void> {
   }
   // A worker that is to go, because its machine is wanted for something else: the others lose nothing by it.
   const leaving = new AbortController();
+  let askedMs = -Infinity;
   process.on('SIGTERM', () => {
+    // To a group of processes it comes from the sender and once more from the command that started this one.
+    if (performance.now() - askedMs < SAME_WISH_MS) return;
     if (leaving.signal.aborted) leave();
+    askedMs = performance.now();
     leaving.abort();
     setTimeout(leave, 1000 * grace).unref();
   });

@@ -30,10 +30,11 @@ import { checkReach } from '../proto/security.ts';
 import { shellWord } from '../proto/shell-word.ts';
 import { prepareRun, RUN_STOPPED, startCluster, type Cluster, type Prepared } from './cluster.ts';
 import type { Host } from './hosts.ts';
+import { leaderOf } from './leader.ts';
 import { ProcessFailed } from './processes.ts';
 import { openRunView, summary, type Outcome, type RunView } from './view.ts';
 
-export interface LocalOptions {
+export interface LauncherOptions {
   /** Arguments of `worker/main.ts prepare`. */
   readonly prepareArgs: readonly string[];
   readonly metricsAddress: string;
@@ -47,7 +48,7 @@ export interface LocalOptions {
 }
 
 /** Leads a run from this machine, stage after stage where the recipe has several. Started again it goes on where it was. */
-export async function trainLocally(options: LocalOptions): Promise<number> {
+export async function leadRun(options: LauncherOptions): Promise<number> {
   outliveTerminal();
   const signals = openSignals();
   try {
@@ -80,7 +81,10 @@ function openSignals(): Signals {
   const onSignal = (): void => {
     isWanted = true;
     // What prepares a run ends with this process, and leaves nothing half done.
-    if (signals.handler === undefined) process.exit(EXIT_RESUMABLE);
+    if (signals.handler === undefined) {
+      say('stopped, and nothing was training; the same command goes on');
+      process.exit(EXIT_RESUMABLE);
+    }
     signals.handler();
   };
   const signals: Signals = {
@@ -106,7 +110,7 @@ interface StageEnd {
 }
 
 /** Prepares the run folder of a stage, then a coordinator and workers as processes of their own. */
-async function trainStage(options: LocalOptions, signals: Signals): Promise<StageEnd> {
+async function trainStage(options: LauncherOptions, signals: Signals): Promise<StageEnd> {
   // --- The run folder.
   let prepared: Prepared;
   try {
@@ -175,9 +179,11 @@ async function trainStage(options: LocalOptions, signals: Signals): Promise<Stag
  */
 async function makeCertificates(
   { folder, workers }: Prepared,
-  { hosts = [], tls, insecure = false, env }: LocalOptions,
+  { hosts = [], tls, insecure = false, env }: LauncherOptions,
 ): Promise<void> {
   if (tls !== undefined || (env[TLS_DIR_VARIABLE] ?? '') !== '' || insecure) return;
+  // The lock will say so; whoever it trains with reads the folder.
+  if ((await leaderOf(folder))?.isAlive === true) return;
   const own = join(folder, TLS_FOLDER);
   const isThere = await exists(join(own, TOKEN_FILE));
   if (!isThere && hosts.length === 0) return;
