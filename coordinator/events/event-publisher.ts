@@ -141,13 +141,15 @@ class Publisher implements EventPublisher {
     };
     void connection.closed().then(tell);
     while (!this.#isEnded()) {
+      // The end may come while the journal is read: it is then read once more.
+      const isEnding = this.#state === 'ending';
       const event = await cursor.peek();
       if (event !== undefined) {
         await this.#send(event, channel);
         cursor.advance();
         this.#deliveredId = event.id;
         this.#numFailures = 0;
-      } else if (this.#state === 'ending') return;
+      } else if (isEnding) return;
       else {
         await this.#wake.wait();
         if (connection.isClosed()) throw new Error('the connection has ended');

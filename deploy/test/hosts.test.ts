@@ -1,8 +1,6 @@
 import assert from 'node:assert/strict';
 import { execFileSync, spawn, spawnSync, type ChildProcess } from 'node:child_process';
-import { once } from 'node:events';
 import { chmod, mkdir, readFile, writeFile } from 'node:fs/promises';
-import { createServer, type AddressInfo } from 'node:net';
 import { userInfo } from 'node:os';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
@@ -15,6 +13,7 @@ import {
   MANIFEST_FILE,
 } from '../../proto/checkpoint-manifest.ts';
 import { exists } from '../../proto/exists.ts';
+import { freePorts } from '../../proto/test/free-ports.ts';
 import { temporaryFolder } from '../../proto/test/temporary-folder.ts';
 import { committedStep, reachStep, readSummary, startVideoloom, videoloom } from './command.ts';
 import { slurmMissing, startSlurm, type SlurmCluster } from './slurm-cluster.ts';
@@ -199,7 +198,7 @@ interface Machine {
 async function startSshd(folder: string, name: string, key: string): Promise<Machine> {
   const hostKey = join(folder, `${name}-host`);
   execFileSync('ssh-keygen', ['-q', '-t', 'ed25519', '-N', '', '-f', hostKey]);
-  const port = await freePort();
+  const [port] = await freePorts(1);
   const known = join(folder, `${name}-known`);
   await writeFile(known, `[127.0.0.1]:${port} ${await readFile(`${hostKey}.pub`, 'utf8')}`);
   await chmod(key, 0o600);
@@ -261,12 +260,4 @@ async function waitFor(
       throw new Error(`${what}: not within ${LIMIT_MS / 1000} s\n${await said().catch(String)}`);
     await delay(50);
   }
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const { port } = server.address() as AddressInfo;
-  server.close();
-  return port;
 }

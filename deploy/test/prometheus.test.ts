@@ -1,14 +1,13 @@
 import assert from 'node:assert/strict';
 import { spawn, spawnSync } from 'node:child_process';
-import { once } from 'node:events';
 import { readFile, writeFile } from 'node:fs/promises';
-import { createServer, type AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { parse } from 'yaml';
 import { messageOf } from '../../proto/errors.ts';
+import { freePorts } from '../../proto/test/free-ports.ts';
 import { temporaryFolder } from '../../proto/test/temporary-folder.ts';
 import { childrenOf } from './children.ts';
 import { reachStep, startVideoloom, type Started } from './command.ts';
@@ -45,7 +44,7 @@ test('the alerts say what they are to, and only then', { skip }, () => {
 });
 
 test('Prometheus finds the processes of a run, and again when one has died', { skip }, async () => {
-  const [metricsPort, ownPort] = [await freePort(), await freePort()];
+  const [metricsPort, ownPort] = (await freePorts(2)) as [number, number];
   const run = startVideoloom(
     [
       ...['train', 'videobert', '--preset', 'tiny', '--steps', '1000000', '--workers', '2'],
@@ -182,12 +181,4 @@ async function poll<T extends object>(what: string, ask: () => Promise<T | strin
       throw new Error(`${what}: not within ${LIMIT_MS / 1000} s: ${answer}`);
     await delay(200);
   }
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const { port } = server.address() as AddressInfo;
-  server.close();
-  return port;
 }
