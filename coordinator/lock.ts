@@ -99,7 +99,7 @@ function replaced(
     folder,
     takeOver,
     job,
-  }: { draft: string; folder: string; takeOver: boolean; job: SchedulerJob | undefined },
+  }: { draft: string; folder: string; takeOver: boolean } & Pick<LockOptions, 'job'>,
 ): boolean {
   const rights: string[] = [];
   for (let before = found; ;) {

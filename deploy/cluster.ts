@@ -96,9 +96,8 @@ export async function startCluster(prepared: Prepared, options: ClusterOptions):
   const { folder, workers, engine, pluginPath } = prepared;
   const { say, env, hosts = [] } = options;
   const running = new Map<string, ChildProcess>();
-  let ending = false;
   const over = new AbortController();
-  const isEnding = (): boolean => ending;
+  const isEnding = (): boolean => over.signal.aborted;
   let breakWith: (error: Error) => void = () => undefined;
   const broken = new Promise<never>((_, reject) => {
     breakWith = reject;
@@ -217,11 +216,7 @@ export async function startCluster(prepared: Prepared, options: ClusterOptions):
         ['ignore', 'ignore', 'pipe'],
         env,
       );
-    const death = await keep(
-      id,
-      startHere,
-      ({ code, signal }) => signal !== null || code === EXIT_RESUMABLE,
-    );
+    const death = await keep(id, startHere, mayGoWell);
     if (death !== undefined) breakFor(id, death);
   };
   /** A machine may be gone for good or for a while: the others train on, as long as there are any. */
@@ -232,12 +227,7 @@ export async function startCluster(prepared: Prepared, options: ClusterOptions):
     for (;;) {
       kept.add(id);
       // srun and shells add the signal to 128, and ssh says 255 where there is no connection.
-      const death = await keep(
-        id,
-        startThere,
-        ({ code, signal }) =>
-          signal !== null || code === EXIT_RESUMABLE || (code !== null && code > 128),
-      );
+      const death = await keep(id, startThere, (exit) => mayGoWell(exit) || (exit.code ?? 0) > 128);
       if (death === undefined) return;
       const name = `${id} on ${host.name}`;
       kept.delete(id);
@@ -258,7 +248,6 @@ export async function startCluster(prepared: Prepared, options: ClusterOptions):
     processes: () => running,
     addWorker,
     kill() {
-      ending = true;
       over.abort();
       for (const child of running.values()) {
         // A kill here would end the way there alone.
@@ -267,8 +256,7 @@ export async function startCluster(prepared: Prepared, options: ClusterOptions):
       }
     },
     async end() {
-      if (ending) return;
-      ending = true;
+      if (isEnding()) return;
       over.abort();
       // Who has not ended by itself, because another one failed, leaves now.
       for (const child of running.values()) {
@@ -300,6 +288,11 @@ export async function startCluster(prepared: Prepared, options: ClusterOptions):
       );
     },
   };
+}
+
+/** Whether a worker was killed, or its error may not come back. */
+function mayGoWell({ code, signal }: Exit): boolean {
+  return signal !== null || code === EXIT_RESUMABLE;
 }
 
 function howIt({ code, signal }: Exit): string {

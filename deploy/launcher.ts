@@ -14,7 +14,7 @@ import { exists } from '../proto/exists.ts';
 import { CoordinatorServiceService as Rpc } from '../proto/gen/videoloom/v1/coordinator.ts';
 import { RunPhase, type RunStatus } from '../proto/gen/videoloom/v1/run.ts';
 import { call, callStream, dial, type Channel } from '../proto/grpc.ts';
-import { EXIT_RESUMABLE, outliveTerminal } from '../proto/parent-process.ts';
+import { EXIT_RESUMABLE, outliveTerminal, SAME_WISH_MS } from '../proto/parent-process.ts';
 import { isOver } from '../proto/run-phase.ts';
 import { SUMMARY_FILE } from '../proto/run-plan.ts';
 import { type PeerIdentity } from '../proto/identity.ts';
@@ -182,11 +182,11 @@ async function makeCertificates(
   { hosts = [], tls, insecure = false, env }: LauncherOptions,
 ): Promise<void> {
   if (tls !== undefined || (env[TLS_DIR_VARIABLE] ?? '') !== '' || insecure) return;
-  // The lock will say so; whoever it trains with reads the folder.
-  if ((await leaderOf(folder))?.isAlive === true) return;
   const own = join(folder, TLS_FOLDER);
   const isThere = await exists(join(own, TOKEN_FILE));
   if (!isThere && hosts.length === 0) return;
+  // The lock will say so; whoever it trains with reads the folder.
+  if ((await leaderOf(folder))?.isAlive === true) return;
   // Somebody has put a copy there that makes none.
   if (isThere && !(await exists(join(own, CA_KEY)))) return;
   const identities: PeerIdentity[] = [
@@ -264,9 +264,6 @@ async function watch(channel: Channel, view: RunView, cluster: Cluster): Promise
 
 /** A coordinator that was killed has forgotten that it was asked. */
 const ASK_AGAIN_MS = 500;
-
-/** npm sends its child a signal of its own right behind the terminal's: that is no wish for another end. */
-const SAME_WISH_MS = 1000;
 
 /** First signal: checkpoint and stop. Another one, later: the processes are ended at once. */
 function stopper({

@@ -99,14 +99,14 @@ function launcherVerb(command: Command): Command {
 async function launcherOptions(flags: LauncherFlags) {
   const { hosts: names, ssh, listen, metrics, tls, insecure } = flags;
   const { env } = process;
+  const common = { metricsAddress: metrics, tls, insecure, env };
+  if (names === undefined) return { ...common, hosts: [], listenAddress: listen ?? '127.0.0.1:0' };
   const { nameForOthers, openHosts } = await import('./hosts.ts');
-  const hosts = names === undefined ? [] : await openHosts(names, { ssh, cwd: process.cwd(), env });
-  const isElsewhere = hosts.length > 0;
-  const ownHost = (): Promise<string> | string => (isElsewhere ? nameForOthers() : '127.0.0.1');
-  const listenAddress = listen ?? `${await ownHost()}:0`;
+  const hosts = await openHosts(names, { ssh, cwd: process.cwd(), env });
   // Where all addresses are meant, that name is what workers are given.
-  if (isElsewhere && reachedAt(listenAddress, '') !== listenAddress) await nameForOthers();
-  return { hosts, listenAddress, metricsAddress: metrics, tls, insecure, env };
+  const isNamed = listen !== undefined && reachedAt(listen, '') === listen;
+  const ownName = isNamed ? '' : await nameForOthers();
+  return { ...common, hosts, listenAddress: listen ?? `${ownName}:0` };
 }
 
 launcherVerb(

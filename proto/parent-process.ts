@@ -5,6 +5,12 @@ export const EXIT_RESUMABLE = 75;
 export const GRACE_SECONDS = 30;
 
 /**
+ * A signal that comes again within is no further wish: npm sends its child one of its own right behind the terminal's,
+ * and to a group of processes it comes from the sender and once more from a command that passes it on.
+ */
+export const SAME_WISH_MS = 1000;
+
+/**
  * A closed terminal ends nothing, as who began with `nohup` expects: Node does not keep that SIGHUP was ignored. What is
  * written to that terminal from then on is lost.
  */

@@ -22,27 +22,28 @@ export function openInitializer(seed: number): Initializer {
 /** Tensors of the right shapes without values: the form of a model whose weights come from elsewhere. */
 export function shapesOnly(numLayers?: number): Initializer {
   const make = (_path: string, shape: readonly number[]): tf.Tensor =>
-    new tf.Tensor(numLayers === undefined ? [...shape] : [numLayers, ...shape], 'float32', {}, -1);
+    new tf.Tensor(stacked(shape, numLayers), 'float32', {}, -1);
   return { normal: make, fill: make, layers: (count) => shapesOnly(count) };
 }
 
 /** Zeros in place of drawn weights: what has the form of a model and is computed with, though nobody reads the result. */
 export function blank(numLayers?: number): Initializer {
-  const stacked = (shape: readonly number[]): number[] =>
-    numLayers === undefined ? [...shape] : [numLayers, ...shape];
   return {
-    normal: (_path, shape) => tf.zeros(stacked(shape)),
-    fill: (_path, shape, value) => tf.fill(stacked(shape), value),
+    normal: (_path, shape) => tf.zeros(stacked(shape, numLayers)),
+    fill: (_path, shape, value) => tf.fill(stacked(shape, numLayers), value),
     layers: blank,
   };
 }
 
+/** The shape of a tensor, or of those of so many equal layers at once. */
+function stacked(shape: readonly number[], numLayers: number | undefined): number[] {
+  return numLayers === undefined ? [...shape] : [numLayers, ...shape];
+}
+
 function initializerOf(seed: number, numLayers?: number): Initializer {
-  const stacked = (shape: readonly number[]): number[] =>
-    numLayers === undefined ? [...shape] : [numLayers, ...shape];
   return {
     normal(path, shape, std) {
-      const whole = stacked(shape);
+      const whole = stacked(shape, numLayers);
       const parts = partsOf(path, whole).map(({ name, shape: own }) => {
         const rng = openRng(seed, `init/${name}`);
         const values = new Float32Array(own.reduce((a, b) => a * b, 1));
@@ -57,7 +58,7 @@ function initializerOf(seed: number, numLayers?: number): Initializer {
       for (const [k, part] of parts.entries()) values.set(part, k * part.length);
       return tf.tensor(values, whole);
     },
-    fill: (_path, shape, value) => tf.fill(stacked(shape), value),
+    fill: (_path, shape, value) => tf.fill(stacked(shape, numLayers), value),
     layers: (count) => initializerOf(seed, count),
   };
 }

@@ -5,6 +5,7 @@ import {
   GRACE_SECONDS,
   onLauncherGone,
   outliveTerminal,
+  SAME_WISH_MS,
 } from '../proto/parent-process.ts';
 import type { PrepareOptions } from './prepare.ts';
 import { openSecurity } from '../proto/security-folder.ts';
@@ -50,8 +51,6 @@ const FOLLOW = '--follow-coordinator';
 
 /** A little more than a coordinator takes to end a run whose launcher is gone. */
 const LEAVE_MS = 1000 * (GRACE_SECONDS + 10);
-
-const SAME_WISH_MS = 1000;
 
 function leave(): never {
   process.exit(EXIT_RESUMABLE);
@@ -200,7 +199,6 @@ async function runTrain(argv: string[]): Promise<void> {
   const leaving = new AbortController();
   let askedMs = -Infinity;
   process.on('SIGTERM', () => {
-    // To a group of processes it comes from the sender and once more from the command that started this one.
     if (performance.now() - askedMs < SAME_WISH_MS) return;
     if (leaving.signal.aborted) leave();
     askedMs = performance.now();

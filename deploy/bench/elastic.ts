@@ -104,7 +104,8 @@ async function killWorkers(
 }
 
 async function killPeer(python: string): Promise<PeerTrial> {
-  const { stdout } = await execute(python, [PEER_SCRIPT]);
+  // No bytecode beside the sources: programs are made anew when a file comes.
+  const { stdout } = await execute(python, ['-B', PEER_SCRIPT]);
   const trial = JSON.parse(stdout) as PeerTrial;
   process.stderr.write(`torchrun: training again after ${trial.seconds ?? 'more than 60'} s\n`);
   return trial;

@@ -83,7 +83,8 @@ async function launchOurs(folder: string, name: string): Promise<number> {
 }
 
 async function launchPeer(python: string, kind: string): Promise<number> {
-  const { stdout } = await promisify(execFile)(python, [PEER_SCRIPT, kind]);
+  // No bytecode beside the sources: programs are made anew when a file comes.
+  const { stdout } = await promisify(execFile)(python, ['-B', PEER_SCRIPT, kind]);
   const { seconds } = JSON.parse(stdout) as { seconds: number | null };
   if (seconds === null) throw new VideoloomError('NO_STEP', `torchrun (${kind}) took no step`);
   return seconds;

@@ -6,12 +6,10 @@ again; null where they have not within a minute.
 
 import json
 import os
-import shutil
 import signal
-import subprocess
-import sys
-import tempfile
 import time
+
+from torchrun import two_workers
 
 LIMIT_SECONDS = 60
 WORKER = r"""
@@ -50,14 +48,7 @@ def wait(condition):
 
 
 def trial():
-    folder = tempfile.mkdtemp()
-    with open(folder + "/worker.py", "w") as f:
-        f.write(WORKER)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--max-restarts=3"]
-    command += ["--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", folder + "/worker.py", folder]
-    env = dict(os.environ, GLOO_SOCKET_IFNAME="lo", OMP_NUM_THREADS="1")
-    process = subprocess.Popen(command, env=env, stderr=subprocess.DEVNULL, start_new_session=True)
-    try:
+    with two_workers(WORKER, max_restarts=3) as (_, folder):
         if not wait(lambda: rows(folder, 0) and rows(folder, 1)):
             return {"launched": False, "seconds": None}
         time.sleep(1)
@@ -68,14 +59,6 @@ def trial():
         if not wait(lambda: all(fresh(rank) for rank in (0, 1))):
             return {"launched": True, "seconds": None}
         return {"launched": True, "seconds": max(min(fresh(rank)) for rank in (0, 1)) - killed}
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-        shutil.rmtree(folder)
 
 
 print(json.dumps(trial()))

@@ -9,12 +9,10 @@ torch.compile around it, whose own cache is warm after the first call. null wher
 
 import json
 import os
-import shutil
-import signal
-import subprocess
 import sys
-import tempfile
 import time
+
+from torchrun import two_workers
 
 LIMIT_SECONDS = 120
 WORKER = r"""
@@ -46,30 +44,14 @@ time.sleep(600)
 
 
 def launch(kind):
-    folder = tempfile.mkdtemp()
-    with open(folder + "/worker.py", "w") as f:
-        f.write(WORKER)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--max-restarts=0"]
-    command += ["--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", folder + "/worker.py", kind, folder]
-    env = dict(os.environ, GLOO_SOCKET_IFNAME="lo", OMP_NUM_THREADS="1")
     started = time.time()
-    process = subprocess.Popen(command, env=env, stderr=subprocess.DEVNULL, start_new_session=True)
-    logs = [f"{folder}/{rank}" for rank in (0, 1)]
-    try:
+    with two_workers(WORKER, [kind]) as (process, folder):
+        logs = [f"{folder}/{rank}" for rank in (0, 1)]
         while not all(map(os.path.exists, logs)):
             if process.poll() is not None or time.time() > started + LIMIT_SECONDS:
                 return None
             time.sleep(0.005)
         return max(float(open(log).read()) for log in logs) - started
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGTERM)
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-        shutil.rmtree(folder)
 
 
 print(json.dumps({"seconds": launch(sys.argv[1])}))
