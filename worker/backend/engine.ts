@@ -256,6 +256,9 @@ const MAX_PROGRAMS = 64;
 /** Of results and what is kept on the way: programs that take so much are compiled in a process of their own. */
 const LARGE_PROGRAM_BYTES = 32 * 2 ** 20;
 
+/** Begins the signature of a program whose results take the memory of donated arguments. */
+const IN_PLACE = 'in place ';
+
 type Compile = (traced: TracedProgram) => Promise<PjrtExecutable>;
 
 /** A function with the programs it was compiled to. */
@@ -391,9 +394,17 @@ class JittedFunction<A extends readonly TensorTree[], R extends TensorTree> {
   }
 
   #program(args: A, leaves: readonly (readonly [string, tf.Tensor])[], aliased: readonly number[]) {
-    const signature = `${aliased.length > 0 ? 'in place ' : ''}${signatureOf(leaves)}`;
+    const own = signatureOf(leaves);
+    const [signature, other] =
+      aliased.length > 0 ? [IN_PLACE + own, own] : ([own, IN_PLACE + own] as const);
     const entry =
-      this.#programs.get(signature) ?? this.#traceProgram(args, leaves, aliased, signature);
+      this.#programs.get(signature) ??
+      this.#makeProgram(signature, () => {
+        // The operations are the same, whoever gives their memory.
+        const known = this.#programs.get(other);
+        if (known === undefined) return this.#traced(args, leaves, aliased);
+        return { traced: known.program.traced.donating(aliased), results: known.results };
+      });
     this.#programs.delete(signature);
     this.#programs.set(signature, entry);
     const [oldest] = this.#programs;
@@ -404,13 +415,11 @@ class JittedFunction<A extends readonly TensorTree[], R extends TensorTree> {
     return entry;
   }
 
-  #traceProgram(
-    args: A,
-    leaves: readonly (readonly [string, tf.Tensor])[],
-    aliased: readonly number[],
+  #makeProgram(
     signature: string,
+    trace: () => { traced: TracedProgram; results: R },
   ): { program: CompiledProgram; results: R } {
-    const { traced, results } = this.#traced(args, leaves, aliased);
+    const { traced, results } = trace();
     // One that failed to compile may be tried again.
     const program = new CompiledProgram(traced, this.#compile(traced), () => {
       if (this.#programs.get(signature)?.program === program) this.#programs.delete(signature);

@@ -38,6 +38,8 @@ export interface TracedProgram {
   readonly results: readonly TensorSpec[];
   /** Buffers that the function used without being given them; arguments after the declared ones. */
   readonly captures: readonly SharedBuffer[];
+  /** The same with other donated arguments, and with holds of its own on what it captured. */
+  readonly donating: (donated: readonly number[]) => TracedProgram;
   /** Of a program for several devices. */
   readonly shardings?: ProgramShardings | undefined;
 }
@@ -136,6 +138,10 @@ export class Trace {
       bytes: () => this.hlo.bytes(results),
       results: results.map(({ shape, elementType }) => ({ shape, dtype: dtypeOf(elementType) })),
       captures: this.#captures,
+      donating: (others) => {
+        for (const capture of this.#captures) capture.retain();
+        return this.finish(results, others, declared);
+      },
     };
   }
 

@@ -12,6 +12,7 @@ import { homedir } from 'node:os';
 import path from 'node:path';
 import { parseArgs } from 'node:util';
 
+import { compiled } from '../../proto/compiled.mjs';
 import { hasTrainingMemory, withTrainingMemory } from '../../proto/memory-environment.ts';
 import { openEngine } from '../backend/engine.ts';
 import type { Precision } from '../backend/jit.ts';
@@ -53,14 +54,15 @@ if (hasTrainingMemory(process.env) && models.length === 1) {
   await measure(engine, models[0]!, options);
   engine.close();
 } else {
-  // A process for each model, so that memory is told apart too. The settings count from the start of a process; the
-  // peers get the environment as it was.
+  // A process for each model, so that memory is told apart too, of the compiled program that users run. The settings count
+  // from the start of a process; the peers get the environment as it was.
   const env = {
     ...withTrainingMemory(process.env),
     [PEER_TUNABLES]: process.env['GLIBC_TUNABLES'],
   };
+  const program = compiled(new URL('engine.ts', import.meta.url));
   for (const model of models) {
-    const args = [...process.execArgv, ...process.argv.slice(1), '--models', model];
+    const args = [program, ...process.argv.slice(2), '--models', model];
     const child = spawn(process.execPath, args, { stdio: 'inherit', env });
     const [exitCode] = (await once(child, 'exit')) as [number | null];
     if (exitCode !== 0) process.exitCode = exitCode ?? 1;

@@ -7,6 +7,7 @@ import { createInterface } from 'node:readline';
 
 import * as tf from '@tensorflow/tfjs-core';
 
+import { compiled } from '../../proto/compiled.mjs';
 import type { XlaBackend } from '../backend/backend.ts';
 import type { Engine, LoweredProgram } from '../backend/engine.ts';
 import type { Precision } from '../backend/jit.ts';
@@ -17,6 +18,7 @@ import { leavesOf, mapTree, withLeaves } from '../tree.ts';
 import type { TensorTree } from '../tree.ts';
 import { earlyFusion, qFormer, twoTower } from './models.ts';
 import type { BenchModel } from './models.ts';
+import { openProducts } from './limit.ts';
 import { ensurePeer } from './peer-venv.ts';
 import type { Peer } from './peer-venv.ts';
 import { median, report } from './report.ts';
@@ -67,7 +69,7 @@ export function trainStepOf({ loss }: BenchModel) {
 }
 
 /** What steps took: wall-clock seconds of each, and the CPU seconds of all cores together, averaged. */
-interface Timing {
+export interface Timing {
   readonly seconds: readonly number[];
   readonly cpuSeconds: number;
   /** The most memory that the process has had so far. */
@@ -167,30 +169,6 @@ async function productSeconds({ products }: LoweredProgram): Promise<number> {
   return sum;
 }
 
-/** A product of 2048 x 2048 matrices: what a step that were nothing but products would reach. */
-function openLimit(engine: Engine): Runner {
-  const size = 2048;
-  const matrix = engine.upload(new Float32Array(size * size).fill(0.5), [size, size]);
-  const product = engine.compile((a: tf.Tensor) => tf.matMul(a as tf.Tensor2D, a as tf.Tensor2D), {
-    name: 'limit',
-  });
-  return {
-    name: 'limit',
-    async steps(n) {
-      const seconds: number[] = [];
-      for (let i = 0; i < n; i++) {
-        const begin = performance.now();
-        (await product(matrix)).dispose();
-        seconds.push((performance.now() - begin) / 1000 / (2 * size ** 3));
-      }
-      return { seconds, cpuSeconds: 0, peakBytes: 0 };
-    },
-    close() {
-      matrix.dispose();
-    },
-  };
-}
-
 /** A Python process that runs steps on command. */
 async function openPeer(
   peer: Peer,
@@ -201,17 +179,34 @@ async function openPeer(
   const python = await ensurePeer(cacheDir, peer);
   const file = path.join(import.meta.dirname, 'peers', script);
   const shared = ['--threads', String(availableParallelism()), '--precision', precision];
-  const child = spawn(python, [file, model, ...shared, ...args], {
-    stdio: ['pipe', 'pipe', 'inherit'],
-    env: { ...process.env, ...peerEnv },
+  const name = `${packages[0].replace('==', ' ')} ${label}`;
+  return openRunner(name, [python, file, model, ...shared, ...args], {
+    ...process.env,
+    ...peerEnv,
   });
+}
+
+/** In a process of its own where it would take memory that counts as ours; a GPU has no memory for another process. */
+function openLimit(engine: Engine, { precision, cacheDir }: MeasureOptions): Runner {
+  if (engine.platform !== 'cpu') return { ...openProducts(engine), name: 'limit' };
+  const program = compiled(new URL('limit-process.ts', import.meta.url));
+  return openRunner('limit', [process.execPath, program, precision, cacheDir], process.env);
+}
+
+/** A process that runs as many steps as each line of its standard input says, and answers with what they took. */
+function openRunner(
+  name: string,
+  [program, ...args]: readonly [string, ...string[]],
+  env: NodeJS.ProcessEnv,
+): Runner {
+  const child = spawn(program, args, { stdio: ['pipe', 'pipe', 'inherit'], env });
   const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
-  const runner: Runner = {
-    name: `${packages[0].replace('==', ' ')} ${label}`,
+  return {
+    name,
     async steps(count) {
       child.stdin.write(`step ${count}\n`);
       const next = (await lines.next()) as IteratorResult<string, undefined>;
-      if (next.done === true) throw new Error(`${script} ${model} ended early`);
+      if (next.done === true) throw new Error(`${name} ended early`);
       const reply = JSON.parse(next.value) as {
         seconds: number[];
         cpu_seconds: number;
@@ -224,7 +219,6 @@ async function openPeer(
       child.stdin.end();
     },
   };
-  return runner;
 }
 
 /** Measures one model by turns and prints its figures. */
@@ -235,7 +229,7 @@ export async function measure(
 ): Promise<{ readonly bestSeconds: number; readonly flops: number }> {
   const { precision, rounds, steps, mlir } = options;
   const { runner: ours, lowered, flops } = await openOurs(engine, model, mlir);
-  const limit = openLimit(engine);
+  const limit = openLimit(engine, options);
   const peers: Runner[] = [];
   for (const peer of options.peers) peers.push(await openPeer(peer, model, options));
   const runners = [ours, limit, ...peers];
