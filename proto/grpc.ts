@@ -369,6 +369,8 @@ export function dial(
     'grpc.use_local_subchannel_pool': 1,
     'grpc.initial_reconnect_backoff_ms': 200,
     'grpc.max_reconnect_backoff_ms': 2000,
+    // A coordinator that is moved has its name at another address: half a minute would be lost before that is looked up.
+    'grpc.dns_min_time_between_resolutions_ms': 1000,
   });
 }
 

@@ -10,11 +10,14 @@ import { CoordinatorServiceService as Rpc } from '../proto/gen/videoloom/v1/coor
 import type { AttendRequest } from '../proto/gen/videoloom/v1/coordinator.ts';
 import { callBidi, dial } from '../proto/grpc.ts';
 import type { AttendanceCommand, AttendanceEvent, AttendanceSetting } from './attendance.ts';
+import { Line } from '../proto/line.ts';
 import { LedgerCells } from './ledger-cells.ts';
 
 const { coordinatorAddress, security, keepalive, buffer } = workerData as AttendanceSetting;
 const cells = new LedgerCells(buffer);
-const channel = dial(coordinatorAddress, { security, peer: { role: 'coordinator' }, keepalive });
+const line = new Line(() =>
+  dial(coordinatorAddress, { security, peer: { role: 'coordinator' }, keepalive }),
+);
 const port = parentPort!;
 
 /** The stream under way. */
@@ -66,10 +69,11 @@ async function attend(session: string, beatMs: number): Promise<void> {
     }
   }
   let ended: AttendanceEvent = { type: 'ended', session };
+  const { channel, signal, end } = line.attempt(cut.signal);
   try {
     for await (const { generation, released } of callBidi(channel, Rpc.attend, beats(), {
       timeoutMs: Infinity,
-      signal: cut.signal,
+      signal,
     })) {
       if (generation !== undefined) tell({ type: 'generation', generation });
       if (released) tell({ type: 'released' });
@@ -80,6 +84,7 @@ async function attend(session: string, beatMs: number): Promise<void> {
       error instanceof VideoloomError ? error : { code: 'ATTENDANCE_CUT', retryable: true };
     ended = { ...ended, failure: { code, message, retryable } };
   } finally {
+    end();
     cut.abort();
     if (current === own) current = undefined;
   }

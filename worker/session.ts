@@ -13,6 +13,7 @@ import {
 } from '../proto/gen/videoloom/v1/coordinator.ts';
 import type { Generation } from '../proto/gen/videoloom/v1/run.ts';
 import { call, dial } from '../proto/grpc.ts';
+import { Line } from '../proto/line.ts';
 import type { Log } from '../proto/log.ts';
 import { LOOPBACK_ONLY, type Security } from '../proto/security.ts';
 import type { TimeLimits } from '../proto/time-limits.ts';
@@ -65,11 +66,16 @@ export interface SessionOptions {
    * `generationAfter` says LEFT. Before the first joining, nothing is prepared or joined any more.
    */
   readonly leaving?: AbortSignal;
+  /** Whether the run has come to its end, as far as can be seen without its coordinator. */
+  readonly isFinished: () => Promise<boolean>;
   /** What it is doing, for the beats. */
   readonly ledger: Ledger;
   readonly limits: TimeLimits;
   readonly log: Log;
 }
+
+/** Code of the error of one that came, or came again, when the run was over. */
+export const RUN_FINISHED = 'RUN_FINISHED';
 
 /** How long a worker that has never joined looks for its coordinator before it says so. */
 const FIRST_WORD_MS = 5000;
@@ -83,7 +89,9 @@ export async function openSession(options: SessionOptions): Promise<Session> {
   const { coordinatorAddress, describe, ledger, limits, log } = options;
   const { security = LOOPBACK_ONLY } = options;
   const peer = { role: 'coordinator' } as const;
-  const channel = dial(coordinatorAddress, { security, peer, keepalive: limits.patience });
+  const line = new Line(() =>
+    dial(coordinatorAddress, { security, peer, keepalive: limits.patience }),
+  );
   const closing = new AbortController();
   let sessionId = '';
   let latest: Generation | undefined;
@@ -123,10 +131,11 @@ export async function openSession(options: SessionOptions): Promise<Session> {
   });
 
   const join = async (): Promise<{ beatMs: number }> => {
+    const { channel, signal, end } = line.attempt(closing.signal);
     const joined = await call(channel, Rpc.join, describe(), {
       timeoutMs: limits.callMs,
-      signal: closing.signal,
-    });
+      signal,
+    }).finally(end);
     if (joined.detectWithinMs !== limits.detectWithinMs)
       throw otherSetting(limits.detectWithinMs, joined.detectWithinMs);
     sessionId = joined.session;
@@ -170,6 +179,9 @@ export async function openSession(options: SessionOptions): Promise<Session> {
       } catch (error) {
         const lasted = performance.now() - startMs;
         if (!(error instanceof VideoloomError) || !error.retryable) throw error;
+        // Nobody leads it any more.
+        if (await options.isFinished())
+          throw new VideoloomError(RUN_FINISHED, 'the run has come to its end');
         if (sessionId === '' && !isToldOf && lasted > FIRST_WORD_MS) {
           isToldOf = true;
           const seconds = Math.round((limits.reconnectMs - lasted) / 1000);
@@ -199,7 +211,7 @@ export async function openSession(options: SessionOptions): Promise<Session> {
     staying = stay(beatMs);
   } catch (error) {
     await attendance.close();
-    channel.close();
+    line.close();
     throw error;
   }
   staying = staying.catch((error: unknown) => {
@@ -248,7 +260,7 @@ export async function openSession(options: SessionOptions): Promise<Session> {
     },
     async lease(generation, firstStep, numSteps, signal) {
       const request = { session: sessionId, generation: generation.number, firstStep, numSteps };
-      const { steps } = await call(channel, Rpc.leaseMicrobatches, request, {
+      const { steps } = await call(line.channel, Rpc.leaseMicrobatches, request, {
         timeoutMs: limits.callMs,
         signal,
       });
@@ -257,14 +269,14 @@ export async function openSession(options: SessionOptions): Promise<Session> {
     commit: (vote, signal) =>
       // The coordinator ends a step that takes too long; the scope ends the call with it.
       call(
-        channel,
+        line.channel,
         Rpc.commitStep,
         { ...vote, session: sessionId },
         { timeoutMs: Infinity, signal },
       ),
     async reportCheckpointPart(part) {
       const request = { ...part, session: sessionId };
-      const { complete } = await call(channel, Rpc.reportCheckpointPart, request, {
+      const { complete } = await call(line.channel, Rpc.reportCheckpointPart, request, {
         timeoutMs: limits.callMs,
         signal: closing.signal,
       });
@@ -272,7 +284,7 @@ export async function openSession(options: SessionOptions): Promise<Session> {
     },
     async reportDamagedCheckpoint(damage, signal) {
       const request = { ...damage, session: sessionId };
-      const { isWhole } = await call(channel, Rpc.reportDamagedCheckpoint, request, {
+      const { isWhole } = await call(line.channel, Rpc.reportDamagedCheckpoint, request, {
         timeoutMs: limits.firstStillMs,
         signal,
       });
@@ -280,7 +292,7 @@ export async function openSession(options: SessionOptions): Promise<Session> {
     },
     async reportResult(result, signal) {
       const request = { ...result, session: sessionId };
-      await call(channel, Rpc.reportResult, request, { timeoutMs: Infinity, signal });
+      await call(line.channel, Rpc.reportResult, request, { timeoutMs: Infinity, signal });
     },
     renew() {
       attendance.cut();
@@ -296,7 +308,7 @@ export async function openSession(options: SessionOptions): Promise<Session> {
         await Promise.race([staying, delay(limits.detectWithinMs, undefined, { ref: false })]);
       }
       await attendance.close();
-      channel.close();
+      line.close();
     },
   };
 }

@@ -5,7 +5,9 @@ import { checkpointFolderName, CHECKPOINTS_FOLDER } from '../proto/checkpoint-ma
 import { messageOf, VideoloomError } from '../proto/errors.ts';
 import type { SkippedSample } from '../proto/gen/videoloom/v1/coordinator.ts';
 import type { Figure, Generation, Member, ObjectiveSum } from '../proto/gen/videoloom/v1/run.ts';
+import { exists } from '../proto/exists.ts';
 import { PROTOCOL_VERSION } from '../proto/protocol.ts';
+import { SUMMARY_FILE } from '../proto/run-plan.ts';
 import type { Security } from '../proto/security.ts';
 import type { SubstitutedClip } from '../video/loading/loader.ts';
 import { timeLimits } from '../proto/time-limits.ts';
@@ -32,7 +34,7 @@ import { GradientAccumulator, type MicrobatchRange } from './parallel/tree-sum.t
 import { compilePrograms } from './programs.ts';
 import { fetchState } from './peer-state.ts';
 import type { Run } from './run.ts';
-import { openSession } from './session.ts';
+import { openSession, RUN_FINISHED } from './session.ts';
 import {
   blankState,
   disposeState,
@@ -75,11 +77,12 @@ interface Voted {
 
 /**
  * Trains until the run's last step, from set-up to the reported result. A lost peer, a new member or a restarted
- * coordinator costs the running step, which is computed again with the same samples and the same randomness.
+ * coordinator costs the running step, which is computed again with the same samples and the same randomness. Tells how the
+ * run ended.
  *
  * @throws VideoloomError what cannot be mended by another generation; LEFT after an orderly leave.
  */
-export async function train(options: TrainOptions): Promise<void> {
+export async function train(options: TrainOptions): Promise<RunEnd> {
   const { run, engine, collectives, ledger, log } = options;
   const { config, system } = run;
   const objectives = Object.keys(system.objectives);
@@ -155,6 +158,7 @@ export async function train(options: TrainOptions): Promise<void> {
     security: options.security,
     prepared: prepare(),
     leaving: options.leaving,
+    isFinished: () => exists(join(run.folder, SUMMARY_FILE)),
     describe: () => ({
       protocolVersion: PROTOCOL_VERSION,
       runId: run.plan.runId,
@@ -204,8 +208,7 @@ export async function train(options: TrainOptions): Promise<void> {
       };
       scope.addEventListener('abort', drop, { once: true });
       try {
-        await trainGeneration(generation, self, scope);
-        return;
+        return await trainGeneration(generation, self, scope);
       } catch (error) {
         if (!isMembershipChange(error, scope)) throw error;
         log.warn(
@@ -229,7 +232,8 @@ export async function train(options: TrainOptions): Promise<void> {
     }
   } catch (error) {
     // The run ended without this worker, which was a spare or was being started again.
-    if (error instanceof VideoloomError && RUN_OVER_CODES.has(error.code)) return;
+    const end = runEndOf(error);
+    if (end !== undefined) return end;
     throw error;
   } finally {
     endWatch();
@@ -243,7 +247,7 @@ export async function train(options: TrainOptions): Promise<void> {
     generation: Generation,
     self: Member,
     scope: AbortSignal,
-  ): Promise<void> {
+  ): Promise<RunEnd> {
     const { members, number } = generation;
     log.info(
       { generation: number, rank: self.rank, world_size: members.length },
@@ -347,8 +351,8 @@ export async function train(options: TrainOptions): Promise<void> {
 
     // --- Result. A stopped run has none: it is resumed later.
     ledger.enter('evaluate');
-    const finished = state.step >= run.plan.totalSteps;
-    const held = finished ? await evaluate(self.rank, members.length, scope) : NO_FIGURES;
+    const isFinished = state.step >= run.plan.totalSteps;
+    const held = isFinished ? await evaluate(self.rank, members.length, scope) : NO_FIGURES;
     const host = await readState(state, parameterNames(state));
     const result = {
       generation: number,
@@ -358,7 +362,9 @@ export async function train(options: TrainOptions): Promise<void> {
     };
     ledger.enter('wait');
     await session.reportResult(result, scope);
-    log.info({ step: state.step, weights_sha256: result.weightsSha256 }, 'finished');
+    const end = isFinished ? 'finished' : 'stopped';
+    log.info({ step: state.step, weights_sha256: result.weightsSha256 }, end);
+    return end;
   }
 
   /** The state after `generation.committedStep`: held already, one voted step away, a peer's, or a checkpoint's. */
@@ -591,7 +597,15 @@ const MEMBERSHIP_CODES = new Set([
   'WORKER_DISCONNECTED',
 ]);
 
-const RUN_OVER_CODES = new Set(['RUN_FINISHED', 'RUN_STOPPED']);
+/** How a run ended: `stopped` before its last step, to be gone on with. */
+export type RunEnd = 'finished' | 'stopped';
+
+/** What an error says of the end of the run; undefined where it says nothing. */
+export function runEndOf(error: unknown): RunEnd | undefined {
+  if (!(error instanceof VideoloomError)) return undefined;
+  if (error.code === RUN_FINISHED) return 'finished';
+  return error.code === 'RUN_STOPPED' ? 'stopped' : undefined;
+}
 
 function isMembershipChange(error: unknown, scope: AbortSignal): boolean {
   if (error instanceof VideoloomError && MEMBERSHIP_CODES.has(error.code)) return true;

@@ -16,7 +16,7 @@ import { openCollectives } from './parallel/mesh-collectives.ts';
 import { workerService, type PublishedState } from './peer-state.ts';
 import { openRunEngine } from './run-engine.ts';
 import { describeRun, openRunData } from './run.ts';
-import { train } from './train.ts';
+import { runEndOf, train, type RunEnd } from './train.ts';
 
 export interface WorkerOptions {
   readonly folder: string;
@@ -35,10 +35,11 @@ export interface WorkerOptions {
 }
 
 /**
- * One worker process from start to end: opens what training needs, trains, closes it in reverse order.
+ * One worker process from start to end: opens what training needs, trains, closes it in reverse order. Tells how the run
+ * ended.
  * @throws VideoloomError as `train`
  */
-export async function runWorker(options: WorkerOptions): Promise<void> {
+export async function runWorker(options: WorkerOptions): Promise<RunEnd> {
   const { folder, workerId, security } = options;
   checkReach(security, options.coordinatorAddress, `worker ${workerId} would join the run at`);
   const listenHost = options.listenHost ?? (await ownHostTowards(options.coordinatorAddress));
@@ -113,7 +114,7 @@ export async function runWorker(options: WorkerOptions): Promise<void> {
       'worker is up',
     );
 
-    await train({
+    const end = await train({
       run,
       engine,
       collectives: recordedCollectives(collectives, blackBox),
@@ -131,9 +132,15 @@ export async function runWorker(options: WorkerOptions): Promise<void> {
       metrics,
       log,
     });
-    blackBox.record('exit', { text: 'finished' });
+    blackBox.record('exit', { text: end });
+    return end;
   } catch (error) {
     const code = error instanceof VideoloomError ? error.code : 'BUG';
+    const end = runEndOf(error);
+    if (end !== undefined) {
+      log.info(`the run is ${end}`);
+      return end;
+    }
     blackBox?.record('exit', { text: code });
     if (code === 'LEFT') log.info('left in order');
     else
