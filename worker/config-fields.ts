@@ -199,7 +199,12 @@ export const runFields = z.strictObject({
         'xla: compiled through PJRT; cpu: plain JavaScript, slow; tensorflow: op by op in the library of TensorFlow, ' +
           'after `videoloom engine install tensorflow`',
       ),
-    pluginPath: z.string().nullable().describe('A PJRT plugin of your own; null: the pinned one'),
+    pluginPath: z
+      .string()
+      .nullable()
+      .describe(
+        'cuda13, cuda12, rocm7 or the file of a PJRT plugin of your own; null: the one for CPUs',
+      ),
     threads: z
       .int()
       .min(4)

@@ -231,7 +231,9 @@ function checkDevices({ engine, parallel: { mesh }, train }: Config): void {
         `parallel.mesh cuts it into (data ${data} x fsdp ${mesh.fsdp})`,
     );
   }
-  if (devices > 1 && engine.threads < 2 * devices) {
+  // Of the CPU plugin: others compute elsewhere.
+  const isCpu = engine.pluginPath === null || engine.pluginPath === 'cpu';
+  if (isCpu && devices > 1 && engine.threads < 2 * devices) {
     throw invalid(
       `engine.threads (${engine.threads}) is too few for engine.devices (${devices}): devices that wait for one ` +
         `another hold threads; set it to ${2 * devices} or more`,

@@ -17,7 +17,7 @@ const HELP = `videoloom engine: list, install and check the engines
                                       for NVIDIA, with CUDA 12 and cuDNN 9 on LD_LIBRARY_PATH
   videoloom engine doctor [NAME]      what the plugin or tensorflow sees, and a small product and sum on it
 
-PJRT_PLUGIN_PATH names a plugin of your own.
+PJRT_PLUGIN_PATH (or engine.pluginPath of a config) names the plugin to train with: cuda13, or a library of your own.
 `;
 
 /** `videoloom engine list|install|doctor`. */

@@ -161,6 +161,15 @@ test('a plugin named by path wins over the installed one, and must exist', async
   );
 });
 
+test('where a path is asked for, the name of another plugin will do', async () => {
+  const { specs: [tiny] = [], ...options } = await installOptions({});
+  const specs = [{ ...tiny!, name: 'other' }, tiny!];
+  const named = { ...options, specs, name: 'other', pluginPath: tiny!.name };
+  const path = await ensurePlugin(named);
+  assert.equal(await findPlugin(named), path);
+  assert.deepEqual(await readFile(path), library);
+});
+
 test('the cache is the one of the user', () => {
   assert.equal(pluginCacheDir({ XDG_CACHE_HOME: '/tmp/cache' }), '/tmp/cache/videoloom/pjrt');
   assert.match(pluginCacheDir({}), /\.cache\/videoloom\/pjrt$/);

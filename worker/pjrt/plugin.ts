@@ -45,7 +45,7 @@ export class PluginError extends VideoloomError {}
 
 export interface PluginOptions {
   readonly name: string;
-  /** A library to use instead of an installed one, as in PJRT_PLUGIN_PATH. */
+  /** A library to use instead of an installed one, or the name of another plugin, as in PJRT_PLUGIN_PATH. */
   readonly pluginPath?: string | undefined;
   /** Where installed plugins are kept: `pluginCacheDir()`. */
   readonly cacheDir: string;
@@ -85,21 +85,22 @@ export interface ListedPlugin {
  * PLUGIN_DOWNLOAD_FAILED, PLUGIN_HASH_MISMATCH
  */
 export async function ensurePlugin(options: InstallOptions): Promise<string> {
-  return (await findPlugin(options)) ?? (await installPlugin(options));
+  return (await findPlugin(options)) ?? (await installPlugin(withNamed(options)));
 }
 
 /**
  * Path of the plugin's library as `ensurePlugin` would give it, or undefined when it would have to be installed.
  * @throws PluginError PLUGIN_NOT_FOUND when there is no file at `pluginPath`; PLUGIN_UNKNOWN
  */
-export async function findPlugin(options: PluginOptions): Promise<string | undefined> {
+export async function findPlugin(given: PluginOptions): Promise<string | undefined> {
+  const options = withNamed(given);
   if (options.pluginPath !== undefined && options.pluginPath !== '') {
     const path = resolve(options.pluginPath);
     if (await isFile(path)) return path;
     throw new PluginError(
       'PLUGIN_NOT_FOUND',
-      `PJRT_PLUGIN_PATH names ${path}, and there is no such file. Name the shared library of a PJRT plugin, or ` +
-        `unset it to use the one that videoloom installs.`,
+      `PJRT_PLUGIN_PATH names ${path}, and there is no such file. Name the shared library of a PJRT plugin or one of ` +
+        `${namesOf(options)}, or unset it to use the one for CPUs.`,
     );
   }
   const spec = specOf(options);
@@ -107,6 +108,17 @@ export async function findPlugin(options: PluginOptions): Promise<string | undef
   if (build === undefined) return undefined;
   const path = installedPath(options.cacheDir, build);
   return (await isFile(path)) ? path : undefined;
+}
+
+/** With the plugin that `pluginPath` is the name of, where it is one. */
+function withNamed<O extends PluginOptions>(options: O): O {
+  const { pluginPath, specs = PLUGINS } = options;
+  const isName = specs.some(({ name }) => name === pluginPath);
+  return isName ? { ...options, name: pluginPath, pluginPath: undefined } : options;
+}
+
+function namesOf({ specs = PLUGINS }: Pick<PluginOptions, 'specs'>): string {
+  return specs.map(({ name }) => name).join(', ');
 }
 
 /** The plugins that can be installed, and where they are. */
@@ -185,13 +197,13 @@ function installedPath(cacheDir: string, build: PluginBuild): string {
   return join(cacheDir, folder, basename(build.libraryPathInWheel));
 }
 
-function specOf({ name, specs = PLUGINS }: PluginOptions): PluginSpec {
+function specOf(options: PluginOptions): PluginSpec {
+  const { name, specs = PLUGINS } = options;
   const spec = specs.find((candidate) => candidate.name === name);
   if (spec !== undefined) return spec;
   throw new PluginError(
     'PLUGIN_UNKNOWN',
-    `there is no plugin named ${name}. Choose one of ${specs.map((known) => known.name).join(', ')}, or name a ` +
-      `library in PJRT_PLUGIN_PATH.`,
+    `there is no plugin named ${name}. Choose one of ${namesOf(options)}, or name a library in PJRT_PLUGIN_PATH.`,
   );
 }
 
