@@ -23,7 +23,7 @@ import {
   onLauncherGone,
   outliveTerminal,
 } from '../proto/parent-process.ts';
-import { readRunPlan } from '../proto/run-plan.ts';
+import { COORDINATOR_FILE, readRunPlan } from '../proto/run-plan.ts';
 import type { RunPlan } from '../proto/run-plan.ts';
 import { openSecurity } from '../proto/security-folder.ts';
 import { checkReach, refusalLog, warnWhileInsecure } from '../proto/security.ts';
@@ -35,9 +35,6 @@ import type { SchedulerJob } from './lock.ts';
 import { openRun } from './run.ts';
 import type { Run } from './run.ts';
 import { coordinatorService } from './service.ts';
-
-/** Where this process can be reached, for launchers: inside the run folder. */
-const ADDRESS_FILE = 'coordinator.json';
 
 interface Flags {
   readonly run: string;
@@ -103,7 +100,7 @@ async function main(argv: readonly string[]): Promise<number> {
       pid: process.pid,
     };
     const whereabouts = { ...reachable, host: hostname() };
-    await writeFileDurably(join(flags.run, ADDRESS_FILE), `${JSON.stringify(whereabouts)}\n`);
+    await writeFileDurably(join(flags.run, COORDINATOR_FILE), `${JSON.stringify(whereabouts)}\n`);
     const { warnings } = run;
     process.stdout.write(`${JSON.stringify({ ...reachable, warnings })}\n`);
     const isPreempted = await runToItsEnd(run, asked, ends, flags.graceSeconds * 1000);

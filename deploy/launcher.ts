@@ -44,6 +44,8 @@ export interface LauncherOptions {
   readonly insecure?: boolean | undefined;
   /** Machines to start the workers on; none: this one. */
   readonly hosts?: readonly Host[];
+  /** Somebody else starts the workers. */
+  readonly workersCome?: boolean;
   readonly env: NodeJS.ProcessEnv;
 }
 
@@ -179,12 +181,12 @@ async function trainStage(options: LauncherOptions, signals: Signals): Promise<S
  */
 async function makeCertificates(
   { folder, workers }: Prepared,
-  { hosts = [], tls, insecure = false, env }: LauncherOptions,
+  { hosts = [], workersCome = false, tls, insecure = false, env }: LauncherOptions,
 ): Promise<void> {
   if (tls !== undefined || (env[TLS_DIR_VARIABLE] ?? '') !== '' || insecure) return;
   const own = join(folder, TLS_FOLDER);
   const isThere = await exists(join(own, TOKEN_FILE));
-  if (!isThere && hosts.length === 0) return;
+  if (!isThere && hosts.length === 0 && !workersCome) return;
   // The lock will say so; whoever it trains with reads the folder.
   if ((await leaderOf(folder))?.isAlive === true) return;
   // Somebody has put a copy there that makes none.

@@ -2,6 +2,7 @@ import { readFile } from 'node:fs/promises';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
 import { isAlive } from '../proto/process-look.ts';
+import { COORDINATOR_FILE } from '../proto/run-plan.ts';
 
 /** What a coordinator leaves in its run folder, also when it has ended. */
 interface Whereabouts {
@@ -22,7 +23,7 @@ export interface Leader {
 export async function leaderOf(run: string): Promise<Leader | undefined> {
   let left: Whereabouts;
   try {
-    left = JSON.parse(await readFile(join(run, 'coordinator.json'), 'utf8')) as Whereabouts;
+    left = JSON.parse(await readFile(join(run, COORDINATOR_FILE), 'utf8')) as Whereabouts;
   } catch {
     return undefined;
   }

@@ -5,6 +5,7 @@ import { RECIPE_NAMES } from '../proto/recipe-names.ts';
 import { optionsHelp, VERBS } from '../proto/verbs.ts';
 import { runThrough } from './processes.ts';
 import type { DrillFlags } from './drill/command.ts';
+import type { KubernetesFlags } from './kubernetes/command.ts';
 import type { EventsOptions } from './events.ts';
 import type { OperatorOptions } from './ask-run.ts';
 import type { StatusOptions } from './status.ts';
@@ -53,7 +54,7 @@ function prepareArgs(
   overrides: string[],
   options: RecipeOptions,
   numHosts = 0,
-): string[] {
+): [recipe: string, ...rest: string[]] {
   const set = [
     ...(numHosts === 0 ? [] : [`cluster.workers=${numHosts}`]),
     ...(options.data === undefined ? [] : [`data.folder=${JSON.stringify(options.data)}`]),
@@ -91,7 +92,8 @@ function launcherVerb(command: Command): Command {
     .option('--insecure', INSECURE_HELP)
     .option(
       '--hosts <names>',
-      'workers on these machines, by ssh (gpu-a,gpu-b), or on the nodes of this Slurm job (slurm)',
+      'workers on these machines, by ssh (gpu-a,gpu-b), or on the nodes of this Slurm job (slurm); none: they come ' +
+        'by themselves (videoloom worker)',
     )
     .option('--ssh <command>', 'how --hosts are logged in to', 'ssh');
 }
@@ -102,6 +104,10 @@ async function launcherOptions(flags: LauncherFlags) {
   const common = { metricsAddress: metrics, tls, insecure, env };
   if (names === undefined) return { ...common, hosts: [], listenAddress: listen ?? '127.0.0.1:0' };
   const { nameForOthers, openHosts } = await import('./hosts.ts');
+  if (names === 'none') {
+    const listenAddress = listen ?? `${await nameForOthers()}:0`;
+    return { ...common, hosts: [], workersCome: true, listenAddress };
+  }
   const hosts = await openHosts(names, { ssh, cwd: process.cwd(), env });
   // Where all addresses are meant, that name is what workers are given.
   const isNamed = listen !== undefined && reachedAt(listen, '') === listen;
@@ -173,6 +179,37 @@ Examples:
       process.exitCode = await resumeRun(run, { overrides, out, workers, launcher });
     },
   );
+
+recipeVerb('kubernetes', 'print the manifests of a run on Kubernetes')
+  .requiredOption('--image <image>', 'made with deploy/kubernetes/Dockerfile')
+  .requiredOption(
+    '--claim <name>',
+    'PersistentVolumeClaim that many nodes can write to: runs, and data that are given by a path',
+  )
+  .option('--name <name>', 'of the run, and beginning of all names (default: the recipe)')
+  .option('--gpus <n>', 'of each worker', '0')
+  .option('--cpus <n>', 'of each worker', '4')
+  .option('--memory <amount>', 'of each worker', '16Gi')
+  .addHelpText(
+    'after',
+    `
+Examples:
+  videoloom kubernetes videobert --image registry.example/videoloom --claim films | kubectl apply -f -
+  videoloom kubernetes my-recipe.yaml --workers 8 --gpus 8 --cpus 64 --memory 256Gi --image ... --claim films --data films/train
+
+The same image, applied again after \`kubectl delete job\`, goes on with the run, with any number of workers. A pod that
+dies or is moved joins again; \`kubectl delete\` lets the run stop with a checkpoint.`,
+  )
+  .action(async (recipe: string, overrides: string[], options: RecipeOptions & KubernetesFlags) => {
+    const { kubernetesCommand } = await import('./kubernetes/command.ts');
+    const gpus = Number(options.gpus);
+    const isSet = overrides.some((each) => each.startsWith('engine.devices='));
+    const fields = gpus > 1 && !isSet ? [...overrides, 'engine.devices=all'] : overrides;
+    const given = prepareArgs(recipe, fields, { ...options, out: undefined });
+    process.exitCode = await kubernetesCommand(given, options, (text) => {
+      process.stdout.write(text);
+    });
+  });
 
 recipeVerb('plan', 'what a run will take: memory, work, time a step; nothing is trained')
   .addHelpText(

@@ -10,6 +10,8 @@ import { timeConflict } from './time-limits.ts';
 export const RUN_PLAN_FILE = 'run.json';
 /** Name of the figures of a finished run there. */
 export const SUMMARY_FILE = 'summary.json';
+/** Name of what tells there where the coordinator is, or last was. */
+export const COORDINATOR_FILE = 'coordinator.json';
 
 const count = z.int().min(1);
 const digest = z.string().regex(/^[0-9a-f]{64}$/, 'must be 64 hex digits (SHA-256)');

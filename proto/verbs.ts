@@ -108,6 +108,12 @@ export const VERBS = {
         value: 'n',
         about: 'time to leave in order after SIGTERM (default: 25)',
       },
+      'wait-hours': {
+        type: 'string',
+        default: '0',
+        value: 'n',
+        about: 'time to wait for somebody to lead the run (default: 0)',
+      },
       'follow-coordinator': { type: 'boolean', default: false },
       'follow-stdin': { type: 'boolean', default: false },
     },

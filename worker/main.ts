@@ -7,6 +7,7 @@ import {
   outliveTerminal,
   SAME_WISH_MS,
 } from '../proto/parent-process.ts';
+import { awaitRun } from './await-run.ts';
 import type { PrepareOptions } from './prepare.ts';
 import { openSecurity } from '../proto/security-folder.ts';
 import { userCacheDir } from '../proto/user-cache.mjs';
@@ -14,8 +15,8 @@ import { VERBS } from '../proto/verbs.ts';
 import { parseVerb } from './parse-verb.ts';
 
 /**
- * `prepare` makes a run folder and prints what to start as one JSON line; `train` is one worker of a run; `schema`
- * prints the config's JSON Schema.
+ * `prepare` makes a run folder and prints what to start as one JSON line, `resolve` what a recipe comes to; `train` is one
+ * worker of a run; `schema` prints the config's JSON Schema.
  * People use the `videoloom` command, which starts both.
  */
 async function main(argv: readonly string[]): Promise<void> {
@@ -24,6 +25,7 @@ async function main(argv: readonly string[]): Promise<void> {
   if (!rest.includes(FOLLOW)) onLauncherGone(leave);
   if (verb === 'prepare') await runPrepare(rest);
   else if (verb === 'train') await runTrain(rest);
+  else if (verb === 'resolve') await runResolve(rest);
   else if (verb === 'plan') await runPlan(rest);
   else if (verb === 'look') await runLook(rest);
   else if (verb === 'sample') await runSample(rest);
@@ -39,7 +41,7 @@ async function main(argv: readonly string[]): Promise<void> {
   } else
     throw new UsageError(
       'USAGE',
-      `worker/main.ts prepare|train|plan|look|sample|probe|fetch|export|engine, not ${verb ?? 'nothing'}`,
+      `worker/main.ts prepare|resolve|train|plan|look|sample|probe|fetch|export|engine, not ${verb ?? 'nothing'}`,
     );
 }
 
@@ -150,6 +152,11 @@ async function runPrepare(argv: string[]): Promise<void> {
   process.stdout.write(`${JSON.stringify(await prepare(prepareOptions(argv)))}\n`);
 }
 
+async function runResolve(argv: string[]): Promise<void> {
+  const { resolveRecipe } = await import('./prepare.ts');
+  process.stdout.write(`${JSON.stringify(await resolveRecipe(prepareOptions(argv)))}\n`);
+}
+
 async function runPlan(argv: string[]): Promise<void> {
   const { planCommand } = await import('./plan.ts');
   process.stdout.write(await planCommand(prepareOptions(argv)));
@@ -178,13 +185,8 @@ async function runTrain(argv: string[]): Promise<void> {
   if (folder === undefined || coordinator === undefined || id === undefined) {
     throw new UsageError('USAGE', VERBS.train.usage);
   }
-  const grace = Number(values['grace-seconds']);
-  if (!(grace >= 0 && grace <= 86_400)) {
-    throw new UsageError(
-      'USAGE',
-      `--grace-seconds is ${values['grace-seconds']}, expected seconds`,
-    );
-  }
+  const grace = numberIn(values['grace-seconds'], 86_400, '--grace-seconds');
+  const waitHours = numberIn(values['wait-hours'], 24 * 365, '--wait-hours');
   if (values['follow-coordinator']) {
     process.on('SIGINT', () => undefined);
     onLauncherGone(() => setTimeout(leave, LEAVE_MS));
@@ -214,12 +216,13 @@ async function runTrain(argv: string[]): Promise<void> {
     );
   }
   const { runWorker } = await import('./worker.ts');
-  await runWorker({
+  if (waitHours > 0) await awaitRun(folder, 3_600_000 * waitHours, leaving.signal);
+  const end = await runWorker({
     folder,
     coordinatorAddress: coordinator,
     workerId: id,
     engine,
-    pluginPath: values.plugin,
+    pluginPath: values.plugin || (process.env['PJRT_PLUGIN_PATH'] ?? ''),
     listenHost: values.listen,
     metricsAddress: values.metrics,
     cacheDir: userCacheDir(process.env),
@@ -230,6 +233,15 @@ async function runTrain(argv: string[]): Promise<void> {
       ...{ tls, insecure, runFolder: folder, env: process.env },
     }),
   });
+  // Whoever starts one that waits for the run is to start it again when the run goes on.
+  if (end === 'stopped' && waitHours > 0) process.exitCode = EXIT_RESUMABLE;
+}
+
+/** @throws UsageError USAGE unless it is between 0 and `most` */
+function numberIn(text: string, most: number, option: string): number {
+  const value = Number(text);
+  if (text.trim() !== '' && value >= 0 && value <= most) return value;
+  throw new UsageError('USAGE', `${option} is ${text}, expected a number between 0 and ${most}`);
 }
 
 main(process.argv.slice(2)).then(

@@ -238,6 +238,20 @@ async function fetchFromStore(
   }
 }
 
+/** What a recipe with its fields comes to; nothing is made. @throws as {@link prepare} for a wrong config */
+export async function resolveRecipe({
+  recipe,
+  preset,
+  stage,
+  overrides,
+}: Pick<PrepareOptions, 'recipe' | 'preset' | 'stage' | 'overrides'>) {
+  const read = await readRecipe(recipe);
+  const stages = stagesOf(read.text, preset);
+  const config = resolveConfig({ ...read, preset, stage: stage ?? stages[0], overrides });
+  const isBuiltIn = read.file === `recipes/${recipe}.yaml`;
+  return { stages, stage, workers: config.cluster.workers, text: read.text, isBuiltIn };
+}
+
 /** The text of a recipe. @throws UsageError `RECIPE_NOT_FOUND` */
 export async function readRecipe(recipe: string): Promise<{ text: string; file: string }> {
   const builtIn = join(RECIPES_FOLDER, `${recipe}.yaml`);
