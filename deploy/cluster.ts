@@ -56,7 +56,7 @@ export interface ClusterOptions {
   /** Machines to start the workers on, by turns; none: here. */
   readonly hosts?: readonly Host[];
   /** Somebody else starts the workers. */
-  readonly workersCome?: boolean;
+  readonly startsNoWorkers?: boolean;
   /** How long the coordinator answers after the end of the run, seconds. */
   readonly lingerSeconds?: number;
   /** Where a worker looks for the coordinator, when that is not its address. */
@@ -96,7 +96,7 @@ export const RUN_STOPPED = 'RUN_STOPPED';
 /** Starts coordinator and workers of a prepared run. @throws VideoloomError COORDINATOR_FAILED */
 export async function startCluster(prepared: Prepared, options: ClusterOptions): Promise<Cluster> {
   const { folder, workers, engine, pluginPath } = prepared;
-  const { say, env, hosts = [], workersCome = false } = options;
+  const { say, env, hosts = [], startsNoWorkers = false } = options;
   const running = new Map<string, ChildProcess>();
   const over = new AbortController();
   const isEnding = (): boolean => over.signal.aborted;
@@ -191,7 +191,7 @@ export async function startCluster(prepared: Prepared, options: ClusterOptions):
     else breakFor(COORDINATOR, death);
   });
   // Where all addresses are meant, none is named under which workers could be reached: they stay on the loopback.
-  if (!workersCome && hosts.length === 0 && /^(0\.0\.0\.0|\[::\]):/.test(addresses.address))
+  if (!startsNoWorkers && hosts.length === 0 && /^(0\.0\.0\.0|\[::\]):/.test(addresses.address))
     say(
       `with --listen ${addresses.address} the workers of this command train with none of other machines: name one of ` +
         'its addresses for that',
@@ -243,7 +243,7 @@ export async function startCluster(prepared: Prepared, options: ClusterOptions):
       if (isEnding()) return;
     }
   };
-  if (!workersCome) for (let number = 0; number < workers; number++) await addWorker();
+  if (!startsNoWorkers) for (let number = 0; number < workers; number++) await addWorker();
   return {
     addresses,
     broken,

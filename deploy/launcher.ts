@@ -1,5 +1,5 @@
 import { X509Certificate } from 'node:crypto';
-import { readFile } from 'node:fs/promises';
+import { readFile, rm } from 'node:fs/promises';
 import { join, relative } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import pc from 'picocolors';
@@ -45,7 +45,7 @@ export interface LauncherOptions {
   /** Machines to start the workers on; none: this one. */
   readonly hosts?: readonly Host[];
   /** Somebody else starts the workers. */
-  readonly workersCome?: boolean;
+  readonly startsNoWorkers?: boolean;
   readonly env: NodeJS.ProcessEnv;
 }
 
@@ -127,8 +127,11 @@ async function trainStage(options: LauncherOptions, signals: Signals): Promise<S
 
   const finished = await readSummary(folder);
   const damage = finished && (await damageOfResult(folder, finished));
-  if (damage !== undefined) say(`${pc.yellow('!')} ${damage}`);
-  else if (finished !== undefined) {
+  if (damage !== undefined) {
+    say(`${pc.yellow('!')} ${damage}`);
+    // Who comes to train it anew is not to take it for finished.
+    await rm(join(folder, SUMMARY_FILE), { force: true });
+  } else if (finished !== undefined) {
     say(
       `${pc.green('✓')} ${shown} is complete: ${finished.step} steps.\n\n${summary(finished, { folder: shown })}`,
     );
@@ -149,6 +152,11 @@ async function trainStage(options: LauncherOptions, signals: Signals): Promise<S
   say(
     `coordinator ${cluster.addresses.address}   metrics http://${cluster.addresses.metricsAddress}/metrics   logs ${shown}/logs`,
   );
+  if (options.startsNoWorkers === true) {
+    say(
+      `workers: npx videoloom worker --run ${shellWord(shown)} --coordinator ${cluster.addresses.address} --id worker-0`,
+    );
+  }
   const channel = dial(cluster.addresses.address, { security, peer: { role: 'coordinator' } });
   const view = openRunView();
   const over = new AbortController();
@@ -181,12 +189,12 @@ async function trainStage(options: LauncherOptions, signals: Signals): Promise<S
  */
 async function makeCertificates(
   { folder, workers }: Prepared,
-  { hosts = [], workersCome = false, tls, insecure = false, env }: LauncherOptions,
+  { hosts = [], startsNoWorkers = false, tls, insecure = false, env }: LauncherOptions,
 ): Promise<void> {
   if (tls !== undefined || (env[TLS_DIR_VARIABLE] ?? '') !== '' || insecure) return;
   const own = join(folder, TLS_FOLDER);
   const isThere = await exists(join(own, TOKEN_FILE));
-  if (!isThere && hosts.length === 0 && !workersCome) return;
+  if (!isThere && hosts.length === 0 && !startsNoWorkers) return;
   // The lock will say so; whoever it trains with reads the folder.
   if ((await leaderOf(folder))?.isAlive === true) return;
   // Somebody has put a copy there that makes none.

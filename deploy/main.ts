@@ -1,6 +1,6 @@
 import { Command } from 'commander';
-import { reachedAt } from '../proto/address.ts';
-import { reportFatal } from '../proto/errors.ts';
+import { parseAddress, reachedAt } from '../proto/address.ts';
+import { reportFatal, UsageError } from '../proto/errors.ts';
 import { RECIPE_NAMES } from '../proto/recipe-names.ts';
 import { optionsHelp, VERBS } from '../proto/verbs.ts';
 import { runThrough } from './processes.ts';
@@ -103,11 +103,18 @@ async function launcherOptions(flags: LauncherFlags) {
   const { env } = process;
   const common = { metricsAddress: metrics, tls, insecure, env };
   if (names === undefined) return { ...common, hosts: [], listenAddress: listen ?? '127.0.0.1:0' };
-  const { nameForOthers, openHosts } = await import('./hosts.ts');
   if (names === 'none') {
-    const listenAddress = listen ?? `${await nameForOthers()}:0`;
-    return { ...common, hosts: [], workersCome: true, listenAddress };
+    // A leader that is started again is looked for where it was.
+    if (listen === undefined || parseAddress(listen).port === 0) {
+      throw new UsageError(
+        'HOSTS_INVALID',
+        '--hosts none: workers that come by themselves have to know where: give --listen with an address that they reach and ' +
+          'a port, as --listen 10.0.0.7:7077.',
+      );
+    }
+    return { ...common, hosts: [], startsNoWorkers: true, listenAddress: listen };
   }
+  const { nameForOthers, openHosts } = await import('./hosts.ts');
   const hosts = await openHosts(names, { ssh, cwd: process.cwd(), env });
   // Where all addresses are meant, that name is what workers are given.
   const isNamed = listen !== undefined && reachedAt(listen, '') === listen;
@@ -190,6 +197,12 @@ recipeVerb('kubernetes', 'print the manifests of a run on Kubernetes')
   .option('--gpus <n>', 'of each worker', '0')
   .option('--cpus <n>', 'of each worker', '4')
   .option('--memory <amount>', 'of each worker', '16Gi')
+  .option('--plugin <name>', 'cuda13, cuda12 or a path in the image (default with --gpus: cuda13)')
+  .option('--secret <name>', 'a Secret whose keys become the environment, as AWS_SECRET_ACCESS_KEY')
+  .option(
+    '--pod <file>',
+    "YAML with more fields of the pods' specs: nodeSelector, tolerations, ...",
+  )
   .addHelpText(
     'after',
     `
@@ -197,8 +210,10 @@ Examples:
   videoloom kubernetes videobert --image registry.example/videoloom --claim films | kubectl apply -f -
   videoloom kubernetes my-recipe.yaml --workers 8 --gpus 8 --cpus 64 --memory 256Gi --image ... --claim films --data films/train
 
-The same image, applied again after \`kubectl delete job\`, goes on with the run, with any number of workers. A pod that
-dies or is moved joins again; \`kubectl delete\` lets the run stop with a checkpoint.`,
+The claim is writable by user 1000; run folder and paths of data are below its root. A pod that dies or is moved joins
+again. \`kubectl delete --cascade=foreground -f\` lets the run stop with a checkpoint and waits for it; then it goes on when
+manifests are applied again, with any number of workers. \`videoloom stop\` stops it too,
+and its pods come again. Prometheus finds all processes at http://NAME-leader-0.NAME:9464/sd.`,
   )
   .action(async (recipe: string, overrides: string[], options: RecipeOptions & KubernetesFlags) => {
     const { kubernetesCommand } = await import('./kubernetes/command.ts');
@@ -275,6 +290,8 @@ function passOn(
     program: 'worker' | 'coordinator' | 'video';
     args: readonly string[];
     options?: keyof typeof VERBS;
+    /** An option with which it is run again where it ended to be. */
+    comesAgainWith?: string;
   },
   description: string,
   examples: readonly string[],
@@ -291,7 +308,11 @@ function passOn(
     .action(async (args: string[]) => {
       const asksForHelp = args.some((arg) => HELP_FLAGS.has(arg));
       if (asksForHelp && options !== undefined) command.outputHelp();
-      else process.exitCode = await runThrough(target.program, [...target.args, ...args]);
+      else {
+        const { program: other, comesAgainWith: sign } = target;
+        const comesAgain = sign !== undefined && args.some((arg) => arg.startsWith(sign));
+        process.exitCode = await runThrough(other, [...target.args, ...args], { comesAgain });
+      }
       if (asksForHelp && options === undefined && args.length === 1)
         process.stdout.write(`${shown}\n`);
     });
@@ -310,7 +331,7 @@ passOn(
 );
 passOn(
   'worker',
-  { program: 'worker', args: ['train'], options: 'train' },
+  { program: 'worker', args: ['train'], options: 'train', comesAgainWith: '--wait-hours' },
   'join a coordinator and train',
   [
     'videoloom worker --run runs/videobert --coordinator 127.0.0.1:7077 --id worker-0',

@@ -2,13 +2,14 @@ import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { realpathSync } from 'node:fs';
 import { constants } from 'node:os';
+import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { compiled } from '../proto/compiled.mjs';
 import { VideoloomError } from '../proto/errors.ts';
 import { linesOf } from '../proto/lines.ts';
 import { withTrainingMemory } from '../proto/memory-environment.ts';
 import type { Host } from './hosts.ts';
-import { outliveTerminal } from '../proto/parent-process.ts';
+import { EXIT_RESUMABLE, outliveTerminal } from '../proto/parent-process.ts';
 
 /** The command where the project lies: another machine may have no programs of it yet. */
 const VIDEOLOOM = realpathSync(fileURLToPath(new URL('videoloom.mjs', import.meta.url)));
@@ -71,21 +72,47 @@ export async function exitOf(child: ChildProcess): Promise<Exit> {
   return { code: child.exitCode, signal: child.signalCode };
 }
 
-/** Runs a program with this terminal and answers with its exit code; signals of the terminal reach it directly. */
-export async function runThrough(program: Program, args: readonly string[]): Promise<number> {
+/** A program that is run again does not come more often, since that would help nobody. */
+const MOST_AN_HOUR = 20;
+const AGAIN_MS = 1000;
+
+/**
+ * Runs a program with this terminal and answers with its exit code; signals of the terminal reach it directly.
+ * @param comesAgain it is run again where it ended to be, and nobody asked for its end
+ */
+export async function runThrough(
+  program: Program,
+  args: readonly string[],
+  { comesAgain = false }: { readonly comesAgain?: boolean } = {},
+): Promise<number> {
   outliveTerminal();
-  const ignore = (): void => undefined;
-  process.on('SIGINT', ignore);
-  const child = start(program, args, ['inherit', 'inherit', 'inherit']);
-  const forward = (): void => {
-    child.kill('SIGTERM');
+  let child: ChildProcess | undefined;
+  const asked = new AbortController();
+  const onInterrupt = (): void => {
+    asked.abort();
   };
+  const forward = (): void => {
+    asked.abort();
+    child?.kill('SIGTERM');
+  };
+  process.on('SIGINT', onInterrupt);
   process.on('SIGTERM', forward);
-  const { code, signal } = await exitOf(child);
-  process.off('SIGINT', ignore);
-  process.off('SIGTERM', forward);
-  // As a shell says it.
-  return code ?? 128 + constants.signals[signal!];
+  try {
+    for (const starts: number[] = []; ;) {
+      child = start(program, args, ['inherit', 'inherit', 'inherit']);
+      starts.push(performance.now());
+      const { code, signal } = await exitOf(child);
+      const isTooOften = (starts.at(-MOST_AN_HOUR) ?? -Infinity) > performance.now() - 3_600_000;
+      if (comesAgain && code === EXIT_RESUMABLE && !isTooOften)
+        await delay(AGAIN_MS, undefined, { signal: asked.signal }).catch(() => undefined);
+      // As a shell says it.
+      else return code ?? 128 + constants.signals[signal!];
+      if (asked.signal.aborted) return code;
+    }
+  } finally {
+    process.off('SIGINT', onInterrupt);
+    process.off('SIGTERM', forward);
+  }
 }
 
 /**

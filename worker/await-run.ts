@@ -1,25 +1,36 @@
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import { VideoloomError } from '../proto/errors.ts';
+import { messageOf, UsageError, VideoloomError } from '../proto/errors.ts';
 import { exists } from '../proto/exists.ts';
 import { COORDINATOR_FILE } from '../proto/run-plan.ts';
 
 const LOOK_MS = 500;
 
 /**
- * Waits until somebody leads the run of a folder: by then it is prepared, and its certificates are there. After `limitMs`
- * whoever reads the folder says what is missing.
- * @throws VideoloomError LEFT when `leaving` aborts
+ * What `open` gives, once somebody has led the run of a folder and `open` finds what it needs, such as a certificate that
+ * the next leader makes. After `limitMs` it is called in any case.
+ * @throws VideoloomError LEFT when `leaving` aborts; what `open` throws
  */
-export async function awaitRun(
+export async function awaitRun<T>(
   folder: string,
+  open: () => Promise<T>,
   limitMs: number,
   leaving: AbortSignal,
-): Promise<void> {
-  const file = join(folder, COORDINATOR_FILE);
+): Promise<T> {
   const endMs = performance.now() + limitMs;
-  for (let isTold = false; !(await exists(file)) && performance.now() < endMs; isTold = true) {
-    if (!isTold) process.stderr.write(`waiting for somebody to lead the run in ${folder}\n`);
+  for (let told = ''; ;) {
+    const isOver = performance.now() >= endMs;
+    let why = 'nobody has led it';
+    if (isOver || (await exists(join(folder, COORDINATOR_FILE)))) {
+      try {
+        return await open();
+      } catch (error) {
+        if (isOver || !(error instanceof UsageError)) throw error;
+        why = messageOf(error);
+      }
+    }
+    if (why !== told) process.stderr.write(`waiting for the run in ${folder}: ${why}\n`);
+    told = why;
     await delay(LOOK_MS, undefined, { signal: leaving }).catch(() => undefined);
     if (leaving.aborted)
       throw new VideoloomError('LEFT', 'this worker has left', { retryable: true });

@@ -10,6 +10,7 @@ import {
 import { awaitRun } from './await-run.ts';
 import type { PrepareOptions } from './prepare.ts';
 import { openSecurity } from '../proto/security-folder.ts';
+import type { Security } from '../proto/security.ts';
 import { userCacheDir } from '../proto/user-cache.mjs';
 import { VERBS } from '../proto/verbs.ts';
 import { parseVerb } from './parse-verb.ts';
@@ -216,7 +217,13 @@ async function runTrain(argv: string[]): Promise<void> {
     );
   }
   const { runWorker } = await import('./worker.ts');
-  if (waitHours > 0) await awaitRun(folder, 3_600_000 * waitHours, leaving.signal);
+  const waitMs = 3_600_000 * waitHours;
+  const open = (): Promise<Security> =>
+    openSecurity({
+      as: { role: 'worker', workerId: id },
+      ...{ tls, insecure, runFolder: folder, env: process.env },
+    });
+  const security = await awaitRun(folder, open, waitMs, leaving.signal);
   const end = await runWorker({
     folder,
     coordinatorAddress: coordinator,
@@ -228,13 +235,11 @@ async function runTrain(argv: string[]): Promise<void> {
     cacheDir: userCacheDir(process.env),
     logFile: join(folder, 'logs', `${id}.jsonl`),
     leaving: leaving.signal,
-    security: await openSecurity({
-      as: { role: 'worker', workerId: id },
-      ...{ tls, insecure, runFolder: folder, env: process.env },
-    }),
+    waitMs,
+    security,
   });
-  // Whoever starts one that waits for the run is to start it again when the run goes on.
-  if (end === 'stopped' && waitHours > 0) process.exitCode = EXIT_RESUMABLE;
+  // One that waits for its run waits until it goes on.
+  if (end === 'stopped' && waitMs > 0) process.exitCode = EXIT_RESUMABLE;
 }
 
 /** @throws UsageError USAGE unless it is between 0 and `most` */

@@ -249,7 +249,8 @@ export async function resolveRecipe({
   const stages = stagesOf(read.text, preset);
   const config = resolveConfig({ ...read, preset, stage: stage ?? stages[0], overrides });
   const isBuiltIn = read.file === `recipes/${recipe}.yaml`;
-  return { stages, stage, workers: config.cluster.workers, text: read.text, isBuiltIn };
+  const { workers } = config.cluster;
+  return { stages, stage, workers, engine: config.engine.name, text: read.text, isBuiltIn };
 }
 
 /** The text of a recipe. @throws UsageError `RECIPE_NOT_FOUND` */

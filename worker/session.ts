@@ -89,8 +89,11 @@ export async function openSession(options: SessionOptions): Promise<Session> {
   const { coordinatorAddress, describe, ledger, limits, log } = options;
   const { security = LOOPBACK_ONLY } = options;
   const peer = { role: 'coordinator' } as const;
-  const line = new Line(() =>
-    dial(coordinatorAddress, { security, peer, keepalive: limits.patience }),
+  // An attempt to join ends with its call, before which the connection is to be tried anew.
+  const connectMs = { first: Math.min(5000, limits.callMs / 4), most: limits.callMs / 2 };
+  const line = new Line(
+    () => dial(coordinatorAddress, { security, peer, keepalive: limits.patience }),
+    connectMs,
   );
   const closing = new AbortController();
   let sessionId = '';

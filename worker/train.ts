@@ -62,6 +62,8 @@ export interface TrainOptions {
   readonly publish: (state: TrainingState | undefined, generation: number) => void;
   readonly ledger: Ledger;
   readonly blackBox: BlackBox;
+  /** How long it looks for a coordinator at least, of which there is none or none any more. */
+  readonly waitMs: number;
   /** Aborts when this worker is to leave in order. */
   readonly leaving: AbortSignal;
   readonly metrics: WorkerMetrics;
@@ -88,7 +90,8 @@ export async function train(options: TrainOptions): Promise<RunEnd> {
   const objectives = Object.keys(system.objectives);
 
   // --- Set-up: programs, the form of the state, the session.
-  const limits = timeLimits(run.plan);
+  const planned = timeLimits(run.plan);
+  const limits = { ...planned, reconnectMs: Math.max(planned.reconnectMs, options.waitMs) };
   /** After the warm-up it holds no state of the run, only the form of one. */
   let isScratch = true;
   let state: TrainingState = blankState(system);

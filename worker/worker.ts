@@ -30,6 +30,8 @@ export interface WorkerOptions {
   readonly cacheDir: string;
   readonly logFile: string;
   readonly security: Security;
+  /** How long it looks for a coordinator at least, of which there is none or none any more. */
+  readonly waitMs: number;
   /** Aborts when this worker is to leave in order. */
   readonly leaving: AbortSignal;
 }
@@ -129,15 +131,17 @@ export async function runWorker(options: WorkerOptions): Promise<RunEnd> {
       ledger: recordedLedger(ledger, blackBox),
       blackBox,
       leaving: options.leaving,
+      waitMs: options.waitMs,
       metrics,
       log,
     });
-    blackBox.record('exit', { text: end });
+    blackBox.record('exit', { text: 'finished' });
     return end;
   } catch (error) {
     const code = error instanceof VideoloomError ? error.code : 'BUG';
     const end = runEndOf(error);
     if (end !== undefined) {
+      blackBox?.record('exit', { text: 'finished' });
       log.info(`the run is ${end}`);
       return end;
     }

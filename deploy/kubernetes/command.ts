@@ -1,6 +1,7 @@
+import { readFile } from 'node:fs/promises';
 import { basename } from 'node:path';
-import { stringify } from 'yaml';
-import { UsageError } from '../../proto/errors.ts';
+import { parse, stringify } from 'yaml';
+import { messageOf, UsageError } from '../../proto/errors.ts';
 import { exitOf, firstJsonLine, ProcessFailed, start } from '../processes.ts';
 import { manifests } from './manifests.ts';
 
@@ -9,6 +10,9 @@ export interface KubernetesFlags {
   readonly claim: string;
   readonly name?: string;
   readonly gpus: string;
+  readonly plugin?: string;
+  readonly secret?: string;
+  readonly pod?: string;
   readonly cpus: string;
   readonly memory: string;
 }
@@ -19,6 +23,7 @@ interface Resolved {
   readonly stages: readonly string[];
   readonly stage: string | undefined;
   readonly workers: number;
+  readonly engine: string;
   readonly text: string;
   readonly isBuiltIn: boolean;
 }
@@ -51,7 +56,7 @@ export async function kubernetesCommand(
     throw error;
   }
   await exitOf(resolving);
-  const { stages, stage, workers, text, isBuiltIn } = resolved;
+  const { stages, stage, workers, engine, text, isBuiltIn } = resolved;
   if (stages.length > 0 && stage === undefined) {
     throw invalid(
       `${recipe} has the stages ${stages.join(', ')}: print the manifests of each with --stage and the same --name, and ` +
@@ -66,13 +71,39 @@ export async function kubernetesCommand(
     );
   }
   const out = `runs/${whole}`;
-  const { image, claim, cpus, memory } = flags;
+  const { image, claim, cpus, memory, secret } = flags;
+  // One that computes on CPUs beside idle GPUs would do so without a word.
+  const plugin = flags.plugin ?? (gpus > 0 ? 'cuda13' : undefined);
+  const pod = flags.pod === undefined ? {} : await podFields(flags.pod);
   const objects = manifests({
     ...{ name, out, run: stage === undefined ? out : `${out}/${stage}`, image, claim, workers },
-    ...{ gpus, cpus, memory, recipe: isBuiltIn ? recipe : { text }, train },
+    ...{
+      gpus,
+      cpus,
+      memory,
+      engine,
+      plugin,
+      secret,
+      pod,
+      recipe: isBuiltIn ? recipe : { text },
+      train,
+    },
   });
   print(objects.map((object) => stringify(object, { lineWidth: 0 })).join('---\n'));
   return 0;
+}
+
+/** @throws UsageError KUBERNETES_INVALID */
+async function podFields(file: string): Promise<Record<string, unknown>> {
+  let fields: unknown;
+  try {
+    fields = parse(await readFile(file, 'utf8'));
+  } catch (error) {
+    throw invalid(`--pod: ${file} cannot be read: ${messageOf(error)}`);
+  }
+  if (typeof fields === 'object' && fields !== null && !Array.isArray(fields))
+    return fields as Record<string, unknown>;
+  throw invalid(`--pod: ${file} is to hold fields of a pod's spec, as nodeSelector or tolerations`);
 }
 
 function invalid(what: string): UsageError {

@@ -13,6 +13,13 @@ export interface ManifestOptions {
   readonly gpus: number;
   readonly cpus: string;
   readonly memory: string;
+  readonly engine: string;
+  /** Of the engine xla; undefined: what the image says. */
+  readonly plugin: string | undefined;
+  /** A Secret whose keys are variables of the environment, such as those for S3. */
+  readonly secret: string | undefined;
+  /** Fields of both pods' specs: what the cluster wants beside. Lists are added to those that are there. */
+  readonly pod: Readonly<Record<string, unknown>>;
   /** Name of a built-in recipe, or the text of one. */
   readonly recipe: string | { readonly text: string };
   /** Options and fields of `videoloom train`. */
@@ -30,8 +37,10 @@ const GRACE_SECONDS = 60;
 const USER = 1000;
 /** Stopped in order, can be started again. */
 const EXIT_RESUMABLE = 75;
-/** Of errors that would come again: a wrong config, a run that failed. */
-const EXIT_FINAL = [1, 2];
+/** Of what would come again on any node, such as a wrong config. */
+const EXIT_USAGE = 2;
+/** A pod of a node that does not answer is given up after, seconds; by itself after five minutes. */
+const NODE_GONE_SECONDS = 30;
 
 /**
  * A Service and two Jobs: one pod leads the run, an indexed Job has its workers. Any Kubernetes from 1.31 on takes them as
@@ -39,7 +48,7 @@ const EXIT_FINAL = [1, 2];
  * others join it.
  */
 export function manifests(options: ManifestOptions): object[] {
-  const { name, out, run, recipe, workers, gpus, cpus, memory } = options;
+  const { name, out, run, recipe, workers, gpus, cpus, memory, engine } = options;
   const leader = `${name}-leader`;
   // The name of the first pod of an indexed Job, below the Service.
   const coordinator = `${leader}-0.${name}:${PORTS.coordinator}`;
@@ -71,28 +80,32 @@ export function manifests(options: ManifestOptions): object[] {
       name: leader,
       role: 'leader',
       count: 1,
-      // A broken run is no better on another node; a worker that fails may have a broken node.
-      onFinal: 'FailJob',
       args: [
         ...['train', isBuiltIn ? recipe : `${RECIPE.folder}/${RECIPE.file}`, ...options.train],
         ...['--out', out, '--hosts', 'none', '--listen', `0.0.0.0:${PORTS.coordinator}`],
         ...['--metrics', `0.0.0.0:${PORTS.metrics}`],
       ],
-      resources: { requests: { cpu: '1', memory: '2Gi' }, limits: { memory: '8Gi' } },
-      hasRecipe: !isBuiltIn,
+      resources: { requests: { cpu: '1', memory: '2Gi' }, limits: { memory } },
+      // Whoever makes room for others is to take a worker: without its leader the whole run stops.
+      annotations: {
+        'cluster-autoscaler.kubernetes.io/safe-to-evict': 'false',
+        'karpenter.sh/do-not-disrupt': 'true',
+      },
+      mounts: isBuiltIn ? {} : { [RECIPE.folder]: { name: 'recipe', configMap: { name } } },
     }),
     job(options, {
       name: `${name}-worker`,
       role: 'worker',
       count: workers,
-      onFinal: 'FailIndex',
       args: [
         ...['worker', '--run', `${VOLUME}/${run}`, '--coordinator', coordinator],
-        ...['--id', 'worker-$(INDEX)', '--listen', '$(POD_IP)'],
+        ...['--id', 'worker-$(INDEX)', '--listen', '$(POD_IP)', '--engine', engine],
         ...['--metrics', `0.0.0.0:${PORTS.metrics}`],
         ...['--wait-hours', '24', '--grace-seconds', String(GRACE_SECONDS - 10)],
       ],
       resources: { requests: { cpu: cpus, memory }, limits: { memory, ...device } },
+      // NCCL's, of which a container has 64 MiB by itself.
+      mounts: gpus > 1 ? { '/dev/shm': { name: 'shm', emptyDir: { medium: 'Memory' } } } : {},
     }),
   ];
 }
@@ -101,22 +114,36 @@ interface JobOptions {
   readonly name: string;
   readonly role: string;
   readonly count: number;
-  readonly onFinal: 'FailJob' | 'FailIndex';
   readonly args: readonly string[];
   readonly resources: object;
-  readonly hasRecipe?: boolean;
+  readonly annotations?: Readonly<Record<string, string>>;
+  /** Volumes by where they are mounted, beside the claim. */
+  readonly mounts: Readonly<
+    Record<string, { readonly name: string; readonly [source: string]: unknown }>
+  >;
 }
 
-function job({ name: run, image, claim }: ManifestOptions, own: JobOptions): object {
-  const { name, role, count, onFinal, args, resources, hasRecipe = false } = own;
+function job(options: ManifestOptions, own: JobOptions): object {
+  const { name: run, image, claim, plugin, secret, pod } = options;
+  const { name, role, count, args, resources, annotations } = own;
+  const mounts = {
+    [VOLUME]: { name: 'videoloom', persistentVolumeClaim: { claimName: claim } },
+    ...own.mounts,
+  };
   const field = (variable: string, fieldPath: string): object => ({
     name: variable,
     valueFrom: { fieldRef: { fieldPath } },
   });
-  const onExit = (action: string, values: readonly number[]): object => ({
+  const onExit = (action: string, code: number): object => ({
     action,
-    onExitCodes: { containerName: role, operator: 'In', values },
+    onExitCodes: { containerName: role, operator: 'In', values: [code] },
   });
+  const tolerations = ['not-ready', 'unreachable'].map((state) => ({
+    key: `node.kubernetes.io/${state}`,
+    operator: 'Exists',
+    effect: 'NoExecute',
+    tolerationSeconds: NODE_GONE_SECONDS,
+  }));
   return {
     apiVersion: 'batch/v1',
     kind: 'Job',
@@ -130,21 +157,21 @@ function job({ name: run, image, claim }: ManifestOptions, own: JobOptions): obj
       podFailurePolicy: {
         rules: [
           { action: 'Ignore', onPodConditions: [{ type: 'DisruptionTarget', status: 'True' }] },
-          onExit('Ignore', [EXIT_RESUMABLE]),
-          onExit(onFinal, EXIT_FINAL),
+          onExit('Ignore', EXIT_RESUMABLE),
+          onExit('FailIndex', EXIT_USAGE),
         ],
       },
       template: {
-        metadata: { labels: labels(run, role) },
-        spec: {
+        metadata: { labels: labels(run, role), ...(annotations && { annotations }) },
+        spec: withFields(pod, {
           restartPolicy: 'Never',
           subdomain: run,
           terminationGracePeriodSeconds: GRACE_SECONDS,
+          tolerations,
+          // No fsGroup: it would give the whole claim to a group, keys of the run among it, which are refused then.
           securityContext: {
             runAsNonRoot: true,
-            ...{ runAsUser: USER, runAsGroup: USER, fsGroup: USER },
-            // Else each start would open the keys of the run to the group, and be refused for that.
-            fsGroupChangePolicy: 'OnRootMismatch',
+            ...{ runAsUser: USER, runAsGroup: USER },
             seccompProfile: { type: 'RuntimeDefault' },
           },
           containers: [
@@ -156,7 +183,9 @@ function job({ name: run, image, claim }: ManifestOptions, own: JobOptions): obj
               env: [
                 field('INDEX', "metadata.annotations['batch.kubernetes.io/job-completion-index']"),
                 field('POD_IP', 'status.podIP'),
+                ...(plugin === undefined ? [] : [{ name: 'PJRT_PLUGIN_PATH', value: plugin }]),
               ],
+              ...(secret === undefined ? {} : { envFrom: [{ secretRef: { name: secret } }] }),
               ports: Object.entries(PORTS)
                 .filter(([each]) => role === 'leader' || each === 'metrics')
                 .map(([each, containerPort]) => ({ name: each, containerPort })),
@@ -165,20 +194,32 @@ function job({ name: run, image, claim }: ManifestOptions, own: JobOptions): obj
                 allowPrivilegeEscalation: false,
                 capabilities: { drop: ['ALL'] },
               },
-              volumeMounts: [
-                { name: 'videoloom', mountPath: VOLUME },
-                ...(hasRecipe ? [{ name: 'recipe', mountPath: RECIPE.folder }] : []),
-              ],
+              volumeMounts: Object.entries(mounts).map(([mountPath, volume]) => ({
+                ...{ name: volume.name, mountPath },
+              })),
             },
           ],
-          volumes: [
-            { name: 'videoloom', persistentVolumeClaim: { claimName: claim } },
-            ...(hasRecipe ? [{ name: 'recipe', configMap: { name: run } }] : []),
-          ],
-        },
+          volumes: Object.values(mounts),
+        }),
       },
     },
   };
+}
+
+/** `spec` with further fields; lists become longer, and objects have the fields of both. */
+function withFields(
+  fields: Readonly<Record<string, unknown>>,
+  spec: Readonly<Record<string, unknown>>,
+): object {
+  const isObject = (value: unknown): value is Readonly<Record<string, unknown>> =>
+    typeof value === 'object' && value !== null && !Array.isArray(value);
+  const merged = Object.entries(fields).map(([name, value]) => {
+    const there = spec[name];
+    if (Array.isArray(there) && Array.isArray(value)) return [name, there.concat(value)];
+    if (isObject(there) && isObject(value)) return [name, withFields(value, there)];
+    return [name, value];
+  });
+  return { ...spec, ...(Object.fromEntries(merged) as object) };
 }
 
 function labels(name: string, role?: string): Record<string, string> {

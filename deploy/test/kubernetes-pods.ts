@@ -137,6 +137,8 @@ export interface RunningJob {
   kill(index: number): void;
   /** As a node that is drained: SIGTERM to the program of the container. */
   drain(index: number): void;
+  /** As `kubectl delete`: all are drained, and no others come. */
+  remove(): void;
   /** What the pods wrote. */
   output(): string;
   killAll(): void;
@@ -158,6 +160,7 @@ export function startJob(job: Job, cluster: Cluster): RunningJob {
       cluster.removePod(namespace);
       const code = exit ?? 137;
       exitCodes.push(code);
+      pods.delete(index);
       if (code === 0) return true;
       const rule = podFailurePolicy.rules.find(({ onExitCodes }) =>
         onExitCodes?.values.includes(code),
@@ -167,6 +170,11 @@ export function startJob(job: Job, cluster: Cluster): RunningJob {
       if (rule?.action !== 'Ignore' && ++failures > backoffLimitPerIndex) return false;
     }
     return false;
+  };
+  const drain = (index: number): void => {
+    // ip becomes bwrap, whose child is the first process of the namespace; the program is the child of that.
+    const [first] = childrenOf(pods.get(index)!.pid!);
+    process.kill(childrenOf(first!)[0]!, 'SIGTERM');
   };
   const killAll = (): void => {
     isOver = true;
@@ -182,10 +190,10 @@ export function startJob(job: Job, cluster: Cluster): RunningJob {
     },
     exitCodes,
     kill: (index) => pods.get(index)!.kill('SIGKILL'),
-    drain(index) {
-      // bwrap's child is the first process of the namespace, the program is the child of that.
-      const [first] = childrenOf(pods.get(index)!.pid!);
-      process.kill(childrenOf(first!)[0]!, 'SIGTERM');
+    drain,
+    remove() {
+      isOver = true;
+      for (const index of pods.keys()) drain(index);
     },
     output: () => output,
     killAll,

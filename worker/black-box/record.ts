@@ -27,7 +27,7 @@ export const RECORD_KINDS = [
   'gradient', // reduced gradient of a step; digest
   'weights', // parameters after a step; digest
   'step', // holds the state after a step
-  'exit', // leaves; text: the error's code, or `finished`
+  'exit', // leaves; text: the error's code, or `finished`, also where the run was stopped
 ] as const;
 export type RecordKind = (typeof RECORD_KINDS)[number];
 
