@@ -1,5 +1,6 @@
 import { X509Certificate } from 'node:crypto';
 import { readFile, rm } from 'node:fs/promises';
+import { hostname } from 'node:os';
 import { join, relative } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import pc from 'picocolors';
@@ -9,6 +10,7 @@ import {
   newestCheckpointStep,
   verifyCheckpoint,
 } from '../proto/checkpoint-manifest.ts';
+import { reachedAt } from '../proto/address.ts';
 import { messageOf, VideoloomError } from '../proto/errors.ts';
 import { exists } from '../proto/exists.ts';
 import { CoordinatorServiceService as Rpc } from '../proto/gen/videoloom/v1/coordinator.ts';
@@ -153,9 +155,9 @@ async function trainStage(options: LauncherOptions, signals: Signals): Promise<S
     `coordinator ${cluster.addresses.address}   metrics http://${cluster.addresses.metricsAddress}/metrics   logs ${shown}/logs`,
   );
   if (options.startsNoWorkers === true) {
-    say(
-      `workers: npx videoloom worker --run ${shellWord(shown)} --coordinator ${cluster.addresses.address} --id worker-0`,
-    );
+    const there = reachedAt(cluster.addresses.address, hostname());
+    const run = shellWord(folder);
+    say(`workers: npx videoloom worker --run ${run} --coordinator ${there} --id worker-0`);
   }
   const channel = dial(cluster.addresses.address, { security, peer: { role: 'coordinator' } });
   const view = openRunView();

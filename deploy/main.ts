@@ -198,6 +198,7 @@ recipeVerb('kubernetes', 'print the manifests of a run on Kubernetes')
   .option('--cpus <n>', 'of each worker', '4')
   .option('--memory <amount>', 'of each worker', '16Gi')
   .option('--plugin <name>', 'cuda13, cuda12 or a path in the image (default with --gpus: cuda13)')
+  .option('--wait-hours <n>', 'how long workers wait for a leader that prepares or is away', '6')
   .option('--secret <name>', 'a Secret whose keys become the environment, as AWS_SECRET_ACCESS_KEY')
   .option(
     '--pod <file>',

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
-import { createServer, type AddressInfo } from 'node:net';
+import { createServer, type AddressInfo, type Socket } from 'node:net';
 import { test } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 import { VideoloomError } from './errors.ts';
@@ -12,7 +12,8 @@ const LIMITS = { first: 200, most: 400 };
 
 test('where nobody answers, the name is dialled anew, and the next attempt reaches whoever is there then', async (context) => {
   // As an address that nobody has any more: TCP is not refused, and nothing comes of it.
-  const silent = createServer();
+  const sockets: Socket[] = [];
+  const silent = createServer((socket) => sockets.push(socket));
   silent.listen(0, '127.0.0.1');
   await once(silent, 'listening');
   const answers = await serve(
@@ -32,6 +33,8 @@ test('where nobody answers, the name is dialled anew, and the next attempt reach
   const line = new Line(() => dial(address), LIMITS);
   context.after(async () => {
     line.close();
+    // gRPC does not end an attempt that it has given up.
+    for (const socket of sockets) socket.destroy();
     silent.close();
     await answers.close();
   });

@@ -2,13 +2,14 @@ import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { messageOf, UsageError, VideoloomError } from '../proto/errors.ts';
 import { exists } from '../proto/exists.ts';
-import { COORDINATOR_FILE } from '../proto/run-plan.ts';
+import { COORDINATOR_FILE, SUMMARY_FILE } from '../proto/run-plan.ts';
 
 const LOOK_MS = 500;
 
 /**
  * What `open` gives, once somebody has led the run of a folder and `open` finds what it needs, such as a certificate that
- * the next leader makes. After `limitMs` it is called in any case.
+ * the next leader makes. After `limitMs` it is called in any case. Undefined where the run is finished and `open` does not
+ * find it: nobody makes it any more.
  * @throws VideoloomError LEFT when `leaving` aborts; what `open` throws
  */
 export async function awaitRun<T>(
@@ -16,7 +17,7 @@ export async function awaitRun<T>(
   open: () => Promise<T>,
   limitMs: number,
   leaving: AbortSignal,
-): Promise<T> {
+): Promise<T | undefined> {
   const endMs = performance.now() + limitMs;
   for (let told = ''; ;) {
     const isOver = performance.now() >= endMs;
@@ -26,6 +27,7 @@ export async function awaitRun<T>(
         return await open();
       } catch (error) {
         if (isOver || !(error instanceof UsageError)) throw error;
+        if (await exists(join(folder, SUMMARY_FILE))) return undefined;
         why = messageOf(error);
       }
     }

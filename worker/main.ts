@@ -10,7 +10,7 @@ import {
 import { awaitRun } from './await-run.ts';
 import type { PrepareOptions } from './prepare.ts';
 import { openSecurity } from '../proto/security-folder.ts';
-import type { Security } from '../proto/security.ts';
+import { checkReach, type Security } from '../proto/security.ts';
 import { userCacheDir } from '../proto/user-cache.mjs';
 import { VERBS } from '../proto/verbs.ts';
 import { parseVerb } from './parse-verb.ts';
@@ -218,12 +218,16 @@ async function runTrain(argv: string[]): Promise<void> {
   }
   const { runWorker } = await import('./worker.ts');
   const waitMs = 3_600_000 * waitHours;
-  const open = (): Promise<Security> =>
-    openSecurity({
+  const open = async (): Promise<Security> => {
+    const security = await openSecurity({
       as: { role: 'worker', workerId: id },
       ...{ tls, insecure, runFolder: folder, env: process.env },
     });
+    checkReach(security, coordinator, `worker ${id} would join the run at`);
+    return security;
+  };
   const security = await awaitRun(folder, open, waitMs, leaving.signal);
+  if (security === undefined) return;
   const end = await runWorker({
     folder,
     coordinatorAddress: coordinator,

@@ -2,7 +2,7 @@ import { openEngine, type Engine, type EngineName } from './backend/engine.ts';
 import { meshAxes } from './parallel/sharding.ts';
 import type { Run } from './run.ts';
 
-/** Opens the engine as a run's config sets it; an empty `pluginPath` means the plugin of the config. */
+/** Opens the engine as a run's config sets it; an empty `pluginPath` means the pinned plugin. */
 export function openRunEngine(
   { config }: Pick<Run, 'config'>,
   {
@@ -12,10 +12,9 @@ export function openRunEngine(
   }: { readonly engine: EngineName; readonly pluginPath: string; readonly cacheDir: string },
 ): Promise<Engine> {
   const { threads, precision, devices, memoryFraction } = config.engine;
-  const plugin = pluginPath === '' ? config.engine.pluginPath : pluginPath;
   return openEngine({
     engine,
-    ...(plugin === null ? {} : { pluginPath: plugin }),
+    ...(pluginPath === '' ? {} : { pluginPath }),
     cacheDir,
     threads,
     precision,

@@ -1,7 +1,11 @@
 import { randomUUID } from 'node:crypto';
 import { join } from 'node:path';
 import type { Log } from '../proto/log.ts';
-import { checkpointFolderName, CHECKPOINTS_FOLDER } from '../proto/checkpoint-manifest.ts';
+import {
+  checkpointFolderName,
+  CHECKPOINTS_FOLDER,
+  verifyCheckpoint,
+} from '../proto/checkpoint-manifest.ts';
 import { messageOf, VideoloomError } from '../proto/errors.ts';
 import type { SkippedSample } from '../proto/gen/videoloom/v1/coordinator.ts';
 import type { Figure, Generation, Member, ObjectiveSum } from '../proto/gen/videoloom/v1/run.ts';
@@ -156,12 +160,15 @@ export async function train(options: TrainOptions): Promise<RunEnd> {
   };
 
   const processName = randomUUID();
+  /** Read once: a summary whose weights are damaged stays until the run is led anew, which its coordinator tells of. */
+  let verified: Promise<boolean> | undefined;
   const session = await openSession({
     coordinatorAddress: options.coordinatorAddress,
     security: options.security,
     prepared: prepare(),
     leaving: options.leaving,
-    isFinished: () => exists(join(run.folder, SUMMARY_FILE)),
+    isFinished: async () =>
+      (await exists(join(run.folder, SUMMARY_FILE))) && (verified ??= holdsResult(run)),
     describe: () => ({
       protocolVersion: PROTOCOL_VERSION,
       runId: run.plan.runId,
@@ -599,6 +606,15 @@ const MEMBERSHIP_CODES = new Set([
   'STEP_TIMEOUT',
   'WORKER_DISCONNECTED',
 ]);
+
+/** Whether the weights that a finished run has left are whole. */
+async function holdsResult({ folder, plan }: Run): Promise<boolean> {
+  const checkpoint = join(folder, CHECKPOINTS_FOLDER, checkpointFolderName(plan.totalSteps));
+  return verifyCheckpoint(checkpoint, plan.runId).then(
+    () => true,
+    () => false,
+  );
+}
 
 /** How a run ended: `stopped` before its last step, to be gone on with. */
 export type RunEnd = 'finished' | 'stopped';

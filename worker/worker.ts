@@ -23,6 +23,7 @@ export interface WorkerOptions {
   readonly coordinatorAddress: string;
   readonly workerId: string;
   readonly engine: EngineName;
+  /** Empty: the config's. */
   readonly pluginPath: string;
   /** Where other workers reach this one; undefined: where the coordinator would. */
   readonly listenHost: string | undefined;
@@ -43,7 +44,6 @@ export interface WorkerOptions {
  */
 export async function runWorker(options: WorkerOptions): Promise<RunEnd> {
   const { folder, workerId, security } = options;
-  checkReach(security, options.coordinatorAddress, `worker ${workerId} would join the run at`);
   const listenHost = options.listenHost ?? (await ownHostTowards(options.coordinatorAddress));
   checkReach(security, `${listenHost}:0`, `worker ${workerId} would listen on`);
   let blackBox: BlackBox | undefined;
@@ -71,7 +71,8 @@ export async function runWorker(options: WorkerOptions): Promise<RunEnd> {
       sameBitsAlways: config.cluster.allReduce === 'tree',
     });
     closing.push(() => blackBox?.close());
-    const engine = await openRunEngine(described, options);
+    const pluginPath = options.pluginPath || (config.engine.pluginPath ?? '');
+    const engine = await openRunEngine(described, { ...options, pluginPath });
     closing.push(() => {
       engine.close();
     });

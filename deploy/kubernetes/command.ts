@@ -12,6 +12,7 @@ export interface KubernetesFlags {
   readonly gpus: string;
   readonly plugin?: string;
   readonly secret?: string;
+  readonly waitHours: string;
   readonly pod?: string;
   readonly cpus: string;
   readonly memory: string;
@@ -46,7 +47,15 @@ export async function kubernetesCommand(
   const gpus = Number(flags.gpus);
   if (!(Number.isInteger(gpus) && gpus >= 0))
     throw invalid(`--gpus is ${flags.gpus}, expected a number of GPUs`);
-  const resolving = start('worker', ['resolve', ...prepareArgs], ['ignore', 'pipe', 'inherit']);
+  // One that computes on CPUs beside idle GPUs would do so without a word.
+  const isNamed = prepareArgs.some((arg) => arg.startsWith('engine.pluginPath='));
+  const plugin = flags.plugin ?? (gpus > 0 && !isNamed ? 'cuda13' : undefined);
+  const waitHours = Number(flags.waitHours);
+  if (!(waitHours > 0)) throw invalid(`--wait-hours is ${flags.waitHours}, expected hours`);
+  const stdio = ['ignore', 'pipe', 'inherit'] as const;
+  // As it is resolved there, whatever is set here.
+  const env = { ...process.env, PJRT_PLUGIN_PATH: plugin ?? '' };
+  const resolving = start('worker', ['resolve', ...prepareArgs], stdio, env);
   let resolved: Resolved;
   try {
     resolved = await firstJsonLine<Resolved>(resolving, 'the check of the config');
@@ -72,8 +81,6 @@ export async function kubernetesCommand(
   }
   const out = `runs/${whole}`;
   const { image, claim, cpus, memory, secret } = flags;
-  // One that computes on CPUs beside idle GPUs would do so without a word.
-  const plugin = flags.plugin ?? (gpus > 0 ? 'cuda13' : undefined);
   const pod = flags.pod === undefined ? {} : await podFields(flags.pod);
   const objects = manifests({
     ...{ name, out, run: stage === undefined ? out : `${out}/${stage}`, image, claim, workers },
@@ -84,6 +91,7 @@ export async function kubernetesCommand(
       engine,
       plugin,
       secret,
+      waitHours,
       pod,
       recipe: isBuiltIn ? recipe : { text },
       train,

@@ -1,3 +1,5 @@
+import { UsageError } from '../../proto/errors.ts';
+
 /** What a run takes on Kubernetes. */
 export interface ManifestOptions {
   /** Beginning of all names. */
@@ -16,6 +18,8 @@ export interface ManifestOptions {
   readonly engine: string;
   /** Of the engine xla; undefined: what the image says. */
   readonly plugin: string | undefined;
+  /** How long workers wait for their leader. */
+  readonly waitHours: number;
   /** A Secret whose keys are variables of the environment, such as those for S3. */
   readonly secret: string | undefined;
   /** Fields of both pods' specs: what the cluster wants beside. Lists are added to those that are there. */
@@ -31,7 +35,7 @@ export const VOLUME = '/videoloom';
 /** Where a recipe of one's own is. */
 const RECIPE = { folder: '/etc/videoloom', file: 'recipe.yaml' } as const;
 const PORTS = { coordinator: 7077, metrics: 9464 } as const;
-/** Time to end in order after SIGTERM, of which the worker leaves some to the kubelet. */
+/** Time to end in order after SIGTERM unless the fields of a pod say another; the worker leaves some to the kubelet. */
 const GRACE_SECONDS = 60;
 /** User and group of the image. */
 const USER = 1000;
@@ -49,6 +53,13 @@ const NODE_GONE_SECONDS = 30;
  */
 export function manifests(options: ManifestOptions): object[] {
   const { name, out, run, recipe, workers, gpus, cpus, memory, engine } = options;
+  const { terminationGracePeriodSeconds: grace = GRACE_SECONDS } = options.pod;
+  if (typeof grace !== 'number' || grace < 20) {
+    throw new UsageError(
+      'KUBERNETES_INVALID',
+      '--pod: terminationGracePeriodSeconds is to be 20 or more.',
+    );
+  }
   const leader = `${name}-leader`;
   // The name of the first pod of an indexed Job, below the Service.
   const coordinator = `${leader}-0.${name}:${PORTS.coordinator}`;
@@ -85,7 +96,7 @@ export function manifests(options: ManifestOptions): object[] {
         ...['--out', out, '--hosts', 'none', '--listen', `0.0.0.0:${PORTS.coordinator}`],
         ...['--metrics', `0.0.0.0:${PORTS.metrics}`],
       ],
-      resources: { requests: { cpu: '1', memory: '2Gi' }, limits: { memory } },
+      resources: { requests: { cpu: '1' }, limits: { memory } },
       // Whoever makes room for others is to take a worker: without its leader the whole run stops.
       annotations: {
         'cluster-autoscaler.kubernetes.io/safe-to-evict': 'false',
@@ -101,7 +112,7 @@ export function manifests(options: ManifestOptions): object[] {
         ...['worker', '--run', `${VOLUME}/${run}`, '--coordinator', coordinator],
         ...['--id', 'worker-$(INDEX)', '--listen', '$(POD_IP)', '--engine', engine],
         ...['--metrics', `0.0.0.0:${PORTS.metrics}`],
-        ...['--wait-hours', '24', '--grace-seconds', String(GRACE_SECONDS - 10)],
+        ...['--wait-hours', String(options.waitHours), '--grace-seconds', String(grace - 10)],
       ],
       resources: { requests: { cpu: cpus, memory }, limits: { memory, ...device } },
       // NCCL's, of which a container has 64 MiB by itself.

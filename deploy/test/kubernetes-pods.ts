@@ -1,5 +1,6 @@
 import { execFileSync, spawn, spawnSync, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
+import { randomBytes } from 'node:crypto';
 import { readdirSync, readFileSync, readlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -65,7 +66,7 @@ export function podsMissing(): string | false {
 
 /** A bridge in a namespace of its own, away from this machine's networks. */
 export function openCluster(folder: string, volumes: Cluster['volumes']): Cluster {
-  const network = `videoloom-${process.pid}`;
+  const network = `videoloom-${randomBytes(4).toString('hex')}`;
   const hostsFile = join(folder, 'hosts');
   const addresses = new Map<string, string>();
   const spaces = new Set<string>();
@@ -79,6 +80,18 @@ export function openCluster(folder: string, volumes: Cluster['volumes']): Cluste
   ip('netns', 'add', network);
   ip('-n', network, 'link', 'add', 'bridge', 'type', 'bridge');
   ip('-n', network, 'link', 'set', 'bridge', 'up');
+  const close = (): void => {
+    process.off('exit', close);
+    for (const space of [...spaces, network]) {
+      try {
+        ip('netns', 'delete', space);
+      } catch {
+        // It is gone; the others are not.
+      }
+    }
+    spaces.clear();
+  };
+  process.once('exit', close);
   let numPods = 0;
   return {
     volumes,
@@ -118,10 +131,7 @@ export function openCluster(folder: string, volumes: Cluster['volumes']): Cluste
     removePod(namespace) {
       if (spaces.delete(namespace)) ip('netns', 'delete', namespace);
     },
-    close() {
-      for (const space of [...spaces, network]) ip('netns', 'delete', space);
-      spaces.clear();
-    },
+    close,
   };
 }
 

@@ -124,6 +124,16 @@ test('a wrong field or name is refused before there is a pod', async () => {
     /KUBERNETES_INVALID.*My_Run.*--name/s,
   );
   assert.match(await refused('video-llava'), /KUBERNETES_INVALID.*has the stages .*--stage/s);
+  // Eight devices of a GPU's plugin need no threads of the CPU's.
+  const devices = ['videobert', 'engine.devices=8', ...FLAGS];
+  assert.match(await refused('videobert', 'engine.devices=8'), /engine\.threads/);
+  const { code, output } = await videoloom(['kubernetes', ...devices, '--gpus', '8'], {
+    cwd: work,
+  });
+  assert.equal(code, 0, output);
+  const leader = await videoloom(['train', 'videobert', '--hosts', 'none'], { cwd: work });
+  assert.equal(leader.code, 2);
+  assert.match(leader.output, /HOSTS_INVALID.*--listen/s);
 });
 
 test('pods that die, are drained and come back end with the same bits', async (context) => {
