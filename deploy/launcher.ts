@@ -4,12 +4,7 @@ import { hostname } from 'node:os';
 import { join, relative } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import pc from 'picocolors';
-import {
-  CHECKPOINTS_FOLDER,
-  checkpointFolderName,
-  newestCheckpointStep,
-  verifyCheckpoint,
-} from '../proto/checkpoint-manifest.ts';
+import { newestCheckpointStep, verifyStep } from '../proto/checkpoint-manifest.ts';
 import { reachedAt } from '../proto/address.ts';
 import { messageOf, VideoloomError } from '../proto/errors.ts';
 import { exists } from '../proto/exists.ts';
@@ -329,13 +324,9 @@ async function readSummary(folder: string): Promise<FinishedRun | undefined> {
 }
 
 /** Why the weights that a finished run is to have left cannot be had; undefined where they can. */
-async function damageOfResult(
-  folder: string,
-  { step, runId }: FinishedRun,
-): Promise<string | undefined> {
-  const checkpoint = join(folder, CHECKPOINTS_FOLDER, checkpointFolderName(step));
+async function damageOfResult(folder: string, finished: FinishedRun): Promise<string | undefined> {
   try {
-    await verifyCheckpoint(checkpoint, runId);
+    await verifyStep(folder, finished);
     return undefined;
   } catch (error) {
     return `the run was finished, and its weights cannot be read any more: ${messageOf(error)}`;

@@ -213,15 +213,12 @@ Examples:
 
 The claim is writable by user 1000; run folder and paths of data are below its root. A pod that dies or is moved joins
 again. \`kubectl delete --cascade=foreground -f\` lets the run stop with a checkpoint and waits for it; then it goes on when
-manifests are applied again, with any number of workers. \`videoloom stop\` stops it too,
-and its pods come again. Prometheus finds all processes at http://NAME-leader-0.NAME:9464/sd.`,
+manifests are applied again, with any number of workers. \`videoloom stop\` stops it too, and its pods come again.
+Prometheus finds all processes at http://NAME-leader-0.NAME:9464/sd.`,
   )
   .action(async (recipe: string, overrides: string[], options: RecipeOptions & KubernetesFlags) => {
     const { kubernetesCommand } = await import('./kubernetes/command.ts');
-    const gpus = Number(options.gpus);
-    const isSet = overrides.some((each) => each.startsWith('engine.devices='));
-    const fields = gpus > 1 && !isSet ? [...overrides, 'engine.devices=all'] : overrides;
-    const given = prepareArgs(recipe, fields, { ...options, out: undefined });
+    const given = prepareArgs(recipe, overrides, { ...options, out: undefined });
     process.exitCode = await kubernetesCommand(given, options, (text) => {
       process.stdout.write(text);
     });

@@ -88,6 +88,14 @@ export async function readManifest(folder: string): Promise<CheckpointManifest> 
   }
 }
 
+/** {@link verifyCheckpoint} for that of a run's step. */
+export function verifyStep(
+  runFolder: string,
+  { step, runId }: { readonly step: number; readonly runId: string },
+): Promise<CheckpointManifest> {
+  return verifyCheckpoint(join(runFolder, CHECKPOINTS_FOLDER, checkpointFolderName(step)), runId);
+}
+
 /**
  * Reads a checkpoint whole and compares it with its manifest; sizes first, so that a missing or cut file shows before
  * gigabytes are read.

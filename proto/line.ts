@@ -36,8 +36,8 @@ export class Line {
   }
 
   /**
-   * A call during which the connection has to come about in time, else `signal` aborts with an error that may be tried again; also when one of
-   * `others` aborts. Say `end` when it is over.
+   * A call during which the connection has to come about in time, else `signal` aborts with an error that may be tried
+   * again; also when one of `others` aborts. Say `end` when it is over.
    */
   attempt(...others: readonly AbortSignal[]): {
     readonly channel: Channel;

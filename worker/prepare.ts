@@ -73,13 +73,8 @@ export interface Prepared {
  */
 export async function prepare(options: PrepareOptions): Promise<Prepared> {
   const { say, cacheDir } = options;
-  const recipe = await readRecipe(options.recipe);
-  const stages = stagesOf(recipe.text, options.preset);
-  const stage = options.stage ?? stages[0];
-  let config = resolveConfig({
-    ...recipe,
-    ...{ preset: options.preset, stage, overrides: options.overrides },
-  });
+  const { recipe, stages, stage, config: wanted } = await readConfig(options);
+  let config = wanted;
 
   // --- Engine. Without a plugin the run goes on, slowly and smaller.
   let pluginPath = '';
@@ -238,19 +233,23 @@ async function fetchFromStore(
   }
 }
 
+type Chosen = Pick<PrepareOptions, 'recipe' | 'preset' | 'stage' | 'overrides'>;
+
+/** The config of the stage that was asked for, else of the first where there are several. */
+async function readConfig({ recipe: name, preset, stage: asked, overrides }: Chosen) {
+  const recipe = await readRecipe(name);
+  const stages = stagesOf(recipe.text, preset);
+  const stage = asked ?? stages[0];
+  return { recipe, stages, stage, config: resolveConfig({ ...recipe, preset, stage, overrides }) };
+}
+
 /** What a recipe with its fields comes to; nothing is made. @throws as {@link prepare} for a wrong config */
-export async function resolveRecipe({
-  recipe,
-  preset,
-  stage,
-  overrides,
-}: Pick<PrepareOptions, 'recipe' | 'preset' | 'stage' | 'overrides'>) {
-  const read = await readRecipe(recipe);
-  const stages = stagesOf(read.text, preset);
-  const config = resolveConfig({ ...read, preset, stage: stage ?? stages[0], overrides });
-  const isBuiltIn = read.file === `recipes/${recipe}.yaml`;
+export async function resolveRecipe(chosen: Chosen) {
+  const { recipe, stages, config } = await readConfig(chosen);
   const { workers } = config.cluster;
-  return { stages, stage, workers, engine: config.engine.name, text: read.text, isBuiltIn };
+  const isBuiltIn = recipe.file === `recipes/${chosen.recipe}.yaml`;
+  const engine = config.engine.name;
+  return { stages, stage: chosen.stage, workers, engine, text: recipe.text, isBuiltIn };
 }
 
 /** The text of a recipe. @throws UsageError `RECIPE_NOT_FOUND` */

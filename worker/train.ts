@@ -4,7 +4,7 @@ import type { Log } from '../proto/log.ts';
 import {
   checkpointFolderName,
   CHECKPOINTS_FOLDER,
-  verifyCheckpoint,
+  verifyStep,
 } from '../proto/checkpoint-manifest.ts';
 import { messageOf, VideoloomError } from '../proto/errors.ts';
 import type { SkippedSample } from '../proto/gen/videoloom/v1/coordinator.ts';
@@ -86,7 +86,8 @@ interface Voted {
  * coordinator costs the running step, which is computed again with the same samples and the same randomness. Tells how the
  * run ended.
  *
- * @throws VideoloomError what cannot be mended by another generation; LEFT after an orderly leave.
+ * @throws VideoloomError what cannot be mended by another generation; LEFT after an orderly leave; what {@link runEndOf}
+ * understands where the run ended without this worker.
  */
 export async function train(options: TrainOptions): Promise<RunEnd> {
   const { run, engine, collectives, ledger, log } = options;
@@ -240,11 +241,6 @@ export async function train(options: TrainOptions): Promise<RunEnd> {
         }
       }
     }
-  } catch (error) {
-    // The run ended without this worker, which was a spare or was being started again.
-    const end = runEndOf(error);
-    if (end !== undefined) return end;
-    throw error;
   } finally {
     endWatch();
     // A share of a checkpoint counts when it is written and told of.
@@ -608,9 +604,8 @@ const MEMBERSHIP_CODES = new Set([
 ]);
 
 /** Whether the weights that a finished run has left are whole. */
-async function holdsResult({ folder, plan }: Run): Promise<boolean> {
-  const checkpoint = join(folder, CHECKPOINTS_FOLDER, checkpointFolderName(plan.totalSteps));
-  return verifyCheckpoint(checkpoint, plan.runId).then(
+function holdsResult({ folder, plan }: Run): Promise<boolean> {
+  return verifyStep(folder, { step: plan.totalSteps, runId: plan.runId }).then(
     () => true,
     () => false,
   );

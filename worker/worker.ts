@@ -140,6 +140,7 @@ export async function runWorker(options: WorkerOptions): Promise<RunEnd> {
     return end;
   } catch (error) {
     const code = error instanceof VideoloomError ? error.code : 'BUG';
+    // It ended without this worker, which was a spare, came late or was being started again.
     const end = runEndOf(error);
     if (end !== undefined) {
       blackBox?.record('exit', { text: 'finished' });

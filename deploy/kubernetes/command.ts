@@ -37,19 +37,21 @@ const NAME = /^[a-z]([a-z0-9-]{0,38}[a-z0-9])?$/;
  * @throws UsageError KUBERNETES_INVALID
  */
 export async function kubernetesCommand(
-  prepareArgs: readonly [recipe: string, ...rest: string[]],
+  given: readonly [recipe: string, ...rest: string[]],
   flags: KubernetesFlags,
   print: (text: string) => void,
 ): Promise<number> {
-  const [recipe, ...rest] = prepareArgs;
-  // Fields stand by themselves there.
-  const train = rest.filter((arg) => arg !== '--set');
+  const sets = (field: string): boolean => given.some((arg) => arg.startsWith(`${field}=`));
   const gpus = Number(flags.gpus);
   if (!(Number.isInteger(gpus) && gpus >= 0))
     throw invalid(`--gpus is ${flags.gpus}, expected a number of GPUs`);
-  // One that computes on CPUs beside idle GPUs would do so without a word.
-  const isNamed = prepareArgs.some((arg) => arg.startsWith('engine.pluginPath='));
-  const plugin = flags.plugin ?? (gpus > 0 && !isNamed ? 'cuda13' : undefined);
+  // A worker that computes on CPUs beside idle GPUs, or on one of them, would do so without a word.
+  const plugin = flags.plugin ?? (gpus > 0 && !sets('engine.pluginPath') ? 'cuda13' : undefined);
+  const devices = gpus > 1 && !sets('engine.devices') ? ['--set', 'engine.devices=all'] : [];
+  const prepareArgs = [...given, ...devices] as const;
+  const [recipe, ...rest] = prepareArgs;
+  // Fields stand by themselves there.
+  const train = rest.filter((arg) => arg !== '--set');
   const waitHours = Number(flags.waitHours);
   if (!(waitHours > 0)) throw invalid(`--wait-hours is ${flags.waitHours}, expected hours`);
   const stdio = ['ignore', 'pipe', 'inherit'] as const;

@@ -1,4 +1,5 @@
 import { UsageError } from '../../proto/errors.ts';
+import { EXIT_RESUMABLE } from '../../proto/parent-process.ts';
 
 /** What a run takes on Kubernetes. */
 export interface ManifestOptions {
@@ -31,7 +32,7 @@ export interface ManifestOptions {
 }
 
 /** Where the claim is mounted, and commands run. */
-export const VOLUME = '/videoloom';
+const VOLUME = '/videoloom';
 /** Where a recipe of one's own is. */
 const RECIPE = { folder: '/etc/videoloom', file: 'recipe.yaml' } as const;
 const PORTS = { coordinator: 7077, metrics: 9464 } as const;
@@ -39,8 +40,6 @@ const PORTS = { coordinator: 7077, metrics: 9464 } as const;
 const GRACE_SECONDS = 60;
 /** User and group of the image. */
 const USER = 1000;
-/** Stopped in order, can be started again. */
-const EXIT_RESUMABLE = 75;
 /** Of what would come again on any node, such as a wrong config. */
 const EXIT_USAGE = 2;
 /** A pod of a node that does not answer is given up after, seconds; by itself after five minutes. */

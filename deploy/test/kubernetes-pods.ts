@@ -1,9 +1,10 @@
 import { execFileSync, spawn, spawnSync, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { randomBytes } from 'node:crypto';
-import { readdirSync, readFileSync, readlinkSync, writeFileSync } from 'node:fs';
+import { readdirSync, readlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { childrenOf } from './children.ts';
 
 /**
  * What a cluster makes of a Job, as far as that can be had without one: each pod in namespaces of its own, with an address
@@ -146,9 +147,9 @@ export interface RunningJob {
   /** As the death of a node. */
   kill(index: number): void;
   /** As a node that is drained: SIGTERM to the program of the container. */
-  drain(index: number): void;
+  drain(index: number): Promise<void>;
   /** As `kubectl delete`: all are drained, and no others come. */
-  remove(): void;
+  remove(): Promise<void>;
   /** What the pods wrote. */
   output(): string;
   killAll(): void;
@@ -181,10 +182,11 @@ export function startJob(job: Job, cluster: Cluster): RunningJob {
     }
     return false;
   };
-  const drain = (index: number): void => {
+  const drain = async (index: number): Promise<void> => {
     // ip becomes bwrap, whose child is the first process of the namespace; the program is the child of that.
-    const [first] = childrenOf(pods.get(index)!.pid!);
-    process.kill(childrenOf(first!)[0]!, 'SIGTERM');
+    const [first] = await childrenOf(pods.get(index)!.pid!);
+    const [program] = await childrenOf(first!.pid);
+    process.kill(program!.pid, 'SIGTERM');
   };
   const killAll = (): void => {
     isOver = true;
@@ -201,9 +203,9 @@ export function startJob(job: Job, cluster: Cluster): RunningJob {
     exitCodes,
     kill: (index) => pods.get(index)!.kill('SIGKILL'),
     drain,
-    remove() {
+    async remove() {
       isOver = true;
-      for (const index of pods.keys()) drain(index);
+      await Promise.all([...pods.keys()].map(drain));
     },
     output: () => output,
     killAll,
@@ -246,9 +248,4 @@ function startPod(
     { stdio: ['ignore', 'pipe', 'pipe'] },
   );
   return { pod, namespace };
-}
-
-function childrenOf(pid: number): number[] {
-  const text = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').trim();
-  return text === '' ? [] : text.split(' ').map(Number);
 }

@@ -36,11 +36,15 @@ let text = '';
 const jobs: RunningJob[] = [];
 
 before(async () => {
-  const command = ['kubernetes', 'videobert', ...FIELDS, '--workers', '2', ...FLAGS];
+  text = await printed(2);
+});
+
+async function printed(workers: number): Promise<string> {
+  const command = ['kubernetes', 'videobert', ...FIELDS, '--workers', String(workers), ...FLAGS];
   const { code, output } = await videoloom(command, { cwd: work });
   assert.equal(code, 0, output);
-  text = output;
-});
+  return output;
+}
 
 function jobsOf(manifests: string): [leader: Job, workers: Job] {
   const found = parseAllDocuments(manifests)
@@ -75,19 +79,8 @@ test('the schemas of Kubernetes take the manifests, and a linter the image', asy
   );
   const own = await videoloom(
     [
-      'kubernetes',
-      recipe,
-      '--pod',
-      pod,
-      '--secret',
-      'bucket',
-      '--gpus',
-      '8',
-      '--workers',
-      '3',
-      '--name',
-      'films',
-      ...FLAGS,
+      ...['kubernetes', recipe, '--pod', pod, '--secret', 'bucket', '--gpus', '8'],
+      ...['--workers', '3', '--name', 'films', ...FLAGS],
     ],
     { cwd: work },
   );
@@ -184,23 +177,20 @@ test('pods that die, are drained and come back end with the same bits', async (c
   await reach(30);
   first.workers.kill(1);
   await reach(80);
-  first.workers.drain(0);
+  await first.workers.drain(0);
   await reach(120);
   first.leader.kill(0);
   await reach(150);
-  first.leader.drain(0);
+  await first.leader.drain(0);
   await reach(190);
   // As `kubectl delete --cascade=foreground`, and applied again with one more.
-  first.leader.remove();
-  first.workers.remove();
+  await first.leader.remove();
+  await first.workers.remove();
   await inTime('the end of all', Promise.all([first.leader.ended, first.workers.ended]));
   assert.deepEqual(first.leader.exitCodes, [137, 75, 75], output());
   // Those of a leader that is drained wait for the next where they are.
   assert.deepEqual(first.workers.exitCodes.toSorted(), [137, 75, 75, 75], output());
-  const more = await videoloom(['kubernetes', 'videobert', ...FIELDS, '--workers', '3', ...FLAGS], {
-    cwd: work,
-  });
-  const second = await apply(more.output);
+  const second = await apply(await printed(3));
   const ends = Promise.all([second.leader.ended, second.workers.ended]);
   assert.deepEqual(await inTime('the end of the run', ends), ['Complete', 'Complete'], output());
   assert.equal(second.workers.numPods, 3, output());

@@ -395,13 +395,13 @@ class JittedFunction<A extends readonly TensorTree[], R extends TensorTree> {
 
   #program(args: A, leaves: readonly (readonly [string, tf.Tensor])[], aliased: readonly number[]) {
     const own = signatureOf(leaves);
-    const [signature, other] =
-      aliased.length > 0 ? [IN_PLACE + own, own] : ([own, IN_PLACE + own] as const);
+    const isInPlace = aliased.length > 0;
+    const signature = isInPlace ? IN_PLACE + own : own;
     const entry =
       this.#programs.get(signature) ??
       this.#makeProgram(signature, () => {
         // The operations are the same, whoever gives their memory.
-        const known = this.#programs.get(other);
+        const known = this.#programs.get(isInPlace ? own : IN_PLACE + own);
         if (known === undefined) return this.#traced(args, leaves, aliased);
         return { traced: known.program.traced.donating(aliased), results: known.results };
       });

@@ -69,14 +69,14 @@ export function trainStepOf({ loss }: BenchModel) {
 }
 
 /** What steps took: wall-clock seconds of each, and the CPU seconds of all cores together, averaged. */
-export interface Timing {
+interface Timing {
   readonly seconds: readonly number[];
   readonly cpuSeconds: number;
   /** The most memory that the process has had so far. */
   readonly peakBytes: number;
 }
 
-interface Runner {
+export interface Runner {
   readonly name: string;
   steps(count: number): Promise<Timing>;
   close(): void;
@@ -188,7 +188,7 @@ async function openPeer(
 
 /** In a process of its own where it would take memory that counts as ours; a GPU has no memory for another process. */
 function openLimit(engine: Engine, { precision, cacheDir }: MeasureOptions): Runner {
-  if (engine.platform !== 'cpu') return { ...openProducts(engine), name: 'limit' };
+  if (engine.platform !== 'cpu') return openProducts(engine);
   const program = compiled(new URL('limit-process.ts', import.meta.url));
   return openRunner('limit', [process.execPath, program, precision, cacheDir], process.env);
 }
