@@ -6,6 +6,7 @@ import {
   JetStreamApiCodes,
   JetStreamApiError,
   jetstreamManager,
+  type JetStreamClient,
   type JetStreamManager,
   type JsMsg,
 } from '@nats-io/jetstream';
@@ -19,7 +20,7 @@ import { printable } from '../proto/printable.ts';
 import { eventSubject, LAST_EVENTS, type CloudEvent } from '../proto/run-events.ts';
 import { readRunPlan, RUN_PLAN_FILE } from '../proto/run-plan.ts';
 import { openSecurity } from '../proto/security-folder.ts';
-import { hasEnded } from './reports/left-run.ts';
+import { hasEnded, lastEventOf } from './reports/left-run.ts';
 
 export interface EventsOptions {
   readonly server?: string;
@@ -61,7 +62,7 @@ export async function showEvents(run: string, options: EventsOptions): Promise<v
   const runId = plan?.runId ?? run;
   try {
     const source = await openSource(connection, runId, options, async () =>
-      isFolder ? await hasEnded(run) : false,
+      isFolder && (await hasEnded(run)) ? await lastEventOf(run, runId) : undefined,
     );
     if (source.isEmpty) {
       say(
@@ -69,12 +70,20 @@ export async function showEvents(run: string, options: EventsOptions): Promise<v
       );
       return;
     }
+    let isOver = false;
     for await (const message of source.messages) {
       const event = message.json<CloudEvent>();
       process.stdout.write(`${options.json === true ? JSON.stringify(event) : lineOf(event)}\n`);
       // Behind the end of a run that was looked at again stands that it was.
-      const isLast = source.hasEnded || LAST_EVENTS.has(nameOf(event));
-      if (isLast && isNewest(message)) return;
+      isOver =
+        source.lastId === undefined
+          ? LAST_EVENTS.has(nameOf(event))
+          : isOver || source.lastId === event.id;
+      if (isOver && isNewest(message)) return;
+    }
+    if (source.isQuiet()) {
+      say(`${runId} has ended, and its last events have not come: they are in its journal alone`);
+      return;
     }
   } finally {
     await connection.close();
@@ -107,36 +116,42 @@ const NOTHING: AsyncIterable<never> = {
   [Symbol.asyncIterator]: () => ({ next: () => Promise.resolve({ done: true, value: undefined }) }),
 };
 const FIND_AGAIN_MS = 500;
+/** A run that has ended may still be delivering its last events for so long, or never will. */
+const QUIET_MS = 10_000;
 
 /** Where a run's events come from. */
 interface Source {
   readonly messages: AsyncIterable<Msg | JsMsg>;
-  /** The run was over when they were subscribed to: nothing comes but what is kept. */
-  readonly hasEnded: boolean;
-  /** So nothing comes at all. */
+  /** The last event there is of a run that was over when they were subscribed to. */
+  readonly lastId: string | undefined;
+  /** Nothing is kept and nothing comes. */
   readonly isEmpty: boolean;
+  /** They ended as the last event did not come for {@link QUIET_MS}. */
+  isQuiet(): boolean;
 }
 
-/** @param isOver whether the run has ended, where its folder tells */
+/** @param endOf id of the last event of a run that has ended, where its folder tells */
 async function openSource(
   connection: NatsConnection,
   runId: string,
   { new: isNew = false }: EventsOptions,
-  isOver: () => Promise<boolean>,
+  endOf: () => Promise<string | undefined>,
 ): Promise<Source> {
   const subject = eventSubject(runId);
+  const isQuiet = (): boolean => false;
+  const nothing = { messages: NOTHING, lastId: undefined, isEmpty: true, isQuiet };
   if (connection.info?.jetstream !== true) {
     const messages = connection.subscribe(subject);
     // Asked after the subscription: the end of a run that ends now is heard.
-    const hasEnded = await isOver();
-    return { messages, hasEnded, isEmpty: hasEnded };
+    if ((await endOf()) !== undefined) return nothing;
+    return { messages, lastId: undefined, isEmpty: false, isQuiet };
   }
   const manager = await jetstreamManager(connection, { checkAPI: false });
   let stream = await findStream(manager, runId);
   const isThere = stream !== undefined;
   if (!isThere) {
     // The first run that publishes there makes it.
-    if (await isOver()) return { messages: NOTHING, hasEnded: true, isEmpty: true };
+    if ((await endOf()) !== undefined) return nothing;
     say(`${connection.getServer()} keeps no events yet: waiting for those of ${runId}`);
   }
   while (stream === undefined) {
@@ -144,15 +159,50 @@ async function openSource(
     if (connection.isClosed()) throw connectionEnded();
     stream = await findStream(manager, runId);
   }
-  const consumer = await jetstream(connection).consumers.get(stream, {
+  const client = jetstream(connection);
+  const consumer = await client.consumers.get(stream, {
     filter_subjects: [subject],
     // All that a stream keeps which was not there before is new.
     deliver_policy: isNew && isThere ? DeliverPolicy.New : DeliverPolicy.All,
   });
-  const hasEnded = await isOver();
-  const isEmpty = hasEnded && (await consumer.info(true)).num_pending === 0;
-  // A consumption that nobody reads would keep this process.
-  return { messages: isEmpty ? NOTHING : await consumer.consume(), hasEnded, isEmpty };
+  const lastId = await endOf();
+  if (lastId !== undefined && (await newestId(client, stream, subject)) === lastId) {
+    // A consumption that nobody reads would keep this process.
+    if ((await consumer.info(true)).num_pending === 0) return nothing;
+  }
+  const messages = await consumer.consume();
+  if (lastId === undefined) return { messages, lastId, isEmpty: false, isQuiet };
+  let wasQuiet = false;
+  const timer = setTimeout(() => {
+    wasQuiet = true;
+    messages.stop();
+  }, QUIET_MS);
+  async function* untilQuiet(): AsyncGenerator<JsMsg> {
+    try {
+      for await (const message of messages) {
+        timer.refresh();
+        yield message;
+      }
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+  return { messages: untilQuiet(), lastId, isEmpty: false, isQuiet: () => wasQuiet };
+}
+
+/** Id of the newest message of a subject that a stream keeps; undefined where it keeps none. */
+async function newestId(
+  client: JetStreamClient,
+  stream: string,
+  subject: string,
+): Promise<string | undefined> {
+  // What an operator may do: a consumer, and no look at single messages.
+  const newest = await client.consumers.get(stream, {
+    filter_subjects: [subject],
+    deliver_policy: DeliverPolicy.Last,
+  });
+  if ((await newest.info(true)).num_pending === 0) return undefined;
+  return (await newest.next())?.json<CloudEvent>().id;
 }
 
 /** `2026-11-28 20:42:03  checkpoint.committed  step 300  sizeBytes 1043210`. */

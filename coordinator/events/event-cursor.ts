@@ -62,6 +62,21 @@ export async function openEventCursor(path: string, runId: string): Promise<Even
   };
 }
 
+/** Id of the last event of a journal as it is now; undefined where it has none. */
+export async function lastEventId(path: string, runId: string): Promise<string | undefined> {
+  const cursor = await openEventCursor(path, runId);
+  try {
+    let last: string | undefined;
+    for (let event = await cursor.peek(); event !== undefined; event = await cursor.peek()) {
+      last = event.id;
+      cursor.advance();
+    }
+    return last;
+  } finally {
+    await cursor.close();
+  }
+}
+
 interface Told {
   readonly id: string;
   readonly name: RunEventName;

@@ -1,4 +1,5 @@
 import { join } from 'node:path';
+import { lastEventId } from '../../coordinator/events/event-cursor.ts';
 import { emptyHistory, extendHistory } from '../../coordinator/history.ts';
 import { JOURNAL_FILE, readJournal } from '../../coordinator/journal.ts';
 import { newestCheckpointStep } from '../../proto/checkpoint-manifest.ts';
@@ -16,6 +17,11 @@ export async function hasEnded(run: string): Promise<boolean> {
   if (await exists(join(run, SUMMARY_FILE))) return true;
   const { state } = readLeft(run);
   return state !== 'prepared' && state !== 'gone';
+}
+
+/** Id of the last event that the journal of a run tells. */
+export function lastEventOf(run: string, runId: string): Promise<string | undefined> {
+  return lastEventId(join(run, JOURNAL_FILE), runId);
 }
 
 /**

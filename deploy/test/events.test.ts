@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { after, before, describe, it, type TestContext } from 'node:test';
+import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { readJournal } from '../../coordinator/journal.ts';
 import { journaled } from '../../coordinator/test/journaled-events.ts';
@@ -175,6 +176,44 @@ describe('videoloom events', { skip }, () => {
       const { code, output } = await videoloom(args, { cwd: work });
       assert.deepEqual([code, output], [0, 'first has ended: nothing is kept of it\n']);
     }
+  });
+});
+
+describe('the last events of a run that has ended', { skip }, () => {
+  it('are waited for, and not for ever', async (t) => {
+    const store = join(work, 'js-late');
+    const first = await nats(t, { store });
+    await mkdir(join(work, 'late'));
+    const plan = testPlan({ events: [first.url], runId: 'late' });
+    await writeFile(join(work, 'late', 'run.json'), JSON.stringify(plan));
+    const coordinator = start(['coordinator', '--run', 'late']);
+    await poll('the first event', async () =>
+      (await storedEvents(first.url).catch(() => [])).length > 0 ? true : undefined,
+    );
+    await first.close();
+    coordinator.child.kill('SIGTERM');
+    await coordinator.ended;
+
+    // --- The journal has the end, the server has not, and nobody tells it.
+    const second = await nats(t, { store, port: first.port });
+    const alone = await videoloom(['events', 'late'], { cwd: work });
+    assert.equal(alone.code, 0, alone.output);
+    assert.match(alone.output, /run\.started.*\nlate has ended, and its last events have not come/);
+    assert.doesNotMatch(alone.output, /run\.stopped/);
+
+    // --- Somebody does while they are waited for.
+    const reader = start(['events', 'late', '--new']);
+    await delay(1000);
+    const again = start(['coordinator', '--run', 'late']);
+    await poll('the rest', async () =>
+      (await storedEvents(second.url)).length > 3 ? true : undefined,
+    );
+    again.child.kill('SIGTERM');
+    await again.ended;
+    const { code, output } = await reader.ended;
+    assert.equal(code, 0, output);
+    assert.match(output, /run\.stop-requested.*run\.stopped/s);
+    assert.doesNotMatch(output, /have not come/);
   });
 });
 
