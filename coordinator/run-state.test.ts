@@ -476,6 +476,34 @@ describe('the state machine of a run', () => {
     assert.equal(state.generation?.members[0]?.holdsState, false);
   });
 
+  it('stops only when the checkpoint of those who have just left is there, or has come to nothing', () => {
+    const left = play(
+      testPlan(),
+      ...enter('a'),
+      [10, goodbye('a/1', 0)],
+      [20, vote('a/1', 1, 1)],
+      [30, { type: 'stop' }],
+    );
+    assert.equal(left.state.phase, RunPhase.WAITING);
+    const part = { session: 'a/1', generation: 1, step: 1, files: [], failure: '' };
+    const outcome = { step: 1, generation: 1, callId: 1, sizeBytes: 1, failure: undefined };
+    const kept = playOn(
+      left.state,
+      [40, { type: 'part', callId: 1, request: part }],
+      [50, { type: 'detach', session: 'a/1', message: '' }],
+      [60, { type: 'checkpoint-settled', ...outcome }],
+    );
+    const lost = playOn(left.state, [40, { type: 'detach', session: 'a/1', message: 'killed' }]);
+    const endOf = ({ state, effects }: typeof left): unknown[] => [
+      ...[state.phase, state.restoreStep],
+      ...effects.flatMap((effect) => (effect.type === 'journal' ? [effect.event.type] : [])),
+    ];
+    assert.deepEqual(endOf(kept).slice(0, 2), [RunPhase.STOPPED, 1]);
+    assert.deepEqual(endOf(kept).slice(-2), ['checkpoint', 'stopped']);
+    assert.deepEqual(endOf(lost).slice(0, 2), [RunPhase.STOPPED, 0]);
+    assert.deepEqual(endOf(lost).slice(-2), ['checkpoint-failed', 'stopped']);
+  });
+
   it('keeps one that wants to leave for a step while it alone holds what a joiner needs', () => {
     const before = play(testPlan(), ...enter('a'), [10, goodbye('a/1', 0)], ...enter('b'));
     const { state } = playOn(before.state, [20, vote('a/1', 1, 1)]);

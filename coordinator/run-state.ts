@@ -493,7 +493,7 @@ function openGeneration(turn: Turn): void {
   const sessions = chosen.map(({ session }) => session);
   if (sessions.length < fewestMembers(turn)) {
     suspend(turn);
-    if (state.isStopRequested) endStopped(turn);
+    if (state.isStopRequested) stopWithoutMembers(turn);
     return;
   }
   const number = state.generationNumber + 1;
@@ -885,7 +885,13 @@ function stop(turn: Turn): void {
   if (isOver(state) || state.isStopRequested) return;
   state.isStopRequested = true;
   journal(turn, { type: 'stop-requested' });
-  if (state.generation === undefined) endStopped(turn);
+  if (state.generation === undefined) stopWithoutMembers(turn);
+}
+
+/** No further step comes. Who has just left may still be writing its share of a checkpoint. */
+function stopWithoutMembers(turn: Turn): void {
+  turn.state.isStopping = true;
+  endStopIfIdle(turn);
 }
 
 function endStopIfIdle(turn: Turn): void {
