@@ -6,12 +6,13 @@ import { setTimeout as delay } from 'node:timers/promises';
 import pc from 'picocolors';
 import { newestCheckpointStep, verifyStep } from '../proto/checkpoint-manifest.ts';
 import { reachedAt } from '../proto/address.ts';
-import { messageOf, VideoloomError } from '../proto/errors.ts';
+import { EXIT_USAGE, messageOf, UsageError, VideoloomError } from '../proto/errors.ts';
 import { exists } from '../proto/exists.ts';
 import { CoordinatorServiceService as Rpc } from '../proto/gen/videoloom/v1/coordinator.ts';
 import { RunPhase, type RunStatus } from '../proto/gen/videoloom/v1/run.ts';
 import { call, callStream, dial, type Channel } from '../proto/grpc.ts';
 import { EXIT_RESUMABLE, outliveTerminal, SAME_WISH_MS } from '../proto/parent-process.ts';
+import { forgetLeaderFailure, tellLeaderFailure } from '../proto/leader-failure.ts';
 import { isOver } from '../proto/run-phase.ts';
 import { SUMMARY_FILE } from '../proto/run-plan.ts';
 import { type PeerIdentity } from '../proto/identity.ts';
@@ -41,6 +42,8 @@ export interface LauncherOptions {
   readonly insecure?: boolean | undefined;
   /** Machines to start the workers on; none: this one. */
   readonly hosts?: readonly Host[];
+  /** Where the run will lie, as far as the command says so. */
+  readonly runFolder?: string | undefined;
   /** Somebody else starts the workers. */
   readonly startsNoWorkers?: boolean;
   readonly env: NodeJS.ProcessEnv;
@@ -49,6 +52,26 @@ export interface LauncherOptions {
 /** Leads a run from this machine, stage after stage where the recipe has several. Started again it goes on where it was. */
 export async function leadRun(options: LauncherOptions): Promise<number> {
   outliveTerminal();
+  const { startsNoWorkers = false, runFolder } = options;
+  if (!startsNoWorkers || runFolder === undefined) return trainStages(options);
+  // Workers wait there for this leader.
+  await forgetLeaderFailure(runFolder);
+  const tell = (code: number): Promise<void> =>
+    tellLeaderFailure(runFolder, { code, isFinal: code === EXIT_USAGE });
+  let code: number;
+  try {
+    code = await trainStages(options);
+  } catch (error) {
+    // Somebody else leads it.
+    if (!messageOf(error).includes('RUN_LOCKED'))
+      await tell(error instanceof UsageError ? EXIT_USAGE : 1);
+    throw error;
+  }
+  if (code !== 0 && code !== EXIT_RESUMABLE) await tell(code);
+  return code;
+}
+
+async function trainStages(options: LauncherOptions): Promise<number> {
   const signals = openSignals();
   try {
     const { code, furtherStages } = await trainStage(options, signals);

@@ -1,3 +1,4 @@
+import { join } from 'node:path';
 import { Command } from 'commander';
 import { parseAddress, reachedAt } from '../proto/address.ts';
 import { reportFatal, UsageError } from '../proto/errors.ts';
@@ -152,6 +153,7 @@ All fields: worker/recipes/config.schema.json. Stop with Ctrl-C or \`videoloom s
     process.exitCode = await leadRun({
       prepareArgs: prepareArgs(recipe, overrides, options, launcher.hosts.length),
       ...launcher,
+      runFolder: options.out === undefined ? undefined : join(options.out, options.stage ?? ''),
     });
   });
 

@@ -45,5 +45,6 @@ export async function resumeRun(run: string, options: ResumeOptions): Promise<nu
       ...set.flatMap((override) => ['--set', override]),
     ],
     ...launcher,
+    runFolder: folder,
   });
 }

@@ -21,8 +21,11 @@ export class VideoloomError extends Error {
   }
 }
 
-/** Wrong use of a command or a wrong config: `main.ts` files exit with 2 on it instead of 1. */
+/** Wrong use of a command or a wrong config: `main.ts` files exit with {@link EXIT_USAGE} on it instead of 1. */
 export class UsageError extends VideoloomError {}
+
+/** Exit code of what would come again wherever it is started. */
+export const EXIT_USAGE = 2;
 
 /** The message of anything thrown, one line. */
 export function messageOf(error: unknown): string {
@@ -33,7 +36,7 @@ export function messageOf(error: unknown): string {
 export function reportFatal(error: unknown): number {
   if (error instanceof VideoloomError) {
     process.stderr.write(`${error.code}: ${error.message}\n`);
-    return error instanceof UsageError ? 2 : 1;
+    return error instanceof UsageError ? EXIT_USAGE : 1;
   }
   process.stderr.write(
     `${error instanceof Error ? (error.stack ?? error.message) : String(error)}\n`,

@@ -69,7 +69,7 @@ export interface Prepared {
  * last. A folder that holds the same run is taken as it is.
  *
  * @throws UsageError `CONFIG_INVALID`, `RECIPE_NOT_FOUND`, `RUN_DIFFERS`, `RUN_PLAN_INVALID`, `OUT_NOT_WRITABLE`,
- *   `DATA_NOT_A_FOLDER`, `SECRETS_IN_RUN_FOLDER`; errors of the data and of the engine.
+ *   `DATA_NOT_FOUND`, `DATA_NOT_A_FOLDER`, `SECRETS_IN_RUN_FOLDER`; errors of the data and of the engine.
  */
 export async function prepare(options: PrepareOptions): Promise<Prepared> {
   const { say, cacheDir } = options;
@@ -131,7 +131,7 @@ export async function prepare(options: PrepareOptions): Promise<Prepared> {
   // Before the data are made: that takes long.
   for (const initial of initialFolders) await checkInitialFolder(initial);
   const { folder: given } = config.data;
-  if (given !== null && !isUrl(given)) await refuseMedium(given);
+  if (given !== null && !isUrl(given)) await refuseNoFolder(given);
   await makeOutputFolder(folder);
   const before = await lookAtFiles(folder);
 
@@ -269,10 +269,20 @@ export async function readRecipe(recipe: string): Promise<{ text: string; file: 
   );
 }
 
-/** Refuses one video or picture where a folder of them is to be: read as an index it would be called damaged. */
-async function refuseMedium(given: string): Promise<void> {
+/**
+ * Refuses what is not there, and one video or picture where a folder of them is to be: read as an index it would be
+ * called damaged.
+ */
+async function refuseNoFolder(given: string): Promise<void> {
+  const stats = await stat(given).catch((error: unknown) => {
+    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') return undefined; // reading it will say more
+    throw new UsageError(
+      'DATA_NOT_FOUND',
+      `--data is ${given}, and ${resolve(given)} is not there: correct the path`,
+    );
+  });
   const kind = kindOf(given);
-  if (kind === undefined || (await stat(given).catch(() => undefined))?.isFile() !== true) return;
+  if (kind === undefined || stats?.isFile() !== true) return;
   throw new UsageError(
     'DATA_NOT_A_FOLDER',
     `${given} is ${kind === 'video' ? 'a video' : 'a picture'}, and --data takes a folder of them or an index (.jsonl) ` +

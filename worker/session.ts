@@ -66,7 +66,10 @@ export interface SessionOptions {
    * `generationAfter` says LEFT. Before the first joining, nothing is prepared or joined any more.
    */
   readonly leaving?: AbortSignal;
-  /** Whether the run has come to its end, as far as can be seen without its coordinator. */
+  /**
+   * Whether the run has come to its end, as far as can be seen without its coordinator.
+   * @throws VideoloomError where nobody will lead it again
+   */
   readonly isFinished: () => Promise<boolean>;
   /** What it is doing, for the beats. */
   readonly ledger: Ledger;

@@ -10,6 +10,7 @@ import { messageOf, VideoloomError } from '../proto/errors.ts';
 import type { SkippedSample } from '../proto/gen/videoloom/v1/coordinator.ts';
 import type { Figure, Generation, Member, ObjectiveSum } from '../proto/gen/videoloom/v1/run.ts';
 import { exists } from '../proto/exists.ts';
+import { LeaderFailureWatch } from '../proto/leader-failure.ts';
 import { PROTOCOL_VERSION } from '../proto/protocol.ts';
 import { SUMMARY_FILE } from '../proto/run-plan.ts';
 import type { Security } from '../proto/security.ts';
@@ -163,13 +164,16 @@ export async function train(options: TrainOptions): Promise<RunEnd> {
   const processName = randomUUID();
   /** Read once: a summary whose weights are damaged stays until the run is led anew, which its coordinator tells of. */
   let verified: Promise<boolean> | undefined;
+  const leader = new LeaderFailureWatch(run.folder);
   const session = await openSession({
     coordinatorAddress: options.coordinatorAddress,
     security: options.security,
     prepared: prepare(),
     leaving: options.leaving,
-    isFinished: async () =>
-      (await exists(join(run.folder, SUMMARY_FILE))) && (verified ??= holdsResult(run)),
+    isFinished: async () => {
+      await leader.check();
+      return (await exists(join(run.folder, SUMMARY_FILE))) && (verified ??= holdsResult(run));
+    },
     describe: () => ({
       protocolVersion: PROTOCOL_VERSION,
       runId: run.plan.runId,

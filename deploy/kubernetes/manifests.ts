@@ -1,4 +1,4 @@
-import { UsageError } from '../../proto/errors.ts';
+import { EXIT_USAGE, UsageError } from '../../proto/errors.ts';
 import { EXIT_RESUMABLE } from '../../proto/parent-process.ts';
 
 /** What a run takes on Kubernetes. */
@@ -40,8 +40,6 @@ const PORTS = { coordinator: 7077, metrics: 9464 } as const;
 const GRACE_SECONDS = 60;
 /** User and group of the image. */
 const USER = 1000;
-/** Of what would come again on any node, such as a wrong config. */
-const EXIT_USAGE = 2;
 /** A pod of a node that does not answer is given up after, seconds; by itself after five minutes. */
 const NODE_GONE_SECONDS = 30;
 

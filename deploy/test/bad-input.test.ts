@@ -70,7 +70,7 @@ test('a recipe, preset or field that does not exist is named with what there is'
 
 test('a data folder that is missing or has no videos is named', async () => {
   await mkdir(join(work, 'empty'));
-  await refused(tiny('--data', 'nowhere', '--out', 'r1'), 1, /NOT_FOUND: .*nowhere/);
+  await refused(tiny('--data', 'nowhere', '--out', 'r1'), 2, /DATA_NOT_FOUND: .*nowhere/);
   await refused(
     tiny('--data', 'empty', '--out', 'r2'),
     1,

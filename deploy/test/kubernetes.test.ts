@@ -39,8 +39,9 @@ before(async () => {
   text = await printed(2);
 });
 
-async function printed(workers: number): Promise<string> {
-  const command = ['kubernetes', 'videobert', ...FIELDS, '--workers', String(workers), ...FLAGS];
+async function printed(workers: number, ...more: string[]): Promise<string> {
+  const given = [...FIELDS, '--workers', String(workers), ...more];
+  const command = ['kubernetes', 'videobert', ...given, ...FLAGS];
   const { code, output } = await videoloom(command, { cwd: work });
   assert.equal(code, 0, output);
   return output;
@@ -202,4 +203,14 @@ test('pods that die, are drained and come back end with the same bits', async (c
   jobs.push(late);
   assert.equal(await inTime('the end of one that is late', late.ended), 'Complete', output());
   assert.equal(late.numPods, 2, output());
+
+  // Workers keep no GPUs for a leader whose data are not there.
+  const wrong = await apply(await printed(2, '--name', 'wrong', '--data', '/videoloom/none'));
+  const failed = await inTime(
+    'the end of a wrong run',
+    Promise.all([wrong.leader.ended, wrong.workers.ended]),
+  );
+  assert.deepEqual(failed, ['Failed', 'Failed'], output());
+  assert.deepEqual([...wrong.leader.exitCodes, ...wrong.workers.exitCodes], [2, 2, 2], output());
+  assert.match(wrong.workers.output(), /LEADER_FAILED: .*runs\/wrong/);
 });
