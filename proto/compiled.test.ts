@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
 import { chmod, cp, mkdir, readdir, readFile, symlink, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
+import module from 'node:module';
 import { before, test } from 'node:test';
 import { pathToFileURL } from 'node:url';
 import { promisify } from 'node:util';
@@ -96,3 +97,20 @@ test('nothing is run from a folder that others can write', async () => {
   const main = await compile(cache);
   assert.ok(main.startsWith(join(folder, 'tmp')), main);
 });
+
+const keepsCode = 'enableCompileCache' in module;
+
+test(
+  'what V8 makes of the programs is kept in their folder',
+  { skip: !keepsCode && 'Node 20 keeps none' },
+  async () => {
+    const cache = join(folder, 'kept');
+    const env = { ...process.env, XDG_CACHE_HOME: cache, NODE_COMPILE_CACHE: undefined };
+    const command = join(OWN, '..', 'deploy', 'videoloom.mjs');
+    await promisify(execFile)(process.execPath, [command, '--help'], { env });
+    const home = join(cache, 'videoloom', 'compiled');
+    const [tree] = await readdir(home);
+    const kept = await readdir(join(home, tree!, 'v8'), { recursive: true });
+    assert.ok(kept.length > 2, kept.join());
+  },
+);
