@@ -54,10 +54,11 @@ export async function leadRun(options: LauncherOptions): Promise<number> {
   outliveTerminal();
   const { startsNoWorkers = false, runFolder } = options;
   if (!startsNoWorkers || runFolder === undefined) return trainStages(options);
-  // Workers wait there for this leader.
-  await forgetLeaderFailure(runFolder);
+  // Workers wait there for this leader. A folder that cannot be written is told of by what prepares it.
+  const ignore = (): undefined => undefined;
+  await forgetLeaderFailure(runFolder).catch(ignore);
   const tell = (code: number): Promise<void> =>
-    tellLeaderFailure(runFolder, { code, isFinal: code === EXIT_USAGE });
+    tellLeaderFailure(runFolder, { code, isFinal: code === EXIT_USAGE }).catch(ignore);
   let code: number;
   try {
     code = await trainStages(options);
