@@ -74,6 +74,7 @@ export function openCheckpointWriter({
       const sizes = stateSizes(state);
       const snapshot = await takeSnapshot(engine, state, shareOf(sizes, rank, worldSize));
       const startMs = performance.now();
+      let isOnDisk = false;
       const write = async (): Promise<void> => {
         const dir = join(run.folder, CHECKPOINTS_FOLDER, checkpointFolderName(step));
         const { tensors } = snapshot;
@@ -81,6 +82,7 @@ export function openCheckpointWriter({
         const saved = await saveCheckpointPart(part, files).finally(() => {
           snapshot.release();
         });
+        isOnDisk = true;
         const complete = await session.reportCheckpointPart({
           generation,
           step,
@@ -94,7 +96,8 @@ export function openCheckpointWriter({
       };
       writing = write().catch(async (error: unknown) => {
         // Training goes on: the checkpoint before this one is still whole.
-        log.error({ step }, `checkpoint share not written: ${messageOf(error)}`);
+        const what = isOnDisk ? 'written, and the coordinator does not take it' : 'not written';
+        log.error({ step }, `checkpoint share ${what}: ${messageOf(error)}`);
         metrics.checkpointFailed(error);
         await session
           .reportCheckpointPart({ generation, step, files: [], failure: messageOf(error) })
