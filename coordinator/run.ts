@@ -51,6 +51,7 @@ import { JOURNAL_FILE, openJournal } from './journal.ts';
 import type { Journal } from './journal.ts';
 import { Latest } from './latest.ts';
 import { leaseMicrobatches } from './leases.ts';
+import { forgetLeaderFailure } from '../proto/leader-failure.ts';
 import { lockRun } from './lock.ts';
 import type { LockOptions, RunLock } from './lock.ts';
 import { sessionOf } from './membership.ts';
@@ -88,6 +89,8 @@ export async function openRun(
 ): Promise<Run> {
   const { log, nowMs, wallTime } = surroundings;
   const lock = lockRun(folder, options);
+  // Somebody leads it.
+  await forgetLeaderFailure(folder);
   let journal: Journal | undefined;
   let order: StepOrder | undefined;
   try {

@@ -57,13 +57,15 @@ export async function leadRun(options: LauncherOptions): Promise<number> {
   // Workers wait there for this leader. A folder that cannot be written is told of by what prepares it.
   const ignore = (): undefined => undefined;
   await forgetLeaderFailure(runFolder).catch(ignore);
-  const tell = (code: number): Promise<void> =>
-    tellLeaderFailure(runFolder, { code, isFinal: code === EXIT_USAGE }).catch(ignore);
+  const tell = async (code: number): Promise<void> => {
+    // Somebody else leads it.
+    if ((await leaderOf(runFolder))?.isAlive === true) return;
+    await tellLeaderFailure(runFolder, { code, isFinal: code === EXIT_USAGE }).catch(ignore);
+  };
   let code: number;
   try {
     code = await trainStages(options);
   } catch (error) {
-    // Somebody else leads it.
     if (!messageOf(error).includes('RUN_LOCKED'))
       await tell(error instanceof UsageError ? EXIT_USAGE : 1);
     throw error;

@@ -67,10 +67,10 @@ export interface SessionOptions {
    */
   readonly leaving?: AbortSignal;
   /**
-   * Whether the run has come to its end, as far as can be seen without its coordinator.
-   * @throws VideoloomError where nobody will lead it again
+   * Called when the coordinator is lost. What it gives tells whether the run has come to its end, as far as can be seen
+   * without a coordinator, and throws a VideoloomError where nobody will lead it again.
    */
-  readonly isFinished: () => Promise<boolean>;
+  readonly watchForEnd: () => () => Promise<boolean>;
   /** What it is doing, for the beats. */
   readonly ledger: Ledger;
   readonly limits: TimeLimits;
@@ -177,6 +177,7 @@ export async function openSession(options: SessionOptions): Promise<Session> {
   let isToldOf = false;
   const rejoin = async (leaving?: AbortSignal): Promise<{ beatMs: number }> => {
     const startMs = performance.now();
+    const isFinished = options.watchForEnd();
     const ended = AbortSignal.any([closing.signal, ...(leaving === undefined ? [] : [leaving])]);
     for (let waitMs = limits.beatMs / 4; ; waitMs = Math.min(limits.renewMs, waitMs * 2)) {
       if (leaving?.aborted === true) throw hasLeft();
@@ -186,7 +187,7 @@ export async function openSession(options: SessionOptions): Promise<Session> {
         const lasted = performance.now() - startMs;
         if (!(error instanceof VideoloomError) || !error.retryable) throw error;
         // Nobody leads it any more.
-        if (await options.isFinished())
+        if (await isFinished())
           throw new VideoloomError(RUN_FINISHED, 'the run has come to its end');
         if (sessionId === '' && !isToldOf && lasted > FIRST_WORD_MS) {
           isToldOf = true;

@@ -164,15 +164,17 @@ export async function train(options: TrainOptions): Promise<RunEnd> {
   const processName = randomUUID();
   /** Read once: a summary whose weights are damaged stays until the run is led anew, which its coordinator tells of. */
   let verified: Promise<boolean> | undefined;
-  const leader = new LeaderFailureWatch(run.folder);
   const session = await openSession({
     coordinatorAddress: options.coordinatorAddress,
     security: options.security,
     prepared: prepare(),
     leaving: options.leaving,
-    isFinished: async () => {
-      await leader.check();
-      return (await exists(join(run.folder, SUMMARY_FILE))) && (verified ??= holdsResult(run));
+    watchForEnd: () => {
+      const leader = new LeaderFailureWatch(run.folder);
+      return async () => {
+        await leader.check();
+        return (await exists(join(run.folder, SUMMARY_FILE))) && (verified ??= holdsResult(run));
+      };
     },
     describe: () => ({
       protocolVersion: PROTOCOL_VERSION,

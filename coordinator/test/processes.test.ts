@@ -1,11 +1,12 @@
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
-import { readFile, writeFile } from 'node:fs/promises';
+import { readdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import type { TestContext } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 
+import { tellLeaderFailure } from '../../proto/leader-failure.ts';
 import { openRng } from '../../proto/random.ts';
 import type { RunPlan } from '../../proto/run-plan.ts';
 import { temporaryFolder } from '../../proto/test/temporary-folder.ts';
@@ -57,7 +58,10 @@ describe('the coordinator as a process', () => {
     });
     first.child.kill('SIGKILL');
     assert.equal(await first.exited, 'SIGKILL');
+    // What a leader before it, or a wrong command beside it, has left for those who wait.
+    await tellLeaderFailure(folder, { code: 2, isFinal: true });
     const second = await start(t, folder);
+    assert.ok(!(await readdir(folder)).includes('leader-failure.json'));
     const worker = await ScriptedWorker.join(second.address, 'a');
     await worker.generation();
     await worker.leave();
