@@ -50,11 +50,14 @@ export function startElsewhere(
   env: NodeJS.ProcessEnv,
 ): ChildProcess {
   const [program, ...rest] = host.reach([process.execPath, VIDEOLOOM, ...args]);
+  // Of this machine's programs; srun hands on all that there is.
+  const own = { ...env };
+  delete own['NODE_COMPILE_CACHE'];
   const child = spawn(program!, rest, {
     stdio: ['pipe', 'ignore', 'pipe'],
     // A group of its own: Ctrl-C in a terminal is for this process, which lets the run stop in order.
     detached: true,
-    env,
+    env: own,
   });
   // It may have ended already.
   child.stdin.on('error', () => undefined);

@@ -81,6 +81,16 @@ function cacheHomes() {
   ];
 }
 
+const CODE_CACHE = '-v8';
+
+/**
+ * Where Node keeps what V8 makes of the programs in a folder: beside it, since Node makes it as soon as it starts.
+ * @param {string} tree
+ */
+export function codeCacheOf(tree) {
+  return `${tree}${CODE_CACHE}`;
+}
+
 /** @param {string} root @returns {string[]} the files of the project without its tests, relative to `root` */
 export function projectFiles(root) {
   /** @param {string} folder @returns {string[]} */
@@ -111,11 +121,13 @@ function make(tree) {
 /** Removes those of older sources that nobody has begun to use for a day. @param {string} home */
 function prune(home) {
   const trees = readdirSync(home)
+    .filter((name) => !name.endsWith(CODE_CACHE))
     .map((name) => join(home, name))
     .map((path) => ({ path, atMs: statSync(path, { throwIfNoEntry: false })?.mtimeMs ?? 0 }))
     .sort((a, b) => b.atMs - a.atMs);
   for (const { path, atMs } of trees.slice(KEPT)) {
-    if (Date.now() - atMs > DAY_MS) rmSync(path, { recursive: true, force: true });
+    if (Date.now() - atMs <= DAY_MS) continue;
+    for (const each of [path, codeCacheOf(path)]) rmSync(each, { recursive: true, force: true });
   }
 }
 
