@@ -504,6 +504,27 @@ describe('the state machine of a run', () => {
     assert.deepEqual(endOf(lost).slice(-2), ['checkpoint-failed', 'stopped']);
   });
 
+  it('keeps a share that is on disk where its worker does not know that it was taken', () => {
+    const share = (session: string, failure = ''): RunEvent => {
+      const request = { session, generation: 1, step: 2, files: [], failure };
+      return { type: 'part', callId: 1, request };
+    };
+    const { effects } = play(
+      testPlan({ microbatches: 2, minWorkers: 2, checkpointEverySteps: 2 }),
+      ...enter('a', 'b'),
+      ...[1, 2].flatMap((step) =>
+        ['a/1', 'b/1'].map((session) => [10 * step, vote(session, 1, step)] as const),
+      ),
+      [30, share('a/1')],
+      [40, share('a/1', 'no answer')],
+      [50, share('b/1')],
+    );
+    assert.equal(effects.filter(({ type }) => type === 'write-manifest').length, 1);
+    assert.ok(
+      !effects.some(({ type, ...rest }) => JSON.stringify([type, rest]).includes('write-failed')),
+    );
+  });
+
   it('keeps one that wants to leave for a step while it alone holds what a joiner needs', () => {
     const before = play(testPlan(), ...enter('a'), [10, goodbye('a/1', 0)], ...enter('b'));
     const { state } = playOn(before.state, [20, vote('a/1', 1, 1)]);

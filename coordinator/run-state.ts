@@ -746,6 +746,11 @@ function takePart(turn: Turn, { callId, request }: RunEvent & { type: 'part' }):
     });
     return;
   }
+  if (failure !== '' && checkpoint.parts.has(workerId)) {
+    // It is on disk, and only the answer was lost.
+    turn.effects.push({ type: 'answer', callId, response: { complete: false } });
+    return;
+  }
   if (failure !== '') {
     abandonCheckpoint(
       turn,

@@ -83,12 +83,11 @@ export function openCheckpointWriter({
           snapshot.release();
         });
         isOnDisk = true;
-        const complete = await session.reportCheckpointPart({
-          generation,
-          step,
-          files: saved,
-          failure: '',
-        });
+        const report = { generation, step, files: saved, failure: '' };
+        // Once more where the answer may have been lost: it is taken once.
+        const complete = await session
+          .reportCheckpointPart(report)
+          .catch(() => session.reportCheckpointPart(report));
         metrics.checkpointWritten((performance.now() - startMs) / 1000, saved);
         log.info({ step, complete }, 'checkpoint share written');
         // Whoever wrote the last share is told so; the others are not.

@@ -56,12 +56,23 @@ async function* sendState(
     );
   }
   const hash = createHash('sha256');
-  for (const chunk of safetensorsStream(await readState(state))) {
-    hash.update(chunk);
-    yield { chunk: Buffer.from(chunk.buffer, chunk.byteOffset, chunk.byteLength), sha256: '' };
+  const copy = copies.get(state) ?? { host: readState(state), numReaders: 0 };
+  copies.set(state, copy);
+  copy.numReaders++;
+  try {
+    for (const chunk of safetensorsStream(await copy.host)) {
+      hash.update(chunk);
+      yield { chunk: Buffer.from(chunk.buffer, chunk.byteOffset, chunk.byteLength), sha256: '' };
+    }
+    yield { chunk: NO_BYTES, sha256: hash.digest('hex') };
+  } finally {
+    copy.numReaders--;
+    if (copy.numReaders === 0) copies.delete(state);
   }
-  yield { chunk: NO_BYTES, sha256: hash.digest('hex') };
 }
+
+/** One copy for all who join at once, however many. */
+const copies = new WeakMap<TrainingState, { host: Promise<HostState>; numReaders: number }>();
 
 const NO_BYTES = Buffer.alloc(0);
 

@@ -401,10 +401,13 @@ export async function train(options: TrainOptions): Promise<RunEnd> {
     if (committedStep === 0) {
       state = initState(system, config.train.seed);
     } else if (holders.length > 0) {
+      // Many who join at once ask many.
+      const isSelf = ({ workerId }: Member): boolean => workerId === options.workerId;
+      const first = generation.members.findIndex(isSelf) % holders.length;
       const startMs = clockMs();
       ledger.enter('wait');
       const host = await fetchState(
-        holders,
+        [...holders.slice(first), ...holders.slice(0, first)],
         { generation: generation.number, step: committedStep },
         {
           ...{ signal: scope, security: options.security, limits },
