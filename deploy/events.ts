@@ -62,7 +62,7 @@ export async function showEvents(run: string, options: EventsOptions): Promise<v
   const runId = plan?.runId ?? run;
   try {
     const source = await openSource(connection, runId, options, async () =>
-      isFolder && (await hasEnded(run)) ? await lastEventOf(run, runId) : undefined,
+      isFolder && (await hasEnded(run)) ? lastEventOf(run, runId) : undefined,
     );
     if (source.isEmpty) {
       say(
@@ -160,31 +160,38 @@ async function openSource(
     stream = await findStream(manager, runId);
   }
   const client = jetstream(connection);
+  // All that a stream keeps which was not there before is new. A number: a consumer that is made again, after a restart of
+  // the server, begins where it is to.
+  const first =
+    isNew && isThere ? (await manager.streams.info(stream)).state.last_seq + 1 : undefined;
+  const lastId = await endOf();
+  const isComplete = lastId !== undefined && (await newestId(client, stream, subject)) === lastId;
   const consumer = await client.consumers.get(stream, {
     filter_subjects: [subject],
-    // All that a stream keeps which was not there before is new.
-    deliver_policy: isNew && isThere ? DeliverPolicy.New : DeliverPolicy.All,
+    ...(first === undefined
+      ? { deliver_policy: DeliverPolicy.All }
+      : { deliver_policy: DeliverPolicy.StartSequence, opt_start_seq: first }),
   });
-  const lastId = await endOf();
-  if (lastId !== undefined && (await newestId(client, stream, subject)) === lastId) {
-    // A consumption that nobody reads would keep this process.
-    if ((await consumer.info(true)).num_pending === 0) return nothing;
-  }
+  // A consumption that nobody reads would keep this process.
+  if (isComplete && (await consumer.info(true)).num_pending === 0) return nothing;
   const messages = await consumer.consume();
   if (lastId === undefined) return { messages, lastId, isEmpty: false, isQuiet };
   let wasQuiet = false;
-  const timer = setTimeout(() => {
-    wasQuiet = true;
-    messages.stop();
-  }, QUIET_MS);
+  let quietMs = 0;
+  // In pieces: a reader of this process's output that stands still stops the clock, too.
+  const timer = setInterval(() => {
+    quietMs += QUIET_MS / 10;
+    wasQuiet = quietMs >= QUIET_MS;
+    if (wasQuiet) messages.stop();
+  }, QUIET_MS / 10);
   async function* untilQuiet(): AsyncGenerator<JsMsg> {
     try {
       for await (const message of messages) {
-        timer.refresh();
+        quietMs = 0;
         yield message;
       }
     } finally {
-      clearTimeout(timer);
+      clearInterval(timer);
     }
   }
   return { messages: untilQuiet(), lastId, isEmpty: false, isQuiet: () => wasQuiet };

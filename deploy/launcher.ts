@@ -26,7 +26,14 @@ import {
 } from '../proto/security-folder.ts';
 import { checkReach } from '../proto/security.ts';
 import { shellWord } from '../proto/shell-word.ts';
-import { prepareRun, RUN_STOPPED, startCluster, type Cluster, type Prepared } from './cluster.ts';
+import {
+  COORDINATOR,
+  prepareRun,
+  RUN_STOPPED,
+  startCluster,
+  type Cluster,
+  type Prepared,
+} from './cluster.ts';
 import type { Host } from './hosts.ts';
 import { leaderOf } from './leader.ts';
 import { ProcessFailed } from './processes.ts';
@@ -282,7 +289,8 @@ async function watch(channel: Channel, view: RunView, cluster: Cluster): Promise
         }
         if (last !== undefined && isOver(last)) return last;
       } catch (error) {
-        if (failures > 100) throw error;
+        // One that is started again first reads and checks all that there is, for as long as that takes.
+        if (failures > 100 && !cluster.processes().has(COORDINATOR)) throw error;
       }
       await delay(100);
     }

@@ -19,9 +19,9 @@ export async function hasEnded(run: string): Promise<boolean> {
   return state !== 'prepared' && state !== 'gone';
 }
 
-/** Id of the last event that the journal of a run tells. */
-export function lastEventOf(run: string, runId: string): Promise<string | undefined> {
-  return lastEventId(join(run, JOURNAL_FILE), runId);
+/** Id of the last event that the journal of a run tells; empty where it cannot be read or tells none. */
+export async function lastEventOf(run: string, runId: string): Promise<string> {
+  return (await lastEventId(join(run, JOURNAL_FILE), runId).catch(() => undefined)) ?? '';
 }
 
 /**
