@@ -736,7 +736,9 @@ function takePart(turn: Turn, { callId, request }: RunEvent & { type: 'part' }):
   const isExpected =
     checkpoint?.step === step &&
     generation >= checkpoint.generation &&
-    checkpoint.workerIds.includes(workerId);
+    checkpoint.workerIds.includes(workerId) &&
+    // What is on disk stays there, where only the answer was lost.
+    (failure === '' || !checkpoint.parts.has(workerId));
   if (!isExpected) {
     // Late or repeated: it says whether such a checkpoint exists, and changes nothing.
     turn.effects.push({
@@ -744,11 +746,6 @@ function takePart(turn: Turn, { callId, request }: RunEvent & { type: 'part' }):
       callId,
       response: { complete: step === state.restoreStep },
     });
-    return;
-  }
-  if (failure !== '' && checkpoint.parts.has(workerId)) {
-    // It is on disk, and only the answer was lost.
-    turn.effects.push({ type: 'answer', callId, response: { complete: false } });
     return;
   }
   if (failure !== '') {

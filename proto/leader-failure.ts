@@ -49,7 +49,7 @@ export class LeaderFailureWatch {
 
   /** @throws UsageError LEADER_FAILED */
   async check(): Promise<void> {
-    const isFirst = this.#sinceMs === 0;
+    const isFirst = this.#told === undefined;
     const nowMs = this.#clock();
     const told = await readFile(join(this.#folder, LEADER_FAILURE_FILE), 'utf8').catch(() => '');
     if (isFirst || told !== this.#told) {

@@ -62,19 +62,24 @@ export async function openEventCursor(path: string, runId: string): Promise<Even
   };
 }
 
-/** Id of the last event of a journal as it is now; undefined where it has none. */
-export async function lastEventId(path: string, runId: string): Promise<string | undefined> {
+/** Ids of all events of a journal as it is now, in order. */
+export async function* eventIds(path: string, runId: string): AsyncGenerator<string> {
   const cursor = await openEventCursor(path, runId);
   try {
-    let last: string | undefined;
     for (let event = await cursor.peek(); event !== undefined; event = await cursor.peek()) {
-      last = event.id;
+      yield event.id;
       cursor.advance();
     }
-    return last;
   } finally {
     await cursor.close();
   }
+}
+
+/** Id of the last event of a journal as it is now; undefined where it has none. */
+export async function lastEventId(path: string, runId: string): Promise<string | undefined> {
+  let last: string | undefined;
+  for await (const id of eventIds(path, runId)) last = id;
+  return last;
 }
 
 interface Told {

@@ -16,7 +16,7 @@ import { connectNats, type NatsOptions } from '../../proto/nats.ts';
 import type { NatsServer } from '../../proto/nats-servers.ts';
 import { openRng } from '../../proto/random.ts';
 import { openEventChannel, type EventChannel, type StreamMemory } from './event-channel.ts';
-import { openEventCursor, type EventCursor, type OutgoingEvent } from './event-cursor.ts';
+import { eventIds, openEventCursor, type EventCursor, type OutgoingEvent } from './event-cursor.ts';
 import { openEventMetrics, type EventMetrics } from './event-metrics.ts';
 import { Wake } from './wake.ts';
 
@@ -201,17 +201,11 @@ class Publisher implements EventPublisher {
     let numBehind = 0;
     let number = 0;
     this.#deliveredId = undefined;
-    const scout = await this.#openCursor();
-    try {
-      for (let event = await scout.peek(); event !== undefined; event = await scout.peek()) {
-        scout.advance();
-        number++;
-        if (!ids.has(event.id)) continue;
-        numBehind = number;
-        this.#deliveredId = event.id;
-      }
-    } finally {
-      await scout.close();
+    for await (const id of eventIds(this.#options.journal, this.#options.runId)) {
+      number++;
+      if (!ids.has(id)) continue;
+      numBehind = number;
+      this.#deliveredId = id;
     }
     const fresh = await this.#openCursor();
     await this.#cursor?.close();
