@@ -225,6 +225,20 @@ test('what a peer sent before it left still counts', async (t) => {
   await assert.rejects(mesh.run(gather('next')), { code: 'PEER_LOST', rank: 1 });
 });
 
+test('who waits for one that gave up names the peer that is gone, not the one that gave up', async (t) => {
+  const mesh = await meshOf(t, { timeoutMs: 500 });
+  const [gone, silent] = [await rawPeer(t), await rawPeer(t)];
+  const { members } = generationOf(1, mesh, gone);
+  const third = { ...members[1]!, rank: 2, workerId: 'w2', tensorAddress: silent.address };
+  const configured = mesh.configure({ number: 1, members: [...members, third] });
+  gone.dial(mesh).resume();
+  silent.dial(mesh, { workerId: 'w2' }).resume();
+  await configured;
+  const done = mesh.run(gather('counts'));
+  (await gone.outgoing).end(valuesFrame('counts', [2]));
+  await assert.rejects(done, { code: 'PEER_LOST', rank: 1 });
+});
+
 const BAD_FRAMES: readonly (readonly [what: string, frame: Buffer, message: RegExp])[] = [
   ['a flipped bit in its payload', flip(valuesFrame('x', [2]), 42), /checksum of its payload/],
   ['a flipped bit in its length', flip(valuesFrame('x', [2]), 29), /checksum of its header/],

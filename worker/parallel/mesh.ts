@@ -545,6 +545,9 @@ export class Mesh {
 
   #late(): MeshError {
     const { exchange, toReceive, toSend, lastHeard } = this.#running!;
+    // A peer that had sent everything and is gone may be what another, that still needed it, has given up for.
+    const gone = this.#peers().find(({ readerEnd }) => readerEnd !== undefined);
+    if (gone !== undefined) return gone.readerEnd!;
     const waitedFor = this.#peers().filter(
       ({ member: { rank } }) => toReceive[rank]! > 0 || toSend[rank]! > 0,
     );
