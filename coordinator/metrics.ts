@@ -2,7 +2,7 @@ import { Counter, Gauge, Histogram } from 'prom-client';
 import type { Registry } from 'prom-client';
 
 import type { TimeLedger } from '../proto/gen/videoloom/v1/run.ts';
-import { ACTIVITIES, goodputOf, secondsOf } from '../proto/time-ledger.ts';
+import { ACTIVITIES, goodputOf, secondsOf, waitsByRank } from '../proto/time-ledger.ts';
 import type { JournalEvent } from './journal-events.ts';
 import type { RunState } from './run-state.ts';
 
@@ -157,18 +157,25 @@ export function openRunMetrics(
       for (const activity of ACTIVITIES) this.inc({ activity }, secondsOf(ledger, activity));
     },
   });
+  // A worker tells of the ranks that it waited longest for: when others take the place of one, the sum for that one falls,
+  // which Prometheus would take for a restart.
+  const mostForRank = new Map<number, number>();
   new Counter({
     name: 'videoloom_worker_wait_seconds_total',
-    help: 'The part of the activity "wait" by whom it was that the others waited for.',
+    help: 'The activity "wait" by whom it was that the others waited for; "coordinator" has all but the longest waits.',
     labelNames: ['for'],
     registers,
     collect() {
-      const { waitSeconds, waitByRankSeconds } = spent();
+      const ledger = spent();
+      for (const [rank, seconds] of waitsByRank(ledger))
+        mostForRank.set(rank, Math.max(seconds, mostForRank.get(rank) ?? 0));
       this.reset();
-      for (const [rank, seconds] of waitByRankSeconds.entries())
+      let forRanks = 0;
+      for (const [rank, seconds] of mostForRank) {
         this.inc({ for: `rank ${rank}` }, seconds);
-      const forOthers = waitByRankSeconds.reduce((sum, seconds) => sum + seconds, 0);
-      this.inc({ for: 'coordinator' }, Math.max(0, waitSeconds - forOthers));
+        forRanks += seconds;
+      }
+      this.inc({ for: 'coordinator' }, Math.max(0, ledger.waitSeconds - forRanks));
     },
   });
   new Gauge({

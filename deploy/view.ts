@@ -1,7 +1,7 @@
 import pc from 'picocolors';
 import { RunPhase, type RunStatus, type TimeLedger } from '../proto/gen/videoloom/v1/run.ts';
 import { bar, formatDuration, type ProgressTarget } from '../proto/progress.ts';
-import { ACTIVITIES, goodputOf, secondsOf } from '../proto/time-ledger.ts';
+import { ACTIVITIES, goodputOf, secondsOf, waitsByRank } from '../proto/time-ledger.ts';
 
 /** Draws a run's progress: one line that is redrawn on a terminal, one plain line every few seconds elsewhere. */
 export interface RunView {
@@ -110,12 +110,11 @@ function timeLine(time: TimeLedger, workers: number): string {
   const perWorker = sum / workers;
   // Of the processes' own clocks: those of a run that was resumed are older than this command.
   const against = `, ${((100 * sum) / time.wallSeconds).toFixed(1)} % of the clock on the wall`;
-  const waits = time.waitByRankSeconds
-    .map((seconds, rank) => ({ seconds, rank }))
-    .filter(({ seconds }) => seconds > 0.001 * sum)
-    .sort((a, b) => b.seconds - a.seconds)
+  const waits = waitsByRank(time)
+    .filter(([, seconds]) => seconds > 0.001 * sum)
+    .sort(([, a], [, b]) => b - a)
     .slice(0, MOST_RANKS)
-    .map(({ seconds, rank }) => `rank ${rank} ${share(seconds)}`);
+    .map(([rank, seconds]) => `rank ${rank} ${share(seconds)}`);
   return [
     `where the time went (${formatDuration(perWorker)} a worker${against}; goodput ${share(goodputOf(time) * sum)}):`,
     `  ${shares.join('  ')}`,

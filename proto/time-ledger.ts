@@ -13,7 +13,7 @@ export const NO_TIME: TimeLedger = {
   fetchSeconds: 0,
   redoSeconds: 0,
   idleSeconds: 0,
-  waitByRankSeconds: [],
+  waitByRankSeconds: {},
 };
 
 /** The classes that a worker's wall clock falls into, in the order of a step; each second is in one. */
@@ -31,6 +31,8 @@ export const ACTIVITIES = [
 ] as const;
 export type Activity = (typeof ACTIVITIES)[number];
 
+const FIELDS = [...ACTIVITIES.map((name) => `${name}Seconds` as const), 'wallSeconds'] as const;
+
 /** What a step takes, and what is lost with it. */
 export const STEP_ACTIVITIES = ['fetch', 'decode', 'wait', 'compute', 'reduce'] as const;
 
@@ -39,14 +41,22 @@ export function secondsOf(ledger: TimeLedger, activity: Activity): number {
   return ledger[`${activity}Seconds`];
 }
 
-/** The sum of two ledgers, field by field. */
-export function addLedgers(a: TimeLedger, b: TimeLedger): TimeLedger {
-  return combine(a, b, (x, y) => x + y);
+/** The sum of ledgers, field by field. */
+export function sumLedgers(ledgers: Iterable<TimeLedger>): TimeLedger {
+  // A coordinator of a thousand workers sums as many each time that somebody looks: with nothing made on the way.
+  const sum = { ...NO_TIME };
+  const waits = new Map<string, number>();
+  for (const ledger of ledgers) {
+    for (const field of FIELDS) sum[field] += ledger[field];
+    for (const rank in ledger.waitByRankSeconds)
+      waits.set(rank, (waits.get(rank) ?? 0) + ledger.waitByRankSeconds[rank]!);
+  }
+  return { ...sum, waitByRankSeconds: Object.fromEntries(waits) };
 }
 
-/** What `a` has more than `b`, field by field. */
-export function subtractLedgers(a: TimeLedger, b: TimeLedger): TimeLedger {
-  return combine(a, b, (x, y) => x - y);
+/** For the worker of which rank others waited, and how long, seconds. */
+export function waitsByRank({ waitByRankSeconds }: TimeLedger): [rank: number, seconds: number][] {
+  return Object.entries(waitByRankSeconds).map(([rank, seconds]) => [Number(rank), seconds]);
 }
 
 /** The same time, that of the step itself being spent on one that had been committed before. */
@@ -57,26 +67,11 @@ export function asRedone(ledger: TimeLedger): TimeLedger {
     ...ledger,
     ...cleared,
     redoSeconds: ledger.redoSeconds + seconds,
-    waitByRankSeconds: [],
+    waitByRankSeconds: {},
   };
 }
 
 /** Share of the wall clock in computation that counts: of steps that are committed, the first time. */
 export function goodputOf({ computeSeconds, wallSeconds }: TimeLedger): number {
   return wallSeconds === 0 ? 0 : computeSeconds / wallSeconds;
-}
-
-function combine(a: TimeLedger, b: TimeLedger, of: (x: number, y: number) => number): TimeLedger {
-  const sums = ACTIVITIES.map((name) => [
-    `${name}Seconds`,
-    of(secondsOf(a, name), secondsOf(b, name)),
-  ]);
-  const numRanks = Math.max(a.waitByRankSeconds.length, b.waitByRankSeconds.length);
-  return {
-    ...(Object.fromEntries(sums) as Record<`${Activity}Seconds`, number>),
-    wallSeconds: of(a.wallSeconds, b.wallSeconds),
-    waitByRankSeconds: Array.from({ length: numRanks }, (_, rank) =>
-      of(a.waitByRankSeconds[rank] ?? 0, b.waitByRankSeconds[rank] ?? 0),
-    ),
-  };
 }

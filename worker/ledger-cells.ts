@@ -5,9 +5,9 @@
 import type { TimeLedger } from '../proto/gen/videoloom/v1/run.ts';
 import {
   ACTIVITIES,
-  addLedgers,
   NO_TIME,
   STEP_ACTIVITIES,
+  sumLedgers,
   type Activity,
 } from '../proto/time-ledger.ts';
 
@@ -52,6 +52,9 @@ const AT = {
 } as const;
 type Place = Exclude<keyof typeof AT, never>;
 const FIRST_LIST = 11;
+
+/** Ranks told as waited for: all of them, by each worker of a large run, would be numbers by the million. */
+export const MAX_TOLD_RANKS = 16;
 
 /** Where an activity's time is counted, milliseconds. */
 type Book = 'settled' | 'step';
@@ -156,11 +159,14 @@ export class LedgerCells {
       first + ACTIVITIES.length,
       first + ACTIVITIES.length + this.#numRanks,
     );
-    const numRanks = waits.findLastIndex((ms) => ms > 0) + 1;
+    const longest = Array.from(waits, (ms, rank) => ({ rank, ms }))
+      .filter(({ ms }) => ms > 0)
+      .sort((a, b) => b.ms - a.ms)
+      .slice(0, MAX_TOLD_RANKS);
     return {
       ...NO_TIME,
       ...Object.fromEntries(seconds),
-      waitByRankSeconds: Array.from(waits.subarray(0, numRanks), (ms) => ms / 1000),
+      waitByRankSeconds: Object.fromEntries(longest.map(({ rank, ms }) => [rank, ms / 1000])),
       wallSeconds,
     };
   }
@@ -177,5 +183,5 @@ export function isStepActivity(phase: Activity): boolean {
 
 /** Both books together. */
 export function totalOf({ settled, step }: Pick<Pulse, 'settled' | 'step'>): TimeLedger {
-  return addLedgers(settled, step);
+  return sumLedgers([settled, step]);
 }

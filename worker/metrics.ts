@@ -2,7 +2,7 @@ import { Counter, Gauge, Histogram, Registry } from 'prom-client';
 import { VideoloomError } from '../proto/errors.ts';
 import type { CheckpointFile } from '../proto/gen/videoloom/v1/coordinator.ts';
 import type { ObjectiveSum } from '../proto/gen/videoloom/v1/run.ts';
-import { ACTIVITIES, secondsOf } from '../proto/time-ledger.ts';
+import { ACTIVITIES, secondsOf, waitsByRank } from '../proto/time-ledger.ts';
 import type { Ledger } from './ledger.ts';
 import type { PrefetchState } from './prefetch.ts';
 import type { CopyMetrics } from './run-store/copier.ts';
@@ -159,12 +159,12 @@ export function openWorkerMetrics(ledger: Ledger, decoding: () => DecodeCounters
   });
   new Counter({
     name: 'videoloom_wait_for_rank_seconds_total',
-    help: 'The part of the phase "wait" that the worker of each rank kept this one waiting',
+    help: 'The part of the phase "wait" that the worker of a rank kept this one waiting, of those it waited longest for',
     labelNames: ['rank'],
     registers,
     collect() {
       this.reset();
-      for (const [rank, seconds] of ledger.settled().waitByRankSeconds.entries())
+      for (const [rank, seconds] of waitsByRank(ledger.settled()))
         this.inc({ rank: String(rank) }, seconds);
     },
   });

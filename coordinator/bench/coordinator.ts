@@ -6,13 +6,18 @@
  *
  *     npm run bench:coordinator -- [--workers 1000] [--steps 10] [--beat-seconds 5] [--detect-within 2]
  */
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
+import { CoordinatorServiceService as Rpc } from '../../proto/gen/videoloom/v1/coordinator.ts';
+import { call } from '../../proto/grpc.ts';
+import type { TimeLedger } from '../../proto/gen/videoloom/v1/run.ts';
 import { RUN_PLAN_FILE } from '../../proto/run-plan.ts';
+import { ACTIVITIES, NO_TIME } from '../../proto/time-ledger.ts';
 import { timeLimits } from '../../proto/time-limits.ts';
+import { JOURNAL_FILE } from '../journal.ts';
 import { startCoordinator } from '../test/coordinator-process.ts';
 import { ScriptedWorker, testPlan } from '../test/scripted-worker.ts';
 
@@ -20,6 +25,8 @@ import { ScriptedWorker, testPlan } from '../test/scripted-worker.ts';
 const CONCURRENCY = 64;
 /** `sysconf(_SC_CLK_TCK)`, 100 on every Linux of today. */
 const TICKS_PER_SECOND = 100;
+/** Statuses asked for, and scrapes, one after the other. */
+const NUM_LOOKS = 20;
 
 /** Processor time of a process so far. Source: proc_pid_stat(5), fields 14 and 15 */
 async function processorSeconds(pid: number): Promise<number> {
@@ -49,7 +56,7 @@ const plan = testPlan({
   microbatches: 2 ** Math.ceil(Math.log2(numWorkers)),
   minWorkers: numWorkers,
   numTrainSamples: 1_000_000,
-  totalSteps: numSteps + 1,
+  totalSteps: numSteps + 2,
   checkpointEverySteps: numSteps + 1,
 });
 const { beatMs } = timeLimits(plan);
@@ -58,6 +65,19 @@ await writeFile(join(folder, RUN_PLAN_FILE), JSON.stringify(plan));
 const coordinator = await startCoordinator(folder);
 const pid = coordinator.child.pid!;
 const workers: ScriptedWorker[] = [];
+/** Each worker has waited for others all over the run, as those of a long one have. */
+const RANKS_WAITED_FOR = 16;
+const timeOf = (index: number): TimeLedger => ({
+  ...NO_TIME,
+  ...Object.fromEntries(ACTIVITIES.map((name, i) => [`${name}Seconds`, (index + i) / 3])),
+  wallSeconds: ACTIVITIES.reduce((sum, _, i) => sum + (index + i) / 3, 0),
+  waitByRankSeconds: Object.fromEntries(
+    Array.from({ length: Math.min(RANKS_WAITED_FOR, numWorkers) }, (_, i) => [
+      (61 * index + 7 * i) % numWorkers,
+      (index + i) / 30,
+    ]),
+  ),
+});
 
 /** Runs `work`, tells rate and cost of its calls. */
 async function measure(
@@ -79,8 +99,9 @@ try {
     let next = 0;
     const joinSome = async (): Promise<void> => {
       while (next < numWorkers) {
+        const time = timeOf(next);
         const workerId = `w${next++}`;
-        workers.push(await ScriptedWorker.join(coordinator.address, workerId, { beatMs }));
+        workers.push(await ScriptedWorker.join(coordinator.address, workerId, { beatMs, time }));
       }
     };
     await Promise.all(Array.from({ length: CONCURRENCY }, joinSome));
@@ -115,6 +136,22 @@ try {
       await Promise.all(workers.map((worker) => worker.vote(number, step)));
     }
   });
+
+  const { channel } = workers[0]!;
+  await measure('status', NUM_LOOKS, async () => {
+    for (let i = 0; i < NUM_LOOKS; i++)
+      await call(channel, Rpc.getStatus, {}, { timeoutMs: 60_000 });
+  });
+  let scraped = '';
+  await measure('scrape', NUM_LOOKS, async () => {
+    for (let i = 0; i < NUM_LOOKS; i++)
+      scraped = await (await fetch(`http://${coordinator.metricsAddress}/metrics`)).text();
+  });
+  report('series of a scrape', scraped.split('\n').filter((line) => /^\w/.test(line)).length, '1');
+  const journalBytes = async (): Promise<number> => (await stat(join(folder, JOURNAL_FILE))).size;
+  const before = await journalBytes();
+  await leaseAndVote(numSteps + 1);
+  report('journal of a step with a checkpoint', (await journalBytes()) - before, 'bytes');
 
   async function leaseAndVote(step: number): Promise<void> {
     await Promise.all(workers.map((worker) => worker.lease(number, step)));

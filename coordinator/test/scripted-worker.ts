@@ -10,7 +10,7 @@ import type {
   StepLease,
 } from '../../proto/gen/videoloom/v1/coordinator.ts';
 import { CoordinatorServiceService as Rpc } from '../../proto/gen/videoloom/v1/coordinator.ts';
-import type { Generation } from '../../proto/gen/videoloom/v1/run.ts';
+import type { Generation, TimeLedger } from '../../proto/gen/videoloom/v1/run.ts';
 import { call, callBidi, dial } from '../../proto/grpc.ts';
 import type { Channel } from '../../proto/grpc.ts';
 import { PROTOCOL_VERSION } from '../../proto/protocol.ts';
@@ -64,6 +64,14 @@ export function verdict(session: string, generation: number): ReportResultReques
   };
 }
 
+/** What a worker's beats say. */
+interface Beats {
+  readonly beatMs: number;
+  readonly phase: string;
+  /** Settled, and once more in the step under way. */
+  readonly time: TimeLedger | undefined;
+}
+
 /** A joined worker. */
 export class ScriptedWorker {
   readonly workerId: string;
@@ -80,12 +88,12 @@ export class ScriptedWorker {
     workerId: string,
     session: string,
     channel: Channel,
-    { beatMs, phase }: { readonly beatMs: number; readonly phase: string },
+    { beatMs, phase, time }: Beats,
   ) {
     this.workerId = workerId;
     this.session = session;
     this.channel = channel;
-    this.ended = this.#attend(beatMs, phase);
+    this.ended = this.#attend({ beatMs, phase, time });
   }
 
   static async join(
@@ -98,6 +106,7 @@ export class ScriptedWorker {
       runId = 'run-a',
       beatMs = 50,
       phase = 'compute',
+      time = undefined as TimeLedger | undefined,
     } = {},
   ): Promise<ScriptedWorker> {
     const channel = dial(address);
@@ -120,7 +129,7 @@ export class ScriptedWorker {
         },
         LIMIT,
       );
-      return new ScriptedWorker(workerId, session, channel, { beatMs, phase });
+      return new ScriptedWorker(workerId, session, channel, { beatMs, phase, time });
     } catch (error) {
       channel.close();
       throw error;
@@ -180,7 +189,7 @@ export class ScriptedWorker {
     this.channel.close();
   }
 
-  async #attend(beatMs: number, phase: string): Promise<unknown> {
+  async #attend({ beatMs, phase, time }: Beats): Promise<unknown> {
     const { session } = this;
     const { signal } = this.#leave;
     const startMs = performance.now();
@@ -188,7 +197,7 @@ export class ScriptedWorker {
       for (;;) {
         const phaseMs = Math.round(performance.now() - startMs);
         const told = { phase, step: 0, stateIn: 0, progress: 0, stillMs: phaseMs, phaseMs };
-        yield { session, ...told, cpuMs: 0, leaving: false, time: undefined, stepTime: undefined };
+        yield { session, ...told, cpuMs: 0, leaving: false, time, stepTime: time };
         await sleep(beatMs, undefined, { signal });
       }
     }

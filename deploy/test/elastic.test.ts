@@ -9,7 +9,7 @@ import { CoordinatorServiceService as Rpc } from '../../proto/gen/videoloom/v1/c
 import type { RunStatus, TimeLedger } from '../../proto/gen/videoloom/v1/run.ts';
 import { call, dial } from '../../proto/grpc.ts';
 import { temporaryFolder } from '../../proto/test/temporary-folder.ts';
-import { ACTIVITIES, secondsOf } from '../../proto/time-ledger.ts';
+import { ACTIVITIES, secondsOf, waitsByRank } from '../../proto/time-ledger.ts';
 import { exitOf, firstJsonLine, start, type Exit } from '../processes.ts';
 
 /**
@@ -216,7 +216,7 @@ test('workers join, are killed, leave and are stopped; every step gives what it 
   });
   console.log(`of ${lived.toFixed(1)} s that workers lived, ${sum.toFixed(1)} s are in the ledger`);
   assert.ok(time!.redoSeconds > 0, 'a step was given up');
-  assert.ok(time!.waitByRankSeconds.some((seconds) => seconds > 0));
+  assert.ok(waitsByRank(time!).some(([, seconds]) => seconds > 0));
   await cluster.stop();
   await Promise.all(['c', 'd'].map((id) => cluster.exit(id)));
 

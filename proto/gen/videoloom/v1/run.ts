@@ -101,8 +101,16 @@ export interface TimeLedger {
   redoSeconds: number;
   /** No step to work at: a spare, or before a generation is opened. */
   idleSeconds: number;
-  /** The part of `wait_seconds` that the worker of each rank kept the others waiting; the rest was the coordinator. */
-  waitByRankSeconds: number[];
+  /**
+   * The part of `wait_seconds` that the worker of a rank kept the others waiting. Of one worker only the ranks that it
+   * waited longest for; the rest of its wait was for others and for the coordinator.
+   */
+  waitByRankSeconds: { [key: number]: number };
+}
+
+export interface TimeLedger_WaitByRankSecondsEntry {
+  key: number;
+  value: number;
 }
 
 /** A named figure of an evaluation, beside what guessing reaches. */
@@ -446,7 +454,7 @@ function createBaseTimeLedger(): TimeLedger {
     fetchSeconds: 0,
     redoSeconds: 0,
     idleSeconds: 0,
-    waitByRankSeconds: [],
+    waitByRankSeconds: {},
   };
 }
 
@@ -485,13 +493,9 @@ export const TimeLedger: MessageFns<TimeLedger> = {
     if (message.idleSeconds !== 0) {
       writer.uint32(89).double(message.idleSeconds);
     }
-    if (message.waitByRankSeconds.length !== 0) {
-      writer.uint32(98).fork();
-      for (const v of message.waitByRankSeconds) {
-        writer.double(v);
-      }
-      writer.join();
-    }
+    globalThis.Object.entries(message.waitByRankSeconds).forEach(([key, value]: [string, number]) => {
+      TimeLedger_WaitByRankSecondsEntry.encode({ key: key as any, value }, writer.uint32(106).fork()).join();
+    });
     return writer;
   },
 
@@ -596,23 +600,73 @@ export const TimeLedger: MessageFns<TimeLedger> = {
             message.idleSeconds = reader.double();
             continue;
           }
-          case 12: {
-            if (tag === 97) {
-              message.waitByRankSeconds.push(reader.double());
-
-              continue;
+          case 13: {
+            if (tag !== 106) {
+              break;
             }
 
-            if (tag === 98) {
-              const end2 = reader.uint32() + reader.pos;
-              while (reader.pos < end2) {
-                message.waitByRankSeconds.push(reader.double());
-              }
+            const entry13 = TimeLedger_WaitByRankSecondsEntry.decode(reader, reader.uint32());
+            if (entry13.value !== undefined) {
+              message.waitByRankSeconds[entry13.key] = entry13.value;
+            }
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+};
 
-              continue;
+function createBaseTimeLedger_WaitByRankSecondsEntry(): TimeLedger_WaitByRankSecondsEntry {
+  return { key: 0, value: 0 };
+}
+
+export const TimeLedger_WaitByRankSecondsEntry: MessageFns<TimeLedger_WaitByRankSecondsEntry> = {
+  encode(message: TimeLedger_WaitByRankSecondsEntry, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.key !== 0) {
+      writer.uint32(8).uint32(message.key);
+    }
+    if (message.value !== 0) {
+      writer.uint32(17).double(message.value);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): TimeLedger_WaitByRankSecondsEntry {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseTimeLedger_WaitByRankSecondsEntry();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
             }
 
-            break;
+            message.key = reader.uint32();
+            continue;
+          }
+          case 2: {
+            if (tag !== 17) {
+              break;
+            }
+
+            message.value = reader.double();
+            continue;
           }
         }
         if ((tag & 7) === 4 || tag === 0) {
