@@ -35,7 +35,10 @@ export interface Session {
     numSteps: number,
     signal: AbortSignal,
   ): Promise<StepLease[]>;
-  /** Answers when every member has voted, which takes as long as the slowest. */
+  /**
+   * Answers when every member has voted, which takes as long as the slowest. An answer that is on its way when `signal`
+   * aborts still counts.
+   */
   commit(
     vote: Omit<CommitStepRequest, 'session'>,
     signal: AbortSignal,
@@ -273,14 +276,28 @@ export async function openSession(options: SessionOptions): Promise<Session> {
       });
       return steps;
     },
-    commit: (vote, signal) =>
-      // The coordinator ends a step that takes too long; the scope ends the call with it.
-      call(
-        line.channel,
-        Rpc.commitStep,
-        { ...vote, session: sessionId },
-        { timeoutMs: Infinity, signal },
-      ),
+    async commit(vote, signal) {
+      signal.throwIfAborted();
+      // The scope's end comes over another connection. It may overtake the answer, which tells of a checkpoint that this
+      // worker has a share of. The coordinator answers every vote of a generation that ends, so this wait is short.
+      const ended = new AbortController();
+      let timer: NodeJS.Timeout | undefined;
+      const end = (): void => {
+        timer = setTimeout(() => {
+          ended.abort(signal.reason);
+        }, limits.detectWithinMs);
+      };
+      signal.addEventListener('abort', end, { once: true });
+      try {
+        const request = { ...vote, session: sessionId };
+        // The coordinator ends a step that takes too long.
+        const options = { timeoutMs: Infinity, signal: ended.signal };
+        return await call(line.channel, Rpc.commitStep, request, options);
+      } finally {
+        signal.removeEventListener('abort', end);
+        clearTimeout(timer);
+      }
+    },
     async reportCheckpointPart(part) {
       const request = { ...part, session: sessionId };
       const { complete } = await call(line.channel, Rpc.reportCheckpointPart, request, {
