@@ -7,6 +7,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import { openRng } from '../../proto/random.ts';
 import { temporaryFolder } from '../../proto/test/temporary-folder.ts';
+import { childrenOf } from './children.ts';
 import {
   committedStep,
   reachStep,
@@ -104,11 +105,22 @@ test('a worker that stands still for less than cluster.detectWithin is not lost'
   assert.equal((await readSummary(run)).weightsSha256, undisturbed.weightsSha256);
 });
 
-test('a coordinator that is killed while it trains comes back, and the weights are the same', async () => {
+test('a coordinator that is killed while it trains comes back, however slowly, and the weights are the same', async () => {
   const run = join(work, 'coordinator-killed');
   const started = startVideoloom(train('coordinator-killed', 2), { cwd: work });
   await reachStep(run, 8, started);
-  process.kill(await childPid(started.child.pid!, 'coordinator/main.js'), 'SIGKILL');
+  const launcher = started.child.pid!;
+  const killed = await childPid(launcher, 'coordinator/main.js');
+  process.kill(killed, 'SIGKILL');
+  let next = killed;
+  while (next === killed) {
+    await delay(5);
+    next = await childPid(launcher, 'coordinator/main.js').catch(() => killed);
+  }
+  // As one does that reads a checkpoint of gigabytes first: longer than a launcher waits for nobody.
+  process.kill(next, 'SIGSTOP');
+  await delay(13_000);
+  process.kill(next, 'SIGCONT');
   const { code, output } = await started.ended;
   assert.equal(code, 0, output);
   assert.equal((await readSummary(run)).weightsSha256, undisturbed.weightsSha256);
@@ -302,18 +314,4 @@ async function childPid(parent: number, word: string): Promise<number> {
   const child = (await childrenOf(parent)).find(({ command }) => command.includes(word));
   if (child !== undefined) return child.pid;
   throw new Error(`no child of ${parent} has ${word} in its command line`);
-}
-
-async function childrenOf(parent: number): Promise<{ pid: number; command: string }[]> {
-  const children: { pid: number; command: string }[] = [];
-  for (const entry of await readdir('/proc')) {
-    if (!/^\d+$/.test(entry)) continue;
-    const [stat, command] = await Promise.all([
-      readFile(`/proc/${entry}/stat`, 'utf8').catch(() => ''),
-      readFile(`/proc/${entry}/cmdline`, 'utf8').catch(() => ''),
-    ]);
-    const ppid = Number(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[1]);
-    if (ppid === parent) children.push({ pid: Number(entry), command });
-  }
-  return children;
 }
