@@ -182,6 +182,21 @@ describe('layers in a loop', () => {
     assert.match(mlir, /stablehlo\.while/);
   });
 
+  it('refuses a gradient through a scan, which would miss a part', async () => {
+    const own = init.normal('own', [LEAST_LOOPED_LAYERS, 4], 1);
+    const loss = (w: tf.Tensor): tf.Tensor => {
+      const { output } = scanLayers({ '*': { w } }, tf.ones([4]), (params, y) => ({
+        output: tf.mul(y, params.w),
+        made: {},
+      }));
+      return tf.add(tf.sum(output), tf.sum(w));
+    };
+    const gradient = engines.xla.compile((w: tf.Tensor) => tf.grad(loss)(w), { name: 'scanned' });
+    await assert.rejects(gradient(own), { code: 'SCAN_HAS_NO_GRADIENT' });
+    const value = engines.xla.compile(loss, { name: 'forward' });
+    assert.ok(Number.isFinite((await (await value(own)).data())[0]));
+  });
+
   it('keeps less memory where it recomputes', async () => {
     const size = { x: [8, 64, 32], bias: [8, 1, 1, 64], weights: [8, 64, 32] };
     const input: Input = {

@@ -1,4 +1,5 @@
 import * as tf from '@tensorflow/tfjs-core';
+import { VideoloomError } from '../proto/errors.ts';
 import { applyPasses, type TracedPasses } from './traced-passes.ts';
 import { leavesOf, withLeaves, type Stacked, type TensorTree } from './tree.ts';
 
@@ -100,7 +101,10 @@ export function scanLayers<P extends TensorTree, M extends Readonly<Record<strin
   if (numLayers >= LEAST_LOOPED_LAYERS) {
     const scan = { name: 'a repeated layer', layer: flat, carried: x, shared, own };
     const scanned = (tf.backend() as LayerTracingBackend).scanLayers?.(scan);
-    if (scanned !== undefined) return named(scanned);
+    if (scanned !== undefined) {
+      const given = [x, ...shared, ...own];
+      return named(scanned.map((tensor) => withoutGradient(tensor, given)));
+    }
   }
   const rows = own.map((tensor) => tf.unstack(tensor));
   const made: tf.Tensor[][] = [];
@@ -124,6 +128,23 @@ export function rematerialized(
   const [carried, ...shared] = inputs as [tf.Tensor, ...tf.Tensor[]];
   const stack = { name: 'a recomputed function', layer: fn, carried, shared, own: [] };
   return differentiated({ ...stack, remat: true }) ?? fn(inputs);
+}
+
+/** `made`, which was computed from `inputs`: a gradient through it is refused instead of being left out. */
+function withoutGradient(made: tf.Tensor, inputs: readonly tf.Tensor[]): tf.Tensor {
+  const run = tf.customGrad((...given) => {
+    (given.at(-1) as tf.GradSaveFunc)([]);
+    return {
+      value: made.clone(),
+      gradFunc: () => {
+        throw new VideoloomError(
+          'SCAN_HAS_NO_GRADIENT',
+          'a gradient is asked for through scanLayers, which has none in a program: use repeatLayers.',
+        );
+      },
+    };
+  });
+  return run(...inputs);
 }
 
 /** Undefined where the backend has no programs, or none is being traced. */

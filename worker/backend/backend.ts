@@ -9,7 +9,7 @@ import { sameShape } from '../stablehlo/types.ts';
 import { numDevicesOf } from '../stablehlo/sharding.ts';
 import type { Mesh, Sharding } from '../stablehlo/sharding.ts';
 import type { Value } from '../stablehlo/types.ts';
-import { releaseContent, SharedBuffer } from './data.ts';
+import { releaseContent, retainAll, SharedBuffer } from './data.ts';
 import type { Content, TensorData } from './data.ts';
 import { heldDtypeOf, hostValues, numericDtype, pjrtTypeOf } from './dtypes.ts';
 import type { HostValues, TensorSpec } from './dtypes.ts';
@@ -122,6 +122,7 @@ export class XlaBackend extends tf.KernelBackend {
     return {
       productType: precision === 'bfloat16' ? 'bf16' : 'f32',
       transposesAhead: this.client.platformName === 'cpu' && this.#isOneDevice,
+      isPartitioned: !this.#isOneDevice,
     };
   }
 
@@ -245,7 +246,9 @@ export class XlaBackend extends tf.KernelBackend {
   }
 
   /** The value that stands for a tensor in a program. @throws EngineError as `Trace.valueOf` */
-  valueIn(trace: Trace, { dataId, shape }: tf.TensorInfo): Value {
+  valueIn(trace: Trace, tensor: tf.TensorInfo): Value {
+    const { dataId, shape } = tensor;
+    if (tensor instanceof tf.Variable) trace.variables.set(tensor as tf.Variable, dataId);
     return trace.hlo.reshape(trace.valueOf(this.dataOf(dataId)), shape);
   }
 
@@ -291,9 +294,8 @@ export class XlaBackend extends tf.KernelBackend {
       });
       return trace.finish(asArray(emit(trace.hlo, values, attrs)));
     });
-    const held = Object.values(inputs).flatMap((input: tf.TensorInfo | undefined) =>
-      input === undefined ? [] : [this.retainData(this.dataOf(input.dataId))],
-    );
+    const given = Object.values(inputs).filter((input?: tf.TensorInfo) => input !== undefined);
+    const held = retainAll(given, ({ dataId }) => this.retainData(this.dataOf(dataId)));
     try {
       const outputs = executable.executeSync(held.map(({ buffer }) => buffer));
       return outputs.map((buffer, index) => ({

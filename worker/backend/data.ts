@@ -92,3 +92,18 @@ export interface TensorData {
 export function releaseContent(content: Content): void {
   if (content.kind === 'device') content.shared.release();
 }
+
+/** A hold on each, or, where one fails, on none. */
+export function retainAll<T>(
+  items: readonly T[],
+  retain: (item: T, index: number) => SharedBuffer,
+): SharedBuffer[] {
+  const held: SharedBuffer[] = [];
+  try {
+    for (const [index, item] of items.entries()) held.push(retain(item, index));
+    return held;
+  } catch (error) {
+    for (const shared of held) shared.release();
+    throw error;
+  }
+}

@@ -9,6 +9,7 @@ import { meshOf } from './devices.ts';
 import { openEngine } from './engine.ts';
 import type { Engine, EngineOptions } from './engine.ts';
 import { EngineError } from './errors.ts';
+import '@tensorflow/tfjs-backend-cpu';
 
 const isEngineError = (code: string, message: RegExp) => (error: unknown) => {
   assert(error instanceof EngineError);
@@ -18,6 +19,7 @@ const isEngineError = (code: string, message: RegExp) => (error: unknown) => {
 };
 
 const cacheDir = await temporaryFolder('devices');
+const numThreadsBefore = process.env['NPROC'];
 
 async function open(options: Partial<EngineOptions>): Promise<Engine> {
   const pluginPath = await ensurePlugin({
@@ -107,6 +109,43 @@ describe('an engine of four devices', () => {
       await sum.data(),
       counting(80).map((x) => 2 * x + 1),
     );
+  });
+
+  it('finds extremes across a cut', async () => {
+    const values = Float32Array.from({ length: 24 }, (_, i) => Math.sin(1.7 * i));
+    const withNaN = values.slice();
+    withNaN[5] = NaN;
+    const cases: Record<string, (x: tf.Tensor) => tf.Tensor> = {
+      'max over all': (x) => tf.max(x),
+      'min over rows': (x) => tf.min(x, 0),
+      'max of integers': (x) => tf.max(tf.cast(tf.mul(x, 10), 'int32'), 0),
+      'the gradient of max': (x) => tf.grad((given: tf.Tensor) => tf.max(given))(x),
+      logSumExp: (x) => tf.logSumExp(x, 0),
+      'logSoftmax over a cut axis': (x) => tf.logSoftmax(tf.transpose(x)),
+    };
+    for (const [name, fn] of Object.entries(cases)) {
+      const run = engine.compile(fn, {
+        name: name.replaceAll(' ', '_'),
+        shardings: { arguments: [() => [['data', 'tensor']]] },
+      });
+      for (const given of [values, withNaN]) {
+        // NaN is no integer, and no place of an extreme.
+        if (given === withNaN && /integers|gradient/.test(name)) continue;
+        const found = [...(await (await run(engine.upload(given, [4, 6]))).data())];
+        await tf.setBackend('cpu');
+        const wanted = [...(await fn(tf.tensor(given, [4, 6])).data())];
+        await tf.setBackend('xla');
+        assert.equal(found.length, wanted.length, name);
+        for (const [i, value] of wanted.entries()) {
+          const isClose = Math.abs(found[i]! - value) < 1e-5;
+          assert.ok(isClose || (Number.isNaN(value) && Number.isNaN(found[i])), `${name}[${i}]`);
+        }
+      }
+    }
+  });
+
+  it('leaves the environment as it was', () => {
+    assert.equal(process.env['NPROC'], numThreadsBefore);
   });
 
   it('donates parts, and needs less memory a device the more they are', async () => {

@@ -41,8 +41,12 @@ export async function openDevices({
   const atLeast = devices === 'all' ? 1 : devices;
   const poolSize = threads ?? Math.max(availableParallelism(), threadsFor(atLeast));
   // The CPU plugin reads this variable when the client is made, and takes no option for it.
+  const before = process.env['NPROC'];
   if (threads !== undefined || atLeast > 1) process.env['NPROC'] = String(poolSize);
-  const client = await openClient(pluginPath, devices, memoryFraction);
+  const client = await openClient(pluginPath, devices, memoryFraction).finally(() => {
+    if (before === undefined) delete process.env['NPROC'];
+    else process.env['NPROC'] = before;
+  });
   try {
     const numDevices = devices === 'all' ? client.devices.length : devices;
     const mesh = meshOf(axes, numDevices);

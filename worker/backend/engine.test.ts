@@ -14,6 +14,7 @@ import type { DenseParams } from '../layers/dense.ts';
 import { adamW, adamWScalars } from '../optim/adamw.ts';
 import type { AdamWState } from '../optim/adamw.ts';
 import { leavesOf, mapTree, withLeaves } from '../tree.ts';
+import type { TensorTree } from '../tree.ts';
 import type { Engine } from './engine.ts';
 import { openTestEngines, openTestXla } from './test/engines.ts';
 import type { TestEngines } from './test/engines.ts';
@@ -209,6 +210,62 @@ describe('a compiled function', () => {
     assert.equal(integers.dtype, 'int32');
     assert.deepEqual([...(await integers.data())], [6, 8]);
     assert.equal(numTraces, 3);
+  });
+
+  it('tells trees of other forms with equal paths apart', async () => {
+    const { xla } = engines;
+    const x = vector(xla, 1);
+    const check = async (name: string, first: TensorTree, second: TensorTree): Promise<void> => {
+      let numTraces = 0;
+      const run = xla.compile(
+        (tree: TensorTree) => {
+          numTraces++;
+          return tf.mul(leavesOf(tree)[0]![1], numTraces);
+        },
+        { name: 'forms' },
+      );
+      const values: number[] = [];
+      for (const tree of [first, second, first]) values.push((await (await run(tree)).data())[0]!);
+      assert.deepEqual(values, [1, 2, 1], name);
+    };
+    await check('a slash in a key', { 'a/b': x }, { a: { b: x } });
+    await check('a list', [x], { '0': x });
+    await check('an empty list', { x, flag: [] }, { x });
+  });
+
+  it('is traced again when a variable that it captured holds another value', async () => {
+    const { xla } = engines;
+    const variable = tf.variable(tf.fill([100], 1));
+    let numTraces = 0;
+    const run = xla.compile(
+      (x: tf.Tensor) => {
+        numTraces++;
+        return tf.sum(tf.mul(x, variable));
+      },
+      { name: 'variable' },
+    );
+    const x = xla.upload(new Float32Array(100).fill(1), [100]);
+    const read = async (): Promise<number> => (await (await run(x)).data())[0]!;
+    assert.deepEqual([await read(), await read(), numTraces], [100, 100, 1]);
+    variable.assign(tf.fill([100], 2));
+    assert.deepEqual([await read(), await read(), numTraces], [200, 200, 2]);
+    variable.dispose();
+  });
+
+  it('gives the gradient of a gather to what was read, also for an index out of range', async () => {
+    const { xla } = engines;
+    const run = xla.compile(
+      (x: tf.Tensor, rows: tf.Tensor, dy: tf.Tensor) => ({
+        read: tf.gather(x, rows as tf.Tensor2D, 1, 1),
+        gradient: tf.grad((given: tf.Tensor) => tf.gather(given, rows, 1, 1))(x, dy),
+      }),
+      { name: 'gather' },
+    );
+    const x = xla.upload(Float32Array.of(1, 2, 3, 4, 5, 6), [2, 3]);
+    const rows = xla.upload(Int32Array.of(3, -1), [2, 1]);
+    const { read, gradient } = await run(x, rows, xla.upload(Float32Array.of(10, 20), [2, 1]));
+    assert.deepEqual([...(await read.data())], [3, 4]);
+    assert.deepEqual([...(await gradient.data())], [0, 0, 10, 20, 0, 0]);
   });
 
   it('takes and gives trees, and gives new tensors where it hands an argument through', async () => {

@@ -13,6 +13,7 @@ import type { TensorTree } from '../tree.ts';
 import { BACKEND_NAME, XlaBackend } from './backend.ts';
 import { openCpuEngine } from './cpu-engine.ts';
 import { withBackend } from './current-backend.ts';
+import { retainAll } from './data.ts';
 import type { TensorData } from './data.ts';
 import { openDevices } from './devices.ts';
 import type { MeshAxes } from './devices.ts';
@@ -45,7 +46,9 @@ export interface Engine {
   upload(data: HostValues, shape: readonly number[], dtype?: NumericDtype): tf.Tensor;
   /**
    * `fn` as one program per signature (tree structure, shapes and dtypes of its arguments). `fn` must be pure: tensors
-   * in, tensors out, no reading of values. Arguments listed in `donate` are disposed by the call, and their memory
+   * in, tensors out, no reading of values. What it draws with tfjs's random ops is drawn once, while it is traced; a
+   * variable that it reads without being given it is a constant, and the function is traced again when another value
+   * was assigned. Arguments listed in `donate` are disposed by the call, and their memory
    * holds results where shapes fit; where a clone of one of them is still there, all results get memory of their own.
    */
   compile<A extends readonly TensorTree[], R extends TensorTree>(
@@ -301,7 +304,7 @@ class JittedFunction<A extends readonly TensorTree[], R extends TensorTree> {
     const { program, results } = this.#program(args, leaves, this.#aliased(leaves, donated));
     const tensors = leaves.map(([, tensor]) => tensor);
     const spread = program.traced.shardings?.parameters;
-    const inputs = tensors.map((tensor, index) => backend.retain(tensor, spread?.[index]));
+    const inputs = retainAll(tensors, (tensor, index) => backend.retain(tensor, spread?.[index]));
     // From here on the call holds the buffers, whatever the caller does to the tensors.
     for (const index of donated) tensors[index]!.dispose();
     const outputs = await program.run(
@@ -394,14 +397,14 @@ class JittedFunction<A extends readonly TensorTree[], R extends TensorTree> {
   }
 
   #program(args: A, leaves: readonly (readonly [string, tf.Tensor])[], aliased: readonly number[]) {
-    const own = signatureOf(leaves);
+    const own = signatureOf(args);
     const isInPlace = aliased.length > 0;
     const signature = isInPlace ? IN_PLACE + own : own;
     const entry =
-      this.#programs.get(signature) ??
+      this.#current(signature) ??
       this.#makeProgram(signature, () => {
         // The operations are the same, whoever gives their memory.
-        const known = this.#programs.get(isInPlace ? own : IN_PLACE + own);
+        const known = this.#current(isInPlace ? own : IN_PLACE + own);
         if (known === undefined) return this.#traced(args, leaves, aliased);
         return { traced: known.program.traced.donating(aliased), results: known.results };
       });
@@ -413,6 +416,17 @@ class JittedFunction<A extends readonly TensorTree[], R extends TensorTree> {
       oldest[1].program.close();
     }
     return entry;
+  }
+
+  /** The program of a signature, unless a variable that it captured has been assigned to since. */
+  #current(signature: string): { program: CompiledProgram; results: R } | undefined {
+    const entry = this.#programs.get(signature);
+    if (entry === undefined) return undefined;
+    const { variables } = entry.program.traced;
+    if ([...variables].every(([variable, dataId]) => variable.dataId === dataId)) return entry;
+    this.#programs.delete(signature);
+    entry.program.close();
+    return undefined;
   }
 
   #makeProgram(

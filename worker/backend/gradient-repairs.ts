@@ -11,7 +11,8 @@ type GradFunc = (
  * Replaces the gradients of tfjs 4.22 that fail: those that forget to sum over broadcast axes (maximum, minimum,
  * squaredDifference, batched matMul), that permute axes wrongly (cumsum), that call chained ops, which tfjs-core alone
  * does not have (prod, gather with batch axes), that take the only gradient of an unstack or split for a list, or that are as
- * many slices as there are copies, and of four axes at most (tile). Those of sum and mean are computed as they were, but
+ * many slices as there are copies, and of four axes at most (tile); and that of comparisons, which is none: a condition
+ * of `where` may depend on what is differentiated. Those of sum and mean are computed as they were, but
  * make no ones on the host, as many as the sum has terms.
  */
 export function repairGradients(): void {
@@ -25,6 +26,7 @@ export function repairGradients(): void {
   replace(tf.Tile, tileGradient, ['x']);
   replace(tf.Sum, sumGradient, ['x']);
   replace(tf.Mean, meanGradient, ['x']);
+  for (const name of COMPARISONS) replace(name, noGradient, ['a', 'b']);
   tf.registerGradient({
     kernelName: tf.Unpack,
     gradFunc: (dys, _saved, attrs) => ({
@@ -50,6 +52,13 @@ function replace(kernelName: string, gradFunc: GradFunc, inputsToSave: string[])
 function listOf(dys: tf.Tensor | tf.Tensor[]): tf.Tensor[] {
   return Array.isArray(dys) ? dys : [dys];
 }
+
+const COMPARISONS = [tf.Greater, tf.GreaterEqual, tf.Less, tf.LessEqual, tf.Equal, tf.NotEqual];
+
+const noGradient: GradFunc = (_dy, [a, b]) => ({
+  a: () => tf.zeros(a!.shape),
+  b: () => tf.zeros(b!.shape),
+});
 
 type Comparison = (a: tf.Tensor, b: tf.Tensor) => tf.Tensor;
 
@@ -164,7 +173,9 @@ const gatherGradient: GradFunc = (dy, [x, indices], attrs) => {
         [0, 2, 1, 3],
       );
       const offsets = tf.mul(tf.range(0, batch, 1, 'int32'), tf.scalar(numEntries, 'int32'));
-      const rows = tf.add(tf.reshape(indices!, [batch, numIndices]), tf.reshape(offsets, [-1, 1]));
+      // As the forward pass reads what is out of range, where it does not refuse it.
+      const read = tf.clipByValue(tf.reshape(indices!, [batch, numIndices]), 0, numEntries - 1);
+      const rows = tf.add(read, tf.reshape(offsets, [-1, 1]));
       const sums = tf.unsortedSegmentSum(
         tf.reshape(perIndex, [batch * numIndices, outer * inner]),
         tf.reshape(rows, [-1]),

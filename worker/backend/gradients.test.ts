@@ -62,6 +62,10 @@ describe('tfjs gradients', () => {
       fn: (x) => tf.gather(x, indices, 2, 1),
     },
     'gather of repeated rows': { shapes: [[4, 3]], fn: (x) => tf.gather(x, indices) },
+    'where, whose condition depends on it': {
+      shapes: [[3, 4]],
+      fn: (x) => tf.where(tf.greater(x, 0.1), tf.square(x), tf.mul(x, 3)),
+    },
     'matMul with a broadcast batch': {
       shapes: [
         [1, 2, 3],

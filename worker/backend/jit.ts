@@ -10,6 +10,7 @@ import { REPLICATED, sameSharding } from '../stablehlo/sharding.ts';
 import type { ProgramShardings } from '../stablehlo/sharding.ts';
 import type { Donation, Value } from '../stablehlo/types.ts';
 import { sameType } from '../stablehlo/types.ts';
+import type { TensorTree } from '../tree.ts';
 import { SharedBuffer } from './data.ts';
 import type { TensorData } from './data.ts';
 import { dtypeOf, numericDtype, tensorTypeOf } from './dtypes.ts';
@@ -38,6 +39,8 @@ export interface TracedProgram {
   readonly results: readonly TensorSpec[];
   /** Buffers that the function used without being given them; arguments after the declared ones. */
   readonly captures: readonly SharedBuffer[];
+  /** Variables that it used without being given them, with what they held. */
+  readonly variables: ReadonlyMap<tf.Variable, tf.DataId>;
   /** The same with other donated arguments, and with holds of its own on what it captured. */
   readonly donating: (donated: readonly number[]) => TracedProgram;
   /** Of a program for several devices. */
@@ -54,6 +57,7 @@ export class Trace {
 
   /** Of a fork: tensors of neither trace that it uses, with the parameters that stand for them. */
   readonly outer: { readonly value: Value; readonly data: TensorData }[] = [];
+  readonly variables: Map<tf.Variable, tf.DataId>;
   readonly #parent: Trace | undefined;
   /** Of a fork: its backward pass keeps nothing and computes all of it again. */
   readonly isRecomputed: boolean;
@@ -71,6 +75,7 @@ export class Trace {
     this.#retain = retain;
     this.#parent = parent;
     this.isRecomputed = isRecomputed;
+    this.variables = parent?.variables ?? new Map<tf.Variable, tf.DataId>();
     this.hlo = parent?.hlo.fork() ?? new HloBuilder(builder);
   }
 
@@ -138,6 +143,7 @@ export class Trace {
       bytes: () => this.hlo.bytes(results),
       results: results.map(({ shape, elementType }) => ({ shape, dtype: dtypeOf(elementType) })),
       captures: this.#captures,
+      variables: this.variables,
       donating: (others) => {
         for (const capture of this.#captures) capture.retain();
         return this.finish(results, others, declared);
@@ -271,9 +277,13 @@ export class CompiledProgram {
   }
 }
 
-/** What distinguishes one program of a function from another: paths, dtypes and shapes of the arguments' leaves. */
-export function signatureOf(
-  leaves: readonly (readonly [path: string, tensor: tf.Tensor])[],
-): string {
-  return leaves.map(([path, { dtype, shape }]) => `${path}:${dtype}[${shape.join()}]`).join(' ');
+/**
+ * What distinguishes one program of a function from another: the form of its arguments, dtypes and shapes of their
+ * leaves.
+ */
+export function signatureOf(tree: TensorTree): string {
+  if (tree instanceof tf.Tensor) return `${tree.dtype}[${tree.shape.join()}]`;
+  if (Array.isArray(tree)) return `[${(tree as readonly TensorTree[]).map(signatureOf).join()}]`;
+  const entries = Object.entries(tree as Record<string, TensorTree>);
+  return `{${entries.map(([key, child]) => `${JSON.stringify(key)}:${signatureOf(child)}`).join()}}`;
 }

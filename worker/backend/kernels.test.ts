@@ -74,6 +74,18 @@ const CASES: readonly Case[] = [
   ...binary({ mod, floorDiv: (a, b) => tf.floorDiv(a, b) }, [normal(5, 6), normal(6)], {
     gradient: false,
   }),
+  {
+    name: 'mod of a tiny number, and by infinity',
+    inputs: [X],
+    fn: () => [mod(-1e-20, 1), mod(1e-20, -1), mod(5, -Infinity), mod(5, Infinity)],
+    gradient: false,
+  },
+  {
+    name: 'clip of integers at bounds beyond them',
+    inputs: [int(40, 5, 6)],
+    fn: (x) => [tf.clipByValue(x, -Infinity, 3), tf.clipByValue(x, -1e10, 1e10)],
+    gradient: false,
+  },
   ...binary(
     { add, sub, mul, maximum, floorDiv: (a, b) => tf.floorDiv(tf.sub(a, 20), tf.sub(b, 20.5)) },
     [int(40, 5, 6), int(40, 6)],
@@ -331,6 +343,7 @@ const CASES: readonly Case[] = [
     fn: (x) => [
       tf.fill([2, 3], 1.5),
       tf.fill([2], 7, 'int32'),
+      tf.fill([2], NaN, 'int32'),
       tf.range(2, 11, 3),
       tf.range(5, 0, -2, 'int32'),
       tf.linspace(-1, 1, 7),

@@ -70,6 +70,36 @@ test('under bfloat16 products round their operands; sums inside them and all els
   }
 });
 
+test('the gradient of a resized image is float32 under bfloat16', async () => {
+  const pluginPath = await cpuPlugin();
+  const cacheDir = path.dirname(pluginCacheDir(process.env));
+  const options = { engine: 'xla', pluginPath, cacheDir, precision: 'bfloat16' } as const;
+  const engine = await openEngine(options);
+  try {
+    const rng = openRng(7, 'resize');
+    const [from, to] = [3, 7];
+    const dy = Float32Array.from({ length: to * to }, () => rng.normal());
+    const run = engine.compile(
+      (image: tf.Tensor, late: tf.Tensor) =>
+        tf.grad((x: tf.Tensor) => tf.image.resizeNearestNeighbor(x as tf.Tensor3D, [to, to]))(
+          image,
+          late,
+        ),
+      { name: 'resize' },
+    );
+    const image = engine.upload(new Float32Array(from * from), [from, from, 1]);
+    const found = await (await run(image, engine.upload(dy, [to, to, 1]))).data();
+    const exact = new Float64Array(from * from);
+    const source = (i: number): number => Math.floor((i * from) / to);
+    for (let i = 0; i < to; i++)
+      for (let j = 0; j < to; j++) exact[source(i) * from + source(j)]! += dy[i * to + j]!;
+    for (const [i, value] of exact.entries())
+      assert.ok(Math.abs(found[i]! - value) < 1e-5, `${found[i]} for ${value}`);
+  } finally {
+    engine.close();
+  }
+});
+
 test('gradients of long sums are of their operands type under bfloat16, on either side', async () => {
   const pluginPath = await cpuPlugin();
   const cacheDir = path.dirname(pluginCacheDir(process.env));

@@ -1,5 +1,5 @@
 import { createHash, randomUUID } from 'node:crypto';
-import { mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, renameSync, rmSync, utimesSync, writeFileSync } from 'node:fs';
 import { mkdir, readdir, readFile, rename, rm, stat, utimes, writeFile } from 'node:fs/promises';
 import os from 'node:os';
 import path from 'node:path';
@@ -118,10 +118,10 @@ async function machine({ devices }: PjrtClient): Promise<readonly unknown[]> {
 async function load(client: PjrtClient, file: string): Promise<PjrtExecutable | undefined> {
   try {
     const body = bodyOf(await readFile(file));
-    if (body === undefined) return undefined;
-    const executable = await client.deserialize(body);
+    const executable = body && (await client.deserialize(body));
     const now = new Date();
-    await utimes(file, now, now);
+    // What was used last goes last. Of another user's cache that is not ours to say.
+    if (executable) await utimes(file, now, now).catch(() => undefined);
     return executable;
   } catch {
     // Not there, unreadable, or of another build of the plugin: in each case compiling is the remedy.
@@ -132,9 +132,20 @@ async function load(client: PjrtClient, file: string): Promise<PjrtExecutable | 
 function loadSync(client: PjrtClient, file: string): PjrtExecutable | undefined {
   try {
     const body = bodyOf(readFileSync(file));
-    return body && client.deserializeSync(body);
+    const executable = body && client.deserializeSync(body);
+    if (executable) touchSync(file);
+    return executable;
   } catch {
     return undefined; // as in `load`
+  }
+}
+
+function touchSync(file: string): void {
+  const now = new Date();
+  try {
+    utimesSync(file, now, now);
+  } catch {
+    // as in `load`
   }
 }
 

@@ -18,8 +18,9 @@ export function crossEntropySums(
   weights: tf.Tensor,
 ): ObjectiveSums {
   const numClasses = logits.shape[1]!;
-  const oneHot = tf.oneHot(labels, numClasses);
-  const losses = tf.neg(tf.sum(tf.mul(tf.logSoftmax(logits), oneHot), -1));
+  const isLabel = tf.oneHot(labels, numClasses, 1, 0, 'bool');
+  // No product with 0: a class that is ruled out has -Infinity.
+  const losses = tf.neg(tf.sum(tf.where(isLabel, tf.logSoftmax(logits), 0), -1));
   const right = tf.cast(tf.equal(tf.argMax(logits, -1), labels), 'float32');
   return { lossSum: tf.sum(tf.mul(losses, weights)), correct: tf.sum(tf.mul(right, weights)) };
 }

@@ -67,6 +67,8 @@ export interface BuilderOptions {
   readonly productType?: ElementType;
   /** Whether products are to be handed their operands transposed, as their library reads them quickest. */
   readonly transposesAhead?: boolean;
+  /** Whether the program is cut for several devices. */
+  readonly isPartitioned?: boolean;
 }
 
 /**
@@ -92,6 +94,10 @@ export class HloBuilder {
 
   get transposesAhead(): boolean {
     return this.#options.transposesAhead ?? false;
+  }
+
+  get isPartitioned(): boolean {
+    return this.#options.isPartitioned ?? false;
   }
 
   /** An empty builder whose operations can be `inline`d here, any number of times. */
@@ -640,7 +646,13 @@ export class HloBuilder {
     {
       batchingDims = [[], []],
       contractingDims,
-    }: { batchingDims?: AxisPair; contractingDims: AxisPair },
+      isExact = false,
+    }: {
+      batchingDims?: AxisPair;
+      contractingDims: AxisPair;
+      /** In the operands' own type, whatever products are made in. */
+      isExact?: boolean;
+    },
   ): Value {
     const sizes = (operand: Value, axes: readonly number[]) =>
       axes.map((axis) => operand.shape[axis]!);
@@ -661,13 +673,13 @@ export class HloBuilder {
       lhs_contracting_dimensions: contractingDims[0],
       rhs_contracting_dimensions: contractingDims[1],
     });
-    return this.#product(
-      'dot_general',
-      [lhs, rhs],
-      shape,
-      `dot_dimension_numbers = ${text}`,
-      2 * numElements(shape) * numElements(sizes(lhs, contractingDims[0])),
-    );
+    const attributes = `dot_dimension_numbers = ${text}`;
+    const flops = 2 * numElements(shape) * numElements(sizes(lhs, contractingDims[0]));
+    if (isExact) {
+      const type = { shape, elementType: lhs.elementType };
+      return this.#op('dot_general', [lhs, rhs], type, attributes, { flops });
+    }
+    return this.#product('dot_general', [lhs, rhs], shape, attributes, flops);
   }
 
   /** `shape` is the shape of the result, which the dimension numbers and window determine. */
@@ -993,6 +1005,8 @@ function scalarText(value: number, type: ElementType): string {
       // Decimals that are exact for a double, which the parser rounds once; it wants a point in them.
       assert(Number.isFinite(value), 'constant: f16 is finite');
       return value.toExponential(17);
+    case 'i32':
+      return String(value | 0); // as a typed array takes it
     default:
       return String(Math.trunc(value));
   }

@@ -76,7 +76,10 @@ export const floorDiv = binary(tf.FloorDiv, (hlo, x, y) => {
 /** The remainder with the divisor's sign; of integers 0 where b is. */
 export const mod = arithmetic(tf.Mod, (hlo, a, b) => {
   const remainder = hlo.remainder(a, b);
-  const moved = hlo.select(remainderIsOpposed(hlo, a, b), hlo.add(remainder, b), remainder);
+  const sum = hlo.add(remainder, b);
+  // The sum with a tiny remainder may be the divisor itself.
+  const other = isFloat(a.elementType) ? hlo.remainder(sum, b) : sum;
+  const moved = hlo.select(remainderIsOpposed(hlo, a, b), other, remainder);
   return isFloat(a.elementType) ? moved : unlessZero(hlo, b, moved);
 });
 

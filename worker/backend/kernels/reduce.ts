@@ -40,24 +40,37 @@ function reduction(
   });
 }
 
-/** The greatest or smallest value; NaN where there is one, which XLA's own maximum may pass over when it is vectorized. */
-function extreme(
-  name: string,
-  better: 'GT' | 'LT',
-  worst: (type: ElementType) => number,
-): tf.KernelConfig {
+/** The greatest or smallest value; NaN where there is one. */
+function extreme(name: string, combiner: 'maximum' | 'minimum'): tf.KernelConfig {
   return kernel<ReduceInputs, ReduceAttrs>(name, (hlo, { x }, attrs) => {
     const axes = axesOf(attrs.axis ?? attrs.reductionIndices, x.shape.length);
-    const type = x.elementType;
     if (axes.length === 0) return x;
-    const scalar = { shape: [], elementType: type };
-    const body = hlo.region([scalar, scalar], (inner, [a, b]) => {
-      const isBetter = inner.compare(a!, b!, better);
-      return [inner.select(inner.or(isBetter, inner.compare(a!, a!, 'NE')), a!, b!)];
-    });
-    const [reduced] = hlo.reduceWith([x], [hlo.constant(worst(type), type)], axes, body) as [Value];
+    const reduced = reduceExtreme(hlo, x, axes, combiner);
     return attrs.keepDims === true ? hlo.reshape(reduced, keepDims(x.shape, axes)) : reduced;
   });
+}
+
+/** XLA's own maximum and minimum may pass over NaN where they are vectorized. */
+function reduceExtreme(
+  hlo: HloBuilder,
+  x: Value,
+  axes: readonly number[],
+  combiner: 'maximum' | 'minimum',
+): Value {
+  const type = x.elementType;
+  if (!isFloat(type)) return reduceBy(hlo, x, axes, combiner);
+  if (hlo.isPartitioned) {
+    // Along an axis that is cut, the devices' results are combined by a collective, and there is one for plain bodies alone.
+    const reduced = reduceBy(hlo, x, axes, combiner);
+    const hasNaN = reduceBy(hlo, hlo.compare(x, x, 'NE'), axes, 'or');
+    return hlo.select(hasNaN, constantLike(hlo, reduced, NaN), reduced);
+  }
+  const scalar = { shape: [], elementType: type };
+  const body = hlo.region([scalar, scalar], (inner, [a, b]) => {
+    const isBetter = inner.compare(a!, b!, combiner === 'maximum' ? 'GT' : 'LT');
+    return [inner.select(inner.or(isBetter, inner.compare(a!, a!, 'NE')), a!, b!)];
+  });
+  return hlo.reduceWith([x], [neutral(hlo, x, combiner)], axes, body)[0]!;
 }
 
 /** Booleans are counted. */
@@ -66,8 +79,8 @@ const countable = (hlo: HloBuilder, x: Value): Value =>
 
 export const sum = reduction(tf.Sum, 'add', countable);
 export const prod = reduction(tf.Prod, 'multiply', countable);
-export const max = extreme(tf.Max, 'GT', lowest);
-export const min = extreme(tf.Min, 'LT', highest);
+export const max = extreme(tf.Max, 'maximum');
+export const min = extreme(tf.Min, 'minimum');
 export const all = reduction(tf.All, 'and', (hlo, x) => hlo.convert(x, 'i1'));
 export const any = reduction(tf.Any, 'or', (hlo, x) => hlo.convert(x, 'i1'));
 

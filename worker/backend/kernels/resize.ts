@@ -101,8 +101,10 @@ function oneHotRows(
 
 /** dy [B, h, w, C] times the matrices [h, H] and [w, W] that made it from an image [B, H, W, C]. */
 function transposed(hlo: HloBuilder, dy: Value, rows: Value, columns: Value): Value {
-  const overRows = hlo.dotGeneral(dy, rows, { contractingDims: [[1], [0]] }); // [B, w, C, H]
-  const overBoth = hlo.dotGeneral(overRows, columns, { contractingDims: [[1], [0]] }); // [B, C, H, W]
+  // Of an image as it is shown, which is no product of the model.
+  const how = { contractingDims: [[1], [0]], isExact: true } as const;
+  const overRows = hlo.dotGeneral(dy, rows, how); // [B, w, C, H]
+  const overBoth = hlo.dotGeneral(overRows, columns, how); // [B, C, H, W]
   return hlo.transpose(overBoth, [0, 2, 3, 1]);
 }
 

@@ -1,5 +1,6 @@
 import * as tf from '@tensorflow/tfjs-core';
 
+import { highest, lowest } from '../../stablehlo/ops.ts';
 import type { HloBuilder } from '../../stablehlo/ops.ts';
 import { isFloat } from '../../stablehlo/types.ts';
 import type { ElementType, Value } from '../../stablehlo/types.ts';
@@ -104,12 +105,14 @@ export const step = unary<tf.StepAttrs>(tf.Step, (hlo, x, { alpha }) => {
 
 export const clipByValue = unary<tf.ClipByValueAttrs>(
   tf.ClipByValue,
-  (hlo, x, { clipValueMin, clipValueMax }) =>
-    hlo.clamp(
-      hlo.constant(clipValueMin, x.elementType),
-      x,
-      hlo.constant(clipValueMax, x.elementType),
-    ),
+  (hlo, x, { clipValueMin, clipValueMax }) => {
+    const bound = (value: number): Value => {
+      const type = x.elementType;
+      const held = isFloat(type) ? value : Math.min(highest(type), Math.max(lowest(type), value));
+      return hlo.constant(held, type);
+    };
+    return hlo.clamp(bound(clipValueMin), x, bound(clipValueMax));
+  },
 );
 
 export const isFinite = floating(tf.IsFinite, (hlo, x) => hlo.isFinite(x));
