@@ -1,6 +1,9 @@
 import assert from 'node:assert/strict';
-import { access, readFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { once } from 'node:events';
+import { access, readFile, rm } from 'node:fs/promises';
+import { createServer } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { basename, join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { digestFile } from '../../proto/durable-file.ts';
 import { temporaryFolder } from '../../proto/test/temporary-folder.ts';
@@ -12,7 +15,7 @@ import { openStore } from '../storage/open.ts';
 import { ffmpeg, WITHOUT_FFMPEG } from '../test/films.ts';
 import { filterIndex, type Dedup, type FilterResult } from './filter.ts';
 import { parseRule } from './filter-rules.ts';
-import { runData } from './test/command.ts';
+import { ELSEWHERE, runData } from './test/command.ts';
 
 const skip = WITHOUT_FFMPEG;
 const folder = await temporaryFolder('filter');
@@ -163,6 +166,50 @@ test(
       '5 near 9',
       '8 VIDEO_NO_STREAM',
     ]);
+  },
+);
+
+test(
+  'what is no fault of a file stops the filter, which leaves no sample out for it',
+  { skip: skip || ELSEWHERE },
+  async () => {
+    const server = createServer((request, response) => {
+      void readFile(join(folder, basename(request.url!))).then((bytes) => {
+        response.writeHead(200, { 'content-length': bytes.length });
+        response.end(request.method === 'HEAD' ? undefined : bytes);
+      });
+    });
+    server.listen(0, '127.0.0.1');
+    await once(server, 'listening');
+    try {
+      const origin = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
+      const far = index.files.map((file) => ({ ...file, path: `${origin}/${file.path}` }));
+      const content = { files: far, train: index.train, heldOut: index.heldOut };
+      const file = join(folder, 'far.jsonl');
+      await writeIndex({ ...index, ...content, digest: digestOf(content) }, file);
+      const out = join(folder, 'far-good.jsonl');
+      const args = ['filter', file, '--out', out, '--dedup', 'near-media', '--allow-private-hosts'];
+      const env = { ...process.env, XDG_CACHE_HOME: join(folder, 'user-cache') };
+      // The decoder's programs lie in the same cache: they are to be there before nothing more fits.
+      const near = join(folder, 'near.jsonl');
+      await writeIndex(index, near);
+      const nearArgs = ['filter', near, '--out', out, '--dedup', 'near-media'];
+      const warmed = await runData(nearArgs, { env });
+      assert.equal(warmed.code, 0, warmed.output);
+      await rm(out);
+      // No file of its cache may have more bytes, as on a disk that is full.
+      const wrapper = ['prlimit', '--fsize=10000'];
+      const full = await runData(args, { wrapper, env });
+      assert.match(full.output, /^STORAGE_FULL: there is no room left for the media cache/m);
+      assert.equal(full.code, 1);
+      await assert.rejects(access(out), /ENOENT/);
+      const mended = await runData(args, { env });
+      assert.equal(mended.code, 0, mended.output);
+      assert.match(mended.output, /^ {2}1 left out by VIDEO_NO_STREAM$/m);
+    } finally {
+      server.closeAllConnections();
+      server.close();
+    }
   },
 );
 

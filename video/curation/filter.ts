@@ -2,15 +2,13 @@
  * Makes a smaller index out of one: by rules, and without what is there twice. Nothing that the index names is touched;
  * a report says of each sample that is left out why.
  */
-import { VideoloomError } from '../../proto/errors.ts';
 import { writeFileDurably } from '../../proto/durable-file.ts';
-import { isPoolFault } from '../decode/decode-error.ts';
 import type { DecoderPool } from '../decode/decoder.ts';
 import { evenTimes } from '../sampling/frame-sampler.ts';
 import type { MediaFile, MediaSpan, Sample } from '../index/sample.ts';
 import { digestOf, type SampleIndex } from '../index/sample-index.ts';
+import { isFileFault } from '../loading/file-fault.ts';
 import type { MediaCache } from '../storage/media-cache.ts';
-import { StorageError } from '../storage/store.ts';
 import { brokenRule, type Rule } from './filter-rules.ts';
 import {
   HASH_SIDE,
@@ -67,6 +65,7 @@ const MIN_SHARE = 0.5;
 /**
  * Filters an index. Of several copies the one held out is kept, so that nothing that is evaluated on is trained on; within
  * a split the first by id. A pure function of the index, its media and the options.
+ * @throws StorageError, DecodeError where no file is to blame: without credentials, with a full disk, with no decoder
  */
 export async function filterIndex(options: FilterOptions): Promise<FilterResult> {
   const { index, rules, dedup } = options;
@@ -282,8 +281,8 @@ async function lookOf(
     return looks;
   } catch (error) {
     signal?.throwIfAborted();
-    const isElsewhere = error instanceof StorageError && error.retryable;
-    if (!(error instanceof VideoloomError) || isPoolFault(error) || isElsewhere) throw error;
+    // What is wrong on the way to it costs no sample: the file may be whole.
+    if (!isFileFault(error)) throw error;
     return { code: error.code };
   }
 }

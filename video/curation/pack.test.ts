@@ -267,6 +267,23 @@ test(
   },
 );
 
+test('credentials that do not hold stop the command, and cost no sample', { skip }, async () => {
+  const names = ['AWS_ACCESS_KEY_ID', 'AWS_SECRET_ACCESS_KEY', 'AWS_SESSION_TOKEN', 'AWS_PROFILE'];
+  for (const name of names) Reflect.deleteProperty(process.env, name);
+  Object.assign(process.env, {
+    ...{ AWS_REGION: 'us-east-1', AWS_EC2_METADATA_DISABLED: 'true' },
+    ...{ AWS_CONFIG_FILE: '/dev/null', AWS_SHARED_CREDENTIALS_FILE: '/dev/null' },
+  });
+  const files = index.files.map((file) =>
+    file.path === 'b.mp4' ? { ...file, path: 's3://films/b.mp4' } : file,
+  );
+  const content = { files, train: index.train, heldOut: index.heldOut };
+  const partly = { ...index, ...content, digest: digestOf(content) };
+  const out = join(folder, 'denied');
+  await assert.rejects(pack(out, { index: partly }), { code: 'S3_NO_CREDENTIALS' });
+  assert.deepEqual(await readdir(out), ['.pack.jsonl']);
+});
+
 test(
   'frames are those that a decoder gives at the centres of the span, as JPEG',
   { skip },

@@ -7,13 +7,17 @@ import { createHash } from 'node:crypto';
 import { mkdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { writeFileDurably } from '../../proto/durable-file.ts';
-import { VideoloomError } from '../../proto/errors.ts';
-import { isPoolFault } from '../decode/decode-error.ts';
 import type { DecoderPool } from '../decode/decoder.ts';
 import { locationName, type MediaFile, type Sample, type SkippedRecord } from '../index/sample.ts';
-import { digestOf, INDEX_FILE, writeIndex, type SampleIndex } from '../index/sample-index.ts';
+import {
+  DataError,
+  digestOf,
+  INDEX_FILE,
+  writeIndex,
+  type SampleIndex,
+} from '../index/sample-index.ts';
+import { isFileFault } from '../loading/file-fault.ts';
 import type { MediaCache } from '../storage/media-cache.ts';
-import { StorageError } from '../storage/store.ts';
 import { CurationError, diskFull, writeErrorOf } from './curation-error.ts';
 import { FfmpegFailure } from './ffmpeg-job.ts';
 import { openJournal } from './journal.ts';
@@ -72,7 +76,11 @@ const FORMAT = 'videoloom-shards/1';
 const JOURNAL = '.pack.jsonl';
 const SHARD_PREFIX = { train: 'train', heldOut: 'held-out' } as const;
 
-/** @throws CurationError PACK_OF_OTHER_DATA, DISK_FULL; DecodeError where there is nothing to decode with */
+/**
+ * Packs an index. A medium that cannot be stored costs its samples alone.
+ * @throws CurationError PACK_OF_OTHER_DATA, DISK_FULL; StorageError, DecodeError where no file is to blame: without
+ * credentials, with a full cache, with nothing to decode with
+ */
 export async function packShards(options: PackOptions): Promise<PackSummary> {
   const { index, out, shardBytes, form } = options;
   await mkdir(out, { recursive: true });
@@ -335,13 +343,13 @@ function refusalOf(
   signal: AbortSignal,
 ): SkippedRecord {
   signal.throwIfAborted();
-  const isElsewhere = error instanceof StorageError && error.retryable;
   const path = files[0] === undefined ? samples[0]!.id : locationName(index.files[files[0]]!);
   if (error instanceof FfmpegFailure) {
     if (error.kind === 'disk') throw diskFull(out, error.reason);
     return { path, code: 'VIDEO_UNREADABLE', message: error.reason };
   }
-  if (!(error instanceof VideoloomError) || isPoolFault(error) || isElsewhere) throw error;
+  // What is wrong on the way to it costs no sample: the file may be whole.
+  if (!isFileFault(error) && !(error instanceof DataError)) throw error;
   return { path, code: error.code, message: error.message };
 }
 
