@@ -18,7 +18,7 @@ import { DataError, subsetOf, writeIndex, type SampleIndex } from '../video/inde
 import type { Sample } from '../video/index/sample.ts';
 import { kindOf } from '../video/sources/media-names.ts';
 import { WORDS_ENDINGS } from '../video/sources/words.ts';
-import { isUrl } from '../video/storage/paths.ts';
+import { isUrl, redactUrl } from '../video/storage/paths.ts';
 import { generateWorld } from '../video/world/generate.ts';
 import { resolveConfig, stagesOf, type Config } from './config.ts';
 import { checkInitialFolder, initialWords } from './initial-source.ts';
@@ -148,7 +148,7 @@ export async function prepare(options: PrepareOptions): Promise<Prepared> {
     const indexFile = join(folder, RUN_FILES.index);
     await writeIndex(index, indexFile);
     for (const { path, code, message } of index.skipped)
-      say(`skipped ${path}: ${code}: ${message}`);
+      say(`skipped ${redactUrl(path)}: ${code}: ${message}`);
 
     // --- What the system fits, from the training split alone, and the weights that it begins with.
     const loader = openClipLoader(clipLoaderOptions(config, index, 'train', data));

@@ -8,7 +8,7 @@ import type { DecodedFrames, DecoderPool } from '../decode/decoder.ts';
 import { evenTimes } from '../sampling/frame-sampler.ts';
 import type { MediaPlace } from '../decode/media-place.ts';
 import {
-  locationName,
+  locationShown,
   type MediaFile,
   type MediaLocation,
   type MediaSpan,
@@ -134,7 +134,7 @@ async function storedFile(file: MediaFile, context: RenderContext): Promise<Held
 
 function checkSame(file: MediaFile, sha256: string): void {
   if (sha256 === file.sha256) return;
-  const message = `${locationName(file)} has other bytes than when it was indexed; index it again`;
+  const message = `${locationShown(file)} has other bytes than when it was indexed; index it again`;
   throw new DataError('MEDIA_CHANGED', message);
 }
 

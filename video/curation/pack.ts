@@ -8,7 +8,7 @@ import { mkdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { writeFileDurably } from '../../proto/durable-file.ts';
 import type { DecoderPool } from '../decode/decoder.ts';
-import { locationName, type MediaFile, type Sample, type SkippedRecord } from '../index/sample.ts';
+import { locationShown, type MediaFile, type Sample, type SkippedRecord } from '../index/sample.ts';
 import {
   DataError,
   digestOf,
@@ -343,7 +343,7 @@ function refusalOf(
   signal: AbortSignal,
 ): SkippedRecord {
   signal.throwIfAborted();
-  const path = files[0] === undefined ? samples[0]!.id : locationName(index.files[files[0]]!);
+  const path = files[0] === undefined ? samples[0]!.id : locationShown(index.files[files[0]]!);
   if (error instanceof FfmpegFailure) {
     if (error.kind === 'disk') throw diskFull(out, error.reason);
     return { path, code: 'VIDEO_UNREADABLE', message: error.reason };

@@ -4,6 +4,7 @@
  */
 import { createHash } from 'node:crypto';
 import type { SourceSample } from '../sources/source.ts';
+import { redactUrl } from '../storage/paths.ts';
 import { DataError } from './sample-index.ts';
 import { locationName, type MediaFile } from './sample.ts';
 
@@ -50,7 +51,7 @@ export function heldOutOf(
   if (heldOut.size === samples.length && samples.some(({ split }) => split === 'train')) {
     throw new DataError(
       'SPLIT_SHARED',
-      `every sample to train on shares a picture or a film with those held out, such as ${told[0]!.key}; ` +
+      `every sample to train on shares a picture or a film with those held out, such as ${redactUrl(told[0]!.key)}; ` +
         'take what they share out of one of the splits',
     );
   }

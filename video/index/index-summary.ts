@@ -1,5 +1,6 @@
 import { printable } from '../../proto/printable.ts';
-import { locationName } from './sample.ts';
+import { redactUrl } from '../storage/paths.ts';
+import { locationShown } from './sample.ts';
 import type { SampleIndex } from './sample-index.ts';
 
 const SHOWN_SAMPLES = 8;
@@ -34,13 +35,13 @@ export function* summaryOf({ files, train, heldOut, skipped }: SampleIndex): Gen
   for (const { id, media, text } of samples.slice(0, SHOWN_SAMPLES)) {
     const spans = media.map(({ file, startSeconds, endSeconds }) =>
       files[file]!.kind === 'image'
-        ? locationName(files[file]!)
+        ? locationShown(files[file]!)
         : `${startSeconds.toFixed(2)}-${endSeconds.toFixed(2)} s`,
     );
     yield printable(`  ${id}  ${spans.join(', ')}  ${text === '' ? '(no words)' : text}`);
   }
   for (const { path, code, message } of skipped.slice(0, SHOWN_SKIPS)) {
-    yield printable(`  skipped ${path}: ${code}: ${message}`);
+    yield printable(`  skipped ${redactUrl(path)}: ${code}: ${message}`);
   }
   const reasons = tally(skipped.map(({ code }) => code));
   if (skipped.length > SHOWN_SKIPS) yield `  ${skipped.length} skipped in all: ${reasons}`;

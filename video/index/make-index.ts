@@ -12,6 +12,7 @@ import { isFileFault } from '../loading/file-fault.ts';
 import { heldOutOf } from './held-out.ts';
 import {
   locationName,
+  locationShown,
   type MediaFile,
   type MediaSpan,
   type Sample,
@@ -68,7 +69,11 @@ export async function makeIndex(options: MakeIndexOptions): Promise<SampleIndex>
   for (const { media } of told)
     for (const medium of media) wanted.set(locationName(medium), medium);
   const looked = await lookAt([...wanted.values()], options);
-  for (const [path, { code, message }] of looked.failures) skipped.push({ path, code, message });
+  // In the samples' order, whichever was looked at first: several may be shown under one name.
+  for (const name of wanted.keys()) {
+    const failure = looked.failures.get(name);
+    if (failure !== undefined) skipped.push(failure);
+  }
   const files = [...looked.files.values()];
   const rowOf = new Map(files.map((file, row) => [locationName(file), row]));
 
@@ -129,13 +134,13 @@ export async function findIndex(path: string): Promise<SampleIndex | undefined> 
 interface Looked {
   /** By location, in the order of the samples. */
   readonly files: ReadonlyMap<string, MediaFile>;
-  readonly failures: ReadonlyMap<string, { readonly code: string; readonly message: string }>;
+  readonly failures: ReadonlyMap<string, SkippedRecord>;
 }
 
 async function lookAt(media: readonly SourceMedia[], options: MakeIndexOptions): Promise<Looked> {
   const { pool, signal, onProgress } = options;
   const found: (MediaFile | undefined)[] = media.map(() => undefined);
-  const failures = new Map<string, { code: string; message: string }>();
+  const failures = new Map<string, SkippedRecord>();
   let [numDone, next] = [0, 0];
   const lookAtNext = async (): Promise<void> => {
     while (next < media.length) {
@@ -146,7 +151,8 @@ async function lookAt(media: readonly SourceMedia[], options: MakeIndexOptions):
         signal?.throwIfAborted();
         if (!isFileFault(error) && !(error instanceof DataError)) throw error;
         const { code, message } = error;
-        failures.set(locationName(media[at]!), { code, message });
+        const path = locationShown(media[at]!);
+        failures.set(locationName(media[at]!), { path, code, message });
       }
       onProgress?.({ numDone: ++numDone, numFiles: media.length });
     }
@@ -181,11 +187,11 @@ async function lookAtOne(
     }
     const info = await pool.probe(place, signal);
     if (!(info.durationSeconds > 0)) {
-      const name = locationName(location);
+      const name = locationShown(location);
       throw new DataError('VIDEO_NO_DURATION', `${name} does not say how long it is`);
     }
     if (info.durationSeconds > MAX_FILM_SECONDS) {
-      const said = `${locationName(location)} says that it lasts ${Math.round(info.durationSeconds)} s`;
+      const said = `${locationShown(location)} says that it lasts ${Math.round(info.durationSeconds)} s`;
       throw new DataError(
         'VIDEO_TOO_LONG',
         `${said}, more than ${MAX_FILM_SECONDS / 3600} h: cut it up, or write it anew (data transcode) if it is wrong`,
@@ -229,7 +235,7 @@ function spansOf(
       const span = `${startSeconds} to ${endSeconds} s`;
       return {
         code: 'SPAN_OUTSIDE',
-        message: `its span of ${span} is not within the ${durationSeconds.toFixed(2)} s of ${locationName(sample.media[i]!)}`,
+        message: `its span of ${span} is not within the ${durationSeconds.toFixed(2)} s of ${locationShown(sample.media[i]!)}`,
       };
     }
     media.push({ file: rows[i]!, startSeconds: start, endSeconds: end });

@@ -1,3 +1,4 @@
+import { redactUrl } from '../storage/paths.ts';
 import type { ByteRange } from '../storage/store.ts';
 import type { TimedText } from '../text/captions.ts';
 
@@ -64,15 +65,20 @@ export interface Sample {
   readonly decodeMegapixels: number;
 }
 
-/** A location in one string, for messages and for telling locations apart. */
+/** A location in one string, for telling locations apart. It may hold secrets: see {@link locationShown}. */
 export function locationName({ path, range, cell }: MediaLocation): string {
   if (range !== undefined) return `${path}@${range.offset}+${range.sizeBytes}`;
   return cell === undefined ? path : `${path}#${cell.column}/${cell.row}`;
 }
 
+/** A location as messages, reports and pages show it: without what in a URL may be secret. */
+export function locationShown(location: MediaLocation): string {
+  return locationName({ ...location, path: redactUrl(location.path) });
+}
+
 /** A file or a record that gives no sample, and why. */
 export interface SkippedRecord {
-  /** Relative to the root; with `:line`, `#row` or `!member` where it is a record of it. */
+  /** As {@link locationShown} gives it; with `:line`, `#row` or `!member` where it is a record of it. */
   readonly path: string;
   readonly code: string;
   readonly message: string;

@@ -7,9 +7,10 @@ import { promisify } from 'node:util';
 import type { VideoloomError } from '../../proto/errors.ts';
 import { planReads, type PlannedRead } from './coalesced-reads.ts';
 import { isFileFault } from './file-fault.ts';
-import { locationName, type MediaFile, type Sample } from '../index/sample.ts';
+import { locationShown, type MediaFile, type Sample } from '../index/sample.ts';
 import type { SampleIndex } from '../index/sample-index.ts';
 import type { LocalMedia, MediaCache } from '../storage/media-cache.ts';
+import { redactUrl } from '../storage/paths.ts';
 import { rangeOutside, StorageError } from '../storage/store.ts';
 
 export interface ShardReaderOptions {
@@ -255,7 +256,7 @@ class WindowReader {
       if (start + part.range.sizeBytes <= filled) {
         part.bytes = buffer.subarray(start, start + part.range.sizeBytes);
       } else if (failure === undefined) {
-        part.fault = rangeOutside(part.file.path, part.range, stretch.offset + filled);
+        part.fault = rangeOutside(redactUrl(part.file.path), part.range, stretch.offset + filled);
       } else part.fault = unreadable(part, failure);
     }
   }
@@ -298,7 +299,7 @@ function unreadable({ file }: Part, cause: unknown): StorageError {
   const what = isGone ? 'is not there any more' : `cannot be read: ${String(cause)}`;
   return new StorageError(
     isGone ? 'NOT_FOUND' : 'STORAGE_FAILED',
-    `${locationName(file)} ${what}; put the shard back, or index it again`,
+    `${locationShown(file)} ${what}; put the shard back, or index it again`,
     { cause },
   );
 }

@@ -3,7 +3,7 @@ import type { DecoderPool } from '../decode/decoder.ts';
 import { isFileFault } from '../loading/file-fault.ts';
 import { evenTimes } from '../sampling/frame-sampler.ts';
 import type { TimedText } from '../text/captions.ts';
-import { locationName, type MediaSpan, type Sample, type SamplePart } from '../index/sample.ts';
+import { locationShown, type MediaSpan, type Sample, type SamplePart } from '../index/sample.ts';
 import type { SampleIndex } from '../index/sample-index.ts';
 import type { MediaCache } from '../storage/media-cache.ts';
 
@@ -122,7 +122,7 @@ export function wordsOf(
   const { id, media, text, cues, parts } = sample;
   const names = media.map(({ file: row, startSeconds, endSeconds }) => {
     const file = files[row]!;
-    return `${locationName(file)}${file.kind === 'video' ? ` · ${spanOf(startSeconds, endSeconds)}` : ''}`;
+    return `${locationShown(file)}${file.kind === 'video' ? ` · ${spanOf(startSeconds, endSeconds)}` : ''}`;
   });
   const title = `${names.length === 0 ? id : names.join(', ')} · ${split}`;
   // Turns and paragraphs have an order, subtitles times of their own; a caption speaks of the whole.

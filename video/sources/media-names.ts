@@ -1,4 +1,5 @@
 /** Which of the files below the root, or which URL, the value of a record's field means. Values are not trusted. */
+import { redactUrl } from '../storage/paths.ts';
 import type { StoredFile } from '../storage/store.ts';
 import { DataError } from '../index/sample-index.ts';
 import type { SourceMedia } from './source.ts';
@@ -165,7 +166,8 @@ function normalize(path: string): string | undefined {
   return parts.length > 0 ? parts.join('/') : undefined;
 }
 
-/** A value of a record in a message: short, on one line. */
-export function quote(value: string): string {
+/** A value of a record in a message: short, on one line, of a URL what may be shown. */
+export function quote(location: string): string {
+  const value = redactUrl(location);
   return JSON.stringify(value.length > 120 ? `${value.slice(0, 119)}…` : value);
 }

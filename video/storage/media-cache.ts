@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
-import { locationName, type MediaFile, type MediaLocation } from '../index/sample.ts';
+import { locationShown, type MediaFile, type MediaLocation } from '../index/sample.ts';
 import { openCacheFolder, type CacheFolder, type HeldFile } from './cache-folder.ts';
 import { openPlaces, type StoredPlace, type StoreOptions } from './open.ts';
 import { openColumnCache } from './column-cache.ts';
@@ -279,10 +279,6 @@ function nameOf(place: StoredPlace, { range, cell }: MediaLocation, state: FileS
 
 function keyOf({ store, path }: StoredPlace): string {
   return `${store.root}\n${path}`;
-}
-
-function locationShown(location: MediaLocation): string {
-  return locationName({ ...location, path: redactUrl(location.path) });
 }
 
 /** Forgets the oldest. */
