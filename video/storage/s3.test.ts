@@ -142,6 +142,35 @@ describe('the store over S3', { skip }, () => {
     assert.equal(seen.length, 3);
   });
 
+  it('takes a clock that is wrong for what another try may mend, and blames no object', async () => {
+    // As Amazon's servers answer; moto looks at no clock.
+    const code = 'RequestTimeTooSkewed';
+    let numRequests = 0;
+    const skewed = createServer((_request, response) => {
+      numRequests++;
+      response.writeHead(403, { 'content-type': 'application/xml' });
+      response.end(
+        `<Error><Code>${code}</Code><Message>The difference is too large.</Message></Error>`,
+      );
+    });
+    skewed.listen(0, '127.0.0.1');
+    await once(skewed, 'listening');
+    const { AWS_ENDPOINT_URL_S3: endpoint } = process.env;
+    const { port } = skewed.address() as AddressInfo;
+    process.env['AWS_ENDPOINT_URL_S3'] = `http://127.0.0.1:${port}`;
+    try {
+      await assert.rejects(openStore('s3://films/set', QUICK).read('x'), {
+        ...{ code: 'STORAGE_UNREACHABLE', retryable: true },
+        message: /RequestTimeTooSkewed, HTTP 403.*set the clock of this machine/,
+      });
+    } finally {
+      process.env['AWS_ENDPOINT_URL_S3'] = endpoint;
+      skewed.closeAllConnections();
+      skewed.close();
+    }
+    assert.ok(numRequests > 1, `${numRequests} requests`);
+  });
+
   it('says that there are no credentials, no region, no endpoint, and shows no secret', async () => {
     const without = async (names: readonly string[], call: () => Promise<unknown>) => {
       const saved = names.map((name) => [name, process.env[name]] as const);

@@ -223,7 +223,8 @@ function s3Error(place: S3Place, { name, code, message, $metadata }: S3Failure):
       { cause },
     );
   }
-  if (status === 403 || status === 401) {
+  const isBusy = status === 408 || status === 429 || (status ?? 0) >= 500 || BUSY.has(name);
+  if ((status === 403 || status === 401) && !isBusy) {
     return new StorageError(
       'STORAGE_DENIED',
       `${what} may not be used with these credentials (${name}): they need s3:GetObject on it and s3:ListBucket on ` +
@@ -239,12 +240,13 @@ function s3Error(place: S3Place, { name, code, message, $metadata }: S3Failure):
       { cause },
     );
   }
-  const isBusy = status === 408 || status === 429 || (status ?? 0) >= 500 || BUSY.has(name);
   if (isBusy || code !== undefined) {
     return new StorageError(
       'STORAGE_UNREACHABLE',
-      `${what} cannot be had (${cause.message}): look after the network, the endpoint (AWS_ENDPOINT_URL_S3) or how ` +
-        'much is asked of it at once',
+      `${what} cannot be had (${cause.message}): ` +
+        (name === 'RequestTimeTooSkewed'
+          ? 'set the clock of this machine'
+          : 'look after the network, the endpoint (AWS_ENDPOINT_URL_S3) or how much is asked of it at once'),
       { cause, retryable: isBusy || code !== 'ENOTFOUND' },
     );
   }
@@ -265,7 +267,7 @@ const NO_CREDENTIALS = new Set([
   'InvalidToken',
   'TokenProviderError',
 ]);
-/** Names that come with other statuses than 429 and 5xx. */
+/** Names that come with other statuses than 429 and 5xx; a clock that is wrong comes with 403. */
 const BUSY = new Set([
   ...['RequestTimeout', 'RequestTimeTooSkewed', 'SlowDown', 'TimeoutError'],
   ...['BadDigest', 'IncompleteBody'], // damaged on its way
