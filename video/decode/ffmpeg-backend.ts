@@ -27,6 +27,8 @@ const run = promisify(execFile);
 const SEEK_FROM_SECONDS = 5;
 /** How far before the first time a seek goes, so that the frame shown at that time is behind it. */
 const SEEK_MARGIN_SECONDS = 2;
+/** How far behind the last time packets are looked at first. */
+const MARGIN_SECONDS = 1;
 /** How much earlier than declared the sound may end: the last packets' padding. */
 const AUDIO_END_SLACK_SECONDS = 0.2;
 
@@ -141,7 +143,7 @@ async function decode(request: DecodeRequest): Promise<DecodedFrames> {
   const zero = Math.round(file.startSeconds / tick);
   const lastSeconds = timesSeconds.at(-1) ?? 0;
 
-  const shown = await shownFrames(file, zero * tick + lastSeconds + 1);
+  const shown = await shownFrames(file, zero * tick + lastSeconds);
   if (shown.length === 0) throw errorAt(request, 'VIDEO_DAMAGED', 'holds no timed frame');
   const ends = shown.at(-1)!;
   const endSeconds = (ends.pts + ends.duration - zero) * tick;
@@ -200,9 +202,12 @@ interface ShownFrame {
   readonly selector: string;
 }
 
-/** The frames shown up to a time, ascending, without those an edit list hides. */
+/**
+ * The frames shown up to a time of the file's own clock, ascending, without those an edit list hides. Some that are shown
+ * later are among them.
+ */
 async function shownFrames(file: ProbedVideo, untilSeconds: number): Promise<ShownFrame[]> {
-  const query = (entries: string): Promise<string> =>
+  const query = (entries: string, marginSeconds: number): Promise<string> =>
     ffprobe(file.place, [
       ...[
         '-select_streams',
@@ -212,19 +217,21 @@ async function shownFrames(file: ProbedVideo, untilSeconds: number): Promise<Sho
         '-of',
         'compact=p=0',
       ],
-      ...['-read_intervals', `%${untilSeconds.toFixed(3)}`],
+      ...['-read_intervals', `%${(untilSeconds + marginSeconds).toFixed(3)}`],
     ]);
-  const packets = rowsOf(await query('packet=pts,duration,flags'));
+  const packets = await packetsUntil(file, untilSeconds, query);
   const hasTimes = packets.every(({ pts }) => pts !== undefined && pts !== 'N/A');
   const frames = hasTimes
     ? packets
         .filter(({ flags }) => !flags?.includes('D'))
         .map(({ pts, duration }) => ({ pts, duration, selector: `eq(pts\\,${pts!})` }))
-    : rowsOf(await query('frame=best_effort_timestamp,pkt_duration')).map((row, number) => ({
-        pts: row['best_effort_timestamp'],
-        duration: row['pkt_duration'],
-        selector: `eq(n\\,${number})`,
-      }));
+    : rowsOf(await query('frame=best_effort_timestamp,pkt_duration', MARGIN_SECONDS)).map(
+        (row, number) => ({
+          pts: row['best_effort_timestamp'],
+          duration: row['pkt_duration'],
+          selector: `eq(n\\,${number})`,
+        }),
+      );
   return frames
     .map(({ pts, duration, selector }) => ({
       pts: Number(pts),
@@ -233,6 +240,25 @@ async function shownFrames(file: ProbedVideo, untilSeconds: number): Promise<Sho
     }))
     .filter(({ pts }) => !Number.isNaN(pts))
     .sort((a, b) => a.pts - b.pts);
+}
+
+/**
+ * The packets of all frames shown up to a time, and some more. ffprobe stops at the first one that is shown behind the
+ * margin, and of B pictures those come before others that are shown sooner, by however much they are reordered. None is
+ * shown before it is decoded: behind a packet that is decoded later than the time, nothing of it is missing.
+ */
+async function packetsUntil(
+  { video, startSeconds, durationSeconds }: ProbedVideo,
+  untilSeconds: number,
+  query: (entries: string, marginSeconds: number) => Promise<string>,
+): Promise<Record<string, string>[]> {
+  const tick = ratio(video.time_base);
+  for (let marginSeconds = MARGIN_SECONDS; ; marginSeconds *= 8) {
+    const packets = rowsOf(await query('packet=pts,dts,duration,flags', marginSeconds));
+    const isBehind = packets.some(({ dts }) => Number(dts) * tick > untilSeconds);
+    const hasMore = untilSeconds + marginSeconds < startSeconds + durationSeconds;
+    if (isBehind || !hasMore) return packets;
+  }
 }
 
 /** Lines of `key=value|key=value`. */
