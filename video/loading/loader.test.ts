@@ -235,6 +235,44 @@ describe('a clip loader', { skip: WITHOUT_FFMPEG }, () => {
     await frames.close();
   });
 
+  test('a file that has changed since it was indexed is an error, and its frames are not kept as those of the other', async () => {
+    const root = join(scratch, 'changing');
+    await mkdir(root);
+    const film = join(root, 'film.mp4');
+    const size = { seconds: 2, size: '64x48', rate: 10 };
+    await makeFilm(film, size);
+    const original = await readFile(film);
+    const other = await readFile(
+      await makeFilm(join(scratch, 'other.mp4'), { ...size, args: ['-vf', 'negate'] }),
+    );
+    const own = await openDataAccess({ root, decoders: 1, cacheDir: scratch });
+    const folder = join(scratch, 'changing-frames');
+    const openDisk = () => openFrameDisk({ folder, maxBytes: 2 ** 20 });
+    const [disk, later] = [openDisk(), openDisk()];
+    try {
+      const films = await makeIndex({ ...own, clipSeconds: 10, heldOutFraction: 0 });
+      const load = async (frames: typeof disk) => {
+        const loader = open({ ...own, index: films, frames });
+        return { shown: (await loader.load([lease(0)]))[0]!.frames, stats: loader.stats };
+      };
+      await writeFile(film, other);
+      await assert.rejects(load(disk), { code: 'STORAGE_CHANGED', message: /^film\.mp4 is not/ });
+      await disk.close();
+      await writeFile(film, original);
+      const { shown, stats } = await load(later);
+      const { startSeconds, endSeconds } = films.train[0]!.media[0]!;
+      const direct = await own.pool.decode({
+        path: film,
+        timesSeconds: windowTimes({ startSeconds, endSeconds, numWindows: 2, framesPerWindow: 2 }),
+        ...{ width: 16, height: 16 },
+      });
+      assert.equal(Buffer.compare(shown, direct.frames), 0);
+      assert.equal(stats.numDiskHits, 0);
+    } finally {
+      await Promise.all([own.close(), later.close()]);
+    }
+  });
+
   test('the sound of a clip comes with it, from the decoder, from memory and from disk; without any it is silent', async () => {
     const root = join(scratch, 'sounding');
     await mkdir(root);

@@ -236,6 +236,9 @@ class PoolClipLoader implements ClipLoader {
         this.#cache.set(key, stored);
         return stored;
       }
+      // What is kept under the index's SHA-256 must be of its bytes. They are looked at while the decoder works.
+      const unchanged = disk === undefined ? undefined : media.check(file);
+      unchanged?.catch(() => undefined); // awaited below, unless decoding fails before
       const local = await media.acquire(file);
       try {
         const place = { path: local.path, range: local.range };
@@ -248,6 +251,10 @@ class PoolClipLoader implements ClipLoader {
           this.#pictures(place, clip),
           this.#sound(place, clip),
         ]);
+        if (disk !== undefined) {
+          await unchanged;
+          await media.check(file); // nor has it changed in the meantime
+        }
         const made = { ...pictures, ...(audio === undefined ? {} : { audio }) };
         this.#cache.set(key, made);
         // Beside the caller: what is not kept this time is kept another time.

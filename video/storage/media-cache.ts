@@ -16,6 +16,7 @@ import { redactUrl } from './paths.ts';
 import { shared, type SharedWork } from './shared-work.ts';
 import {
   MAX_READ_BYTES,
+  notIndexed,
   StorageError,
   tooLarge,
   type ByteRange,
@@ -50,6 +51,12 @@ export interface MediaCache {
    * @throws StorageError
    */
   acquire(wanted: WantedMedia, signal?: AbortSignal): Promise<LocalMedia>;
+  /**
+   * That a file's bytes are still those that were indexed. Of a copy that is known; a file of a folder is read through
+   * once, and again where its size or its time of change is another one by then.
+   * @throws StorageError STORAGE_CHANGED, and what {@link MediaCache.acquire} throws
+   */
+  check(indexed: MediaFile): Promise<void>;
   /** The bytes themselves, for small things. @throws StorageError, TOO_LARGE beyond `maxBytes` (256 MiB by default) */
   readBytes(
     wanted: WantedMedia,
@@ -95,6 +102,8 @@ export function openMediaCache({
   const states = new BoundedMap<string, FileState>(MAX_STATES);
   const tables = new BoundedMap<string, Promise<TableMetadata>>(MAX_TABLES);
   const columns = openColumnCache(MAX_COLUMN_BYTES);
+  /** Of files of a folder in one state, the SHA-256. */
+  const digests = new BoundedMap<string, Promise<string>>(MAX_STATES);
 
   const stateOf = async (place: StoredPlace, signal?: AbortSignal): Promise<FileState> => {
     const key = keyOf(place);
@@ -223,13 +232,29 @@ export function openMediaCache({
     async acquire(wanted, signal) {
       signal?.throwIfAborted();
       const place = placeOf(wanted.path);
-      const path = wanted.cell === undefined ? place.store.localPath(place.path) : undefined;
+      const path = inPlace(place, wanted);
       if (path === undefined) return copyOf(place, wanted, signal);
       return {
         path,
         ...(wanted.range === undefined ? {} : { range: wanted.range }),
         release: () => undefined,
       };
+    },
+    async check(indexed) {
+      const place = placeOf(indexed.path);
+      if (inPlace(place, indexed) === undefined) return;
+      const state = await place.store.stat(place.path); // as it is now, not as it is remembered
+      const key = nameOf(place, indexed, state);
+      let digest = digests.get(key);
+      if (digest === undefined) {
+        digest = digestOf(streamed(place, { ...indexed.range, version: state.version }));
+        digests.set(key, digest);
+        digest.catch(() => {
+          digests.delete(key);
+        });
+      }
+      const found = await digest;
+      if (found !== indexed.sha256) throw notIndexed(locationShown(indexed), found, indexed.sha256);
     },
     async readBytes(wanted, { maxBytes = MAX_READ_BYTES, signal } = {}) {
       const place = placeOf(wanted.path);
@@ -269,6 +294,17 @@ async function* streamed(
   options: NonNullable<Parameters<Store['stream']>[1]>,
 ): AsyncGenerator<Uint8Array> {
   yield* (await store.stream(path, options)) as AsyncIterable<Uint8Array>;
+}
+
+async function digestOf(chunks: AsyncIterable<Uint8Array>): Promise<string> {
+  const hash = createHash('sha256');
+  for await (const chunk of chunks) hash.update(chunk);
+  return hash.digest('hex');
+}
+
+/** Where a location's bytes lie as they are; undefined where a copy is made of them. */
+function inPlace({ store, path }: StoredPlace, { cell }: MediaLocation): string | undefined {
+  return cell === undefined ? store.localPath(path) : undefined;
 }
 
 /** What a location's bytes are found under as long as the file is the same. */
