@@ -1,7 +1,17 @@
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
 import { once } from 'node:events';
-import { cp, mkdir, readdir, readFile, stat, truncate, writeFile } from 'node:fs/promises';
+import {
+  cp,
+  mkdir,
+  readdir,
+  readFile,
+  rm,
+  stat,
+  symlink,
+  truncate,
+  writeFile,
+} from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { before, test } from 'node:test';
 import { promisify } from 'node:util';
@@ -182,6 +192,43 @@ test(
     await toH264(out, { source });
     const names = ['a.mkv.mp4', 'a.mkv.txt', 'a.mov.mp4', 'a.mov.txt', TRANSCODE_REPORT];
     assert.deepEqual(Object.keys(await hashes(out)), names);
+  },
+);
+
+test(
+  'a film or words that are not there cost that film alone, and nothing that was made',
+  { skip },
+  async () => {
+    const source = join(folder, 'vanishing');
+    await mkdir(source);
+    const film = await makeFilm(join(folder, 'whole.mp4'), { seconds: 1, size: '64x48', rate: 10 });
+    for (const name of ['a', 'b', 'c']) await cp(film, join(source, `${name}.mp4`));
+    await writeFile(join(source, 'a.txt'), 'words of a');
+    await symlink('nowhere.mp4', join(source, 'd.mp4'));
+    await symlink('nowhere.txt', join(source, 'b.txt'));
+    const out = join(folder, 'vanished');
+    const first = await toH264(out, { source });
+    const lost = 'is not there: it was removed, or it is a link that leads nowhere';
+    const code = 'VIDEO_UNREADABLE';
+    assert.deepEqual(first.failed, [
+      { path: 'b.mp4', code, message: `b.txt ${lost}` },
+      { path: 'd.mp4', code, message: `d.mp4 ${lost}` },
+    ]);
+    assert.deepEqual([first.numMade, first.numKept], [2, 0]);
+    const made = ['a.mp4', 'a.txt', 'c.mp4', TRANSCODE_REPORT];
+    assert.deepEqual(Object.keys(await hashes(out)), made);
+
+    // What was made before is of the film that is gone, and stays as that of one that was taken out would.
+    await rm(join(source, 'c.mp4'));
+    await symlink('nowhere.mp4', join(source, 'c.mp4'));
+    await rm(join(source, 'b.txt'));
+    const second = await toH264(out, { source });
+    assert.deepEqual(
+      second.failed.map(({ path }) => path),
+      ['c.mp4', 'd.mp4'],
+    );
+    assert.deepEqual([second.numMade, second.numKept], [1, 1]);
+    assert.deepEqual(Object.keys(await hashes(out)), [...made, 'b.mp4'].sort());
   },
 );
 

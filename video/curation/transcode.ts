@@ -190,27 +190,34 @@ async function makeOne(
 ): Promise<Outcome> {
   const { root, out, digest, journal, finished, signal } = context;
   const [input, output] = [join(root, film.path), join(out, film.output)];
-  const { size: sizeBytes, mtimeMs } = await stat(input);
   const earlier = finished.get(film.output);
-  const isSame =
-    earlier?.input === film.path &&
-    earlier.sizeBytes === sizeBytes &&
-    earlier.mtimeMs === mtimeMs &&
-    earlier.settings === digest &&
-    earlier.outputBytes === (await stat(output).catch(() => undefined))?.size;
-  await mkdir(dirname(output), { recursive: true });
   const copyWords = async (): Promise<void> => {
-    for (const { path, copy } of sidecars) await copyChanged(join(root, path), join(out, copy));
+    for (const { path, copy } of sidecars) {
+      const content = await fromSource(path, readFile(join(root, path)));
+      await writeChanged(join(out, copy), content);
+    }
   };
-  if (isSame) {
-    await copyWords();
-    return earlier.complaint === undefined
-      ? { kind: 'kept' }
-      : { kind: 'kept', complaint: earlier.complaint };
-  }
 
   const temporary = partOf(output);
+  let isOutdated = false;
   try {
+    const { size: sizeBytes, mtimeMs } = await fromSource(film.path, stat(input));
+    const isSame =
+      earlier?.input === film.path &&
+      earlier.sizeBytes === sizeBytes &&
+      earlier.mtimeMs === mtimeMs &&
+      earlier.settings === digest &&
+      earlier.outputBytes === (await stat(output).catch(() => undefined))?.size;
+    await mkdir(dirname(output), { recursive: true });
+    if (isSame) {
+      await copyWords();
+      return earlier.complaint === undefined
+        ? { kind: 'kept' }
+        : { kind: 'kept', complaint: earlier.complaint };
+    }
+
+    // What an earlier run made is of other bytes or other settings.
+    isOutdated = earlier !== undefined;
     const { complaints, seconds } = await encode(input, temporary, context, onProgress);
     await copyWords();
     const outputBytes = await publish(temporary, output);
@@ -227,8 +234,7 @@ async function makeOne(
     const { kind, reason } = error;
     if (kind === 'disk') throw diskFull(out, reason);
     const code = kind === 'stalled' ? 'VIDEO_TIMEOUT' : 'VIDEO_UNREADABLE';
-    // What an earlier run made is of other bytes or other settings.
-    if (earlier !== undefined) await rm(output, { force: true });
+    if (isOutdated) await rm(output, { force: true });
     return { kind: 'failed', why: { code, message: plain(reason, film) } };
   }
 
@@ -275,9 +281,25 @@ async function encode(
   return { complaints, seconds };
 }
 
-/** Copies a small file so that the copy is whole or not there; leaves an equal one as it is. */
-async function copyChanged(from: string, to: string): Promise<void> {
-  const content = await readFile(from);
+/** @throws FfmpegFailure where a path of the source is to blame, so that the other films are made all the same. */
+async function fromSource<T>(path: string, reading: Promise<T>): Promise<T> {
+  try {
+    return await reading;
+  } catch (error) {
+    const why = SOURCE_FAULTS[(error as NodeJS.ErrnoException).code ?? ''];
+    throw why === undefined ? error : new FfmpegFailure('input', `${path} ${why}`);
+  }
+}
+
+const NOT_THERE = 'is not there: it was removed, or it is a link that leads nowhere';
+const NOT_ALLOWED = 'may not be read: give this user the right to (chmod)';
+const SOURCE_FAULTS: Readonly<Record<string, string>> = {
+  ...{ ENOENT: NOT_THERE, ENOTDIR: NOT_THERE, ELOOP: NOT_THERE },
+  ...{ EACCES: NOT_ALLOWED, EPERM: NOT_ALLOWED, EISDIR: 'is a folder: give it another name' },
+};
+
+/** Writes a small file so that it is whole or not there; leaves an equal one as it is. */
+async function writeChanged(to: string, content: Uint8Array): Promise<void> {
   const present = await readFile(to).catch(() => undefined);
   if (present?.equals(content) === true) return;
   const temporary = partOf(to);
