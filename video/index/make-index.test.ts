@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
-import { mkdir, readFile, writeFile } from 'node:fs/promises';
+import { execFileSync } from 'node:child_process';
+import { mkdir, readFile, rm, symlink, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { before, describe, test } from 'node:test';
 import sharp from 'sharp';
@@ -114,6 +115,40 @@ describe('indexing a folder', { skip: WITHOUT_FFMPEG }, () => {
       index.train.map(({ id }) => id),
       [...['plain@0', 'plain@10000', 'plain@20000', 'talk@0', 'talk@8000', 'talk@16000']],
     );
+  });
+
+  test('links that lead out of the folder, as in a cache of Hugging Face, are counted and told', async () => {
+    const root = await folderOf('hub/snapshots/main', { 'here.mp4': shortFilm });
+    await folderOf('hub/blobs', { b0: shortFilm, b1: otherFilm(shortFilm, 1) });
+    for (const n of [0, 1]) await symlink(`../../blobs/b${n}`, join(root, `film-${n}.mp4`));
+    const index = await indexFolder({ root, clipSeconds: 10 });
+    assert.deepEqual(
+      index.train.map(({ id }) => id),
+      ['here'],
+    );
+    const told =
+      /^it is a link that leads out of the folder \(2 in all\): .*give the copy \(cp -RL;/;
+    const [{ message, ...where } = { message: '' }, ...more] = index.skipped;
+    assert.deepEqual([where, more], [{ path: 'film-0.mp4', code: 'PATH_OUTSIDE' }, []]);
+    assert.match(message, told);
+
+    await rm(join(root, 'here.mp4'));
+    const empty = new RegExp(`^none of the 0 files .*; film-0.mp4: ${told.source.slice(1)}`);
+    await assert.rejects(indexFolder({ root, clipSeconds: 10 }), {
+      ...{ code: 'DATA_EMPTY', message: empty },
+    });
+    await assert.rejects(indexFolder({ root, clipSeconds: 10, source: 'folder' }), {
+      ...{ code: 'DATA_EMPTY', message: /there are no videos .*; film-0.mp4: it is a link/ },
+    });
+    // What is advised.
+    const copy = join(scratch, 'hub-copy');
+    execFileSync('cp', ['-RL', root, copy]);
+    const copied = await indexFolder({ root: copy, clipSeconds: 10, heldOutFraction: 0 });
+    assert.deepEqual(
+      copied.train.map(({ id }) => id),
+      ['film-0', 'film-1'],
+    );
+    assert.deepEqual(copied.skipped, []);
   });
 
   test('the folders train and held-out are the splits', async () => {

@@ -20,7 +20,7 @@ import {
 } from './sample.ts';
 import { DataError, digestOf, INDEX_FILE, readIndex, type SampleIndex } from './sample-index.ts';
 import { sourceOf } from '../sources/detect.ts';
-import type { SourceMedia, SourceSample } from '../sources/source.ts';
+import type { Source, SourceMedia, SourceSample } from '../sources/source.ts';
 import type { MediaCache } from '../storage/media-cache.ts';
 import type { Store, StoredFile } from '../storage/store.ts';
 
@@ -49,19 +49,28 @@ const PROBES_AT_ONCE = 32;
 export async function makeIndex(options: MakeIndexOptions): Promise<SampleIndex> {
   const { store, source: name, signal } = options;
   const listed: StoredFile[] = [];
-  for await (const file of store.list(signal)) listed.push(file);
-  const source = await sourceOf(store, listed, { name, signal });
+  const outside: string[] = [];
+  for await (const file of store.list(signal, (path) => outside.push(path))) listed.push(file);
 
   // --- What the source tells.
   const told: SourceSample[] = [];
-  const skipped: SkippedRecord[] = [];
+  const skipped = linksOutside(outside);
   let numCaptionWarnings = 0;
-  for await (const record of source.read(store, listed, signal)) {
-    if ('skipped' in record) skipped.push(record.skipped);
-    else {
-      told.push(record.sample);
-      numCaptionWarnings += record.sample.numCaptionWarnings ?? 0;
+  let source: Source;
+  try {
+    source = await sourceOf(store, listed, { name, signal });
+    for await (const record of source.read(store, listed, signal)) {
+      if ('skipped' in record) skipped.push(record.skipped);
+      else {
+        told.push(record.sample);
+        numCaptionWarnings += record.sample.numCaptionWarnings ?? 0;
+      }
     }
+  } catch (error) {
+    const [links] = linksOutside(outside);
+    if (!(error instanceof DataError) || error.code !== 'DATA_EMPTY' || links === undefined)
+      throw error;
+    throw new DataError('DATA_EMPTY', `${error.message}; ${links.path}: ${links.message}`);
   }
 
   // --- Each medium is looked at once, however many samples are of it.
@@ -117,6 +126,16 @@ export async function makeIndex(options: MakeIndexOptions): Promise<SampleIndex>
   skipped.sort((a, b) => compare(a.path, b.path));
   const content = { files, train, heldOut };
   return { root: store.root, digest: digestOf(content), ...content, skipped, numCaptionWarnings };
+}
+
+/** All links that lead out of the root as one record, under the first of their paths; none where there are none. */
+function linksOutside(paths: readonly string[]): SkippedRecord[] {
+  const [path] = [...paths].sort(compare);
+  if (path === undefined) return [];
+  const message =
+    `it is a link that leads out of the folder (${paths.length} in all): no data set is read from beyond its folder. ` +
+    'Copy the folder with the files themselves and give the copy (cp -RL; with GNU, cp -RlL takes no room on the same disk)';
+  return [{ path, code: 'PATH_OUTSIDE', message }];
 }
 
 /**

@@ -35,13 +35,15 @@ describe('the store over a folder', () => {
 
   it('lists files by code unit, without hidden ones, pipes and links that lead out or in circles', async () => {
     const found: string[] = [];
-    for await (const { path, sizeBytes } of store.list()) {
+    const outside: string[] = [];
+    for await (const { path, sizeBytes } of store.list(undefined, (path) => outside.push(path))) {
       found.push(path);
       assert.equal(sizeBytes, await store.sizeOf(path));
     }
     const expected = ['b.mp4', 'a-b.mp4', 'a/deep/c.mp4', 'a/z.mp4', 'B.mp4', 'é.mp4', '😀.mp4'];
     // `sort` of strings is by code unit.
     assert.deepEqual(found, [...expected, 'empty.mp4', 'link-inside.mp4'].sort());
+    assert.deepEqual(outside.sort(), ['folder-outside', 'link-outside.mp4']);
   });
 
   it('reads all, a part and the rest of a file', async () => {

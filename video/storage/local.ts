@@ -43,9 +43,9 @@ export function openLocalStore(root: string): Store {
 
   return {
     root,
-    async *list(signal) {
+    async *list(signal, onOutside) {
       const top = await attempt(root, () => realpath(folder));
-      yield* filesBelow({ path: '', real: top }, { top, chain: [top], shown, signal });
+      yield* filesBelow({ path: '', real: top }, { top, chain: [top], shown, signal, onOutside });
     },
     async sizeOf(path) {
       return (await stateOf(path)).sizeBytes;
@@ -97,12 +97,14 @@ interface Walk {
   readonly chain: readonly string[];
   readonly shown: (path: string) => string;
   readonly signal: AbortSignal | undefined;
+  readonly onOutside: ((path: string) => void) | undefined;
 }
 
 async function* filesBelow(
   folder: { readonly path: string; readonly real: string },
-  { top, chain, shown, signal }: Walk,
+  walk: Walk,
 ): AsyncGenerator<StoredFile> {
+  const { chain, shown, signal } = walk;
   signal?.throwIfAborted();
   const found: Dirent[] = [];
   await attempt(shown(folder.path), async () => {
@@ -112,7 +114,7 @@ async function* filesBelow(
   const entries: Entry[] = [];
   for (let start = 0; start < found.length; start += STATS_AT_ONCE) {
     const some = found.slice(start, start + STATS_AT_ONCE);
-    const looked = await Promise.all(some.map((entry) => lookAt(entry, folder, top, shown)));
+    const looked = await Promise.all(some.map((entry) => lookAt(entry, folder, walk)));
     entries.push(...looked.filter((entry) => entry !== undefined));
   }
   // A folder's `/` takes part in the order of what is in it: `a-b` comes before `a/b`.
@@ -120,7 +122,7 @@ async function* filesBelow(
   for (const { path, real, sizeBytes } of entries) {
     if (sizeBytes !== undefined) yield { path, sizeBytes };
     else if (!chain.includes(real))
-      yield* filesBelow({ path, real }, { top, chain: [...chain, real], shown, signal });
+      yield* filesBelow({ path, real }, { ...walk, chain: [...chain, real] });
   }
 }
 
@@ -136,14 +138,16 @@ interface Entry {
 async function lookAt(
   entry: Dirent,
   folder: { readonly path: string; readonly real: string },
-  top: string,
-  shown: (path: string) => string,
+  { top, shown, onOutside }: Walk,
 ): Promise<Entry | undefined> {
   const path = folder.path === '' ? entry.name : `${folder.path}/${entry.name}`;
   try {
     const wanted = join(folder.real, entry.name);
     const real = entry.isSymbolicLink() ? await realpath(wanted) : wanted;
-    if (!isBelow(real, top)) return undefined;
+    if (!isBelow(real, top)) {
+      onOutside?.(path);
+      return undefined;
+    }
     const stats = await stat(real);
     if (stats.isDirectory()) return { path, real, key: `${path}/` };
     return stats.isFile() ? { path, real, key: path, sizeBytes: stats.size } : undefined;

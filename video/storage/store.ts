@@ -34,9 +34,10 @@ export interface Store {
   readonly root: string;
   /**
    * All files below the root, by code unit of their paths; hidden ones are left out.
+   * @param onOutside is called with the path of each link that leads out of the root, which is left out too
    * @throws StorageError STORE_UNLISTABLE where the store cannot tell (plain HTTP)
    */
-  list(signal?: AbortSignal): AsyncIterable<StoredFile>;
+  list(signal?: AbortSignal, onOutside?: (path: string) => void): AsyncIterable<StoredFile>;
   /** @throws StorageError NOT_FOUND, and what every call throws. */
   sizeOf(path: string, signal?: AbortSignal): Promise<number>;
   stat(path: string, signal?: AbortSignal): Promise<FileState>;
