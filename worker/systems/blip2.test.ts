@@ -133,7 +133,34 @@ void describe('BLIP-2, first stage', () => {
     assert.equal(batch.counts['write'], sum('writeWeights'));
     assert.deepEqual(system.assemble(rows), batch);
   });
+
+  void it('where all rows belong together, pairs that do not match have no weight', async () => {
+    const { system, config } = await openTestSystem('blip2', 'represent', []);
+    const rows = testRows([TEST_SAMPLES[0]!, TEST_SAMPLES[6]!, TEST_SAMPLES[0]!], config);
+    const { arrays, counts } = system.assemble(rows);
+    assert.equal(counts['match'], 3);
+    const tensors = mapValues(arrays, ({ data, shape }) => tf.tensor(data, [...shape]));
+    const params = system.init(openInitializer(11));
+    const { match } = system.sums(params, {}, tensors);
+    // The same pictures with their own texts, as a question puts them.
+    const { images, ids, present } = tensors;
+    const asked = { pairLabels: tf.ones([3], 'int32'), pairWeights: tf.ones([3]) };
+    const own = system.sums(
+      params,
+      {},
+      { images: images!, ids: ids!, present: present!, ...asked },
+    );
+    const loss = (sums: typeof match): number => sums!.lossSum.dataSync()[0]!;
+    assert.ok(Math.abs(loss(match) - loss(own['match'])) < 1e-5);
+  });
 });
+
+function mapValues<A, B>(
+  record: Readonly<Record<string, A>>,
+  map: (value: A) => B,
+): Record<string, B> {
+  return Object.fromEntries(Object.entries(record).map(([name, value]) => [name, map(value)]));
+}
 
 test('a blind second stage is trained and asked with grey pictures alone', async () => {
   const { system, config } = await openTestSystem('blip2', 'generate', ['model.blind=true']);

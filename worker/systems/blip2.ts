@@ -168,13 +168,13 @@ export function blip2System(
     };
     switch (purpose) {
       case 'train': {
-        const matchWeights = new Float32Array(3 * count).fill(hasOther ? 1 : 0);
-        matchWeights.fill(1, 0, count);
+        const other = hasOther ? 1 : 0;
+        const matchWeights = Float32Array.from(rows.flatMap(() => [1, other, other]));
         const negatives = { textNoise: noise('text'), imageNoise: noise('image') };
         return {
           arrays: {
             ...{ ...common, ...writing, ...negatives, textIds, rowWeights: ones() },
-            matchWeights: { data: matchWeights, shape: [3, count] },
+            matchWeights: { data: matchWeights, shape: [count, 3] },
           },
           ...{ counts, numTokens },
         };
@@ -266,7 +266,8 @@ export function blip2System(
         {
           ...{ ...seen, ...writing, textNoise, imageNoise: own['imageNoise']! },
           textIds: own['textIds']!,
-          matchWeights: tf.reshape(own['matchWeights']!, [-1]),
+          // A row of the batch has one of each kind, and the pairs come kind by kind.
+          matchWeights: tf.reshape(tf.transpose(own['matchWeights']!), [-1]),
         },
         sizes,
         { isHard },
