@@ -60,7 +60,10 @@ export interface StateShardings {
 
 export function compilePrograms<P extends TensorTree>(
   engine: Engine,
-  system: Pick<VideoLanguageSystem<P>, 'name' | 'objectives' | 'sums' | 'decays' | 'contrast'>,
+  system: Pick<
+    VideoLanguageSystem<P>,
+    'name' | 'objectives' | 'sums' | 'decays' | 'bounds' | 'contrast'
+  >,
   optimizer: AdamWConfig,
   shardings?: StateShardings,
 ): Programs<P> {
@@ -145,6 +148,7 @@ export function compilePrograms<P extends TensorTree>(
           gradient,
           scalars,
           decays: (path, shape) => system.decays(path, shape),
+          bounds: system.bounds,
         }),
       {
         name: 'update',

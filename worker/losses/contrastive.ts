@@ -3,6 +3,13 @@ import * as tf from '@tensorflow/tfjs-core';
 import { rematerialized } from '../layer-loop.ts';
 import type { ObjectiveSums } from './cross-entropy.ts';
 
+/**
+ * Of CLIP's learned logarithm of the scale: similarities are multiplied by 100 at most. It is the parameter that is
+ * bounded, behind each step: clipped in the loss it would have no gradient beyond, and never come back.
+ * Source: Radford et al. 2021, arXiv:2103.00020, sec. 2.5; mlfoundations/open_clip, train.py, which has the 0 too.
+ */
+export const LOGIT_SCALE_BOUNDS = [0, Math.log(100)] as const;
+
 /** Rows that belong together: one embedding each, L2-normalised. */
 export interface Pairs {
   /** [G, D] */

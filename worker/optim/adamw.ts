@@ -8,6 +8,9 @@ export interface AdamWConfig {
   readonly weightDecay: number;
 }
 
+/** Least and greatest value of parameters by their paths. */
+export type Bounds = Readonly<Record<string, readonly [least: number, most: number]>>;
+
 /** First and second moments, trees of the parameters' form. */
 export type AdamWState<P extends TensorTree> = {
   readonly first: P;
@@ -39,8 +42,8 @@ export function adamWScalars(
 /**
  * One update. `gradient` is a tree like the parameters, or flat: float32 [number of parameters], leaves in the tree's
  * order; it is multiplied by the clip factor in `scalars` ({@link adamWScalars}) first. Weight decay is decoupled, and
- * off for the paths that `decays` refuses, which is told a layer's own shape. Source: Loshchilov & Hutter 2019,
- * arXiv:1711.05101, algorithm 2.
+ * off for the paths that `decays` refuses, which is told a layer's own shape. What a step takes beyond `bounds` is set
+ * back to them. Source: Loshchilov & Hutter 2019, arXiv:1711.05101, algorithm 2.
  */
 export function adamW<P extends TensorTree>(
   config: AdamWConfig,
@@ -50,12 +53,14 @@ export function adamW<P extends TensorTree>(
     gradient,
     scalars,
     decays,
+    bounds = {},
   }: {
     readonly params: P;
     readonly state: AdamWState<P>;
     readonly gradient: TensorTree;
     readonly scalars: tf.Tensor;
     readonly decays: (path: string, shape: readonly number[]) => boolean;
+    readonly bounds?: Bounds | undefined;
   },
 ): { readonly params: P; readonly state: AdamWState<P> } {
   const [learningRate, gradientScale, firstCorrection, secondCorrection] = tf.unstack(scalars) as [
@@ -91,7 +96,9 @@ export function adamW<P extends TensorTree>(
     const change = decays(path, partsOf(path, param.shape)[0]!.shape)
       ? tf.add(direction, tf.mul(param, config.weightDecay))
       : direction;
-    updated.params.push(tf.sub(param, tf.mul(change, learningRate)));
+    const next = tf.sub(param, tf.mul(change, learningRate));
+    const bound = bounds[path];
+    updated.params.push(bound === undefined ? next : tf.clipByValue(next, ...bound));
     updated.first.push(first);
     updated.second.push(second);
   }

@@ -36,7 +36,7 @@ for (const recipe of recipes) {
           const leaves = Object.entries(arrays).map(
             ([name, array]) => [`0/${name}`, array] as const,
           );
-          assert.doesNotThrow(() => layout.of(leaves, []), `${stage ?? recipe}`);
+          assert.doesNotThrow(() => layout.of(leaves, []), stage ?? recipe);
         }
       };
       laidOut('training', system.assemble(rows));

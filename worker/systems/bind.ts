@@ -5,7 +5,7 @@
 import * as z from 'zod';
 import * as tf from '@tensorflow/tfjs-core';
 import { count } from '../config-fields.ts';
-import { infoNceSums } from '../losses/contrastive.ts';
+import { infoNceSums, LOGIT_SCALE_BOUNDS } from '../losses/contrastive.ts';
 import {
   bindEmbeddings,
   initBind,
@@ -173,6 +173,7 @@ function bindSystem(
       : [],
     frozen: {},
     decays: decaysMatrices,
+    bounds: { logitScale: LOGIT_SCALE_BOUNDS },
     assemble: (rows) => assemble(rows, 'train'),
     sums: () => ({}),
     contrast: {
@@ -197,8 +198,7 @@ function bindSystem(
                 groupIds: embeddings['textIds']!,
                 counted: embeddings['rowWeightIds']!,
               },
-              // Radford et al. 2021, sec. 2.5: not above 100.
-              tf.minimum(tf.exp(params.logitScale), 100),
+              tf.exp(params.logitScale),
             ),
           ]),
         ),

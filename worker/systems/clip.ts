@@ -2,7 +2,7 @@
 import * as tf from '@tensorflow/tfjs-core';
 import * as z from 'zod';
 import { count } from '../config-fields.ts';
-import { infoNceSums } from '../losses/contrastive.ts';
+import { infoNceSums, LOGIT_SCALE_BOUNDS } from '../losses/contrastive.ts';
 import {
   clipImages,
   clipTexts,
@@ -36,9 +36,6 @@ const fields = z.strictObject({
 
 type ClipConfig = z.infer<typeof fields>;
 
-/** Similarities are multiplied by no more than this. Source: Radford et al. 2021, sec. 2.5. */
-const MAX_SCALE = 100;
-
 export const clip = defineSystem<ClipConfig, ClipParams>({
   schema: fields,
   sampleKind: 'a picture or a clip of one video, with words',
@@ -70,10 +67,9 @@ export const clip = defineSystem<ClipConfig, ClipParams>({
       init: (initializer) => initClip(sizes, initializer),
       images: (params, images) => clipImages(params, images, sizes),
       texts: (params, ids) => clipTexts(params, { ids }, sizes),
-      sums: ({ logitScale }, pairs) => {
-        const scale = tf.exp(tf.minimum(logitScale, Math.log(MAX_SCALE)));
-        return infoNceSums(pairs, scale, model.contrastChunk ?? undefined);
-      },
+      bounds: { logitScale: LOGIT_SCALE_BOUNDS },
+      sums: ({ logitScale }, pairs) =>
+        infoNceSums(pairs, tf.exp(logitScale), model.contrastChunk ?? undefined),
     });
   },
 });

@@ -9,6 +9,7 @@ import { crossEntropySums, type ObjectiveSums } from '../losses/cross-entropy.ts
 import type { Pairs } from '../losses/contrastive.ts';
 import { l2Normalize } from '../layers/normalize.ts';
 import { normalizePixels, type PixelStatistics } from '../tokens/pixels.ts';
+import type { Bounds } from '../optim/adamw.ts';
 import type { PartKinds } from '../part-kind.ts';
 import type { PublishedPart } from '../pretrained/published-parts.ts';
 import { tubelets } from '../tokens/tubelets.ts';
@@ -60,6 +61,7 @@ export interface RetrievalOptions<P extends TensorTree> {
   readonly published: readonly PublishedPart[];
   /** Those that the comparison uses itself. */
   readonly parameters: readonly string[];
+  readonly bounds?: Bounds;
   readonly init: (initializer: Initializer) => P;
   /** [B, H, W, C] to unit vectors [B, E]. */
   readonly images: (params: P, images: tf.Tensor) => tf.Tensor;
@@ -150,6 +152,7 @@ export function retrievalSystem<P extends TensorTree>(
     frozen: {},
     // Of stacked layers `shape` is that of one; a table of words or positions is no map between spaces.
     decays: (path, shape) => shape.length > 1 && !/(^|\/)(words|position)$/.test(path),
+    ...(options.bounds && { bounds: options.bounds }),
     assemble,
     sums(params, _frozen, batch): Record<string, ObjectiveSums> {
       const asked = batch as RetrievalBatch;

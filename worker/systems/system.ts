@@ -8,6 +8,7 @@ import type { RunConfig } from '../config-fields.ts';
 import type { Initializer } from '../initializer.ts';
 import type { ObjectiveSums } from '../losses/cross-entropy.ts';
 import type { LanguageModel } from '../models/language-model.ts';
+import type { Bounds } from '../optim/adamw.ts';
 import type { PartKinds } from '../part-kind.ts';
 import type { PublishedPart } from '../pretrained/published-parts.ts';
 import type { TensorTree } from '../tree.ts';
@@ -156,6 +157,8 @@ export interface VideoLanguageSystem<P extends TensorTree = TensorTree> {
   readonly frozen: Readonly<Record<string, HostArray>>;
   /** Whether weight decay applies to a parameter; of stacked layers, `shape` is that of one. */
   decays(path: string, shape: readonly number[]): boolean;
+  /** Least and greatest value that a step leaves to a parameter, by its path; none unless given. */
+  readonly bounds?: Bounds;
   /** A training microbatch; a pure function of rows and the run's seed. */
   assemble(rows: readonly Row[]): HostBatch;
   /** Rows with something hidden, to look at what the model makes of them. */
