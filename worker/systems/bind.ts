@@ -23,7 +23,7 @@ import type { Sample } from '../../video/index/sample.ts';
 import { audioFields, audioFault, audioSizes, spectrograms } from './audio-part.ts';
 import { clipOf, factsByClip, longestOf, type Facts } from './clip-facts.ts';
 import { decaysMatrices } from './dialogue-system.ts';
-import { assembleDialogues } from './dialogue.ts';
+import { assembleDialogues, readIds } from './dialogue.ts';
 import {
   defineSystem,
   isClipWithWords,
@@ -33,6 +33,7 @@ import {
   type VideoLanguageSystem,
 } from './system.ts';
 import { fitTokenizer, readTokenizer } from './text-assets.ts';
+import { textNumber } from './text-number.ts';
 import {
   allPictures,
   anyPicture,
@@ -128,7 +129,10 @@ function bindSystem(
       arrays: {
         ids,
         present,
-        textIds: { data: Float32Array.from(texts, hashOf), shape: [rows.length] },
+        textIds: {
+          data: Float32Array.from(rows, (_, i) => textNumber(readIds({ ids, present }, i))),
+          shape: [rows.length],
+        },
         ...(senses.includes('image') && {
           image: packedPictures(rows, data, anyPicture(seed, purpose)),
         }),
@@ -214,12 +218,4 @@ function textOf(sample: Sample, facts: Facts): string {
   if (own.length < 2) return own[0]?.answer ?? sample.text;
   const caption = longestOf(own);
   return own.flatMap(({ answer }) => (answer === caption ? [] : [answer])).join(' ');
-}
-
-/** A whole number that float32 holds; equal texts have equal ones. */
-export function hashOf(text: string): number {
-  let hash = 0x811c9dc5;
-  for (let i = 0; i < text.length; i++)
-    hash = Math.imul(hash ^ text.charCodeAt(i), 0x01000193) >>> 0;
-  return (hash ^ (hash >>> 24)) & 0xffffff;
 }

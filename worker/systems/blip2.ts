@@ -23,9 +23,8 @@ import { vit } from '../models/vit.ts';
 import { encoderKind } from '../part-kind.ts';
 import { publishedBlip2, publishedVision } from '../pretrained/published-parts.ts';
 import { disposeTree } from '../tree.ts';
-import { hashOf } from './bind.ts';
 import { decaysMatrices } from './dialogue-system.ts';
-import { assembleDialogues } from './dialogue.ts';
+import { assembleDialogues, readIds } from './dialogue.ts';
 import { qFormerFault, qFormerFields, qFormerSizes } from './q-former-part.ts';
 import {
   defineSystem,
@@ -37,6 +36,7 @@ import {
   type VideoLanguageSystem,
 } from './system.ts';
 import { fitTokenizer, readTokenizer } from './text-assets.ts';
+import { textKey, textNumber } from './text-number.ts';
 import {
   anyPicture,
   initVision,
@@ -110,9 +110,16 @@ export function blip2System(
   };
   const told = new Set(pictureWords.flat());
   const toldIds = new Set(wholeWords(tokenizer, [...told]).values());
-  const groupOf = (text: string): number => {
-    const own = text.split(/\s+/).filter((word) => told.has(word));
-    return hashOf(own.length === 0 ? text : own.join(' '));
+  const asRead = (ids: ArrayLike<number>): string => tokenizer.decode(Array.from(ids));
+  // Of a word that no piece is known of nothing is read.
+  const readWords = new Set(
+    [...told].map((word) => asRead(tokenizer.encode(word))).filter((word) => word !== ''),
+  );
+  const groupOf = (ids: Int32Array): number => {
+    const own = asRead(ids)
+      .split(/\s+/)
+      .filter((word) => readWords.has(word));
+    return textNumber(own.length === 0 ? ids : tokenizer.encode(own.join(' ')));
   };
   const tokens = (texts: readonly string[], begin: string) =>
     assembleDialogues(
@@ -130,13 +137,19 @@ export function blip2System(
     const asked = rows.map((row, i) =>
       labels[i] === 1 ? own[i]! : exchanged(own[i]!, pictureWords, rngOf(row, 'exchange')),
     );
-    const isAsked = asked.map(
-      (text, i) => text !== undefined && (labels[i] === 1 || text !== own[i]),
-    );
     const texts = asked.map((text, i) => text ?? own[i]!);
-    const { ids, present } = tokens(texts, '[CLS]');
+    const read = tokens(texts, '[CLS]');
+    const { ids, present } = read;
+    const ownRead = tokens(own, '[CLS]');
+    const ownIds = rows.map((_, i) => readIds(ownRead, i));
+    // A word that is cut off can be exchanged, and then nothing is.
+    const isAsked = asked.map(
+      (text, i) =>
+        text !== undefined &&
+        (labels[i] === 1 || textKey(readIds(read, i)) !== textKey(ownIds[i]!)),
+    );
     const write = tokens(texts, '[>]');
-    const groups = Float32Array.from(own, groupOf);
+    const groups = Float32Array.from(ownIds, groupOf);
     const hasOther = groups.some((group) => group !== groups[0]);
     const [count, length] = [rows.length, textLength];
     const noise = (what: string): HostArray => ({

@@ -134,6 +134,17 @@ export function assembleDialogues(
   return arrays;
 }
 
+/** The tokens of a row. */
+export function readIds(
+  { ids, present }: Pick<DialogueArrays, 'ids' | 'present'>,
+  row: number,
+): Int32Array {
+  const [, length] = ids.shape as [number, number];
+  return ids.data
+    .subarray(row * length, (row + 1) * length)
+    .filter((_, at) => present.data[row * length + at] !== 0);
+}
+
 /** What {@link assembleDialogues} makes of a conversation up to the answer, as people read it. */
 export function dialogueGiven(
   shape: DialogueShape,

@@ -97,8 +97,9 @@ export function assembleMerlot(
     const rng = openRng(config.seed, `merlot/${question.purpose}`, row.epoch, row.number);
     for (let s = 0; s < numSegments; s++) {
       const text = wordsAt(row.sample.cues, row.timesSeconds[s]!);
-      arrays.ids.data.set(segmentIds(text, config), (r * numSegments + s) * segmentLength);
-      arrays.textNumbers.data[r * numSegments + s] = textNumber(text);
+      const ids = segmentIds(text, config);
+      arrays.ids.data.set(ids, (r * numSegments + s) * segmentLength);
+      arrays.textNumbers.data[r * numSegments + s] = textNumber(ids);
     }
     for (let k = 0; k < groupsPerRow; k++) {
       const group = r * groupsPerRow + k;

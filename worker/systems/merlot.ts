@@ -41,6 +41,7 @@ import {
   type VideoLanguageSystem,
 } from './system.ts';
 import { fitTokenizer, readTokenizer } from './text-assets.ts';
+import { textClasses } from './text-number.ts';
 import { checkBlocks, encoderFields, encoderSizes } from './tower-fields.ts';
 
 const fields = z.strictObject({
@@ -324,8 +325,11 @@ function maskedWords(assembly: MerlotAssembly): HeldOutTask {
 /** Which of all held-out transcripts is said while a frame is shown. */
 function transcriptRecall(assembly: MerlotAssembly, said: readonly string[]): HeldOutTask {
   const { numSegments, segmentLength } = assembly;
-  const choices = [...new Set(said)].slice(0, MAX_CANDIDATES);
-  const classOf = new Map(choices.map((text, i) => [text, i]));
+  const { texts: choices, classOf } = textClasses(
+    said,
+    (text) => segmentIds(text, assembly),
+    MAX_CANDIDATES,
+  );
   const question: MerlotQuestion = { purpose: 'recall', words: 'shown', order: 'told' };
   return {
     name: 'transcript-recall-at-1',
@@ -346,7 +350,7 @@ function transcriptRecall(assembly: MerlotAssembly, said: readonly string[]): He
       const choiceWeights = floatArray(rows.length, numSegments);
       for (const [r, { sample, timesSeconds }] of rows.entries()) {
         for (let s = 0; s < numSegments; s++) {
-          const label = classOf.get(wordsAt(sample.cues, timesSeconds[s]!));
+          const label = classOf(wordsAt(sample.cues, timesSeconds[s]!));
           choiceLabels.data[r * numSegments + s] = label ?? 0;
           choiceWeights.data[r * numSegments + s] = label === undefined ? 0 : 1;
         }

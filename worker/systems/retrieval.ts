@@ -15,7 +15,7 @@ import type { PublishedPart } from '../pretrained/published-parts.ts';
 import { tubelets } from '../tokens/tubelets.ts';
 import type { TensorTree } from '../tree.ts';
 import { countedOf, floatArray, intArray, packedFrames } from './host-arrays.ts';
-import { textNumber } from './text-number.ts';
+import { textClasses, textNumber } from './text-number.ts';
 import type { HeldOutTask, HostBatch, Row, VideoLanguageSystem } from './system.ts';
 
 /** Fields of recipes that systems of two towers share. */
@@ -38,7 +38,7 @@ const MAX_CANDIDATES = 1024;
 type RetrievalBatch = {
   readonly pixels: tf.Tensor; // [B, bytes / 4] int32
   readonly ids: tf.Tensor; // [B, L] int32
-  readonly captions: tf.Tensor; // [B] float32, equal for equal captions
+  readonly captions: tf.Tensor; // [B] float32, equal for captions that are read alike
   /** In a held-out question alone: captions to choose from, one after another, [B, K, L] int32. */
   readonly candidates?: tf.Tensor;
   readonly labels?: tf.Tensor; // [B] int32
@@ -100,7 +100,7 @@ export function retrievalSystem<P extends TensorTree>(
   const assemble = (rows: readonly Row[]): HostBatch => {
     const captions = floatArray(rows.length);
     for (const [i, { sample }] of rows.entries()) {
-      captions.data[i] = textNumber(sample.text);
+      captions.data[i] = textNumber(idsOf(sample.text));
     }
     const ids = textArray(
       rows.map(({ sample }) => sample.text),
@@ -114,8 +114,11 @@ export function retrievalSystem<P extends TensorTree>(
     };
   };
 
-  const candidates = [...new Set(splits.heldOut.map(({ text }) => text))].slice(0, MAX_CANDIDATES);
-  const classOf = new Map(candidates.map((text, i) => [text, i]));
+  const { texts: candidates, classOf } = textClasses(
+    splits.heldOut.map(({ text }) => text),
+    idsOf,
+    MAX_CANDIDATES,
+  );
   const recall: HeldOutTask = {
     name: 'recall-at-1',
     objective: 'contrastive',
@@ -130,7 +133,7 @@ export function retrievalSystem<P extends TensorTree>(
       );
       const [labels, answerWeights] = [intArray(rows.length), floatArray(rows.length)];
       for (const [i, { sample }] of rows.entries()) {
-        const label = classOf.get(sample.text);
+        const label = classOf(sample.text);
         labels.data[i] = label ?? 0;
         answerWeights.data[i] = label === undefined ? 0 : 1;
       }

@@ -1,10 +1,36 @@
+/** Texts by the ids that a model reads of them, cut: what it cannot tell apart is one text, however it is spelt. */
+
+/** Equal for equal ids alone. */
+export function textKey(ids: ArrayLike<number>): string {
+  return Array.from(ids).join(' ');
+}
+
 /**
- * A whole number that float32 holds, equal for equal texts: FNV-1a folded to 24 bits. Two texts of a batch of G have
- * one number with chance G² / 2^25.
+ * A whole number that float32 holds, equal for equal ids: FNV-1a of their {@link textKey} folded to 24 bits. Two texts
+ * of a batch of G have one number with chance G² / 2^25.
  */
-export function textNumber(text: string): number {
+export function textNumber(ids: ArrayLike<number>): number {
   let hash = 0x811c9dc5;
-  for (const byte of new TextEncoder().encode(text))
+  for (const byte of new TextEncoder().encode(textKey(ids)))
     hash = Math.imul(hash ^ byte, 0x01000193) >>> 0;
   return (hash ^ (hash >>> 24)) & 0xffffff;
+}
+
+/** The texts that a model can tell apart, the first `limit` of them, each as it is spelt first; and which one a text is. */
+export function textClasses(
+  texts: Iterable<string>,
+  idsOf: (text: string) => ArrayLike<number>,
+  limit = Infinity,
+): { readonly texts: readonly string[]; readonly classOf: (text: string) => number | undefined } {
+  const first = new Map<string, string>();
+  for (const text of new Set(texts)) {
+    if (first.size === limit) break;
+    const key = textKey(idsOf(text));
+    if (!first.has(key)) first.set(key, text);
+  }
+  const classes = new Map([...first.keys()].map((key, i) => [key, i]));
+  return {
+    texts: [...first.values()],
+    classOf: (text) => classes.get(textKey(idsOf(text))),
+  };
 }

@@ -8,6 +8,7 @@ import { floatArray, intArray, packedFrames } from './host-arrays.ts';
 import { questionGiven } from './question-given.ts';
 import { wordsAt } from './subtitles.ts';
 import { isOneFrame, type Given, type HostArray, type HostBatch, type Row } from './system.ts';
+import { textKey } from './text-number.ts';
 
 /** What is asked, and by which words: every answer is text of the same decoder. */
 export const TASKS = ['caption', 'match', 'order'] as const;
@@ -96,14 +97,9 @@ export function assembleOfa(
     arrays.places.data.set(shown, r * numFrames);
     const namesCaption = question.namesCaption ?? config.orderNamesCaption;
     const ofSome = question.ofSome ?? false;
-    const [named, answer] = asked(task, { row, rng, shown, split, namesCaption, ofSome });
-    numTokens += setPrompt(
-      config,
-      arrays,
-      r,
-      PROMPTS[task].replace('{caption}', () => named),
-    );
-    const written = tokenizer.encode(answer).slice(0, answerLength - 2);
+    const [named, answer] = asked(config, task, { row, rng, shown, split, namesCaption, ofSome });
+    numTokens += setPrompt(config, arrays, r, promptNaming(task, named));
+    const written = answerIds(config, answer);
     arrays.answers.data.set([cls, ...written, sep], r * answerLength);
     arrays[`${task}Labels`].data.set([...written, sep], r * answerLength + 1);
     counts[task] += written.length + 1;
@@ -111,6 +107,14 @@ export function assembleOfa(
   }
   const pixels = { data: packPixels(bytes), shape: [rows.length, bytes.length / 4 / rows.length] };
   return { arrays: { pixels, ...arrays }, counts, numTokens };
+}
+
+/** What is written of an answer, without the token that begins it and the one that ends it. */
+export function answerIds(
+  { tokenizer, answerLength }: Pick<OfaAssembly, 'tokenizer' | 'answerLength'>,
+  answer: string,
+): number[] {
+  return tokenizer.encode(answer).slice(0, answerLength - 2);
 }
 
 /**
@@ -147,14 +151,26 @@ function promptOf(question: string): string {
   return question === '' ? PROMPTS.caption : question;
 }
 
+function promptNaming(task: Task, caption: string): string {
+  return PROMPTS[task].replace('{caption}', () => caption);
+}
+
+type Reading = Pick<OfaAssembly, 'tokenizer' | 'promptLength'>;
+
+/** What the encoder reads of a prompt. */
+function promptIds({ tokenizer, promptLength }: Reading, prompt: string): number[] {
+  return tokenizer.encode(prompt).slice(0, promptLength);
+}
+
 /** Writes what the encoder reads of row `r`; gives the number of its tokens. */
 function setPrompt(
-  { tokenizer, promptLength }: Pick<OfaAssembly, 'tokenizer' | 'promptLength'>,
+  reading: Reading,
   { ids, present }: { readonly ids: HostArray; readonly present: HostArray },
   r: number,
   prompt: string,
 ): number {
-  const words = tokenizer.encode(prompt).slice(0, promptLength);
+  const words = promptIds(reading, prompt);
+  const { promptLength } = reading;
   ids.data.set(words, r * promptLength);
   present.data.fill(1, r * promptLength, r * promptLength + words.length);
   return words.length;
@@ -177,6 +193,7 @@ function drawTask(tasks: Readonly<Record<Task, number>>, rng: Rng): Task {
 
 /** The caption that the prompt names, and the answer. */
 function asked(
+  reading: Reading,
   task: Task,
   {
     row,
@@ -217,7 +234,7 @@ function asked(
     case 'match': {
       // Each clip is asked both ways, in turns.
       const wantsOther = (epoch + number) % 2 === 1;
-      const other = wantsOther ? otherCaption(text, split, rng.fork('other')) : undefined;
+      const other = wantsOther ? otherCaption(reading, text, split, rng.fork('other')) : undefined;
       return other === undefined ? [text, YES] : [other, NO];
     }
   }
@@ -254,11 +271,19 @@ function runOf(length: number, rng: Rng): [from: number, to: number] {
   return [from, from + own];
 }
 
-/** Another clip's caption, drawn at random; undefined where none of some has other words. */
-function otherCaption(text: string, split: readonly Sample[], rng: Rng): string | undefined {
+/** Another clip's caption, drawn at random; undefined where none of some is read as other words. */
+function otherCaption(
+  reading: Reading,
+  text: string,
+  split: readonly Sample[],
+  rng: Rng,
+): string | undefined {
+  const readOf = (caption: string): string =>
+    textKey(promptIds(reading, promptNaming('match', caption)));
+  const own = readOf(text);
   for (let k = 0; k < 16; k++) {
     const other = split[rng.integer(split.length)]!.text;
-    if (other !== text) return other;
+    if (other !== text && readOf(other) !== own) return other;
   }
   return undefined;
 }

@@ -36,8 +36,10 @@ import {
   type VideoLanguageSystem,
 } from './system.ts';
 import { fitTokenizer, readTokenizer } from './text-assets.ts';
+import { textClasses } from './text-number.ts';
 import { checkBlocks, encoderFields, encoderSizes } from './tower-fields.ts';
 import {
+  answerIds,
   assembleOfa,
   assembleOfaQuestion,
   ofaQuestionGiven,
@@ -231,17 +233,19 @@ async function open({
     answerWeights.data.fill(1);
     return { ...batch, arrays: { ...batch.arrays, answerWeights } };
   };
-  const captions = [...new Set(index.heldOut.map(({ text }) => text))];
-  const captionClass = new Map(captions.map((text, i) => [text, i]));
+  const captions = textClasses(
+    index.heldOut.map(({ text }) => text),
+    (text) => answerIds(assembly, text),
+  );
   const caption: HeldOutTask = {
     name: 'caption-exact',
     objective: 'caption',
-    numClasses: captions.length,
+    numClasses: captions.texts.length,
     assemble: (rows) => {
       const batch = ask(rows, { purpose: 'caption', task: 'caption' });
       const answerClasses = intArray(rows.length);
       for (const [i, { sample }] of rows.entries()) {
-        answerClasses.data[i] = captionClass.get(sample.text)!;
+        answerClasses.data[i] = captions.classOf(sample.text)!;
       }
       return { ...batch, arrays: { ...batch.arrays, answerClasses } };
     },

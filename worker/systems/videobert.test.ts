@@ -22,6 +22,7 @@ const SAMPLES: readonly Sample[] = ['a red circle rises', 'a blue star falls'].m
 /** The tiny recipe's system without any run, and its config; each call opens one that has seen nothing. */
 async function open(
   overrides: readonly string[] = [],
+  samples = SAMPLES,
 ): Promise<{ system: VideoLanguageSystem; blank: readonly Row[]; rows: (epoch: number) => Row[] }> {
   const text = await readFile(new URL('../recipes/videobert.yaml', import.meta.url), 'utf8');
   const config = resolveConfig({
@@ -37,7 +38,7 @@ async function open(
     return Uint8Array.from({ length: numBytes }, () => rng.integer(256));
   };
   const rows = (epoch: number): Row[] =>
-    SAMPLES.map((sample, number) => ({
+    samples.map((sample, number) => ({
       ...{ sample, number, epoch, frames: framesOf(number, epoch) },
       timesSeconds: Array.from({ length: windows * framesPerWindow }, (_, i) => i / 4),
     }));
@@ -47,7 +48,7 @@ async function open(
   const model = config.model as unknown as Parameters<typeof videoBertSystem>[0];
   const tokenizer = openTokenizer(
     trainTokenizer(
-      SAMPLES.map((sample) => sample.text),
+      samples.map((sample) => sample.text),
       { vocabularySize: 64 },
     ),
   );
@@ -57,7 +58,7 @@ async function open(
     seed: 1,
     pcaDims: model.visualComponents,
   });
-  const splits = { train: SAMPLES, heldOut: SAMPLES };
+  const splits = { train: samples, heldOut: samples };
   const data = { ...config.data, seed: config.train.seed };
   return {
     system: videoBertSystem(model, data, { tokenizer, vocabulary }, splits),
@@ -88,4 +89,24 @@ test('films that look otherwise in each epoch are seen as they look then, whatev
     idsOf(old.system, old.rows(0));
     assert.deepEqual(idsOf(old.system, old.rows(1)), idsOf(fresh.system, fresh.rows(1)), override);
   }
+});
+
+test('a text that is read alike is no other text: such pairs match', async () => {
+  const spelt = ['a red circle rises up', 'A RED  circle rises down'].map((text, i) => ({
+    ...SAMPLES[i]!,
+    text,
+  }));
+  const matched = async (maxTextTokens: number): Promise<number[]> => {
+    const overrides = [`model.maxTextTokens=${maxTextTokens}`, 'model.mismatchedShare=1'];
+    const { system, rows } = await open(overrides, spelt);
+    const shown = Array.from({ length: 20 }, (_, epoch) => rows(epoch)).flat();
+    const { arrays } = system.assemble(shown);
+    const { data: weights } = arrays['alignmentWeights']!;
+    return [...arrays['matched']!.data].filter((_, i) => weights[i] === 1);
+  };
+  // The fifth word tells them apart.
+  const [cut, whole] = [await matched(4), await matched(16)];
+  assert.ok(cut.length > 0);
+  assert.ok(cut.every((label) => label === 1));
+  assert.ok(whole.includes(0));
 });

@@ -31,6 +31,7 @@ import {
   type VideoLanguageSystem,
 } from './system.ts';
 import { fitTokenizer, readTokenizer } from './text-assets.ts';
+import { textKey } from './text-number.ts';
 import {
   initVideoBert,
   videoBertLogits,
@@ -224,11 +225,12 @@ export function videoBertSystem(
   });
   const assemble = (rows: readonly Row[], asked: Question, split: readonly Sample[]): HostBatch =>
     assembleVideoBert(assembly, rows.map(exampleOf), asked, (rng, own) => {
-      const ownText = split[own.number]!.text;
+      const readOf = (ids: Int32Array): string => textKey(ids.subarray(0, config.maxTextTokens));
+      const ownText = readOf(own.textIds);
       // A split with few texts may have no other one within reach: the pair then counts as matched.
       for (let attempt = 0; attempt < 8; attempt++) {
-        const other = split[rng.integer(split.length)]!;
-        if (other.text !== ownText && other.text !== '') return textIdsOf(other);
+        const other = textIdsOf(split[rng.integer(split.length)]!);
+        if (other.length > 0 && readOf(other) !== ownText) return other;
       }
       return undefined;
     });

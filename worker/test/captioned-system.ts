@@ -25,24 +25,26 @@ export const CAPTIONED: readonly Sample[] = Array.from({ length: 8 }, (_, file):
   };
 });
 
-/** The system of a recipe as `prepare` fits and opens it, on {@link CAPTIONED}; without media. */
+/** The system of a recipe as `prepare` fits and opens it, on {@link CAPTIONED} unless others are given; without media. */
 export async function openCaptioned(
   recipe: string,
   {
     preset,
     stage,
     overrides = [],
+    samples = CAPTIONED,
   }: {
     readonly preset?: string;
     readonly stage?: string;
     readonly overrides?: readonly string[];
+    readonly samples?: readonly Sample[];
   },
 ): Promise<{ readonly system: VideoLanguageSystem; readonly config: Config }> {
   const file = new URL(`../recipes/${recipe}.yaml`, import.meta.url);
   const text = await readFile(file, 'utf8');
   const config = resolveConfig({ text, file: recipe, preset, stage, overrides });
   const folder = await temporaryFolder('system');
-  const known = { train: CAPTIONED, heldOut: CAPTIONED, files: [] };
+  const known = { train: samples, heldOut: samples, files: [] };
   const index = known as unknown as SampleIndex;
   // A clip system that reads captions alone asks for no frames.
   const loader = undefined as unknown as ClipLoader;

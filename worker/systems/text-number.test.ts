@@ -1,0 +1,127 @@
+/** Texts that a model cannot tell apart are one text: as negatives, as answers to choose from, and as classes. */
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import type { Sample } from '../../video/index/sample.ts';
+import { CAPTIONED, captionedRows, openCaptioned } from '../test/captioned-system.ts';
+import { openTestSystem, TEST_SAMPLES, testRows } from '../test/open-system.ts';
+import type { HostBatch, VideoLanguageSystem } from './system.ts';
+import { textClasses, textNumber } from './text-number.ts';
+
+/** The first three are read alike where six word pieces are read; the fourth has another fourth word. */
+const SPELT = [
+  'a red circle moves left',
+  'A  RED circle moves left ',
+  'a red circle moves left and away',
+  'a red circle stays left',
+];
+const READ = [0, 0, 0, 1];
+
+const spelt: readonly Sample[] = SPELT.map((text, i) => ({
+  ...CAPTIONED[i]!,
+  text,
+  cues: [{ startSeconds: 0, endSeconds: 4, text }],
+}));
+
+/** Which of a list's values are equal, by their first places. */
+function pattern(values: ArrayLike<number>): number[] {
+  const all = Array.from(values);
+  const distinct = [...new Set(all)];
+  return all.map((value) => distinct.indexOf(value));
+}
+
+function taskOf({ heldOutTasks }: VideoLanguageSystem, name: string) {
+  return heldOutTasks.find((task) => task.name === name)!;
+}
+
+test('numbers and classes are those of the ids', () => {
+  assert.equal(textNumber([1, 23]), textNumber(Int32Array.of(1, 23)));
+  assert.notEqual(textNumber([1, 23]), textNumber([12, 3]));
+  assert.notEqual(textNumber([]), textNumber([0]));
+  const texts = Array.from({ length: 500 }, (_, i) => [i, i + 1]);
+  for (const number of texts.map(textNumber)) assert.equal(Math.fround(number), number);
+  assert.ok(new Set(texts.map(textNumber)).size > 490);
+  const idsOf = (text: string): number[] => [text.length];
+  const classes = textClasses(['ab', 'cd', 'e', 'ab', 'fgh'], idsOf, 2);
+  assert.deepEqual(classes.texts, ['ab', 'e']);
+  assert.deepEqual(['xy', 'e', 'fgh'].map(classes.classOf), [0, 1, undefined]);
+});
+
+for (const recipe of ['clip', 'siglip']) {
+  test(`${recipe}: captions that are read alike belong together, and are one candidate`, async () => {
+    // Begun and ended, and five words; siglip has no beginning.
+    const overrides = [`model.text.maxTokens=${recipe === 'clip' ? 7 : 6}`, 'data.frameSize=32'];
+    const { system, config } = await openCaptioned(recipe, {
+      ...{ preset: 'tiny', overrides, samples: spelt },
+    });
+    const rows = captionedRows(config, spelt);
+    assert.deepEqual(pattern(system.assemble(rows).arrays['captions']!.data), READ);
+    const recall = taskOf(system, 'recall-at-1');
+    assert.equal(recall.numClasses, 2);
+    assert.deepEqual(recall.labels(recall.assemble(rows)), READ);
+  });
+}
+
+test('merlot: transcripts that are read alike belong together, and are one choice', async () => {
+  const { system, config } = await openCaptioned('merlot', {
+    ...{ preset: 'tiny', overrides: ['model.segmentTokens=6'], samples: spelt },
+  });
+  const rows = captionedRows(config, spelt);
+  const { data, shape } = system.assemble(rows).arrays['textNumbers']!;
+  const perRow = shape[1]!;
+  const firsts = spelt.map((_, r) => data[r * perRow]!);
+  assert.deepEqual(pattern(firsts), READ);
+  const recall = taskOf(system, 'transcript-recall-at-1');
+  assert.equal(recall.numClasses, 2);
+  assert.deepEqual(
+    recall.labels(recall.assemble(rows)),
+    READ.flatMap((label) => new Array<number>(perRow).fill(label)),
+  );
+});
+
+test('video-ofa: no clip is asked about a caption that is read as its own, and captions have their classes', async () => {
+  const alike = spelt.slice(0, 2);
+  const open = async (samples: readonly Sample[]) => {
+    const { system, config } = await openCaptioned('video-ofa', {
+      ...{ preset: 'tiny', stage: 'clips', samples },
+      overrides: ['model.answerTokens=7', 'model.tasks={caption: 1, match: 1, order: 0}'],
+    });
+    return { system, rows: captionedRows(config, samples) };
+  };
+  const answers = ({ system, rows }: Awaited<ReturnType<typeof open>>): number[] => {
+    const match = taskOf(system, 'match-accuracy');
+    return match.labels(match.assemble(rows));
+  };
+  const [same, all] = [await open(alike), await open(spelt)];
+  assert.equal(new Set(answers(same)).size, 1, 'yes to both');
+  const caption = taskOf(all.system, 'caption-exact');
+  assert.equal(caption.numClasses, 2);
+  assert.deepEqual(caption.labels(caption.assemble(all.rows)), READ);
+});
+
+test('bind and blip2: texts that are read alike belong together', async () => {
+  const texts = [
+    'a red circle moves left',
+    'A RED  circle moves left ',
+    'a blue star moves up',
+    'a red circle stays',
+  ];
+  const samples = texts.map((text, file) => {
+    const { id, cues, decodeMegapixels } = TEST_SAMPLES[3 * file]!;
+    // Of a clip of which nothing else is said.
+    const media = [{ file, startSeconds: 2, endSeconds: 4 }];
+    return { id, media, cues, decodeMegapixels, text };
+  });
+  const groups = async (recipe: string, stage: string, overrides: string[]): Promise<number[]> => {
+    const { system, config } = await openTestSystem(recipe, stage, overrides);
+    const { arrays }: HostBatch = system.assemble(testRows(samples, config));
+    return pattern(arrays['textIds']!.data);
+  };
+  assert.deepEqual(await groups('blip2', 'represent', []), [0, 0, 1, 0], 'what is pictured');
+  const wordForWord = ['model.pictureWords=[]'];
+  assert.deepEqual(await groups('blip2', 'represent', wordForWord), [0, 0, 1, 2]);
+  assert.deepEqual(await groups('video-llava', 'bind', []), [0, 0, 1, 2]);
+  // `[CLS]` and three words.
+  const short = ['model.textLength=4'];
+  assert.deepEqual(await groups('blip2', 'represent', [...wordForWord, ...short]), [0, 0, 1, 0]);
+  assert.deepEqual(await groups('video-llava', 'bind', short), [0, 0, 1, 0]);
+});
