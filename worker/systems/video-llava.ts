@@ -13,6 +13,7 @@ import { vitStates, type VitParams } from '../models/vit.ts';
 import { encoderKind } from '../part-kind.ts';
 import { publishedVision } from '../pretrained/published-parts.ts';
 import type { TensorTree } from '../tree.ts';
+import type { RunConfig } from '../config-fields.ts';
 import { filledTemplate } from './dialogue.ts';
 import { dialogueFields, dialogueSystem } from './dialogue-system.ts';
 import { languageFault, languageFields, languageOf } from './language-part.ts';
@@ -57,8 +58,10 @@ export const videoLlava = defineSystem<VideoLlavaConfig, VideoLlavaParams>({
   schema: fields,
   sampleKind: 'a clip of one video with words',
   takes: isClipWithWords,
-  check: ({ model, data }) =>
-    visionFault(model.vision, data.frameSize) ?? languageFault(model.language),
+  check: ({ model, data, ...config }) =>
+    visionFault(model.vision, data.frameSize) ??
+    languageFault(model.language) ??
+    (model.pictures ? halvesFault(config) : undefined),
   async fit(context) {
     const { vocabularySize } = await fitTokenizer(context, context.config.model.textVocabulary);
     return `${vocabularySize} word pieces`;
@@ -124,3 +127,22 @@ export const videoLlava = defineSystem<VideoLlavaConfig, VideoLlavaParams>({
     });
   },
 });
+
+/** What is wrong with microbatches of which half is pictures, if anything: pictures and films are cut apart. */
+function halvesFault({
+  train: { microbatchSize },
+  engine: { devices },
+  parallel: { mesh },
+}: Pick<RunConfig, 'train' | 'engine' | 'parallel'>): string | undefined {
+  // Of devices that are not counted yet, those that the mesh names.
+  const data = mesh.data ?? (devices === 'all' ? 1 : devices / (mesh.fsdp * mesh.tensor));
+  const parts = data * mesh.fsdp;
+  if (microbatchSize >= 2 && (microbatchSize >> 1) % parts === 0) return undefined;
+  const where = `train.microbatchSize (${microbatchSize})`;
+  const why =
+    parts === 1
+      ? `${where} has no half to show as pictures: set it to 2 or more`
+      : `half of ${where} is pictures, which the ${parts} parts that parallel.mesh cuts rows into do not share evenly: ` +
+        `set it to a multiple of ${2 * parts}`;
+  return `${why}, or model.pictures to false`;
+}
