@@ -53,7 +53,7 @@ export const blip2Generation = defineSystem<Blip2GenerationConfig, Blip2Generati
   check: ({ model, data }) =>
     visionFault(model.vision, data.frameSize) ??
     qFormerFault(model.qFormer) ??
-    languageFault(model.language),
+    languageFault(model),
   async fit(context) {
     const { vocabularySize } = await fitTokenizer(context, context.config.model.textVocabulary);
     return `${vocabularySize} word pieces`;

@@ -41,7 +41,7 @@ export const clip = defineSystem<ClipConfig, ClipParams>({
   sampleKind: 'a picture or a clip of one video, with words',
   takes: isOneMediumWithWords,
   check: ({ model: { vision, text }, data }) =>
-    checkVision('model.vision', vision, data.frameSize) ?? checkBlocks('model.text', text),
+    checkVision('model.vision', vision, data) ?? checkBlocks('model.text', text),
   async fit(context) {
     const { vocabularySize } = await fitTokenizer(context, context.config.model.text.vocabulary);
     return `${vocabularySize} word pieces`;

@@ -29,7 +29,7 @@ export const languageModel = defineSystem<LanguageModelConfig, TensorTree>({
   schema: fields,
   sampleKind: 'a clip of one video with words',
   takes: isClipWithWords,
-  check: ({ model }) => languageFault(model.language),
+  check: ({ model }) => languageFault(model),
   async fit(context) {
     const { vocabularySize } = await fitTokenizer(context, context.config.model.textVocabulary);
     return `${vocabularySize} word pieces`;

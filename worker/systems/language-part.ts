@@ -82,11 +82,34 @@ export function languageOf(config: LanguageConfig, vocabularySize: number): Lang
   };
 }
 
-/** What is wrong with the fields taken together, if anything. */
-export function languageFault({ width, heads, keyValueHeads }: LanguageConfig): string | undefined {
+/**
+ * What is wrong with the fields taken together, if anything.
+ * @param model with the tokens of a conversation and of the answer that is written behind it
+ */
+export function languageFault({
+  language,
+  length,
+  maxAnswerTokens,
+}: {
+  readonly language: LanguageConfig;
+  readonly length: number;
+  readonly maxAnswerTokens: number;
+}): string | undefined {
+  const { kind, width, heads, keyValueHeads, maxPositions } = language;
   if (width % heads !== 0)
     return `model.language.width (${width}) is not a multiple of its heads (${heads})`;
   if (heads % keyValueHeads !== 0)
     return `model.language.heads (${heads}) is not a multiple of its keyValueHeads (${keyValueHeads})`;
+  if (kind === 'llama' && (width / heads) % 2 !== 0)
+    return (
+      `model.language.width (${width}) is an odd number (${width / heads}) for each of its heads (${heads}), and llama's ` +
+      `rotary positions turn pairs: set it to a multiple of ${2 * heads}`
+    );
+  const needed = length + maxAnswerTokens;
+  if (kind === 'opt' && needed > maxPositions)
+    return (
+      `model.language.maxPositions (${maxPositions}) has no place for model.length (${length}) tokens and an answer of ` +
+      `model.maxAnswerTokens (${maxAnswerTokens}): set it to ${needed} or more, or make those shorter`
+    );
   return undefined;
 }

@@ -65,7 +65,7 @@ export const miniGpt4Video = defineSystem<MiniGpt4VideoConfig, MiniGpt4VideoPara
     const perRow = data.frameSize / model.vision.patchSize;
     return (
       visionFault(model.vision, data.frameSize) ??
-      languageFault(model.language) ??
+      languageFault(model) ??
       (perRow % model.merge === 0
         ? undefined
         : `a row of patches has ${perRow}, which is not a multiple of model.merge (${model.merge})`)

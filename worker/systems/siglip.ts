@@ -45,7 +45,7 @@ export const siglip = defineSystem<SiglipConfig, SiglipParams>({
   sampleKind: 'a picture or a clip of one video, with words',
   takes: isOneMediumWithWords,
   check: ({ model: { vision, text }, data }) =>
-    checkVision('model.vision', vision, data.frameSize) ?? checkBlocks('model.text', text),
+    checkVision('model.vision', vision, data) ?? checkBlocks('model.text', text),
   async fit(context) {
     const { vocabularySize } = await fitTokenizer(context, context.config.model.text.vocabulary);
     return `${vocabularySize} word pieces`;

@@ -38,3 +38,45 @@ test('video-llava: a microbatch has pictures and films, and devices share each',
     /a multiple of 4/,
   );
 });
+
+test('opt has learned positions for a conversation and the answer behind it', () => {
+  const fault = (...overrides: string[]) =>
+    faultOf('blip2', ['model.length=40', 'model.maxAnswerTokens=12', ...overrides], 'generate');
+  const opt = ['model.language.kind=opt', 'model.language.tied=true'];
+  assert.equal(fault(...opt, 'model.language.maxPositions=52'), undefined);
+  assert.equal(
+    fault(...opt, 'model.language.maxPositions=51'),
+    'blip2: model.language.maxPositions (51) has no place for model.length (40) tokens and an answer of ' +
+      'model.maxAnswerTokens (12): set it to 52 or more, or make those shorter',
+  );
+  assert.equal(fault('model.language.kind=llama', 'model.language.maxPositions=1'), undefined);
+});
+
+test("llama's heads have an even width", () => {
+  const heads = ['model.language.heads=4', 'model.language.keyValueHeads=4'];
+  const fault = (width: number) =>
+    faultOf('video-llava', [...heads, `model.language.width=${width}`], 'language');
+  assert.equal(fault(104), undefined);
+  assert.match(
+    fault(100)!,
+    /^video-llava: model\.language\.width \(100\) is an odd number \(25\) for each of its heads \(4\), .*: set it to a multiple of 8$/,
+  );
+});
+
+test('pixels that are no whole number of int32 are refused', () => {
+  const sized = (windows: number) => [
+    ...['data.frameSize=21', `data.windows=${windows}`, 'data.framesPerWindow=1'],
+  ];
+  for (const recipe of ['clip', 'siglip']) {
+    const fault = (windows: number) =>
+      faultOf(recipe, [...sized(windows), 'model.vision.patchSize=7']);
+    assert.equal(fault(4), undefined);
+    assert.equal(
+      fault(2),
+      `${recipe}: data.frameSize (21) is odd, and the pixels of the 2 frames of a clip come to no whole number of ` +
+        'four bytes: make it even, or data.windows a multiple of 4',
+    );
+  }
+  const ofa = [...sized(2), 'model.patchSize=7'];
+  assert.match(faultOf('video-ofa', ofa, 'clips')!, /^video-ofa: data\.frameSize \(21\) is odd/);
+});

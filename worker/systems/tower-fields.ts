@@ -2,7 +2,7 @@
 import * as z from 'zod';
 import type { Activation } from '../layers/activations.ts';
 import type { EncoderSizes } from '../layers/encoder.ts';
-import { count } from '../config-fields.ts';
+import { count, type RunConfig } from '../config-fields.ts';
 import type { TextTowerSizes } from '../models/text-tower.ts';
 import type { VitSizes } from '../models/vit.ts';
 
@@ -70,9 +70,24 @@ export function checkBlocks(path: string, { width, heads }: EncoderFields): stri
 export function checkVision(
   path: string,
   fields: VisionFields,
-  frameSize: number,
+  data: RunConfig['data'],
 ): string | undefined {
   const { patchSize } = fields;
-  if (frameSize % patchSize === 0) return checkBlocks(path, fields);
+  const { frameSize } = data;
+  if (frameSize % patchSize === 0) return checkPixels(data) ?? checkBlocks(path, fields);
   return `data.frameSize (${frameSize}) is not a multiple of ${path}.patchSize (${patchSize})`;
+}
+
+/** What is wrong with a clip's pixels, if anything: they go to the device four bytes in an int32. */
+export function checkPixels({
+  windows,
+  framesPerWindow,
+  frameSize,
+}: RunConfig['data']): string | undefined {
+  const numFrames = windows * framesPerWindow;
+  if ((numFrames * frameSize ** 2 * 3) % 4 === 0) return undefined;
+  return (
+    `data.frameSize (${frameSize}) is odd, and the pixels of the ${numFrames} frames of a clip come to no whole number of ` +
+    'four bytes: make it even, or data.windows a multiple of 4'
+  );
 }

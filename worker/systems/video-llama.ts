@@ -82,7 +82,7 @@ export const videoLlama = defineSystem<VideoLlamaConfig, VideoLlamaParams>({
       .map(qFormerFault)
       .find((fault) => fault !== undefined) ??
     (model.audio === null ? undefined : audioFault(model.audio, data.audio)) ??
-    languageFault(model.language),
+    languageFault(model),
   async fit(context) {
     const { vocabularySize } = await fitTokenizer(context, context.config.model.textVocabulary);
     return `${vocabularySize} word pieces`;

@@ -37,7 +37,7 @@ import {
 } from './system.ts';
 import { fitTokenizer, readTokenizer } from './text-assets.ts';
 import { textClasses } from './text-number.ts';
-import { checkBlocks, encoderFields, encoderSizes } from './tower-fields.ts';
+import { checkBlocks, checkPixels, encoderFields, encoderSizes } from './tower-fields.ts';
 import {
   answerIds,
   assembleOfa,
@@ -112,7 +112,11 @@ export const videoOfa = defineSystem<OfaConfig, EncoderDecoderParams>({
     if (tasks.order > 0 && model.answerTokens < data.windows + 2) {
       return `model.answerTokens (${model.answerTokens}) has no room for the order of data.windows (${data.windows}) frames, a start and an end: set it to ${data.windows + 2} or more`;
     }
-    return checkBlocks('model.encoder', encoder) ?? checkBlocks('model.decoder', decoder);
+    return (
+      checkPixels(data) ??
+      checkBlocks('model.encoder', encoder) ??
+      checkBlocks('model.decoder', decoder)
+    );
   },
   async fit(context) {
     // Later stages show more frames than this one may, and keep its words.
