@@ -151,3 +151,12 @@ export function shuffled<T>(items: readonly T[], rng: Rng): T[] {
   }
   return copy;
 }
+
+/** Some of a list, evenly drawn, in its order; the whole list where it has no more than `limit`. */
+export function drawnOf<T>(items: readonly T[], limit: number, rng: Rng): T[] {
+  if (items.length <= limit) return [...items];
+  return shuffled([...items.keys()], rng)
+    .slice(0, limit)
+    .sort((a, b) => a - b)
+    .map((at) => items[at]!);
+}

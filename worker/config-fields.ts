@@ -190,7 +190,9 @@ export const runFields = z.strictObject({
   }),
   evaluate: z.strictObject({
     draws: count('Questions put to each held-out clip'),
-    microbatches: count('At most this many microbatches of held-out clips a draw'),
+    microbatches: count(
+      'At most this many microbatches of held-out clips a draw, evenly drawn from all',
+    ),
   }),
   engine: z.strictObject({
     name: z

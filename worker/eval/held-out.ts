@@ -1,9 +1,11 @@
 import type { Figure } from '../../proto/gen/videoloom/v1/run.ts';
+import { drawnOf, openRng } from '../../proto/random.ts';
+import type { Sample } from '../../video/index/sample.ts';
 import type { Clip, SubstitutedClip } from '../../video/loading/loader.ts';
 import type { Engine } from '../backend/engine.ts';
 import { rowsOf, uploadBatch } from '../batches.ts';
 import { openInitializer } from '../initializer.ts';
-import type { HostBatch, Row } from '../systems/system.ts';
+import type { HeldOutTask, HostBatch, Row } from '../systems/system.ts';
 import type { Collectives } from '../parallel/collectives.ts';
 import type { Programs } from '../programs.ts';
 import type { Run } from '../run.ts';
@@ -53,11 +55,12 @@ async function figuresOf(
   const { draws, microbatches } = run.config.evaluate;
   const figures: Figure[] = [];
   for (const task of system.heldOutTasks) {
-    const asked = [...run.index.heldOut.keys()].filter(
-      (number) => task.asks?.(run.index.heldOut[number]!) ?? true,
-    );
+    const asked = askedSamples(run.index.heldOut, task, {
+      limit: microbatches * microbatchSize,
+      seed: run.config.train.seed,
+    });
     if (asked.length === 0) continue;
-    const perDraw = Math.min(microbatches, Math.ceil(asked.length / microbatchSize));
+    const perDraw = Math.ceil(asked.length / microbatchSize);
     const objective = Object.keys(system.objectives).indexOf(task.objective);
     // Right answers of the trained and the untrained model, then how often each class was asked for.
     const tally = new Float64Array(2 + task.numClasses);
@@ -94,6 +97,19 @@ async function figuresOf(
     });
   }
   return figures;
+}
+
+/**
+ * The held-out samples that a task asks, by their numbers: where they are more than `limit`, as many, evenly drawn. An
+ * index has them as their source does, so that the first of them are of few films or folders.
+ */
+export function askedSamples(
+  heldOut: readonly Sample[],
+  { asks }: Pick<HeldOutTask, 'asks'>,
+  { limit, seed }: { readonly limit: number; readonly seed: number },
+): number[] {
+  const all = [...heldOut.keys()].filter((number) => asks?.(heldOut[number]!) ?? true);
+  return drawnOf(all, limit, openRng(seed, 'held-out'));
 }
 
 /**

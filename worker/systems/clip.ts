@@ -46,13 +46,14 @@ export const clip = defineSystem<ClipConfig, ClipParams>({
     const { vocabularySize } = await fitTokenizer(context, context.config.model.text.vocabulary);
     return `${vocabularySize} word pieces`;
   },
-  async open({ config: { model, data }, folder, index }) {
+  async open({ config: { model, data, train }, folder, index }) {
     const tokenizer = await readTokenizer(folder);
     const sizes = clipSizes(model, data, tokenizer.special.sep);
     return retrievalSystem({
       ...{
         name: 'clip',
         data,
+        seed: train.seed,
         tokenizer,
         splits: index,
         frames: model.frames,

@@ -41,7 +41,7 @@ import {
   type VideoLanguageSystem,
 } from './system.ts';
 import { fitTokenizer, readTokenizer } from './text-assets.ts';
-import { textClasses } from './text-number.ts';
+import { candidateTexts } from './text-number.ts';
 import { checkBlocks, encoderFields, encoderSizes } from './tower-fields.ts';
 
 const fields = z.strictObject({
@@ -80,8 +80,6 @@ type MerlotConfig = z.infer<typeof fields>;
 
 /** Of a pair of frames whose places are told, in hundredths. Source: MERLOT's released code. */
 const TOLD_WEIGHT = 1;
-/** Most transcripts that a held-out frame is to be told by. */
-const MAX_CANDIDATES = 1024;
 
 export const merlot = defineSystem<MerlotConfig, MerlotParams>({
   schema: fields,
@@ -325,16 +323,17 @@ function maskedWords(assembly: MerlotAssembly): HeldOutTask {
 /** Which of all held-out transcripts is said while a frame is shown. */
 function transcriptRecall(assembly: MerlotAssembly, said: readonly string[]): HeldOutTask {
   const { numSegments, segmentLength } = assembly;
-  const { texts: choices, classOf } = textClasses(
+  const { texts: choices, classOf } = candidateTexts(
     said,
     (text) => segmentIds(text, assembly),
-    MAX_CANDIDATES,
+    assembly.seed,
   );
   const question: MerlotQuestion = { purpose: 'recall', words: 'shown', order: 'told' };
   return {
     name: 'transcript-recall-at-1',
     objective: 'frame-text',
     numClasses: choices.length,
+    asks: ({ cues }) => cues.some(({ text }) => classOf(text) !== undefined),
     assemble(rows: readonly Row[]): HostBatch {
       const batch = assembleMerlot(assembly, rows, question);
       // Rows hold them as transcripts of as many segments as in training: each is read beside those that it happens to

@@ -15,7 +15,7 @@ import type { PublishedPart } from '../pretrained/published-parts.ts';
 import { tubelets } from '../tokens/tubelets.ts';
 import type { TensorTree } from '../tree.ts';
 import { countedOf, floatArray, intArray, packedFrames } from './host-arrays.ts';
-import { textClasses, textNumber } from './text-number.ts';
+import { candidateTexts, textNumber } from './text-number.ts';
 import type { HeldOutTask, HostBatch, Row, VideoLanguageSystem } from './system.ts';
 
 /** Fields of recipes that systems of two towers share. */
@@ -32,9 +32,6 @@ export const retrievalFields = {
 /** How the frames of a clip are seen. */
 export type FrameUse = z.infer<(typeof retrievalFields)['frames']>;
 
-/** Most captions that a held-out clip is to be told by. */
-const MAX_CANDIDATES = 1024;
-
 type RetrievalBatch = {
   readonly pixels: tf.Tensor; // [B, bytes / 4] int32
   readonly ids: tf.Tensor; // [B, L] int32
@@ -49,6 +46,7 @@ type RetrievalBatch = {
 export interface RetrievalOptions<P extends TensorTree> {
   readonly name: string;
   readonly data: RunConfig['data'];
+  readonly seed: number;
   readonly frames: FrameUse;
   readonly pixels: PixelStatistics;
   readonly tokenizer: Tokenizer;
@@ -114,15 +112,16 @@ export function retrievalSystem<P extends TensorTree>(
     };
   };
 
-  const { texts: candidates, classOf } = textClasses(
+  const { texts: candidates, classOf } = candidateTexts(
     splits.heldOut.map(({ text }) => text),
     idsOf,
-    MAX_CANDIDATES,
+    options.seed,
   );
   const recall: HeldOutTask = {
     name: 'recall-at-1',
     objective: 'contrastive',
     numClasses: candidates.length,
+    asks: ({ text }) => classOf(text) !== undefined,
     assemble(rows) {
       const batch = assemble(rows);
       // Each row carries a part of the captions, so that rows can be cut among devices; all rows see them all.

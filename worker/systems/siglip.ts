@@ -50,13 +50,14 @@ export const siglip = defineSystem<SiglipConfig, SiglipParams>({
     const { vocabularySize } = await fitTokenizer(context, context.config.model.text.vocabulary);
     return `${vocabularySize} word pieces`;
   },
-  async open({ config: { model, data }, folder, index }) {
+  async open({ config: { model, data, train }, folder, index }) {
     const tokenizer = await readTokenizer(folder);
     const sizes = siglipSizes(model, data);
     return retrievalSystem({
       ...{
         name: 'siglip',
         data,
+        seed: train.seed,
         tokenizer,
         splits: index,
         frames: model.frames,

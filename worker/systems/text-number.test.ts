@@ -5,7 +5,7 @@ import type { Sample } from '../../video/index/sample.ts';
 import { CAPTIONED, captionedRows, openCaptioned } from '../test/captioned-system.ts';
 import { openTestSystem, TEST_SAMPLES, testRows } from '../test/open-system.ts';
 import type { HostBatch, VideoLanguageSystem } from './system.ts';
-import { textClasses, textNumber } from './text-number.ts';
+import { candidateTexts, textClasses, textNumber } from './text-number.ts';
 
 /** The first three are read alike where six word pieces are read; the fourth has another fourth word. */
 const SPELT = [
@@ -41,9 +41,21 @@ test('numbers and classes are those of the ids', () => {
   for (const number of texts.map(textNumber)) assert.equal(Math.fround(number), number);
   assert.ok(new Set(texts.map(textNumber)).size > 490);
   const idsOf = (text: string): number[] => [text.length];
-  const classes = textClasses(['ab', 'cd', 'e', 'ab', 'fgh'], idsOf, 2);
+  const classes = textClasses(['ab', 'cd', 'e', 'ab'], idsOf);
   assert.deepEqual(classes.texts, ['ab', 'e']);
   assert.deepEqual(['xy', 'e', 'fgh'].map(classes.classOf), [0, 1, undefined]);
+});
+
+test('of more texts than can be compared some are drawn from all, by the seed', () => {
+  const texts = Array.from({ length: 5000 }, (_, i) => String(i));
+  const idsOf = (text: string): number[] => [Number(text)];
+  const { texts: chosen, classOf } = candidateTexts(texts, idsOf, 7);
+  assert.equal(new Set(chosen).size, 1024);
+  assert.deepEqual(candidateTexts(texts, idsOf, 7).texts, chosen);
+  assert.notDeepEqual(candidateTexts(texts, idsOf, 8).texts, chosen);
+  const late = chosen.filter((text) => Number(text) >= 2500).length;
+  assert.ok(late > 400 && late < 624, `${late} of the later half`);
+  assert.equal(texts.filter((text) => classOf(text) !== undefined).length, 1024);
 });
 
 for (const recipe of ['clip', 'siglip']) {

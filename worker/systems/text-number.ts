@@ -1,4 +1,5 @@
 /** Texts by the ids that a model reads of them, cut: what it cannot tell apart is one text, however it is spelt. */
+import { drawnOf, openRng } from '../../proto/random.ts';
 
 /** Equal for equal ids alone. */
 export function textKey(ids: ArrayLike<number>): string {
@@ -16,15 +17,13 @@ export function textNumber(ids: ArrayLike<number>): number {
   return (hash ^ (hash >>> 24)) & 0xffffff;
 }
 
-/** The texts that a model can tell apart, the first `limit` of them, each as it is spelt first; and which one a text is. */
+/** The texts that a model can tell apart, each as it is spelt first, and which of them a text is. */
 export function textClasses(
   texts: Iterable<string>,
   idsOf: (text: string) => ArrayLike<number>,
-  limit = Infinity,
 ): { readonly texts: readonly string[]; readonly classOf: (text: string) => number | undefined } {
   const first = new Map<string, string>();
   for (const text of new Set(texts)) {
-    if (first.size === limit) break;
     const key = textKey(idsOf(text));
     if (!first.has(key)) first.set(key, text);
   }
@@ -33,4 +32,17 @@ export function textClasses(
     texts: [...first.values()],
     classOf: (text) => classes.get(textKey(idsOf(text))),
   };
+}
+
+/** Most texts that a held-out clip or frame is to be told by. */
+const MAX_CANDIDATES = 1024;
+
+/** Texts of held-out samples to choose among: evenly drawn where there are more than can be compared. */
+export function candidateTexts(
+  texts: Iterable<string>,
+  idsOf: (text: string) => ArrayLike<number>,
+  seed: number,
+): ReturnType<typeof textClasses> {
+  const rng = openRng(seed, 'candidates');
+  return textClasses(drawnOf([...new Set(texts)], MAX_CANDIDATES, rng), idsOf);
 }

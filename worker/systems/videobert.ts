@@ -3,7 +3,7 @@ import * as tf from '@tensorflow/tfjs-core';
 import * as z from 'zod';
 import { messageOf, UsageError, VideoloomError } from '../../proto/errors.ts';
 import { openProgress } from '../../proto/progress.ts';
-import { shuffled, openRng } from '../../proto/random.ts';
+import { drawnOf, openRng } from '../../proto/random.ts';
 import type { Sample } from '../../video/index/sample.ts';
 import { isFixedView, type ViewOptions } from '../../video/sampling/clip-view.ts';
 import type { Tokenizer } from '../../video/text/tokenizer.ts';
@@ -482,7 +482,11 @@ async function fitVocabulary({
   index,
   loader,
 }: FitContext<VideoBertConfig>): Promise<VisualVocabulary> {
-  const samples = fittingSamples(index.train.length, FITTING_CLIPS, train.seed);
+  const samples = drawnOf(
+    [...index.train.keys()],
+    FITTING_CLIPS,
+    openRng(train.seed, 'fitting-samples'),
+  );
   const progress = openProgress('visual words', samples.length);
   const shape = [data.windows, data.framesPerWindow, data.frameSize, data.frameSize, 3] as const;
   const features: Float32Array[] = [];
@@ -527,13 +531,4 @@ function concatenate(parts: readonly Float32Array[]): Float32Array {
     offset += part.length;
   }
   return whole;
-}
-
-/** Samples to fit a vocabulary on: all of them, or as many as `limit`, evenly drawn. */
-function fittingSamples(numSamples: number, limit: number, seed: number): number[] {
-  const all = Array.from({ length: numSamples }, (_, i) => i);
-  if (numSamples <= limit) return all;
-  return shuffled(all, openRng(seed, 'fitting-samples'))
-    .slice(0, limit)
-    .sort((a, b) => a - b);
 }
