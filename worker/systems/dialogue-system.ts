@@ -225,9 +225,12 @@ export function dialogueSystem<P extends TensorTree>(
   };
 }
 
-/** Weight decay as transformers' trainer has it for models of this kind: matrices, but no tables of embeddings. */
+/**
+ * Weight decay on matrices, LoRA's two factors among them as with transformers' trainer and peft, but on no tables of
+ * embeddings.
+ */
 export function decaysMatrices(path: string, shape: readonly number[]): boolean {
-  return shape.length > 1 && path.split('/').at(-1) === 'kernel';
+  return shape.length > 1 && /(^|\/)kernel$|^lora\/.*\/[ab]$/.test(path);
 }
 
 function counted(arrays: HostBatch['arrays']): HostBatch {

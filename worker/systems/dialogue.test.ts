@@ -1,7 +1,14 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import * as tf from '@tensorflow/tfjs-core';
 import { openTokenizer, trainTokenizer } from '../../video/text/tokenizer.ts';
+import { openCpuEngine } from '../backend/cpu-engine.ts';
+import { openInitializer } from '../initializer.ts';
 import { NO_LABEL } from '../losses/next-token.ts';
+import { adamWScalars, initAdamW } from '../optim/adamw.ts';
+import { compilePrograms } from '../programs.ts';
+import { openTestSystem } from '../test/open-system.ts';
+import { leavesOf, mapTree } from '../tree.ts';
 import {
   assembleDialogues,
   dialogueGiven,
@@ -138,4 +145,34 @@ test('subtitles are given once, with the frame during which they begin', () => {
     cue(9, 'late'),
   ];
   assert.deepEqual(spokenDuring(cues, [1, 2, 3]), ['before in the first', 'at the second', 'late']);
+});
+
+test("a step takes weight decay off matrices, LoRA's too, and off nothing else", async () => {
+  const engine = await openCpuEngine();
+  const { system, config } = await openTestSystem('minigpt4-video', 'instruction', [
+    'data.frameSize=32',
+  ]);
+  const { optimizer } = config;
+  assert.ok(optimizer.weightDecay > 0);
+  const programs = compilePrograms(engine, system, optimizer);
+  // LoRA's B begins as zero, which shows no decay.
+  const params = mapTree(system.init(openInitializer(3)), ({ shape }) => tf.fill(shape, 0.5));
+  const paths = leavesOf(params).map(([path]) => path);
+  const numParameters = leavesOf(params).reduce((sum, [, { size }]) => sum + size, 0);
+  const learningRate = 0.1;
+  const scalars = adamWScalars(optimizer, { step: 1, learningRate, gradientScale: 1 });
+  const updated = await programs.update(
+    params,
+    initAdamW(params),
+    tf.zeros([numParameters]),
+    tf.tensor1d(scalars),
+  );
+  const decayed = 0.5 * (1 - learningRate * optimizer.weightDecay);
+  for (const [path, tensor] of leavesOf(updated.params)) {
+    const isMatrix = /\/kernel$/.test(path) || /^lora\/.*\/(a|b)$/.test(path);
+    const value = tensor.dataSync()[0]!;
+    assert.ok(Math.abs(value - (isMatrix ? decayed : 0.5)) < 1e-6, `${path}: ${value}`);
+  }
+  for (const name of ['a', 'b'])
+    assert.ok(paths.some((path) => path.startsWith('lora/') && path.endsWith(`/${name}`)));
 });
