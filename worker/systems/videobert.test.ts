@@ -110,3 +110,60 @@ test('a text that is read alike is no other text: such pairs match', async () =>
   assert.ok(cut.every((label) => label === 1));
   assert.ok(whole.includes(0));
 });
+
+test('windows that repeat the last frame of a short clip are neither shown nor asked', async () => {
+  const { system, rows } = await open(['data.framesPerWindow=2', 'model.mismatchedShare=0']);
+  const whole = rows(0)[0]!;
+  const { length } = whole.timesSeconds;
+  const maskedFrame = [...system.heldOutTasks, ...system.furtherTasks!].filter(
+    ({ objective }) => objective === 'masked-frame',
+  );
+  assert.ok(maskedFrame.length >= 2);
+  for (const [numFrames, numWindows] of [
+    [1, 1],
+    [2, 1],
+    [3, 2],
+    [4, 2],
+    [length, length / 2],
+  ] as const) {
+    const timesSeconds = whole.timesSeconds.map((_, i) => Math.min(i, numFrames - 1) / 4);
+    // A sample of its own: of each the system remembers what it saw.
+    const row = { ...whole, sample: { ...whole.sample }, timesSeconds };
+    for (const { assemble, name } of [
+      ...[0, 1, 2, 3].map((epoch) => ({
+        name: `training, epoch ${epoch}`,
+        assemble: () => system.assemble([{ ...row, epoch }]),
+      })),
+      ...maskedFrame.map((task) => ({ name: task.name, assemble: () => task.assemble([row]) })),
+    ]) {
+      const { present, visualPositions, visualWeights } = assemble().arrays;
+      // In front stand the text and three tokens that are no word, `[SEP]` among them at the end.
+      const first = present!.shape[1]! - 1 - length / 2;
+      const shown = [...present!.data.subarray(first, first + length / 2)];
+      const hasVideo = shown[0] === 1;
+      assert.ok(hasVideo || name.startsWith('training'), name);
+      assert.deepEqual(
+        shown,
+        shown.map((_, i) => (hasVideo && i < numWindows ? 1 : 0)),
+        `${name}, ${numFrames} frames`,
+      );
+      for (const [slot, weight] of visualWeights!.data.entries()) {
+        const window = visualPositions!.data[slot]! - first;
+        assert.ok(weight === 0 || window < numWindows, `${name}, ${numFrames} frames: ${window}`);
+      }
+    }
+  }
+});
+
+test('of a short clip the repeated frames change nothing: it is seen as if they were others', async () => {
+  const seen = async (byte: number) => {
+    const { system, rows } = await open(['data.framesPerWindow=2']);
+    const [row] = rows(0);
+    const frames = row!.frames.slice();
+    const frameBytes = frames.length / row!.timesSeconds.length;
+    frames.fill(byte, 4 * frameBytes);
+    const timesSeconds = row!.timesSeconds.map((_, i) => Math.min(i, 3) / 4);
+    return idsOf(system, [{ ...row!, frames, timesSeconds }]);
+  };
+  assert.deepEqual(await seen(0), await seen(255));
+});

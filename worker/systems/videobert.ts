@@ -211,8 +211,8 @@ export function videoBertSystem(
   const textIds = new Map<Sample, Int32Array>();
   const visualWords = new Map<Sample, Int32Array>();
   const looksTheSame = isFixedView({ ...data, isTraining: true });
-  const visualWordsOf = ({ frames }: Row): Int32Array =>
-    assignVisualWords(vocabulary, frameFeatures(frames, frameShape));
+  const visualWordsOf = (row: Row): Int32Array =>
+    assignVisualWords(vocabulary, filmFeatures(row, frameShape));
   const textIdsOf = (sample: Sample): Int32Array =>
     remembered(textIds, sample, () => Int32Array.from(tokenizer.encode(sample.text)));
   const exampleOf = (row: Row): VideoBertExample => ({
@@ -387,10 +387,13 @@ export function videoBertSystem(
     fillIn: {
       example: config.fillIn?.text ?? '[MASK] [MASK]',
       assemble: fillIn,
-      given: (_row, text) => ({
-        ...questionGiven(tokenizer, text, assembly.maxTextTokens),
-        ...(config.modalities === 'text' ? { windows: [] } : {}),
-      }),
+      given: (row, text) => {
+        const shown = config.modalities === 'text' ? 0 : numFilmWindows(row, data.framesPerWindow);
+        return {
+          ...questionGiven(tokenizer, text, assembly.maxTextTokens),
+          ...(shown < data.windows && { windows: [...Array(shown).keys()] }),
+        };
+      },
       logits: (params, frozen, batch) => logits(params, frozen, batch).text,
       complete: (batch, guesses) => completed(tokenizer, batch, guesses),
     },
@@ -403,6 +406,31 @@ export function videoBertSystem(
 function kindOf({ heads, blocks }: VideoBertConfig): PartKind {
   const { norm, activation, epsilon } = VIDEOBERT_BLOCKS[blocks];
   return { heads, activation, epsilon, norms: norm === 'post' ? 'behind' : 'before' };
+}
+
+/**
+ * Windows up to the one that shows the film's last frame for the first time. Those behind it repeat that frame, as where
+ * a clip is shorter than the frames that are asked of it: no film, and nothing to learn to predict.
+ */
+function numFilmWindows(
+  { timesSeconds }: Pick<Row, 'timesSeconds'>,
+  framesPerWindow: number,
+): number {
+  return 1 + Math.floor(timesSeconds.indexOf(timesSeconds.at(-1)!) / framesPerWindow);
+}
+
+/** Features of a clip's {@link numFilmWindows}, one after another: what the others repeat is no background either. */
+function filmFeatures(
+  clip: Pick<Row, 'frames' | 'timesSeconds'>,
+  [, framesPerWindow, ...picture]: Parameters<typeof frameFeatures>[1],
+): Float32Array {
+  const numWindows = numFilmWindows(clip, framesPerWindow);
+  const numBytes = [framesPerWindow, ...picture].reduce((a, b) => a * b, numWindows);
+  return frameFeatures(clip.frames.subarray(0, numBytes), [
+    numWindows,
+    framesPerWindow,
+    ...picture,
+  ]);
 }
 
 function remembered<K, V>(known: Map<K, V>, key: K, make: () => V): V {
@@ -504,7 +532,7 @@ async function fitVocabulary({
           }),
       ),
     );
-    for (const { frames } of decoded.flat()) features.push(frameFeatures(frames, shape));
+    for (const clip of decoded.flat()) features.push(filmFeatures(clip, shape));
     progress.update(first + wanted.length);
   }
   if (features.length === 0) {
