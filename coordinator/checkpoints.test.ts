@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
-import { mkdir, readdir, readFile, rm, truncate, writeFile } from 'node:fs/promises';
+import { mkdir, readdir, readFile, rm, symlink, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
 
@@ -76,6 +76,26 @@ describe('checkpoints', () => {
       /^3 .*no valid manifest/,
     ].entries()) {
       assert.match(passedOver[i]!, why);
+    }
+  });
+
+  it('that cannot be read are not passed over: nobody knows whether they are whole', async () => {
+    for (const name of [MODEL, 'manifest.json']) {
+      const folder = await temporaryFolder('checkpoints');
+      for (const step of [1, 2]) await save(folder, step);
+      const path = join(pathOf(folder, 2), name);
+      await rm(path);
+      await symlink(path, path); // as what a file system that is away says: there is something, and it cannot be had
+      const look = findCheckpoint(folder, 'run-a', () => assert.fail('it is passed over'));
+      await assert.rejects(look, {
+        code: 'CHECKPOINT_UNREADABLE',
+        message: /ELOOP.*move its folder/,
+      });
+      // Without a look at its files a checkpoint with a manifest is a whole one.
+      const removed = removeUnfinished(folder, new Set());
+      if (name === MODEL) assert.deepEqual(await removed, []);
+      else await assert.rejects(removed, { code: 'CHECKPOINT_UNREADABLE' });
+      assert.deepEqual((await readdir(folder)).sort(), ['step-00000001', 'step-00000002']);
     }
   });
 

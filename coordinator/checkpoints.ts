@@ -22,6 +22,7 @@ export type OnInvalid = (step: number, error: VideoloomError) => void | Promise<
 /**
  * The manifest of the newest checkpoint of run `runId` in `folder` whose files all have their listed size and SHA-256;
  * undefined when there is none. Newer ones that are damaged are passed over, by name.
+ * @throws VideoloomError CHECKPOINT_UNREADABLE
  */
 export async function findCheckpoint(
   folder: string,
@@ -34,7 +35,7 @@ export async function findCheckpoint(
       if (!(await hasManifest(path))) continue;
       return await verifyCheckpoint(path, runId);
     } catch (error) {
-      if (!(error instanceof VideoloomError)) throw error;
+      if (!(error instanceof VideoloomError) || error.code === 'CHECKPOINT_UNREADABLE') throw error;
       await onInvalid(step, error);
     }
   }

@@ -1,11 +1,10 @@
-import { readdir, readFile, stat } from 'node:fs/promises';
+import { access, readdir, readFile, stat } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 
 import * as z from 'zod';
 
 import { digestFile } from './durable-file.ts';
 import { messageOf, VideoloomError } from './errors.ts';
-import { exists } from './exists.ts';
 
 /** Folder of all checkpoints, inside the run folder. */
 export const CHECKPOINTS_FOLDER = 'checkpoints';
@@ -65,19 +64,33 @@ export const CheckpointManifest = z.object({
 });
 export type CheckpointManifest = z.infer<typeof CheckpointManifest>;
 
-/** Whether a checkpoint's folder has been completed: its manifest is written last. */
-export function hasManifest(folder: string): Promise<boolean> {
-  return exists(join(folder, MANIFEST_FILE));
+/**
+ * Whether a checkpoint's folder has been completed: its manifest is written last.
+ * @throws VideoloomError CHECKPOINT_UNREADABLE
+ */
+export async function hasManifest(folder: string): Promise<boolean> {
+  const path = join(folder, MANIFEST_FILE);
+  try {
+    await access(path);
+    return true;
+  } catch (error) {
+    if (isMissing(error)) return false;
+    throw checkpointUnreadable(path, error);
+  }
 }
 
 /**
  * Reads the manifest of a checkpoint's folder; does not read the files that it lists.
- * @throws VideoloomError CHECKPOINT_INVALID
+ * @throws VideoloomError CHECKPOINT_INVALID, CHECKPOINT_UNREADABLE
  */
 export async function readManifest(folder: string): Promise<CheckpointManifest> {
   const path = join(folder, MANIFEST_FILE);
+  const text = await readFile(path, 'utf8').catch((error: unknown) => {
+    if (isMissing(error)) return '';
+    throw checkpointUnreadable(path, error);
+  });
   try {
-    return CheckpointManifest.parse(JSON.parse(await readFile(path, 'utf8')));
+    return CheckpointManifest.parse(JSON.parse(text));
   } catch (error) {
     throw new VideoloomError(
       'CHECKPOINT_INVALID',
@@ -100,7 +113,7 @@ export function verifyStep(
  * Reads a checkpoint whole and compares it with its manifest; sizes first, so that a missing or cut file shows before
  * gigabytes are read.
  * @param runId the run that it has to belong to
- * @throws VideoloomError CHECKPOINT_INVALID, naming the file
+ * @throws VideoloomError CHECKPOINT_INVALID or CHECKPOINT_UNREADABLE, naming the file
  */
 export async function verifyCheckpoint(folder: string, runId: string): Promise<CheckpointManifest> {
   const manifest = await readManifest(folder);
@@ -109,7 +122,9 @@ export async function verifyCheckpoint(folder: string, runId: string): Promise<C
   if (manifest.step !== checkpointStepOf(basename(folder)))
     throw invalidCheckpoint(folder, `says that it is of step ${manifest.step}`);
   const unreadable = (name: string, cause: unknown): VideoloomError =>
-    invalidCheckpoint(folder, `file ${name} cannot be read: ${messageOf(cause)}`);
+    isMissing(cause)
+      ? invalidCheckpoint(folder, `file ${name} cannot be read: ${messageOf(cause)}`)
+      : checkpointUnreadable(join(folder, name), cause);
   for (const { name, sizeBytes } of manifest.files) {
     const { size } = await stat(join(folder, name)).catch((error: unknown) => {
       throw unreadable(name, error);
@@ -125,6 +140,21 @@ export async function verifyCheckpoint(folder: string, runId: string): Promise<C
       throw invalidCheckpoint(folder, `file ${name} has another SHA-256 than listed`);
   }
   return manifest;
+}
+
+/** What says that nothing is there, or something else; a file system that is away or refuses says nothing of a file. */
+function isMissing(error: unknown): boolean {
+  return ['ENOENT', 'ENOTDIR', 'EISDIR'].includes((error as NodeJS.ErrnoException).code ?? '');
+}
+
+/** That nothing is known of a checkpoint, which may well be whole. */
+function checkpointUnreadable(path: string, cause: unknown): VideoloomError {
+  return new VideoloomError(
+    'CHECKPOINT_UNREADABLE',
+    `${path} cannot be read: ${messageOf(cause)}. The checkpoint may be whole, so the run does not go on without it: mend ` +
+      'what keeps it from being read and try again, or move its folder away to go on from an older one.',
+    { cause, retryable: true },
+  );
 }
 
 /** That a checkpoint cannot be used. */
