@@ -6,6 +6,7 @@ import type { Generation } from '../proto/gen/videoloom/v1/run.ts';
 import { openRng } from '../proto/random.ts';
 import type { Rng } from '../proto/random.ts';
 import type { RunPlan } from '../proto/run-plan.ts';
+import { timeLimits } from '../proto/time-limits.ts';
 import { NO_TIME } from '../proto/time-ledger.ts';
 import { emptyHistory, extendHistory } from './history.ts';
 import type { JournalEvent } from './journal-events.ts';
@@ -486,7 +487,7 @@ describe('the state machine of a run', () => {
     );
     assert.equal(left.state.phase, RunPhase.WAITING);
     const part = { session: 'a/1', generation: 1, step: 1, files: [], failure: '' };
-    const outcome = { step: 1, generation: 1, callId: 1, sizeBytes: 1, failure: undefined };
+    const outcome = { step: 1, generation: 1, sizeBytes: 1, failure: undefined };
     const kept = playOn(
       left.state,
       [40, { type: 'part', callId: 1, request: part }],
@@ -522,6 +523,105 @@ describe('the state machine of a run', () => {
     assert.equal(effects.filter(({ type }) => type === 'write-manifest').length, 1);
     assert.ok(
       !effects.some(({ type, ...rest }) => JSON.stringify([type, rest]).includes('write-failed')),
+    );
+  });
+
+  it('begins no checkpoint while the last one is on its way to the disk, and the next one behind it', () => {
+    const plan = testPlan({ totalSteps: 100, checkpointEverySteps: 2, minWorkers: 1 });
+    const share = (step: number, callId: number): RunEvent => {
+      const request = { session: 'a/1', generation: 1, step, files: [], failure: '' };
+      return { type: 'part', callId, request };
+    };
+    const votes = (from: number, to: number): (readonly [number, RunEvent])[] =>
+      Array.from({ length: to - from + 1 }, (_, i) => [10 * (from + i), vote('a/1', 1, from + i)]);
+    const begunBy = (effects: readonly RunEffect[]): number[] =>
+      effects.flatMap((effect) =>
+        effect.type === 'journal' && effect.event.type === 'commit' && effect.event.checkpoint
+          ? [effect.event.step]
+          : [],
+      );
+    const settled = { type: 'checkpoint-settled', generation: 1, sizeBytes: 1 } as const;
+    const first = play(plan, ...enter('a'), ...votes(1, 5), [55, share(2, 1)]);
+    const { state, effects } = playOn(
+      first.state,
+      [56, share(2, 2)], // its answer was slow
+      [57, { ...settled, step: 2, failure: undefined }],
+      ...votes(6, 7),
+    );
+    assert.deepEqual(begunBy([...first.effects, ...effects]), [2, 6]);
+    assert.equal(state.restoreStep, 2);
+    const answered = effects.filter(
+      (effect) => effect.type === 'answer' && 'complete' in effect.response,
+    );
+    assert.deepEqual(answered, [
+      { type: 'answer', callId: 1, response: { complete: true } },
+      { type: 'answer', callId: 2, response: { complete: true } },
+    ]);
+    // One that does not come is given up for the next, much later.
+    const lateMs = 70 + timeLimits(plan).checkpointMs;
+    const late = playOn(state, [lateMs, vote('a/1', 1, 8)], [lateMs + 10, vote('a/1', 1, 9)]);
+    assert.deepEqual(begunBy(late.effects), [8]);
+  });
+
+  it('takes a checkpoint of what is held before it ends for a stop, also just after it was started again', () => {
+    const plan = testPlan({ totalSteps: 1000, minWorkers: 2 });
+    const origin = { ...FRESH, committedStep: 487, committedIn: 3, generationNumber: 3 };
+    const opened = initialRunState(plan, { ...origin, highestStep: 487 }, 0);
+    const told = ({ state, effects }: ReturnType<typeof play>): unknown[] => [
+      state.phase,
+      ...effects.flatMap((effect) =>
+        effect.type === 'journal' && /commit|stopped/.test(effect.event.type) ? [effect.event] : [],
+      ),
+    ];
+    // One that holds it comes before the stop, or after it.
+    const join: RunEvent = { type: 'join', worker: joiner('a', 'a/1', 487, 3) };
+    const comes = [join, { type: 'attend', session: 'a/1' }] as const;
+    for (const order of [
+      [...comes, { type: 'stop' }],
+      [{ type: 'stop' }, { type: 'tick' }, ...comes],
+    ] as const) {
+      const held = playOn(opened, ...order.map((event) => [10, event] as const), [
+        20,
+        vote('a/1', 4, 488),
+      ]);
+      const [phase, commit] = told(held) as [RunPhase, { step: number; checkpoint: boolean }];
+      assert.deepEqual([phase, commit.step, commit.checkpoint], [RunPhase.TRAINING, 488, true]);
+    }
+    // Nobody does, nor comes.
+    const nobody = playOn(
+      opened,
+      [10, { type: 'stop' }],
+      [20, { type: 'join', worker: joiner('b') }],
+      [20, { type: 'attend', session: 'b/1' }],
+    );
+    assert.deepEqual(told(nobody), [RunPhase.WAITING]);
+    const end = playOn(nobody.state, [30_000, { type: 'tick' }]);
+    assert.deepEqual(told(end).slice(0, 1), [RunPhase.STOPPED]);
+    // Where the checkpoint is as new there is nothing to wait for.
+    const kept = initialRunState(plan, { ...origin, highestStep: 487, restoreStep: 487 }, 0);
+    assert.equal(playOn(kept, [10, { type: 'stop' }]).state.phase, RunPhase.STOPPED);
+  });
+
+  it('lets who has read a checkpoint keep it where its generation is over meanwhile', () => {
+    const origin = { ...FRESH, committedStep: 6, committedIn: 2, generationNumber: 2 };
+    const plan = testPlan({ totalSteps: 1000, minWorkers: 1 });
+    const opened = initialRunState(plan, { ...origin, highestStep: 6, restoreStep: 6 }, 0);
+    const { effects } = playOn(
+      opened,
+      ...enter('a'),
+      [10, { type: 'detach', session: 'a/1', message: '' }],
+      [20, { type: 'join', worker: joiner('b') }],
+      [20, { type: 'attend', session: 'b/1' }],
+    );
+    const generations = effects.flatMap((effect) =>
+      effect.type === 'announce' ? [effect.generation] : [],
+    );
+    assert.deepEqual(
+      generations.map(({ number, committedIn }) => [number, committedIn]),
+      [
+        [3, 2],
+        [4, 2],
+      ],
     );
   });
 
@@ -827,7 +927,7 @@ function align(
 }
 
 function again(sim: Simulation, event: RunEvent): RunEvent {
-  if (!('callId' in event) || event.type === 'checkpoint-settled') return { type: 'tick' };
+  if (!('callId' in event)) return { type: 'tick' };
   const callId = sim.nextId++;
   sim.asked.set(callId, sim.asked.get(event.callId)!);
   const bits = sim.shareBits.get(event.callId);
@@ -937,17 +1037,17 @@ function perform(sim: Simulation, before: RunState, effect: RunEffect): void {
       return;
     }
     case 'write-manifest': {
-      const { step, generation, callId } = effect;
+      const { step, generation } = effect;
+      const [callId] = sim.state.completing.get(step)!;
       const failure = !sim.isPeaceful && sim.rng.uniform() < 0.1 ? 'disk full' : undefined;
       if (failure === undefined) {
         sim.checkpoints.add(step);
-        sim.checkpointBits.set(step, sim.shareBits.get(callId)!);
+        sim.checkpointBits.set(step, sim.shareBits.get(callId!)!);
       }
       deliverLater(sim, {
         type: 'checkpoint-settled',
         step,
         generation,
-        callId,
         sizeBytes: 1,
         failure,
       });

@@ -77,6 +77,7 @@ interface Poll<Request> {
 /** A checkpoint whose parts are being written. */
 interface PendingCheckpoint {
   readonly step: number;
+  readonly sinceMs: number;
   readonly generation: number;
   /** Who has to report a part. */
   readonly workerIds: readonly string[];
@@ -120,8 +121,8 @@ export interface RunState {
   /** Step of the newest whole checkpoint; 0 = none. */
   readonly restoreStep: number;
   readonly checkpoint: PendingCheckpoint | undefined;
-  /** Checkpoints whose parts are all there and whose manifest is being written. */
-  readonly numCompleting: number;
+  /** Checkpoints whose parts are all there and whose manifest is being written: by step, the calls that wait for it. */
+  readonly completing: ReadonlyMap<number, readonly number[]>;
   /** How often the checkpoint of the last step was written again. */
   readonly numResultTries: number;
   /** A checkpoint was lost with a worker: take one after the next step. */
@@ -184,7 +185,6 @@ export type Joiner = Omit<Worker, 'isAttending' | 'lastBeatMs' | 'vitals' | 'isL
 interface CheckpointOutcome {
   readonly step: number;
   readonly generation: number;
-  readonly callId: number;
   readonly sizeBytes: number;
   readonly failure: string | undefined;
 }
@@ -210,7 +210,6 @@ export type RunEffect =
       readonly type: 'write-manifest';
       readonly step: number;
       readonly generation: number;
-      readonly callId: number;
       readonly files: readonly CheckpointFile[];
     }
   | { readonly type: 'stalled'; readonly message: string }
@@ -246,7 +245,7 @@ export function initialRunState(plan: RunPlan, origin: RunOrigin, nowMs: number)
     lastCommit: undefined,
     restoreStep: origin.restoreStep,
     checkpoint: undefined,
-    numCompleting: 0,
+    completing: new Map(),
     numResultTries: 0,
     isCheckpointDue: false,
     votes: undefined,
@@ -491,15 +490,15 @@ function openGeneration(turn: Turn): void {
   if (isOver(state) || state.isStopping) return;
   const chosen = chosenOf(turn);
   const sessions = chosen.map(({ session }) => session);
-  if (sessions.length < fewestMembers(turn)) {
+  const held = heldState(state, sessions);
+  if (sessions.length < fewestMembers(turn) || (state.isStopRequested && held === undefined)) {
     suspend(turn);
-    if (state.isStopRequested) stopWithoutMembers(turn);
+    if (state.isStopRequested) stopUnlessHeld(turn);
     return;
   }
   const number = state.generationNumber + 1;
-  const saved = { committedStep: state.restoreStep, committedIn: number };
-  const origin = heldState(state, sessions) ?? saved;
-  if (origin.committedStep < state.committedStep && state.numCompleting > 0) {
+  const origin = held ?? savedState(state, number);
+  if (origin.committedStep < state.committedStep && state.completing.size > 0) {
     // What becomes of the manifest that is being written decides how far the run goes back.
     suspend(turn);
     return;
@@ -514,11 +513,11 @@ function openGeneration(turn: Turn): void {
   state.phase = committedStep >= plan.totalSteps ? RunPhase.EVALUATING : RunPhase.TRAINING;
   state.lastProgressMs = turn.nowMs;
   state.stall = { ...state.stall, isTold: false };
-  if (lacksResult(state) && state.numCompleting === 0) {
+  if (lacksResult(state) && state.completing.size === 0) {
     // Those who were to write the last checkpoint were lost, or could not: its members write it again.
     abandonCheckpoint(turn, 'replaced', `generation ${number} writes it`);
     const workerIds = members.map(({ workerId }) => workerId);
-    state.checkpoint = { step: committedStep, generation: number, workerIds, parts: new Map() };
+    state.checkpoint = pendingCheckpoint(turn, number, workerIds);
   }
   // Whoever holds something else is about to replace it: it must not be counted on any more.
   for (const worker of state.workers) {
@@ -543,9 +542,9 @@ function openGeneration(turn: Turn): void {
 }
 
 function fewestMembers({ state, nowMs }: Turn): number {
-  const { plan, hasStarted, generationNumber, waitingSinceMs = Infinity } = state;
+  const { plan, hasStarted, isStopRequested, generationNumber, waitingSinceMs = Infinity } = state;
   const patienceMs = generationNumber === 0 ? PATIENCE_MS.atBeginning : PATIENCE_MS.goingOn;
-  const isEnough = hasStarted || nowMs - waitingSinceMs > patienceMs;
+  const isEnough = hasStarted || isStopRequested || nowMs - waitingSinceMs > patienceMs;
   return isEnough ? 1 : Math.min(plan.minWorkers, plan.microbatches);
 }
 
@@ -590,6 +589,18 @@ function heldState(state: RunState, sessions: readonly string[]): Committed | un
     .filter(({ stateStep }) => stateStep > restoreStep)
     .sort((a, b) => b.stateStep - a.stateStep || b.stateIn - a.stateIn)[0];
   return newest && { committedStep: newest.stateStep, committedIn: newest.stateIn };
+}
+
+/**
+ * What the newest checkpoint holds. It is the last committed step's own state where it is of that step: then a worker that
+ * has read it for a generation that is over need not read it again.
+ */
+function savedState(
+  { committedStep, committedIn, restoreStep }: RunState,
+  number: number,
+): Committed {
+  const isLast = restoreStep === committedStep && committedIn > 0;
+  return { committedStep: restoreStep, committedIn: isLast ? committedIn : number };
 }
 
 function goOnFrom(turn: Turn, { committedStep: step, committedIn }: Committed): void {
@@ -661,7 +672,7 @@ function commit(turn: Turn, votes: Poll<CommitStepRequest>, generation: Generati
   // When all want to leave, nobody holds the state any more.
   const staysOn = state.workers.some(({ isAttending, isLeaving }) => isAttending && !isLeaving);
   const isDue = state.isCheckpointDue || step % plan.checkpointEverySteps === 0;
-  const checkpoint = last || isDue || !staysOn;
+  const checkpoint = last || !staysOn || (isDue && !isBeingWritten(turn));
   const { objectives, gradientNorm, learningRate } = requests[0]!;
   journal(
     turn,
@@ -698,6 +709,7 @@ function commit(turn: Turn, votes: Poll<CommitStepRequest>, generation: Generati
   state.votes = undefined;
   const held = { stateStep: step, stateIn: generation.number };
   for (const session of state.memberSessions) updateWorker(turn, session, held);
+  state.isCheckpointDue = isDue && !checkpoint;
   if (checkpoint) {
     for (const worker of membersOf(state)) journalTime(turn, worker);
     abandonCheckpoint(
@@ -705,8 +717,7 @@ function commit(turn: Turn, votes: Poll<CommitStepRequest>, generation: Generati
       'too-slow',
       `its parts were not on disk when step ${step} was committed`,
     );
-    state.checkpoint = { step, generation: generation.number, workerIds, parts: new Map() };
-    state.isCheckpointDue = false;
+    state.checkpoint = pendingCheckpoint(turn, generation.number, workerIds);
   }
   for (const { callId } of votes.ballots) turn.effects.push({ type: 'answer', callId, response });
   if (step >= plan.totalSteps) state.phase = RunPhase.EVALUATING;
@@ -728,6 +739,23 @@ function admitWaiting(turn: Turn): void {
 
 // Checkpoints
 
+/** One of the last committed step, of which no part is there. */
+function pendingCheckpoint(
+  { state: { committedStep: step }, nowMs }: Turn,
+  generation: number,
+  workerIds: readonly string[],
+): PendingCheckpoint {
+  return { step, sinceMs: nowMs, generation, workerIds, parts: new Map() };
+}
+
+/**
+ * Whether one is on its way to the disk, which the next one waits for: else, where writing takes longer than the steps
+ * between two, each would be given up for the next. One that has taken too long will not come any more.
+ */
+function isBeingWritten({ state: { checkpoint, limits }, nowMs }: Turn): boolean {
+  return checkpoint !== undefined && nowMs - checkpoint.sinceMs <= limits.checkpointMs;
+}
+
 function takePart(turn: Turn, { callId, request }: RunEvent & { type: 'part' }): void {
   const { state } = turn;
   const { session, generation, step, files, failure } = request;
@@ -739,6 +767,12 @@ function takePart(turn: Turn, { callId, request }: RunEvent & { type: 'part' }):
     checkpoint.workerIds.includes(workerId) &&
     // What is on disk stays there, where only the answer was lost.
     (failure === '' || !checkpoint.parts.has(workerId));
+  const waiting = state.completing.get(step);
+  if (!isExpected && waiting !== undefined && failure === '') {
+    // Its answer was lost: what comes of the manifest is the answer to this call, too.
+    state.completing = new Map(state.completing).set(step, [...waiting, callId]);
+    return;
+  }
   if (!isExpected) {
     // Late or repeated: it says whether such a checkpoint exists, and changes nothing.
     turn.effects.push({
@@ -766,28 +800,29 @@ function takePart(turn: Turn, { callId, request }: RunEvent & { type: 'part' }):
     return;
   }
   state.checkpoint = undefined;
-  state.numCompleting++;
+  state.completing = new Map(state.completing).set(step, [callId]);
   const all = checkpoint.workerIds.flatMap((id) => parts.get(id) ?? []);
   turn.effects.push({
     type: 'write-manifest',
     step,
     generation: checkpoint.generation,
-    callId,
     files: all,
   });
 }
 
 function settleCheckpoint(turn: Turn, outcome: CheckpointOutcome): void {
   const { state } = turn;
-  const { step, generation, callId, sizeBytes, failure } = outcome;
-  state.numCompleting--;
+  const { step, generation, sizeBytes, failure } = outcome;
+  const callIds = state.completing.get(step) ?? [];
+  state.completing = new Map([...state.completing].filter(([other]) => other !== step));
   if (failure === undefined) {
     journal(turn, { type: 'checkpoint', step, generation, sizeBytes }, true);
     state.restoreStep = Math.max(state.restoreStep, step);
   } else {
     journal(turn, { type: 'checkpoint-failed', step, reason: 'manifest', message: failure });
   }
-  turn.effects.push({ type: 'answer', callId, response: { complete: failure === undefined } });
+  const response = { complete: failure === undefined };
+  for (const callId of callIds) turn.effects.push({ type: 'answer', callId, response });
   endStopIfIdle(turn);
   // Who had nothing to go on from but this has waited for it.
   if (state.generation === undefined && !isOver(state)) openGeneration(turn);
@@ -847,7 +882,7 @@ function finishIfKept(turn: Turn): void {
   if (results === undefined || results.ballots.length < state.memberSessions.length) return;
   if (lacksResult(state)) {
     // Where its manifest is being written, what comes of that decides.
-    if (state.numCompleting === 0) writeResultAgain(turn);
+    if (state.completing.size === 0) writeResultAgain(turn);
     return;
   }
   const requests = inRankOrder(state, results);
@@ -887,18 +922,24 @@ function stop(turn: Turn): void {
   if (isOver(state) || state.isStopRequested) return;
   state.isStopRequested = true;
   journal(turn, { type: 'stop-requested' });
-  if (state.generation === undefined) stopWithoutMembers(turn);
+  if (state.generation === undefined) openGeneration(turn);
 }
 
-/** No further step comes. Who has just left may still be writing its share of a checkpoint. */
-function stopWithoutMembers(turn: Turn): void {
-  turn.state.isStopping = true;
+/**
+ * Nobody who is here holds more than the checkpoint, and no further step comes. Of a coordinator that was started again
+ * those who do may be on their way. Who has just left may still be writing its share of a checkpoint.
+ */
+function stopUnlessHeld(turn: Turn): void {
+  const { state, nowMs } = turn;
+  const mayBeHeld = !state.hasStarted && state.committedStep > state.restoreStep;
+  if (mayBeHeld && nowMs - state.lastProgressMs <= PATIENCE_MS.goingOn) return;
+  state.isStopping = true;
   endStopIfIdle(turn);
 }
 
 function endStopIfIdle(turn: Turn): void {
   const { state } = turn;
-  if (state.isStopping && state.checkpoint === undefined && state.numCompleting === 0)
+  if (state.isStopping && state.checkpoint === undefined && state.completing.size === 0)
     endStopped(turn);
 }
 
@@ -955,6 +996,8 @@ function tick(turn: Turn): void {
   }
   closeRanks(turn);
   breakStall(turn);
+  if (state.isStopRequested && state.generation === undefined && !state.isStopping)
+    stopUnlessHeld(turn);
   const isWaiting = !turn.state.hasStarted && chosenOf(turn).length > 0;
   turn.state.waitingSinceMs = isWaiting ? (turn.state.waitingSinceMs ?? nowMs) : undefined;
   if (isWaiting && fewestMembers(turn) === 1) openGeneration(turn);

@@ -202,6 +202,7 @@ export class Run {
   readonly #rates = new RateWindow();
   readonly #ticker: NodeJS.Timeout;
   readonly #lockChecker: NodeJS.Timeout;
+  #lockSeenMs: number;
   #lastCallId = 0;
   #isClosed = false;
   #diskWork: Promise<void> = Promise.resolve();
@@ -215,6 +216,7 @@ export class Run {
     this.#parts = parts;
     this.#state = state;
     this.#log = surroundings.log;
+    this.#lockSeenMs = surroundings.nowMs();
     this.metrics = openRunMetrics(
       surroundings.registry,
       () => this.#state,
@@ -513,7 +515,7 @@ export class Run {
   }
 
   async #writeManifest(effect: RunEffect & { type: 'write-manifest' }): Promise<void> {
-    const { step, generation, callId, files } = effect;
+    const { step, generation, files } = effect;
     const folder = join(this.#folder, CHECKPOINTS_FOLDER);
     const { nowMs } = this.#parts.surroundings;
     let startMs = nowMs();
@@ -527,7 +529,7 @@ export class Run {
     } catch (error) {
       failure = messageOf(error);
     }
-    this.#dispatch({ type: 'checkpoint-settled', step, generation, callId, sizeBytes, failure });
+    this.#dispatch({ type: 'checkpoint-settled', step, generation, sizeBytes, failure });
     if (failure !== undefined) return;
     startMs = nowMs();
     try {
@@ -618,13 +620,28 @@ export class Run {
   }
 
   #checkLock(): void {
-    if (isOver(this.#state) || this.#parts.lock.isHeld()) return;
+    if (isOver(this.#state) || this.#holdsLock()) return;
     this.fail(
       new VideoloomError(
         'RUN_LOCK_LOST',
-        `the lock of run folder ${this.#folder} was removed or taken by another coordinator; this one stops writing to it.`,
+        `the lock of run folder ${this.#folder} was removed or taken by another coordinator, or cannot be read any more; ` +
+          'this one stops writing to it.',
       ),
     );
+  }
+
+  /** A lock that cannot be read counts as held for a while: the file system may be away for a moment. */
+  #holdsLock(): boolean {
+    const { lock, surroundings } = this.#parts;
+    const nowMs = surroundings.nowMs();
+    try {
+      const isHeld = lock.isHeld();
+      this.#lockSeenMs = nowMs;
+      return isHeld;
+    } catch (error) {
+      this.#log.warn(`the lock of the run folder cannot be read: ${messageOf(error)}`);
+      return nowMs - this.#lockSeenMs <= this.#state.limits.reconnectMs;
+    }
   }
 }
 

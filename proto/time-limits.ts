@@ -54,6 +54,8 @@ export interface TimeLimits {
   readonly firstStillMs: number;
   /** Longest wait of a barrier for somebody who makes progress all the time. */
   readonly barrierMs: number;
+  /** How long the shares of a checkpoint may be on their way to the disk before the next one is begun all the same. */
+  readonly checkpointMs: number;
   /** How long the end of a run may take to deliver its last events; a launcher kills whoever takes 10 s to end. */
   readonly farewellMs: number;
 }
@@ -84,6 +86,7 @@ export function timeLimits({ detectWithinMs, decodeTimeoutMs }: TimeSetting): Ti
     stillDecodingMs: Math.max(times(10), Math.round(1.5 * decodeTimeoutMs)),
     firstStillMs: times(300),
     barrierMs: times(330),
+    checkpointMs: times(1800),
     farewellMs: Math.min(5000, times(1)),
   };
 }
