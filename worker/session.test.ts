@@ -12,7 +12,8 @@ import { bidi, serve, unary } from '../proto/grpc.ts';
 import { openLog } from '../proto/log.ts';
 import { PROTOCOL_VERSION } from '../proto/protocol.ts';
 import { timeLimits } from '../proto/time-limits.ts';
-import { openLedger } from './ledger.ts';
+import { clockMs } from './ledger-cells.ts';
+import { openLedger, type Ledger } from './ledger.ts';
 import { openSession, type Session } from './session.ts';
 
 const DETECT_WITHIN_MS = 1500;
@@ -25,6 +26,7 @@ const VOTE = {
 /** A coordinator that says what it is told to say: in an order that a real one's connections make now and then. */
 interface Script {
   readonly session: Session;
+  readonly ledger: Ledger;
   /** Opens the next generation, or lets the worker go. */
   readonly tell: (news: AttendResponse) => void;
   /** Settles with what answers the worker's vote. */
@@ -61,6 +63,8 @@ async function scripted(t: TestContext): Promise<Script> {
     ),
   };
   const server = await serve([{ definition: CoordinatorServiceService, handlers }], '127.0.0.1:0');
+  // It has stood still for an hour.
+  const ledger = openLedger({ startMs: clockMs() - 3_600_000 });
   const session = await openSession({
     coordinatorAddress: server.address,
     describe: () => ({
@@ -69,7 +73,7 @@ async function scripted(t: TestContext): Promise<Script> {
       ...{ engine: 'none', stateStep: 3, stateIn: 1, process: 'p' },
     }),
     watchForEnd: () => () => Promise.resolve(false),
-    ledger: openLedger(),
+    ledger,
     limits,
     log: openLog({}, { level: 'silent' }),
   });
@@ -80,7 +84,7 @@ async function scripted(t: TestContext): Promise<Script> {
     news.push(response);
     wake();
   };
-  return { session, tell, voted };
+  return { session, ledger, tell, voted };
 }
 
 function generationOf(number: number): Generation {
@@ -112,4 +116,9 @@ test('a vote that is never answered ends with its scope, a little later', async 
   await voted;
   tell({ generation: generationOf(2), released: false });
   await assert.rejects(committed, { code: 'GENERATION_CHANGED' });
+});
+
+test('who joins has moved, whatever it stood still for before', async (t) => {
+  const { ledger } = await scripted(t);
+  assert.ok(ledger.pulse().stillMs < 60_000);
 });

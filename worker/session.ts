@@ -148,6 +148,8 @@ export async function openSession(options: SessionOptions): Promise<Session> {
     if (joined.detectWithinMs !== limits.detectWithinMs)
       throw otherSetting(limits.detectWithinMs, joined.detectWithinMs);
     sessionId = joined.session;
+    // Else one that was dropped for standing still would be dropped again at its first beat.
+    ledger.progress();
     return { beatMs: joined.heartbeatIntervalMs };
   };
 

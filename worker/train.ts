@@ -437,13 +437,17 @@ export async function train(options: TrainOptions): Promise<RunEnd> {
   async function readCheckpoint(generation: Generation, scope: AbortSignal): Promise<HostState> {
     const { number, restoreStep: step } = generation;
     const folder = join(run.folder, CHECKPOINTS_FOLDER, checkpointFolderName(step));
+    const load = () =>
+      loadCheckpoint(folder, () => {
+        ledger.progress();
+      });
     try {
-      return await loadCheckpoint(folder);
+      return await load();
     } catch (error) {
       if (!(error instanceof VideoloomError)) throw error;
       log.error({ step, code: error.code }, error.message);
       const damage = { generation: number, step, message: error.message };
-      if (await session.reportDamagedCheckpoint(damage, scope)) return await loadCheckpoint(folder);
+      if (await session.reportDamagedCheckpoint(damage, scope)) return await load();
       throw new VideoloomError('GENERATION_CHANGED', error.message, {
         cause: error,
         retryable: true,

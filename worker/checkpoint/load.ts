@@ -16,16 +16,20 @@ const READ_BYTES = 4 << 20;
 /**
  * All tensors of a checkpoint, however many workers wrote it. Each file is read once: what is returned is what was hashed.
  * @param dir the checkpoint's folder, with its `manifest.json`
- * @throws VideoloomError CHECKPOINT_INVALID (no valid manifest), CHECKPOINT_INCOMPLETE (a file is missing) or
+ * @param onProgress called for each piece that was read
+ * @throws VideoloomError CHECKPOINT_INVALID (no valid manifest), CHECKPOINT_UNREADABLE, CHECKPOINT_INCOMPLETE (a file is missing) or
  * CHECKPOINT_CORRUPT (a file is not the one that was written)
  */
-export async function loadCheckpoint(dir: string): Promise<Map<string, TensorData>> {
+export async function loadCheckpoint(
+  dir: string,
+  onProgress?: () => void,
+): Promise<Map<string, TensorData>> {
   const { files } = await readManifest(dir);
   // Sizes first: a missing or cut file shows before gigabytes are read.
   for (const file of files) await checkSize(dir, file);
   const tensors = new Map<string, TensorData>();
   for (const file of files) {
-    for (const [name, tensor] of await readVerified(dir, file)) {
+    for (const [name, tensor] of await readVerified(dir, file, onProgress)) {
       if (tensors.has(name))
         throw corrupt(dir, file, `it has the tensor "${name}", which another file has too`);
       tensors.set(name, tensor);
@@ -46,12 +50,17 @@ async function checkSize(dir: string, file: ManifestFile): Promise<void> {
 }
 
 /** The tensors of a file, none where it is no safetensors file, once its hash has been found right. */
-async function readVerified(dir: string, file: ManifestFile): Promise<Map<string, TensorData>> {
+async function readVerified(
+  dir: string,
+  file: ManifestFile,
+  onProgress: (() => void) | undefined,
+): Promise<Map<string, TensorData>> {
   const hash = createHash('sha256');
   const input = createReadStream(join(dir, file.name), { highWaterMark: READ_BYTES });
   async function* hashed(): AsyncGenerator<Uint8Array> {
     for await (const chunk of input as AsyncIterable<Buffer>) {
       hash.update(chunk);
+      onProgress?.();
       yield chunk;
     }
   }
