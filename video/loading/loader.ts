@@ -117,6 +117,14 @@ export function openClipLoader(options: ClipLoaderOptions): ClipLoader {
   return new PoolClipLoader(options);
 }
 
+/** Where a clip's frames are kept on disk. */
+interface DiskPlace {
+  readonly frames: FrameDisk;
+  readonly key: string;
+  /** Of the file. */
+  readonly version: string;
+}
+
 class PoolClipLoader implements ClipLoader {
   readonly stats: ClipLoaderStats = {
     numClips: 0,
@@ -229,16 +237,13 @@ class PoolClipLoader implements ClipLoader {
     const file = index.files[fileRow]!;
     const started = performance.now();
     try {
-      const disk = this.#diskPlace(sample, file);
+      const disk = await this.#diskPlace(sample, file);
       const stored = await this.#stored(disk);
       if (stored !== undefined) {
         this.stats.numDiskHits++;
         this.#cache.set(key, stored);
         return stored;
       }
-      // What is kept under the index's SHA-256 must be of its bytes. They are looked at while the decoder works.
-      const unchanged = disk === undefined ? undefined : media.check(file);
-      unchanged?.catch(() => undefined); // awaited below, unless decoding fails before
       const local = await media.acquire(file);
       try {
         const place = { path: local.path, range: local.range };
@@ -251,14 +256,12 @@ class PoolClipLoader implements ClipLoader {
           this.#pictures(place, clip),
           this.#sound(place, clip),
         ]);
-        if (disk !== undefined) {
-          await unchanged;
-          await media.check(file); // nor has it changed in the meantime
-        }
         const made = { ...pictures, ...(audio === undefined ? {} : { audio }) };
         this.#cache.set(key, made);
         // Beside the caller: what is not kept this time is kept another time.
-        void disk?.frames.put(disk.key, packClip(made));
+        const version = disk && (await media.versionOf(file).catch(() => undefined));
+        if (disk !== undefined && version === disk.version)
+          void disk.frames.put(disk.key, packClip(made));
         return made;
       } finally {
         local.release();
@@ -306,9 +309,7 @@ class PoolClipLoader implements ClipLoader {
     return clipLogMel(samples, audio);
   }
 
-  async #stored(
-    disk: { readonly frames: FrameDisk; readonly key: string } | undefined,
-  ): Promise<ShownClip | undefined> {
+  async #stored(disk: DiskPlace | undefined): Promise<ShownClip | undefined> {
     const packed = await disk?.frames.get(disk.key);
     if (packed === undefined) return undefined;
     const { frameSize, audio } = this.#options;
@@ -319,21 +320,31 @@ class PoolClipLoader implements ClipLoader {
     });
   }
 
-  /** Where frames that every epoch sees alike are kept on disk, under all that they are a function of. */
-  #diskPlace(
+  /**
+   * Where frames that every epoch sees alike are kept on disk, under all that they are a function of. A file of a folder
+   * may be another one than was indexed: its version is part of that.
+   */
+  async #diskPlace(
     { media: [span], cues }: Sample,
-    { sha256 }: MediaFile,
-  ): { readonly frames: FrameDisk; readonly key: string } | undefined {
-    const { frames, frameSize, pool, audio } = this.#options;
+    file: MediaFile,
+  ): Promise<DiskPlace | undefined> {
+    const { frames, frameSize, pool, audio, media } = this.#options;
     if (frames === undefined || !isFixedView(this.#view)) return undefined;
     const { numFrames, sampling, fit, isTraining } = this.#view;
     const { startSeconds, endSeconds } = span!;
-    const clip = [sha256, startSeconds, endSeconds, sampling.policy === 'cues' ? cues : []];
+    const version = await media.versionOf(file);
+    const clip = [
+      file.sha256,
+      version,
+      startSeconds,
+      endSeconds,
+      sampling.policy === 'cues' ? cues : [],
+    ];
     const view = [numFrames, frameSize, sampling, fit, isTraining, pool.backend, audio ?? null];
     const key = createHash('sha256')
       .update(JSON.stringify([PACKING, clip, view]))
       .digest('hex');
-    return { frames, key };
+    return { frames, key, version };
   }
 
   /** Where the scenes of a file begin; found once, in small frames. */

@@ -28,7 +28,7 @@ import {
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { isDead, ownName } from './cache-owner.ts';
-import { notIndexed, StorageError } from './store.ts';
+import { StorageError } from './store.ts';
 
 /** A file that stays where it is until it is let go. */
 export interface HeldFile {
@@ -161,7 +161,13 @@ export async function openCacheFolder(options: CacheFolderOptions): Promise<Cach
       const temporary = join(own, `part-${numNames++}`);
       try {
         const found = await write(temporary, chunks, { sizeBytes, folder, signal });
-        if (sha256 !== undefined && found !== sha256) throw notIndexed(what, found, sha256);
+        if (sha256 !== undefined && found !== sha256) {
+          throw new StorageError(
+            'STORAGE_CHANGED',
+            `${what} is not the file that was indexed (SHA-256 ${found.slice(0, 12)} instead of ${sha256.slice(0, 12)}): ` +
+              'index it again',
+          );
+        }
         await rename(temporary, join(content, found)).catch((error: unknown) => {
           throw diskError(folder, error);
         });

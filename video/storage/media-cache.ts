@@ -16,7 +16,6 @@ import { redactUrl } from './paths.ts';
 import { shared, type SharedWork } from './shared-work.ts';
 import {
   MAX_READ_BYTES,
-  notIndexed,
   StorageError,
   tooLarge,
   type ByteRange,
@@ -52,11 +51,11 @@ export interface MediaCache {
    */
   acquire(wanted: WantedMedia, signal?: AbortSignal): Promise<LocalMedia>;
   /**
-   * That a file's bytes are still those that were indexed. Of a copy that is known; a file of a folder is read through
-   * once, and again where its size or its time of change is another one by then.
-   * @throws StorageError STORAGE_CHANGED, and what {@link MediaCache.acquire} throws
+   * What tells a file of a folder from the same file changed, as far as its store can; empty for others, of which a copy is
+   * made that is known by its SHA-256.
+   * @throws StorageError
    */
-  check(indexed: MediaFile): Promise<void>;
+  versionOf(location: MediaLocation): Promise<string>;
   /** The bytes themselves, for small things. @throws StorageError, TOO_LARGE beyond `maxBytes` (256 MiB by default) */
   readBytes(
     wanted: WantedMedia,
@@ -102,8 +101,6 @@ export function openMediaCache({
   const states = new BoundedMap<string, FileState>(MAX_STATES);
   const tables = new BoundedMap<string, Promise<TableMetadata>>(MAX_TABLES);
   const columns = openColumnCache(MAX_COLUMN_BYTES);
-  /** Of files of a folder in one state, the SHA-256. */
-  const digests = new BoundedMap<string, Promise<string>>(MAX_STATES);
 
   const stateOf = async (place: StoredPlace, signal?: AbortSignal): Promise<FileState> => {
     const key = keyOf(place);
@@ -240,21 +237,11 @@ export function openMediaCache({
         release: () => undefined,
       };
     },
-    async check(indexed) {
-      const place = placeOf(indexed.path);
-      if (inPlace(place, indexed) === undefined) return;
-      const state = await place.store.stat(place.path); // as it is now, not as it is remembered
-      const key = nameOf(place, indexed, state);
-      let digest = digests.get(key);
-      if (digest === undefined) {
-        digest = digestOf(streamed(place, { ...indexed.range, version: state.version }));
-        digests.set(key, digest);
-        digest.catch(() => {
-          digests.delete(key);
-        });
-      }
-      const found = await digest;
-      if (found !== indexed.sha256) throw notIndexed(locationShown(indexed), found, indexed.sha256);
+    async versionOf(location) {
+      const place = placeOf(location.path);
+      if (inPlace(place, location) === undefined) return '';
+      const { version, sizeBytes } = await place.store.stat(place.path); // as it is now
+      return `${version} ${sizeBytes}`;
     },
     async readBytes(wanted, { maxBytes = MAX_READ_BYTES, signal } = {}) {
       const place = placeOf(wanted.path);
@@ -294,12 +281,6 @@ async function* streamed(
   options: NonNullable<Parameters<Store['stream']>[1]>,
 ): AsyncGenerator<Uint8Array> {
   yield* (await store.stream(path, options)) as AsyncIterable<Uint8Array>;
-}
-
-async function digestOf(chunks: AsyncIterable<Uint8Array>): Promise<string> {
-  const hash = createHash('sha256');
-  for await (const chunk of chunks) hash.update(chunk);
-  return hash.digest('hex');
 }
 
 /** Where a location's bytes lie as they are; undefined where a copy is made of them. */

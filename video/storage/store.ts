@@ -81,15 +81,6 @@ export function rangeOutside(what: string, range: ByteRange, sizeBytes: number):
   );
 }
 
-/** That a file's bytes are not those that an index was made of. */
-export function notIndexed(what: string, found: string, sha256: string): StorageError {
-  return new StorageError(
-    'STORAGE_CHANGED',
-    `${what} is not the file that was indexed (SHA-256 ${found.slice(0, 12)} instead of ${sha256.slice(0, 12)}): ` +
-      'index it again',
-  );
-}
-
 /** That a file is not the one that was looked at before. */
 export function fileChanged(what: string): StorageError {
   return new StorageError(
