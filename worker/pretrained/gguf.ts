@@ -6,6 +6,7 @@ import { open, type FileHandle } from 'node:fs/promises';
 import { messageOf } from '../../proto/errors.ts';
 import { dequantize, GGML_TYPES, type GgmlType } from './gguf-blocks.ts';
 import { PretrainedError } from './pretrained-error.ts';
+import { readRange } from './read-range.ts';
 import type { HostTensor, TensorSource } from './tensor-source.ts';
 
 export type GgufValue = number | boolean | string | readonly GgufValue[];
@@ -220,16 +221,6 @@ async function withFile<T>(file: string, body: (handle: FileHandle) => Promise<T
     if (error instanceof PretrainedError) throw error;
     throw unreadable(file, messageOf(error), error);
   }
-}
-
-async function readRange(handle: FileHandle, at: number, length: number): Promise<Uint8Array> {
-  const bytes = new Uint8Array(length);
-  for (let filled = 0; filled < length;) {
-    const { bytesRead } = await handle.read(bytes, filled, length - filled, at + filled);
-    if (bytesRead === 0) throw new Error(`it ends ${length - filled} bytes early`);
-    filled += bytesRead;
-  }
-  return bytes;
 }
 
 function unreadable(file: string, what: string, cause?: unknown): PretrainedError {

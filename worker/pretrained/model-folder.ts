@@ -12,6 +12,7 @@ import {
   type TensorEntry,
 } from '../checkpoint/format.ts';
 import { PretrainedError } from './pretrained-error.ts';
+import { readRange } from './read-range.ts';
 import type { HostTensor, TensorSource } from './tensor-source.ts';
 
 const SINGLE = 'model.safetensors';
@@ -52,7 +53,7 @@ export async function openWeights(folder: string, single = SINGLE): Promise<Tens
     shapes: new Map([...places].map(([name, { entry }]) => [name, entry.shape])),
     async read(name) {
       const { file, entry, at } = places.get(name)!;
-      const bytes = await readRange(file, at, entry.end - entry.start);
+      const bytes = await rangeOf(file, at, entry.end - entry.start);
       return { shape: entry.shape, data: toFloat32(entry, bytes) };
     },
   };
@@ -114,29 +115,22 @@ async function weightFiles(folder: string, single: string): Promise<string[]> {
 async function readHeader(
   file: string,
 ): Promise<{ entries: readonly TensorEntry[]; start: number }> {
-  const length = decodeHeaderLength(await readRange(file, 0, LENGTH_BYTES));
-  const { entries } = decodeHeader(await readRange(file, LENGTH_BYTES, length));
+  const length = decodeHeaderLength(await rangeOf(file, 0, LENGTH_BYTES));
+  const { entries } = decodeHeader(await rangeOf(file, LENGTH_BYTES, length));
   return { entries, start: LENGTH_BYTES + length };
 }
 
-async function readRange(file: string, at: number, length: number): Promise<Uint8Array> {
-  // New memory, aligned: a Buffer's pool is not.
-  const bytes = new Uint8Array(length);
+async function rangeOf(file: string, at: number, length: number): Promise<Uint8Array> {
   try {
     const handle = await open(file);
     try {
-      for (let filled = 0; filled < length;) {
-        const { bytesRead } = await handle.read(bytes, filled, length - filled, at + filled);
-        if (bytesRead === 0) throw new Error(`it ends ${length - filled} bytes early`);
-        filled += bytesRead;
-      }
+      return await readRange(handle, at, length);
     } finally {
       await handle.close();
     }
   } catch (error) {
     throw unreadable(file, messageOf(error), error);
   }
-  return bytes;
 }
 
 async function readJson(file: string): Promise<Record<string, unknown>> {
