@@ -4,6 +4,7 @@ import { writeFileDurably } from '../../proto/durable-file.ts';
 import { exists } from '../../proto/exists.ts';
 import {
   openTokenizer,
+  TokenizerError,
   trainTokenizer,
   type Tokenizer,
   type TokenizerFile,
@@ -28,7 +29,15 @@ export async function fitTokenizer(
   const target = join(folder, TOKENIZER_FILE);
   for (const { folder: from, rows } of initialWords) {
     const source = join(from, TOKENIZER_FILE);
-    if (!(await exists(source))) continue;
+    if (!(await exists(source))) {
+      if (rows === undefined) continue;
+      // Another tokenizer's ids would point at rows of other words, without a word where their number fits.
+      throw new TokenizerError(
+        'TOKENIZER_INVALID',
+        `${from} has no ${TOKENIZER_FILE}, and its table of words is taken. Write it there: ` +
+          'AutoTokenizer.from_pretrained(folder).save_pretrained(folder) of transformers does',
+      );
+    }
     await copyFile(source, target);
     const config = await readConfig(from);
     if (rows !== undefined) {

@@ -69,7 +69,7 @@ describe('a run that begins from a model of transformers', { skip: missing ?? fa
       pad_token: '[PAD]',
       mask_token: '[MASK]',
     };
-    for (const name of [...MODELS, 'llama-plain-sharded']) {
+    for (const name of [...MODELS, 'clip-sharded', 'llama-plain-sharded']) {
       await writeFile(path.join(root, name, 'tokenizer.json'), JSON.stringify(words));
       await writeFile(path.join(root, name, 'tokenizer_config.json'), JSON.stringify(roles));
     }
