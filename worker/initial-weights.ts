@@ -17,7 +17,8 @@ import {
 import { openInitializer, shapesOnly } from './initializer.ts';
 import { nearest } from './nearest.ts';
 import { pathMatcher } from './parameter-paths.ts';
-import { kindAt, kindDifferences } from './part-kind.ts';
+import { kindAt, kindDifferences, tiedHeads } from './part-kind.ts';
+import { transpose } from './pretrained/weight-table.ts';
 import {
   INITIAL_FILE,
   needsInitialWeights,
@@ -83,7 +84,8 @@ export async function writeInitialWeights(
 }
 
 /**
- * What an entry takes, by the names of the system that it is for; nothing is read.
+ * What an entry takes, by the names of the system that it is for; nothing is read. A head of its own begins as the table
+ * of words that is the head of a tied source: that is what the source computes.
  * @param where of the entry, for messages
  * @throws UsageError `INIT_INVALID` where it does not fit
  */
@@ -99,7 +101,8 @@ export function takenOf(
       partsOf(path, shape).map((part): [string, readonly number[]] => [part.name, part.shape]),
     ),
   );
-  const all = [...tensors.keys(), ...lacking];
+  const heads = tiedHeads(kinds);
+  const all = [...tensors.keys(), ...lacking, ...heads.keys()];
   const below = all.flatMap((name) => nameBelow({ take, skip: [] }, name) ?? []);
   for (const pattern of [...skip, ...firstRows]) {
     if (!below.some(pathMatcher(pattern))) {
@@ -111,10 +114,11 @@ export function takenOf(
   if (missing !== undefined)
     throw invalid(`${where}: its files lack ${missing}; leave it out with skip`);
   const taken = new Map<string, SourceTensor>();
+  const targetOf = (rest: string): string => [as, rest].filter((part) => part !== '').join('/');
   for (const [name, tensor] of tensors) {
     const rest = nameBelow(entry, name);
     if (rest === undefined) continue;
-    const target = [as, rest].filter((part) => part !== '').join('/');
+    const target = targetOf(rest);
     const there = tensor.place === undefined ? name : `${name} (${tensor.place})`;
     const shape = shapes.get(target);
     if (shape === undefined) {
@@ -138,6 +142,12 @@ export function takenOf(
       throw invalid(`${where}: of what ${there} and ${target} are in, ${different}`);
     }
   }
+  for (const [head, words] of heads) {
+    const [rest, from] = [nameBelow(entry, head), nameBelow(entry, words)];
+    const table = from === undefined ? undefined : taken.get(targetOf(from));
+    if (rest === undefined || table === undefined || !shapes.has(targetOf(rest))) continue;
+    taken.set(targetOf(rest), transposedOf(table));
+  }
   if (taken.size === 0)
     throw invalid(`${where}: it has no weights below ${take === '' ? 'its root' : take}`);
   return taken;
@@ -152,6 +162,22 @@ function firstRowsOf(tensor: SourceTensor, [rows = 0, ...others]: readonly numbe
     ...tensor,
     shape: [rows, ...others],
     read: async () => (await read()).subarray(0, sizeBytes),
+  };
+}
+
+/** The head [D, V] that a table of words [V, D] is. */
+function transposedOf(table: SourceTensor): SourceTensor {
+  const { shape } = table;
+  return {
+    ...table,
+    shape: shape.toReversed(),
+    read: async () => {
+      const { data } = transpose({
+        shape,
+        data: new Float32Array((await table.read()).slice().buffer),
+      });
+      return new Uint8Array(data.buffer);
+    },
   };
 }
 

@@ -142,7 +142,8 @@ export function sameShape(a: readonly number[], b: readonly number[]): boolean {
   return a.length === b.length && a.every((extent, axis) => extent === b[axis]);
 }
 
-function transpose({ shape, data }: HostTensor): HostTensor {
+/** [rows, columns] to [columns, rows]. */
+export function transpose({ shape, data }: HostTensor): HostTensor {
   const [rows, columns] = shape as [number, number];
   return { shape: [columns, rows], data: permute(data, [rows, columns, 1], [1, 0, 2]) };
 }
