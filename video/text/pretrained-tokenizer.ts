@@ -73,16 +73,25 @@ export async function readPretrainedTokenizer(folder: string): Promise<Pretraine
   return openPretrainedTokenizer(files, folder);
 }
 
-async function readTokenizerFiles(folder: string): Promise<TokenizerFiles> {
+/**
+ * What a folder's files say together. Special tokens stand in `tokenizer_config.json`, in the older
+ * `special_tokens_map.json`, or nowhere: then those of BERT go by their names.
+ * @throws TokenizerError `TOKENIZER_INVALID`
+ */
+export async function readTokenizerFiles(folder: string): Promise<TokenizerFiles> {
   try {
-    const [tokenizer, config, template] = await Promise.all([
+    const [text, config, special, template] = await Promise.all([
       readFile(join(folder, 'tokenizer.json'), 'utf8'),
       readOptional(join(folder, 'tokenizer_config.json')),
+      readOptional(join(folder, 'special_tokens_map.json')),
       readOptional(join(folder, 'chat_template.jinja')),
     ]);
+    const tokenizer = JSON.parse(text) as object;
     return {
-      tokenizer: JSON.parse(tokenizer) as object,
+      tokenizer,
       config: {
+        ...bertTokens(tokenizer),
+        ...(special === undefined ? {} : (JSON.parse(special) as TokenizerConfig)),
         ...(config === undefined ? {} : (JSON.parse(config) as TokenizerConfig)),
         ...(template === undefined ? {} : { chat_template: template }),
       },
@@ -90,6 +99,22 @@ async function readTokenizerFiles(folder: string): Promise<TokenizerFiles> {
   } catch (error) {
     throw invalid(folder, messageOf(error), error);
   }
+}
+
+/** Source: transformers, BertTokenizer's own defaults, which the files of the first releases leave out. */
+const BERT_TOKENS: TokenizerConfig = {
+  ...{ pad_token: '[PAD]', unk_token: '[UNK]', mask_token: '[MASK]' },
+  ...{ cls_token: '[CLS]', sep_token: '[SEP]' },
+};
+
+/** Those that the file has as special tokens. */
+function bertTokens(tokenizer: object): TokenizerConfig {
+  const { added_tokens: added = [] } = tokenizer as {
+    readonly added_tokens?: readonly { readonly content: string; readonly special: boolean }[];
+  };
+  const special = new Set(added.flatMap((token) => (token.special ? [token.content] : [])));
+  const entries = Object.entries(BERT_TOKENS) as [string, string][];
+  return Object.fromEntries(entries.filter(([, token]) => special.has(token)));
 }
 
 async function readOptional(file: string): Promise<string | undefined> {

@@ -41,7 +41,8 @@ export async function openPretrainedWeights(folder: string): Promise<PretrainedW
   const { config, weights } = await openModelFolder(folder);
   const model = knownModelOf(config, { place: folder, shapes: weights.shapes });
   const { form, table, prefix } = model;
-  const source = prefix === undefined ? weights : withPrefix(weights, prefix, table.weights);
+  const named = renamed(weights, presentName);
+  const source = prefix === undefined ? named : withPrefix(named, prefix, table.weights);
   const tensors = new Map<string, PretrainedTensor>();
   for (const [path, { shape: whole }] of leavesOf(form)) {
     for (const { name, names, shape, weight } of partsIn(table, path, whole)) {
@@ -78,12 +79,20 @@ function withPrefix(
   const isIn = (all: readonly string[]): boolean => all.some((name) => name.startsWith(prefix));
   const isWanted = isIn(Object.values(weights).flatMap((weight) => weight.names));
   if (isIn(names) === isWanted) return source;
-  const theirs = new Map(
-    names.map((name) => [
-      isWanted ? `${prefix}${name}` : name.startsWith(prefix) ? name.slice(prefix.length) : name,
-      name,
-    ]),
+  return renamed(source, (name) =>
+    isWanted ? `${prefix}${name}` : name.startsWith(prefix) ? name.slice(prefix.length) : name,
   );
+}
+
+/** Files of the first releases have names of TensorFlow for norms. Source: transformers, as it loads them. */
+function presentName(name: string): string {
+  return name
+    .replace(/LayerNorm\.gamma$/, 'LayerNorm.weight')
+    .replace(/LayerNorm\.beta$/, 'LayerNorm.bias');
+}
+
+function renamed(source: TensorSource, nameOf: (name: string) => string): TensorSource {
+  const theirs = new Map([...source.shapes.keys()].map((name) => [nameOf(name), name]));
   return {
     place: source.place,
     shapes: new Map([...theirs].map(([name, own]) => [name, source.shapes.get(own)!])),

@@ -9,7 +9,11 @@ import {
   type Tokenizer,
   type TokenizerFile,
 } from '../../video/text/tokenizer.ts';
-import { asOwnTokenizer, readPretrainedTokenizer } from '../../video/text/pretrained-tokenizer.ts';
+import {
+  asOwnTokenizer,
+  readPretrainedTokenizer,
+  readTokenizerFiles,
+} from '../../video/text/pretrained-tokenizer.ts';
 import type { FitContext } from './system.ts';
 
 export const TOKENIZER_FILE = 'tokenizer.json';
@@ -39,12 +43,11 @@ export async function fitTokenizer(
       );
     }
     await copyFile(source, target);
-    const config = await readConfig(from);
     if (rows !== undefined) {
-      const whole = { ...config, vocab_size: rows };
-      const text = `${JSON.stringify(whole, undefined, 1)}\n`;
+      const { config } = await readTokenizerFiles(from);
+      const text = `${JSON.stringify({ ...config, vocab_size: rows }, undefined, 1)}\n`;
       await writeFileDurably(join(folder, TOKENIZER_CONFIG_FILE), text);
-    } else if (config !== undefined) {
+    } else if (await exists(join(from, TOKENIZER_CONFIG_FILE))) {
       await copyFile(join(from, TOKENIZER_CONFIG_FILE), join(folder, TOKENIZER_CONFIG_FILE));
     }
     return readTokenizer(folder);

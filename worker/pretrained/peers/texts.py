@@ -2,7 +2,7 @@
 
 Trains small tokenizers of each kind that pretrained models come with, and writes for each NAME/tokenizer.json and
 NAME/cases.json: awkward texts with what the `tokenizers` package makes of them. chat.json has conversations as
-transformers' apply_chat_template writes them.
+transformers' apply_chat_template writes them. Some more folders have roles.json, the ids of their special tokens.
 """
 
 import inspect
@@ -136,6 +136,26 @@ def chats(tokenizer):
                 yield case
 
 
+ROLES = ("bos", "eos", "pad", "unk", "cls", "sep", "mask")
+# Folders whose tokenizer_config.json does not say which tokens are special, as released ones are.
+UNSAID = {
+    "bert-unsaid": ("bert", {"do_lower_case": True, "model_max_length": 512}, None),
+    "llama2-map": ("llama2", {"tokenizer_class": "PreTrainedTokenizerFast"}, {"bos_token": "<s>", "eos_token": {"content": "</s>"}, "pad_token": "<unk>"}),
+}
+
+
+def roles(folder, tokenizer, config, special):
+    """Ids of special tokens as AutoTokenizer finds them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    if special is not None:
+        (folder / "special_tokens_map.json").write_text(json.dumps(special))
+    read = hf.AutoTokenizer.from_pretrained(folder)
+    (folder / "roles.json").write_text(json.dumps({role: getattr(read, f"{role}_token_id") for role in ROLES}))
+
+
 def main(folder):
     made = {make.__name__: make() for make in (gpt2, smollm, llama3, llama2, bert)}
     for name, tokenizer in made.items():
@@ -150,6 +170,8 @@ def main(folder):
                 dict(text=text, ids=whole, bare=bare, decoded=tokenizer.decode(whole), all=tokenizer.decode(whole, skip_special_tokens=False))
             )
         (folder / name / "cases.json").write_text(json.dumps(cases))
+    for name, (kind, config, special) in UNSAID.items():
+        roles(folder / name, made[kind], config, special)
     (folder / "chat.json").write_text(json.dumps(list(chats(made["llama2"]))))
 
 

@@ -9,6 +9,7 @@ import { readPretrainedTokenizer } from '../../../video/text/pretrained-tokenize
 import { trainTokenizer } from '../../../video/text/tokenizer.ts';
 import type { Engine } from '../../backend/engine.ts';
 import { openCpuEngine } from '../../backend/cpu-engine.ts';
+import { decodeSafetensors, encodeSafetensors, type TensorData } from '../../checkpoint/format.ts';
 import { readSafetensorsStream } from '../../checkpoint/stream.ts';
 import { initialWords, openInitialSource } from '../../initial-source.ts';
 import {
@@ -223,9 +224,26 @@ describe('a run that begins from a model of transformers', { skip: missing ?? fa
     await compare('blip-2', params);
   });
 
-  it('VideoBERT with the words and blocks of a BERT: the same logits of hidden words', async () => {
+  /** As the first releases are: norms with other names, and a tokenizer whose special tokens are not told. */
+  const asFirstReleased = async (name: string): Promise<string> => {
+    const folder = folderOf(`${name}-first`);
+    await cp(folderOf(name), folder, { recursive: true });
+    const file = path.join(folder, 'model.safetensors');
+    const { tensors } = decodeSafetensors(await readFile(file));
+    const old = [...tensors].map(([key, tensor]): [string, TensorData] => [
+      key
+        .replace(/LayerNorm\.weight$/, 'LayerNorm.gamma')
+        .replace(/LayerNorm\.bias$/, 'LayerNorm.beta'),
+      tensor,
+    ]);
+    await writeFile(file, encodeSafetensors(new Map(old)));
+    const said = { do_lower_case: true, model_max_length: 512 };
+    await writeFile(path.join(folder, 'tokenizer_config.json'), JSON.stringify(said));
+    return folder;
+  };
+  const videoBert = async (bert: string): Promise<void> => {
     const take = (from: string, as: string, more: object = {}) => ({
-      ...{ from: folderOf('bert-double'), take: from, as, ...more },
+      ...{ from: bert, take: from, as, ...more },
     });
     const { params } = await begin(
       'videobert',
@@ -275,6 +293,12 @@ describe('a run that begins from a model of transformers', { skip: missing ?? fa
     const wanted = reference.get('output.logits')!;
     const difference = await largestDifference(tf.reshape(text, wanted.shape), wanted);
     assert.ok(difference <= TOLERANCE, `off by ${difference}`);
+  };
+  it('VideoBERT with the words and blocks of a BERT: the same logits of hidden words', async () => {
+    await videoBert(folderOf('bert-double'));
+  });
+  it('and of a BERT whose files are as those of the first releases', async () => {
+    await videoBert(await asFirstReleased('bert-double'));
   });
 
   void describe('is refused', () => {

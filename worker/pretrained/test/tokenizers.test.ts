@@ -3,6 +3,7 @@ import { readFile } from 'node:fs/promises';
 import path from 'node:path';
 import { before, describe, it } from 'node:test';
 import { temporaryFolder } from '../../../proto/test/temporary-folder.ts';
+import { readPretrainedTokenizer } from '../../../video/text/pretrained-tokenizer.ts';
 import { runPeer, whyNoPeer } from '../parity/peer.ts';
 import { compareChats, compareTokenizer, TOKENIZERS } from '../parity/texts.ts';
 
@@ -21,6 +22,19 @@ describe('tokenizers of pretrained models', { skip: missing ?? false }, () => {
       const { numCases, different } = await compareTokenizer(path.join(folder, name));
       assert.ok(numCases > 50);
       assert.deepEqual(different, []);
+    });
+  }
+
+  for (const name of ['bert-unsaid', 'llama2-map']) {
+    it(`${name}: special tokens that tokenizer_config.json does not tell are those that AutoTokenizer finds`, async () => {
+      const text = await readFile(path.join(folder, name, 'roles.json'), 'utf8');
+      const wanted = JSON.parse(text) as Record<string, number | null>;
+      assert.ok(Object.values(wanted).some((id) => id !== null));
+      const { special } = await readPretrainedTokenizer(path.join(folder, name));
+      assert.deepEqual(
+        Object.fromEntries(Object.entries(special).map(([role, id]) => [role, id ?? null])),
+        wanted,
+      );
     });
   }
 
