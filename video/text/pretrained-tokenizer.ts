@@ -219,17 +219,21 @@ export function asOwnTokenizer(
     }
     return id;
   };
-  const cls = wanted('cls_token or bos_token', special.cls, special.bos);
+  const cls = special.cls ?? special.bos;
   const sep = wanted('sep_token or eos_token', special.sep, special.eos);
   const pad = wanted('pad_token', special.pad, special.unk, sep);
   const first = (): number => {
-    const last = Math.max(pad, cls, sep, special.unk ?? 0, special.mask ?? 0);
+    const last = Math.max(pad, cls ?? 0, sep, special.unk ?? 0, special.mask ?? 0);
     return wanted('special tokens in front of its words', last < MOST_FRONT ? last + 1 : undefined);
   };
   return {
     vocabularySize: Math.max(rows, tokenizer.vocabularySize),
     special: {
-      ...{ pad, cls, sep, unk: special.unk ?? pad },
+      ...{ pad, sep, unk: special.unk ?? pad },
+      // SigLIP's texts begin with their words.
+      get cls() {
+        return wanted('cls_token or bos_token', cls);
+      },
       get mask() {
         return wanted('mask_token', special.mask);
       },

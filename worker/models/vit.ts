@@ -9,6 +9,7 @@ import type { BlockParams } from '../layers/transformer-block.ts';
 import type { Stacked } from '../tree.ts';
 
 export interface VitSizes extends EncoderSizes {
+  /** A border that is left over by whole patches is not seen, as by a convolution; with several moments there is none. */
   readonly imageSize: number;
   readonly patchSize: number;
   readonly channels: number;
@@ -44,7 +45,7 @@ export function initVit(
   const { width, imageSize, patchSize, channels, moments = 1 } = sizes;
   const { hasClassToken, hasPatchBias, hasInputNorm } = parts;
   const { kernel, bias } = initDense(init, `${path}patches`, patchSize ** 2 * channels, width);
-  const length = moments * (imageSize / patchSize) ** 2 + (hasClassToken ? 1 : 0);
+  const length = moments * Math.floor(imageSize / patchSize) ** 2 + (hasClassToken ? 1 : 0);
   return {
     patches: hasPatchBias ? { kernel, bias: bias! } : { kernel },
     ...(hasClassToken && { classToken: init.normal(`${path}classToken`, [width], 0.02) }),

@@ -83,9 +83,9 @@ export function retrievalSystem<P extends TensorTree>(
   options: RetrievalOptions<P>,
 ): VideoLanguageSystem<P> {
   const { name, tokenizer, maxTokens, splits } = options;
-  const { sep, cls, pad } = tokenizer.special;
+  const { sep, pad } = tokenizer.special;
   const idsOf = (text: string): number[] => {
-    const start = options.hasStart ? [cls] : [];
+    const start = options.hasStart ? [tokenizer.special.cls] : [];
     const words = tokenizer.encode(text).slice(0, maxTokens - 1 - start.length);
     return [...start, ...words, sep];
   };

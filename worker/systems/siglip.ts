@@ -18,6 +18,7 @@ import { defineSystem, isOneMediumWithWords } from './system.ts';
 import { fitTokenizer, readTokenizer } from './text-assets.ts';
 import {
   checkBlocks,
+  checkPixels,
   checkVision,
   textFields,
   textSizes,
@@ -44,8 +45,14 @@ export const siglip = defineSystem<SiglipConfig, SiglipParams>({
   schema: fields,
   sampleKind: 'a picture or a clip of one video, with words',
   takes: isOneMediumWithWords,
-  check: ({ model: { vision, text }, data }) =>
-    checkVision('model.vision', vision, data) ?? checkBlocks('model.text', text),
+  check({ model: { vision, text, frames }, data }) {
+    // Released towers of patches of 14 see 384 pixels. Moments that stand one below the other leave no border.
+    const mayHaveBorder = momentsOf(frames, data) === 1 && vision.patchSize <= data.frameSize;
+    const fault = mayHaveBorder
+      ? (checkPixels(data) ?? checkBlocks('model.vision', vision))
+      : checkVision('model.vision', vision, data);
+    return fault ?? checkBlocks('model.text', text);
+  },
   async fit(context) {
     const { vocabularySize } = await fitTokenizer(context, context.config.model.text.vocabulary);
     return `${vocabularySize} word pieces`;
@@ -65,7 +72,7 @@ export const siglip = defineSystem<SiglipConfig, SiglipParams>({
         hasStart: false,
       },
       maxTokens: model.text.maxTokens,
-      tokensOfClip: data.windows * (data.frameSize / model.vision.patchSize) ** 2,
+      tokensOfClip: data.windows * Math.floor(data.frameSize / model.vision.patchSize) ** 2,
       parameters: ['logitScale', 'logitBias'],
       kinds: {
         vision: encoderKind(sizes.vision),

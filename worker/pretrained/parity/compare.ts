@@ -18,6 +18,7 @@ export const MODEL_NAMES = [
   'clip',
   'clip-openai',
   'siglip',
+  'siglip-border',
   'blip-2',
   'visual-bert',
   'flava',

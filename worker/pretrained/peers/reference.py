@@ -130,8 +130,8 @@ def clip_config(**text):
     )
 
 
-def siglip_config():
-    vision = dict(IMAGE)
+def siglip_config(**image):
+    vision = dict(IMAGE, **image)
     return hf.SiglipConfig(text_config=dict(TEXT, max_position_embeddings=LENGTH, projection_size=WIDTH), vision_config=vision)
 
 
@@ -282,6 +282,10 @@ REFERENCES = {
     ),
     "siglip": Reference(
         lambda: hf.SiglipModel(siglip_config()), lambda: dict(ids=words(), pixels=pixels()), two_tower_outputs
+    ),
+    # Patches that leave a border of pixels over.
+    "siglip-border": Reference(
+        lambda: hf.SiglipModel(siglip_config(image_size=18)), lambda: dict(ids=words(), pixels=pixels(18)), two_tower_outputs
     ),
     "blip-2": Reference(
         lambda: hf.Blip2ForImageTextRetrieval(blip2_config()),

@@ -31,6 +31,7 @@ import { largestDifference, readTensors } from '../parity/reference-tensors.ts';
 const MODELS = [
   'clip',
   'siglip',
+  'siglip-border',
   'llama-plain',
   'opt-pre',
   'llama-linear',
@@ -73,6 +74,15 @@ describe('a run that begins from a model of transformers', { skip: missing ?? fa
     for (const name of [...MODELS, 'clip-sharded', 'llama-plain-sharded']) {
       await writeFile(path.join(root, name, 'tokenizer.json'), JSON.stringify(words));
       await writeFile(path.join(root, name, 'tokenizer_config.json'), JSON.stringify(roles));
+    }
+    // As SigLIP's, whose texts begin with nothing.
+    const startless = JSON.stringify(words)
+      .replaceAll('"[CLS]"', '"<cls>"')
+      .replaceAll('"[SEP]"', '"</s>"');
+    const ends = { eos_token: '</s>', pad_token: '</s>', unk_token: '[UNK]' };
+    for (const name of ['siglip', 'siglip-border']) {
+      await writeFile(path.join(root, name, 'tokenizer.json'), startless);
+      await writeFile(path.join(root, name, 'tokenizer_config.json'), JSON.stringify(ends));
     }
   });
   after(() => {
@@ -138,15 +148,21 @@ describe('a run that begins from a model of transformers', { skip: missing ?? fa
     });
   }
 
-  it('SigLIP: the same embeddings', async () => {
-    const siglip = [
-      ...PICTURES,
-      set('model.vision', { ...VISION, width: 24, heads: 3 }),
-      set('model.text', { ...TEXT, maxTokens: 7 }),
-    ];
-    const { params } = await begin('siglip', siglip, { init: [{ from: folderOf('siglip') }] });
-    await compare('siglip', params);
-  });
+  for (const [name, frameSize] of [
+    ['siglip', 16],
+    ['siglip-border', 18],
+  ] as const) {
+    it(`${name}, whose texts begin with no special token: the same embeddings`, async () => {
+      const siglip = [
+        ...PICTURES,
+        `data.frameSize=${frameSize}`,
+        set('model.vision', { ...VISION, width: 24, heads: 3 }),
+        set('model.text', { ...TEXT, maxTokens: 7 }),
+      ];
+      const { params } = await begin('siglip', siglip, { init: [{ from: folderOf(name) }] });
+      await compare(name, params);
+    });
+  }
 
   const language = (kind: string, more: object) =>
     set('model.language', { kind, width: 24, mlpWidth: 40, heads: 3, ...more });
