@@ -1,5 +1,4 @@
 /** What of a run transformers has too, in folders that its classes load. */
-import { copyFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { writeFileDurably } from '../../proto/durable-file.ts';
 import { safetensorsStream } from '../checkpoint/stream.ts';
@@ -11,8 +10,12 @@ import type { PublishedPart } from '../pretrained/published-parts.ts';
 import { exportValues } from '../pretrained/weights.ts';
 import { weightsOfRun, type Weights } from '../run-weights.ts';
 import { openRunSystem } from '../run-system.ts';
-import { TOKENIZER_CONFIG_FILE, TOKENIZER_FILE } from '../systems/text-assets.ts';
 import { leavesOf, partsOf, type TensorTree } from '../tree.ts';
+import {
+  publishedTokens,
+  writeImageProcessor,
+  writePublishedTokenizer,
+} from './published-inputs.ts';
 
 /** Below the folder of an export. */
 const FOLDER = 'transformers';
@@ -43,7 +46,12 @@ export async function exportPublished(
   for (const part of parts) {
     const own = [FOLDER, part.path].filter((name) => name !== '').join('/');
     await writePart(join(out, own), { part, form, weights });
-    if (part.hasWords) await writeTokenizer(folder, join(out, own));
+    if (part.hasWords) {
+      const tokens = await publishedTokens(folder);
+      await writePublishedTokenizer(folder, join(out, own), { part, tokens });
+    }
+    if (part.pictures !== undefined)
+      await writeImageProcessor(join(out, own), part.pictures, config.data.fit);
     const [className = 'AutoModel'] = (part.json['architectures'] ?? []) as string[];
     published.push({ folder: own, className: part.isAdapter === true ? 'PeftModel' : className });
   }
@@ -82,21 +90,4 @@ async function writePart(
   const tensors = exportValues(flat, table, valuesOf);
   if (isAdapter) await writeAdapterFolder(folder, { config: json, tensors });
   else await writeModelFolder(folder, { config: { ...json, torch_dtype: 'float32' }, tensors });
-}
-
-/** The run's tokenizer as `AutoTokenizer` loads it. */
-async function writeTokenizer(run: string, folder: string): Promise<void> {
-  await copyFile(join(run, TOKENIZER_FILE), join(folder, TOKENIZER_FILE));
-  const target = join(folder, TOKENIZER_CONFIG_FILE);
-  try {
-    await copyFile(join(run, TOKENIZER_CONFIG_FILE), target);
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
-    const own = {
-      tokenizer_class: 'PreTrainedTokenizerFast',
-      ...{ pad_token: '[PAD]', unk_token: '[UNK]', mask_token: '[MASK]' },
-      ...{ cls_token: '[CLS]', sep_token: '[SEP]', bos_token: '[CLS]', eos_token: '[SEP]' },
-    };
-    await writeFileDurably(target, `${JSON.stringify(own, undefined, 2)}\n`);
-  }
 }

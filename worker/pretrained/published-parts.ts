@@ -4,6 +4,7 @@ import type { Blip2Sizes } from '../models/blip2.ts';
 import type { ClipSizes } from '../models/clip.ts';
 import type { SiglipSizes } from '../models/siglip.ts';
 import type { VitSizes } from '../models/vit.ts';
+import { CLIP_PIXELS, SIGLIP_PIXELS, type PixelStatistics } from '../tokens/pixels.ts';
 import { blip2ConfigJson, blip2VisionWeights, blip2Weights } from './blip2.ts';
 import {
   clipConfigJson,
@@ -26,38 +27,72 @@ export interface PublishedPart {
   readonly json: HuggingFaceConfig;
   /** Whether it has a table of words, with which the run's tokenizer goes. */
   readonly hasWords: boolean;
+  /** What it reads, each with `[SEP]` at its end; undefined: a language model, whose texts are as they are written. */
+  readonly texts?: PublishedTexts;
+  /** What it sees; undefined: nothing, or more than the three channels of a picture. */
+  readonly pictures?: PublishedPictures;
   /** Whether it is an adapter of peft, which is loaded beside the model that it adapts. */
   readonly isAdapter?: boolean;
 }
 
+export interface PublishedTexts {
+  /** Whether they begin with `[CLS]`. */
+  readonly hasStart: boolean;
+  /** Of a text, special tokens included. */
+  readonly maxTokens: number;
+}
+
+export interface PublishedPictures {
+  /** Height and width, pixels. */
+  readonly size: number;
+  readonly pixels: PixelStatistics;
+}
+
+function picturesOf(
+  { channels, imageSize }: VitSizes,
+  pixels = CLIP_PIXELS,
+): Pick<PublishedPart, 'pictures'> {
+  return channels === 3 ? { pictures: { size: imageSize, pixels } } : {};
+}
+
 /** CLIP as a whole; of one that sees several moments in one sequence, which transformers has not, the text tower. */
 export function publishedClip(sizes: ClipSizes): PublishedPart {
-  if ((sizes.vision.moments ?? 1) === 1) {
-    return { path: '', table: clipWeights(sizes), json: clipConfigJson(sizes), hasWords: true };
+  const { vision, text, embedding, endId } = sizes;
+  const words = { hasWords: true, texts: { hasStart: true, maxTokens: text.length } };
+  if ((vision.moments ?? 1) === 1) {
+    const json = clipConfigJson(sizes);
+    return { path: '', table: clipWeights(sizes), json, ...words, ...picturesOf(vision) };
   }
-  const { text, embedding, endId } = sizes;
   const json = {
     ...{ model_type: 'clip_text_model', architectures: ['CLIPTextModelWithProjection'] },
     ...{ ...textTowerJson(text), projection_dim: embedding, eos_token_id: endId },
   };
-  return { path: '', table: { weights: clipTextWeights() }, json, hasWords: true };
+  return { path: '', table: { weights: clipTextWeights() }, json, ...words };
 }
 
 /** As {@link publishedClip}. */
 export function publishedSiglip(sizes: SiglipSizes): PublishedPart {
-  if ((sizes.vision.moments ?? 1) === 1) {
-    return { path: '', table: siglipWeights(sizes), json: siglipConfigJson(sizes), hasWords: true };
+  const { vision, text } = sizes;
+  const words = { hasWords: true, texts: { hasStart: false, maxTokens: text.length } };
+  if ((vision.moments ?? 1) === 1) {
+    const json = siglipConfigJson(sizes);
+    const pictures = picturesOf(vision, SIGLIP_PIXELS);
+    return { path: '', table: siglipWeights(sizes), json, ...words, ...pictures };
   }
   const json = {
     ...{ model_type: 'siglip_text_model', architectures: ['SiglipTextModel'] },
-    ...{ ...textTowerJson(sizes.text), projection_size: sizes.vision.width },
+    ...{ ...textTowerJson(text), projection_size: vision.width },
   };
-  return { path: '', table: { weights: siglipTextWeights('') }, json, hasWords: true };
+  return { path: '', table: { weights: siglipTextWeights('') }, json, ...words };
 }
 
 /** BLIP-2's first stage, whose vision tower is of the kind `vit`. */
 export function publishedBlip2(sizes: Blip2Sizes): PublishedPart {
-  return { path: '', table: blip2Weights(sizes), json: blip2ConfigJson(sizes), hasWords: true };
+  return {
+    ...{ path: '', table: blip2Weights(sizes), json: blip2ConfigJson(sizes) },
+    ...{ hasWords: true, texts: { hasStart: true, maxTokens: sizes.length } },
+    ...picturesOf(sizes.vision),
+  };
 }
 
 /** Factors of LoRA for a model of these names. @param form the factors without values */
@@ -89,5 +124,5 @@ export function publishedVision(
             ...{ ...vitJson(sizes), qkv_bias: true },
           },
         ];
-  return { path, table: { weights }, json, hasWords: false };
+  return { path, table: { weights }, json, hasWords: false, ...picturesOf(sizes) };
 }

@@ -70,7 +70,7 @@ def run_adapter(folder):
 
 
 def run(folder):
-    """Through the class that config.json names; a tokenizer beside it through AutoTokenizer."""
+    """Through the class that config.json names."""
     if (folder / "adapter_config.json").exists():
         return run_adapter(folder)
     (name,) = json.loads((folder / "config.json").read_text())["architectures"]
@@ -79,10 +79,27 @@ def run(folder):
         outputs = OUTPUTS[name](model.eval(), load_file(folder / "inputs.safetensors"))
     save_file({key: value.contiguous() for key, value in outputs.items()}, folder / "outputs.safetensors")
     names = {kind: sorted(map(str, info[kind])) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")}
-    words = None
-    if (folder / "tokenizer.json").exists():
-        tokenizer = hf.AutoTokenizer.from_pretrained(folder)
-        words = tokenizer("a red circle moves left", add_special_tokens=False)["input_ids"]
     # Of BLIP-2's tower it knows no class.
     auto = None if name == "Blip2VisionModel" else type(hf.AutoModel.from_pretrained(folder)).__name__
-    print(json.dumps({"class": auto, "words": words, **names}))
+    print(json.dumps({"class": auto, **names}))
+
+
+def inputs(folder):
+    """What AutoTokenizer makes of texts.json, and what the image processor makes of the picture in picture.safetensors."""
+    texts = json.loads((folder / "texts.json").read_text())
+    tokenizer = hf.AutoTokenizer.from_pretrained(folder)
+    said = {
+        "plain": tokenizer(texts)["input_ids"],
+        "padded": tokenizer(texts, padding="max_length", truncation=True)["input_ids"],
+        "decoded": [tokenizer.decode(ids, skip_special_tokens=True) for ids in tokenizer(texts)["input_ids"]],
+    }
+    if (folder / "picture.safetensors").exists():
+        picture = load_file(folder / "picture.safetensors")["picture"].numpy().astype("uint8")
+        values = hf.AutoImageProcessor.from_pretrained(folder)(images=[picture], return_tensors="pt")["pixel_values"]
+        processor = hf.AutoProcessor.from_pretrained(folder)
+        both = processor(text=texts, images=[picture], padding="max_length", truncation=True, return_tensors="pt")
+        assert torch.equal(both["pixel_values"], values)
+        said["processed"] = both["input_ids"].tolist()
+        pixels = {"pixels": values.permute(0, 2, 3, 1).contiguous()}
+        save_file(pixels, folder / "pixels.safetensors")
+    print(json.dumps(said))

@@ -3,6 +3,7 @@
     parity.py shard FOLDER NAME...      FOLDER/NAME again as FOLDER/NAME-sharded, in several files with an index
     parity.py run FOLDER...             loads each folder by the class that its config.json names and prints a JSON line
                                         with what was missing; of inputs.safetensors it writes outputs.safetensors
+    parity.py inputs FOLDER             what its tokenizer and its image processor make of texts and a picture, as JSON
 """
 
 import sys
@@ -12,7 +13,7 @@ import torch
 import transformers as hf
 
 from decoders import DECODERS
-from exported import run
+from exported import inputs, run
 from reference import REFERENCES, check, make
 
 ALL = {**REFERENCES, **DECODERS}
@@ -25,6 +26,9 @@ if __name__ == "__main__":
     if command == "run":
         for folder in (root, *names):
             run(Path(folder))
+        sys.exit()
+    if command == "inputs":
+        inputs(Path(root))
         sys.exit()
     for name in names:
         if command == "shard":
