@@ -13,6 +13,7 @@ import { siglipImages, siglipTexts, type SiglipParams } from '../models/siglip.t
 import { vit, vitStates } from '../models/vit.ts';
 import { blip2Contrast, type Blip2Params } from '../models/blip2.ts';
 import { languageOf, type LanguageConfig } from '../systems/language-part.ts';
+import { readTokenizer } from '../systems/text-assets.ts';
 import { initVision, visionSizes, type VisionConfig } from '../systems/vision-part.ts';
 import { shapesOnly } from '../initializer.ts';
 import { runPeer, whyNoPeer } from '../pretrained/parity/peer.ts';
@@ -160,7 +161,12 @@ describe('what is exported loads in transformers', { skip: missing ?? false }, (
       const rows = new Map(leavesOf(params)).get('embedding')!.shape[0];
       const { decoder } = languageOf(config.model['language'] as LanguageConfig, rows);
       const logits = decoder.logits(params, decoder.states(params, { ids, present }));
-      await compare(join(out, 'transformers'), { ids, present }, { logits });
+      const said = await compare(join(out, 'transformers'), { ids, present }, { logits });
+      const tokenizer = await readTokenizer(out);
+      const { cls, sep, pad } = tokenizer.special;
+      const ends = [cls, sep, pad];
+      assert.deepEqual(said['generates'], [ends, ends], 'what generate begins and stops with');
+      assert.deepEqual(said['ids'], tokenizer.encode('a red circle moves left'));
     });
   }
 
@@ -209,7 +215,7 @@ describe('what is exported loads in transformers', { skip: missing ?? false }, (
     await compareInputs(first, CLIP_PIXELS);
     const init = `init=${JSON.stringify([{ from: join(first.out, 'transformers') }])}`;
     const words = first.params as ClipParams;
-    const rows = words.text.words.shape[0]!;
+    const rows = words.text.words.shape[0];
     const second = await exported('clip', {
       overrides: [...ONE_FRAME, init, `model.text.vocabulary=${rows}`],
     });

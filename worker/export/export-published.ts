@@ -13,6 +13,8 @@ import { openRunSystem } from '../run-system.ts';
 import { leavesOf, partsOf, type TensorTree } from '../tree.ts';
 import {
   publishedTokens,
+  tokenFields,
+  writeGenerationConfig,
   writeImageProcessor,
   writePublishedTokenizer,
 } from './published-inputs.ts';
@@ -45,11 +47,13 @@ export async function exportPublished(
   const published: ExportedPart[] = [];
   for (const part of parts) {
     const own = [FOLDER, part.path].filter((name) => name !== '').join('/');
-    await writePart(join(out, own), { part, form, weights });
-    if (part.hasWords) {
-      const tokens = await publishedTokens(folder);
+    const tokens = part.hasWords ? await publishedTokens(folder) : undefined;
+    const generates = tokens !== undefined && part.texts === undefined;
+    const json = generates ? { ...part.json, ...tokenFields(tokens) } : part.json;
+    await writePart(join(out, own), { part: { ...part, json }, form, weights });
+    if (tokens !== undefined)
       await writePublishedTokenizer(folder, join(out, own), { part, tokens });
-    }
+    if (generates) await writeGenerationConfig(join(out, own), tokens);
     if (part.pictures !== undefined)
       await writeImageProcessor(join(out, own), part.pictures, config.data.fit);
     const [className = 'AutoModel'] = (part.json['architectures'] ?? []) as string[];

@@ -88,6 +88,22 @@ function aroundText({ hasStart }: PublishedTexts, { bos, eos }: PublishedTokens)
   };
 }
 
+/** Fields of a config and of what is generated with: texts of this run end with these. */
+export function tokenFields({ bos, eos, pad }: PublishedTokens): Record<string, number> {
+  return {
+    ...(bos && { bos_token_id: bos.id }),
+    ...{ eos_token_id: eos.id, pad_token_id: pad.id },
+  };
+}
+
+/** `generate` takes its defaults from here, before the model's config. */
+export async function writeGenerationConfig(
+  folder: string,
+  tokens: PublishedTokens,
+): Promise<void> {
+  await writeJson(join(folder, 'generation_config.json'), tokenFields(tokens));
+}
+
 /**
  * Writes what `AutoImageProcessor` loads. Black bars, which no processor there makes, have no such file.
  * @param fit how a picture gets square

@@ -79,6 +79,10 @@ def run(folder):
         outputs = OUTPUTS[name](model.eval(), load_file(folder / "inputs.safetensors"))
     save_file({key: value.contiguous() for key, value in outputs.items()}, folder / "outputs.safetensors")
     names = {kind: sorted(map(str, info[kind])) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")}
+    roles = ("bos_token_id", "eos_token_id", "pad_token_id")
+    if model.can_generate():
+        names["generates"] = [[getattr(config, role) for role in roles] for config in (model.config, model.generation_config)]
+        names["ids"] = hf.AutoTokenizer.from_pretrained(folder)("a red circle moves left")["input_ids"]
     # Of BLIP-2's tower it knows no class.
     auto = None if name == "Blip2VisionModel" else type(hf.AutoModel.from_pretrained(folder)).__name__
     print(json.dumps({"class": auto, **names}))
