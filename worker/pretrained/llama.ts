@@ -2,6 +2,7 @@
 import * as z from 'zod';
 import type { RopeScaling } from '../layers/rope.ts';
 import type { LlamaConfig } from '../models/llama.ts';
+import { withDefaults } from './clip.ts';
 import { PretrainedError } from './pretrained-error.ts';
 import { same, transposed, type WeightTable } from './weight-table.ts';
 
@@ -17,7 +18,18 @@ const scalingSchema = z.discriminatedUnion('rope_type', [
   }),
 ]);
 
-const configSchema = z.object({
+/** transformers leaves out of a config within another one what is as its own default. */
+const defaults = {
+  vocab_size: 32_000,
+  hidden_size: 4096,
+  intermediate_size: 11_008,
+  num_hidden_layers: 32,
+  num_attention_heads: 32,
+  hidden_act: 'silu',
+  rms_norm_eps: 1e-6,
+};
+
+const fields = z.object({
   model_type: z.literal('llama'),
   vocab_size: z.int().positive(),
   hidden_size: z.int().positive(),
@@ -36,6 +48,7 @@ const configSchema = z.object({
   rope_scaling: z.record(z.string(), z.unknown()).nullish(),
   rope_parameters: z.record(z.string(), z.unknown()).nullish(),
 });
+const configSchema = withDefaults(defaults, fields);
 
 /** The sizes in a `config.json`. @throws PretrainedError `PRETRAINED_CONFIG` for what this LLaMA does not have */
 export function llamaConfigOf(config: Readonly<Record<string, unknown>>): LlamaConfig {

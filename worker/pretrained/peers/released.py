@@ -47,12 +47,26 @@ def released():
     )
 
 
+def leave_out_defaults(file):
+    """Released files have a nested language model without what is as its class has it."""
+    with open(file) as opened:
+        config = json.load(opened)
+    defaults = hf.LlamaConfig().to_dict()
+    text = config.get("text_config", {})
+    if text.get("model_type") == "llama":
+        keep = lambda key, value: key == "model_type" or key not in defaults or value != defaults[key]
+        config["text_config"] = {key: value for key, value in text.items() if keep(key, value)}
+        with open(file, "w") as opened:
+            json.dump(config, opened)
+
+
 def main(root):
     for name, make in released():
         with torch.device("meta"):
             model = make()
         folder = os.path.join(root, name)
         model.config.save_pretrained(folder)
+        leave_out_defaults(os.path.join(folder, "config.json"))
         header, at = {}, 0
         # The names that save_pretrained gives.
         for key, tensor in revert_weight_conversion(model, model.state_dict()).items():
