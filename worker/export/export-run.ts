@@ -15,13 +15,14 @@ import { readRunPlan, type RunPlan } from '../../proto/run-plan.ts';
 import { encodeHeader } from '../checkpoint/format.ts';
 import { digestLine } from '../checkpoint/hash.ts';
 import { storedParameters, type StoredParameter } from '../checkpoint/stored-parameters.ts';
+import { INDEX_FILE, removeOtherWeights, weightFileName } from '../pretrained/weight-files.ts';
 import { exportPublished } from './export-published.ts';
 import { modelCard } from './model-card.ts';
 
 export interface ExportOptions {
   /** Run folder. */
   readonly folder: string;
-  /** Made where it does not exist; files of the same names in it are replaced. */
+  /** Made where it does not exist; files of the same names in it are replaced, and weights of an older export go. */
   readonly out: string;
   /** Undefined: the newest whole checkpoint. */
   readonly step: number | undefined;
@@ -129,11 +130,7 @@ async function writeWeights(
   out: string,
 ): Promise<{ files: string[]; weightsSha256: string }> {
   const shards = inShards(parameters);
-  const digits = (count: number): string => String(count).padStart(5, '0');
-  const nameOf = (shard: number): string =>
-    shards.length === 1
-      ? 'model.safetensors'
-      : `model-${digits(shard + 1)}-of-${digits(shards.length)}.safetensors`;
+  const nameOf = (shard: number): string => weightFileName(shard, shards.length);
   const hash = createHash('sha256');
   const files: string[] = [];
   for (const [index, shard] of shards.entries()) {
@@ -142,15 +139,15 @@ async function writeWeights(
     });
     files.push(nameOf(index));
   }
+  await removeOtherWeights(out, files);
   if (shards.length > 1) {
     const total = parameters.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0);
     const places = shards.flatMap((shard, index) =>
       shard.map(({ entry }): [string, string] => [entry.name, nameOf(index)]),
     );
     const index = { metadata: { total_size: total }, weight_map: Object.fromEntries(places) };
-    const name = 'model.safetensors.index.json';
-    await writeFileDurably(join(out, name), `${JSON.stringify(index, undefined, 2)}\n`);
-    files.push(name);
+    await writeFileDurably(join(out, INDEX_FILE), `${JSON.stringify(index, undefined, 2)}\n`);
+    files.push(INDEX_FILE);
   }
   return { files, weightsSha256: hash.digest('hex') };
 }

@@ -2,6 +2,7 @@
 import { mkdir, open, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { messageOf } from '../../proto/errors.ts';
+import { exists } from '../../proto/exists.ts';
 import {
   decodeHeader,
   decodeHeaderLength,
@@ -14,9 +15,8 @@ import {
 import { PretrainedError } from './pretrained-error.ts';
 import { readRange } from './read-range.ts';
 import type { HostTensor, TensorSource } from './tensor-source.ts';
+import { INDEX_FILE, removeOtherWeights, SINGLE_FILE, weightFileName } from './weight-files.ts';
 
-const SINGLE = 'model.safetensors';
-const INDEX = 'model.safetensors.index.json';
 /** Hugging Face's own limit of a file is 50 GB; smaller ones are written and fetched side by side. */
 const MAX_FILE_BYTES = 2 * 2 ** 30;
 
@@ -36,10 +36,10 @@ export async function openModelFolder(folder: string): Promise<ModelFolder> {
 
 /**
  * The weights of a folder, whose files are opened when they are read.
- * @param single the file that holds them all, where there is no index
+ * @param single the file that holds them all, where it is there
  * @throws PretrainedError `PRETRAINED_UNREADABLE`; SafetensorsInvalid
  */
-export async function openWeights(folder: string, single = SINGLE): Promise<TensorSource> {
+export async function openWeights(folder: string, single = SINGLE_FILE): Promise<TensorSource> {
   const places = new Map<string, { file: string; entry: TensorEntry; at: number }>();
   for (const file of await weightFiles(folder, single)) {
     const { entries, start } = await readHeader(join(folder, file));
@@ -60,7 +60,7 @@ export async function openWeights(folder: string, single = SINGLE): Promise<Tens
 }
 
 /**
- * Writes a folder that `from_pretrained` reads. Tensors are float32.
+ * Writes a folder that `from_pretrained` reads, in place of older weights that are there. Tensors are float32.
  * @param maxFileBytes beyond which the weights are spread over several files with an index
  */
 export async function writeModelFolder(
@@ -77,8 +77,7 @@ export async function writeModelFolder(
   await mkdir(folder, { recursive: true });
   await writeFile(join(folder, 'config.json'), `${JSON.stringify(config, undefined, 2)}\n`);
   const groups = inGroups([...tensors.keys()].sort(), tensors, maxFileBytes);
-  const nameOf = (index: number): string =>
-    groups.length === 1 ? SINGLE : `model-${pad(index + 1)}-of-${pad(groups.length)}.safetensors`;
+  const nameOf = (index: number): string => weightFileName(index, groups.length);
   for (const [index, names] of groups.entries()) {
     const part = names.map((name) => [name, toData(tensors.get(name)!)] as const);
     await writeFile(
@@ -86,29 +85,33 @@ export async function writeModelFolder(
       encodeSafetensors(new Map(part), { format: 'pt' }),
     );
   }
+  const files = [...groups.keys()].map(nameOf);
+  await removeOtherWeights(folder, files);
   if (groups.length === 1) return;
   const total = [...tensors.values()].reduce((sum, { data }) => sum + data.byteLength, 0);
   const map = groups.flatMap((names, index) => names.map((name) => [name, nameOf(index)]));
   const index = { metadata: { total_size: total }, weight_map: Object.fromEntries(map) as object };
-  await writeFile(join(folder, INDEX), `${JSON.stringify(index, undefined, 2)}\n`);
+  await writeFile(join(folder, INDEX_FILE), `${JSON.stringify(index, undefined, 2)}\n`);
 }
 
-/** The names of the files that hold the weights: those of the index, or the single one. */
+/** The names of the files that hold the weights: the single one where it is, as in transformers, else those of the index. */
 async function weightFiles(folder: string, single: string): Promise<string[]> {
+  if (await exists(join(folder, single))) return [single];
   let text: string;
   try {
-    text = await readFile(join(folder, INDEX), 'utf8');
+    text = await readFile(join(folder, INDEX_FILE), 'utf8');
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === 'ENOENT') return [single];
     throw unreadable(folder, messageOf(error), error);
   }
-  const { weight_map: map } = parseObject(join(folder, INDEX), text);
+  const { weight_map: map } = parseObject(join(folder, INDEX_FILE), text);
   if (typeof map !== 'object' || map === null)
-    throw unreadable(folder, `${INDEX} has no weight_map`);
+    throw unreadable(folder, `${INDEX_FILE} has no weight_map`);
   const files = [...new Set(Object.values(map))];
   const isPlain = (file: unknown): file is string =>
     typeof file === 'string' && /^[\w.-]+\.safetensors$/.test(file);
-  if (!files.every(isPlain)) throw unreadable(folder, `${INDEX} names files outside of the folder`);
+  if (!files.every(isPlain))
+    throw unreadable(folder, `${INDEX_FILE} names files outside of the folder`);
   return files.sort();
 }
 
@@ -212,14 +215,10 @@ function inGroups(
   return groups;
 }
 
-function pad(index: number): string {
-  return String(index).padStart(5, '0');
-}
-
 function unreadable(place: string, what: string, cause?: unknown): PretrainedError {
   return new PretrainedError(
     'PRETRAINED_UNREADABLE',
-    `${place} cannot be read: ${what}. Give a folder with config.json and ${SINGLE} (or ${INDEX} and its files), as save_pretrained writes it`,
+    `${place} cannot be read: ${what}. Give a folder with config.json and ${SINGLE_FILE} (or ${INDEX_FILE} and its files), as save_pretrained writes it`,
     cause,
   );
 }
