@@ -18,6 +18,15 @@ const CONFIG_FILE = 'adapter_config.json';
 /** What peft puts before the names of the model that it wraps. */
 const WRAPPED = 'base_model.model.';
 
+/** What peft has for modules one by one; ours have all the same. */
+const noPattern = z
+  .record(z.string(), z.unknown())
+  .refine((pattern) => Object.keys(pattern).length === 0, {
+    error: ({ input }) =>
+      `it sets ${Object.keys(input as object).join(', ')} apart; give all modules one r and lora_alpha, or merge the adapter into its model (merge_and_unload) and begin from that`,
+  })
+  .nullish();
+
 const configSchema = z.object({
   peft_type: z.literal('LORA'),
   r: z.int().positive(),
@@ -27,6 +36,8 @@ const configSchema = z.object({
   use_dora: z.literal(false).default(false),
   use_rslora: z.literal(false).default(false),
   fan_in_fan_out: z.literal(false).default(false),
+  rank_pattern: noPattern,
+  alpha_pattern: noPattern,
 });
 
 /** An adapter with what tells how strong it is. */

@@ -150,4 +150,27 @@ describe('LoRA is that of peft', { skip: missing ?? false }, () => {
     await writeFile(file, JSON.stringify({ ...json, use_dora: true }));
     await assert.rejects(readAdapter(other, params, table), { code: 'PRETRAINED_CONFIG' });
   });
+
+  it('a rank or a strength of some modules alone is refused; that of none is as peft writes it', async () => {
+    const other = path.join(folder, 'patterns');
+    await writeAdapter(other, adapter, table);
+    const file = path.join(other, 'adapter_config.json');
+    const json = JSON.parse(await readFile(file, 'utf8')) as object;
+    const write = (more: object) => writeFile(file, JSON.stringify({ ...json, ...more }));
+    for (const [field, value] of Object.entries({
+      alpha_pattern: { q_proj: 32 },
+      rank_pattern: { q_proj: 4 },
+    })) {
+      await write({ [field]: value });
+      await assert.rejects(readAdapter(other, params, table), {
+        code: 'PRETRAINED_CONFIG',
+        message: new RegExp(
+          `patterns/adapter_config\\.json .*q_proj.*one r and lora_alpha.*${field}`,
+          's',
+        ),
+      });
+    }
+    await write({ alpha_pattern: {}, rank_pattern: {} });
+    assert.equal((await readAdapter(other, params, table)).config.alpha, adapter.config.alpha);
+  });
 });
