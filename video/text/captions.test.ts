@@ -26,6 +26,20 @@ test('SubRip: byte order mark, CRLF, comma, overrides and entities', () => {
   assert.deepEqual(warnings, []);
 });
 
+test('character references by number and by name are decoded, once; what is none stays', () => {
+  const texts = {
+    'it&#x27;s caf&eacute; &#39;ok&#39;': "it's café 'ok'",
+    '&Eacute;t&eacute; &ndash; 5&nbsp;&euro; &frac12; &yuml;&hellip;': 'Été – 5 € ½ ÿ…',
+    '&#X1F600; &#xE9;&#233;': '😀 éé',
+    '&amp;eacute; &amp;#x27; R&D AT&T; &unknown;': '&eacute; &#x27; R&D AT&T; &unknown;',
+    'a&#xD800;b&#x110000;c &lrm;d': 'abc d',
+  };
+  for (const [written, read] of Object.entries(texts)) {
+    const { cues } = parseVtt(`WEBVTT\n\n00:01.000 --> 00:02.000\n${written}\n`);
+    assert.equal(cues[0]!.text, read);
+  }
+});
+
 test('cues that overlap are kept, in the order they begin', () => {
   const { cues } = parseVtt(
     'WEBVTT\n\n00:02.000 --> 00:09.000\nlate\n\n00:01.000 --> 00:05.000\nearly\n',

@@ -1,3 +1,5 @@
+import { decodeEntities } from './entities.ts';
+
 /** Words and when they are said or shown. */
 export interface TimedText {
   readonly startSeconds: number;
@@ -163,31 +165,10 @@ function secondsOf(timestamp: string): number | undefined {
   return whole + Number(fraction.padEnd(3, '0')) / 1000;
 }
 
-const ENTITIES: Readonly<Record<string, string>> = {
-  amp: '&',
-  lt: '<',
-  gt: '>',
-  quot: '"',
-  apos: "'",
-  nbsp: ' ',
-  lrm: '',
-  rlm: '',
-};
-
 /** Text without tags (`<i>`, `<v Speaker>`, `<00:01.000>`), SubStation overrides (`{\an8}`) and entities. */
 function plainText(marked: string): string {
   const bare = marked.replace(/<\/?[a-z0-9][^<>]*>/gi, '').replace(/\{\\[^{}]*\}/g, '');
-  return fold(
-    bare.replace(
-      /&(?:#(\d{1,7})|([a-z]+));/g,
-      (entity, number: string | undefined, name: string | undefined) => {
-        if (number !== undefined) {
-          return Number(number) <= 0x10ffff ? String.fromCodePoint(Number(number)) : '';
-        }
-        return ENTITIES[name ?? ''] ?? entity;
-      },
-    ),
-  );
+  return fold(decodeEntities(bare));
 }
 
 function fold(text: string): string {
