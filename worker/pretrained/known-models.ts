@@ -116,7 +116,7 @@ export function flavaModel(config: HuggingFaceConfig) {
     ...{ sizes, form: initFlava(sizes, shapesOnly()), table: flavaWeights(sizes) },
     json: flavaConfigJson(sizes),
     kinds: { image: encoderKind(image), text: encoderKind(text), joint: encoderKind(joint) },
-    words: 'text/embedding/words',
+    ...{ words: 'text/embedding/words', prefix: 'flava.' },
   };
 }
 

@@ -33,6 +33,7 @@ def released():
     yield "blip2-itm-vit-g", lambda: hf.Blip2ForImageTextRetrieval(
         hf.Blip2Config(qformer_config=dict(vocab_size=30523, use_qformer_text_input=True))
     )
+    yield "flava-full", lambda: hf.FlavaForPreTraining(hf.FlavaConfig())
     yield "Video-LLaVA-7B-hf", lambda: hf.VideoLlavaForConditionalGeneration(
         hf.VideoLlavaConfig(
             vision_config=hf.CLIPVisionConfig(

@@ -29,6 +29,12 @@ describe('paper presets begin from released models', { skip: missing ?? false },
     await runPeer('released.py', root);
   });
 
+  it('FLAVA with its heads for pre-training has all of the model', async () => {
+    const { tensors, lacking } = await openInitialSource(path.join(root, 'flava-full'));
+    assert.deepEqual([...lacking], []);
+    assert.ok(tensors.has('joint/classToken'));
+  });
+
   for (const [recipe, vocabularies] of Object.entries(VOCABULARY)) {
     it(recipe, async () => {
       const text = await readFile(new URL(`../../recipes/${recipe}.yaml`, import.meta.url), 'utf8');
