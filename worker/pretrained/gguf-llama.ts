@@ -109,7 +109,7 @@ const tokenizerSchema = z.object({
   'tokenizer.ggml.merges': z.array(z.string()),
   'tokenizer.ggml.bos_token_id': z.int().optional(),
   'tokenizer.ggml.eos_token_id': z.int().optional(),
-  'tokenizer.ggml.add_bos_token': z.boolean().default(false),
+  'tokenizer.ggml.add_bos_token': z.boolean().optional(),
   'tokenizer.chat_template': z.string().optional(),
 });
 
@@ -155,7 +155,9 @@ export function ggufTokenizer({ metadata, weights }: GgufFile): TokenizerFiles {
   const added = [...types.keys()].filter(
     (id) => types[id] === CONTROL || types[id] === USER_DEFINED,
   );
-  const begins = given['tokenizer.ggml.add_bos_token'] && bos !== undefined;
+  // Source: llama.cpp, llama-vocab.cpp: of these kinds LLaMA 3's alone has a first token where the file tells nothing.
+  const isLlama3 = given['tokenizer.ggml.pre'] === 'llama-bpe';
+  const begins = (given['tokenizer.ggml.add_bos_token'] ?? isLlama3) && bos !== undefined;
   return {
     tokenizer: {
       version: '1.0',
@@ -185,7 +187,7 @@ export function ggufTokenizer({ metadata, weights }: GgufFile): TokenizerFiles {
         end_of_word_suffix: null,
         fuse_unk: false,
         byte_fallback: false,
-        ignore_merges: given['tokenizer.ggml.pre'] === 'llama-bpe',
+        ignore_merges: isLlama3,
         vocab: Object.fromEntries(tokens.map((token, id) => [token, id])),
         merges: given['tokenizer.ggml.merges'],
       },

@@ -14,7 +14,7 @@ import { initLlama, llama } from '../../models/llama.ts';
 import { numElements } from '../../tree.ts';
 import { dequantize, GGML_TYPES, type GgmlType } from '../gguf-blocks.ts';
 import { ggufLlamaConfig, ggufLlamaWeights, ggufTokenizer } from '../gguf-llama.ts';
-import { openGguf } from '../gguf.ts';
+import { openGguf, type GgufValue } from '../gguf.ts';
 import { loadTree } from '../weights.ts';
 import { runPeer } from '../parity/peer.ts';
 import { ensureSmolLm } from './smollm.ts';
@@ -51,6 +51,31 @@ describe('GGUF', () => {
       await assert.rejects(openGguf(file), { code: 'PRETRAINED_UNREADABLE' });
     }
     await assert.rejects(openGguf(path.join(folder, 'none')), { code: 'PRETRAINED_UNREADABLE' });
+  });
+
+  it('texts begin with the first token where llama.cpp has it so: told, or LLaMA 3 that tells nothing', () => {
+    const tokens = ['a', 'b', '<|begin_of_text|>'];
+    const encoded = (pre: string, told?: boolean): number[] => {
+      const metadata = new Map<string, GgufValue>([
+        ['tokenizer.ggml.model', 'gpt2'],
+        ['tokenizer.ggml.pre', pre],
+        ['tokenizer.ggml.tokens', tokens],
+        ['tokenizer.ggml.token_type', [1, 1, 3]],
+        ['tokenizer.ggml.merges', []],
+        ['tokenizer.ggml.bos_token_id', 2],
+        ...(told === undefined ? [] : [['tokenizer.ggml.add_bos_token', told] as const]),
+      ]);
+      const weights = {
+        place: 'a file',
+        shapes: new Map(),
+        read: () => Promise.reject(new Error()),
+      };
+      return openPretrainedTokenizer(ggufTokenizer({ metadata, weights })).encode('ab');
+    };
+    assert.deepEqual(encoded('llama-bpe'), [2, 0, 1]);
+    assert.deepEqual(encoded('llama-bpe', false), [0, 1]);
+    assert.deepEqual(encoded('smollm'), [0, 1]);
+    assert.deepEqual(encoded('smollm', true), [2, 0, 1]);
   });
 
   // `decoders.py gguf FILE` made the fixture: transformers, on the weights as gguf-py dequantises them.
