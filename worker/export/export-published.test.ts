@@ -280,6 +280,23 @@ describe('what is exported loads in transformers', { skip: missing ?? false }, (
     });
   }
 
+  it("a tower of BLIP-2's kind that sees several frames in one is left out, and the card tells why", async () => {
+    const overrides = ['model.vision.kind=vit', 'init=[]', 'data.framesPerWindow=2'];
+    const card = (out: string): Promise<string> => readFile(join(out, 'README.md'), 'utf8');
+    const later = await exported('blip2', { stage: 'generate', overrides });
+    assert.deepEqual(later.files.slice(-1), ['transformers/language/']);
+    assert.match(
+      await card(later.out),
+      /`transformers\/vision`.* 6 channels.*Blip2VisionModel.* 3/,
+    );
+    const first = await exported('blip2', {
+      stage: 'represent',
+      overrides: [...overrides, 'train.frozen=[]'],
+    });
+    assert.ok(!first.files.some((file) => file.startsWith('transformers')));
+    assert.match(await card(first.out), /`transformers`.* 6 channels.*Blip2VisionModel.* 3/);
+  });
+
   it('MiniGPT4-Video: its adapter, beside its language model', async () => {
     const { config, out } = await exported('minigpt4-video', {
       stage: 'instruction',

@@ -29,6 +29,20 @@ export interface ExportedPart {
   readonly className: string;
 }
 
+/** A part that transformers cannot have, and why. */
+export interface LeftOutPart {
+  /** Where it would be. */
+  readonly folder: string;
+  readonly why: string;
+}
+
+export interface ExportedParts {
+  readonly published: readonly ExportedPart[];
+  readonly leftOut: readonly LeftOutPart[];
+  /** Files. */
+  readonly frozen: readonly string[];
+}
+
 /**
  * Writes a folder for each part that transformers has, and the parameters that the run did not train, which its
  * checkpoints have not.
@@ -37,16 +51,22 @@ export interface ExportedPart {
 export async function exportPublished(
   folder: string,
   { out, step }: { readonly out: string; readonly step: number },
-): Promise<{ readonly published: readonly ExportedPart[]; readonly frozen: readonly string[] }> {
+): Promise<ExportedParts> {
   const { system, config } = await openRunSystem(folder);
   const parts = system.published ?? [];
   const patterns = config.train.frozen;
-  if (parts.length === 0 && patterns.length === 0) return { published: [], frozen: [] };
+  if (parts.length === 0 && patterns.length === 0)
+    return { published: [], leftOut: [], frozen: [] };
   const form = formOf(system);
   const weights = await weightsOfRun(folder, config, step);
   const published: ExportedPart[] = [];
+  const leftOut: LeftOutPart[] = [];
   for (const part of parts) {
     const own = [FOLDER, part.path].filter((name) => name !== '').join('/');
+    if (part.unfit !== undefined) {
+      leftOut.push({ folder: own, why: part.unfit });
+      continue;
+    }
     const tokens = part.hasWords ? await publishedTokens(folder) : undefined;
     const generates = tokens !== undefined && part.texts === undefined;
     const json = generates ? { ...part.json, ...tokenFields(tokens) } : part.json;
@@ -59,7 +79,7 @@ export async function exportPublished(
     const [className = 'AutoModel'] = (part.json['architectures'] ?? []) as string[];
     published.push({ folder: own, className: part.isAdapter === true ? 'PeftModel' : className });
   }
-  if (patterns.length === 0) return { published, frozen: [] };
+  if (patterns.length === 0) return { published, leftOut, frozen: [] };
   const leaves = leavesOf(form);
   const isFrozen = frozenPaths(
     patterns,
@@ -70,7 +90,7 @@ export async function exportPublished(
     .flatMap(([path, { shape }]) => partsOf(path, shape).map(({ name }) => name));
   const own = new Map(fixed.map((name) => [name, weights.get(name)!]));
   await writeFileDurably(join(out, FROZEN_FILE), safetensorsStream(own, { format: 'pt' }));
-  return { published, frozen: [FROZEN_FILE] };
+  return { published, leftOut, frozen: [FROZEN_FILE] };
 }
 
 async function writePart(

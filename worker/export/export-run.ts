@@ -71,7 +71,7 @@ async function writeExport({ folder, out, step: wanted }: ExportOptions): Promis
     await copyFile(join(folder, name), join(out, name));
     files.push(name);
   }
-  const { published, frozen } = await exportPublished(folder, { out, step });
+  const { published, leftOut, frozen } = await exportPublished(folder, { out, step });
   files.push(...frozen);
   const { name, ...model } = config.model;
   const { frameSize, windows, framesPerWindow, fit, audio = null } = config.data;
@@ -88,7 +88,7 @@ async function writeExport({ folder, out, step: wanted }: ExportOptions): Promis
     },
   };
   await writeFileDurably(join(out, 'config.json'), `${JSON.stringify(about, undefined, 2)}\n`);
-  const card = modelCard({ name, plan, step, files, published });
+  const card = modelCard({ name, plan, step, files, published, leftOut });
   await writeFileDurably(join(out, 'README.md'), card);
   const folders = published.map((part) => `${part.folder}/`);
   return { step, files: [...files, 'config.json', 'README.md', ...folders], weightsSha256 };

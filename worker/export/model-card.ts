@@ -1,4 +1,5 @@
 import type { RunPlan } from '../../proto/run-plan.ts';
+import type { ExportedPart, LeftOutPart } from './export-published.ts';
 
 /** What stands beside exported weights: what the names and numbers in them mean, for whoever reads them elsewhere. */
 export function modelCard({
@@ -7,13 +8,15 @@ export function modelCard({
   step,
   files,
   published,
+  leftOut,
 }: {
   readonly name: string;
   readonly plan: RunPlan;
   readonly step: number;
   readonly files: readonly string[];
   /** Folders with what transformers has too, and the classes that load them. */
-  readonly published: readonly { readonly folder: string; readonly className: string }[];
+  readonly published: readonly ExportedPart[];
+  readonly leftOut: readonly LeftOutPart[];
 }): string {
   return `# ${plan.runId}
 
@@ -38,7 +41,7 @@ ${
         ? `- \`${folder}\`: an adapter of peft: \`PeftModel.from_pretrained(language_model, "${folder}")\`.\n`
         : `- \`${folder}\`: what transformers has too, under its names: \`${className}.from_pretrained("${folder}")\`.\n`,
     )
-    .join('')}
+    .join('')}${leftOut.map(({ folder, why }) => `- \`${folder}\` is not here: ${why}.\n`).join('')}
 \`\`\`python
 from safetensors.numpy import load_file
 weights = load_file("${files.find((file) => file.startsWith('model')) ?? 'model.safetensors'}")

@@ -31,6 +31,8 @@ export interface PublishedPart {
   readonly texts?: PublishedTexts;
   /** What it sees; undefined: nothing, or more than the three channels of a picture. */
   readonly pictures?: PublishedPictures;
+  /** Why transformers cannot have it after all, to be told in place of its files. */
+  readonly unfit?: string;
   /** Whether it is an adapter of peft, which is loaded beside the model that it adapts. */
   readonly isAdapter?: boolean;
 }
@@ -53,6 +55,17 @@ function picturesOf(
   pixels = CLIP_PIXELS,
 ): Pick<PublishedPart, 'pictures'> {
   return channels === 3 ? { pictures: { size: imageSize, pixels } } : {};
+}
+
+/** transformers' `Blip2VisionEmbeddings` has as many channels whatever its config says. */
+const BLIP2_CHANNELS = 3;
+
+function blip2Fault({ channels }: VitSizes): Pick<PublishedPart, 'unfit'> {
+  return channels === BLIP2_CHANNELS
+    ? {}
+    : {
+        unfit: `it sees ${channels} channels, the frames of a window in one, and Blip2VisionModel of transformers has ${BLIP2_CHANNELS}`,
+      };
 }
 
 /** CLIP as a whole; of one that sees several moments in one sequence, which transformers has not, the text tower. */
@@ -91,7 +104,7 @@ export function publishedBlip2(sizes: Blip2Sizes): PublishedPart {
   return {
     ...{ path: '', table: blip2Weights(sizes), json: blip2ConfigJson(sizes) },
     ...{ hasWords: true, texts: { hasStart: true, maxTokens: sizes.length } },
-    ...picturesOf(sizes.vision),
+    ...{ ...picturesOf(sizes.vision), ...blip2Fault(sizes.vision) },
   };
 }
 
@@ -124,5 +137,6 @@ export function publishedVision(
             ...{ ...vitJson(sizes), qkv_bias: true },
           },
         ];
-  return { path, table: { weights }, json, hasWords: false, ...picturesOf(sizes) };
+  const fault = kind === 'vit' ? blip2Fault(sizes) : {};
+  return { path, table: { weights }, json, hasWords: false, ...picturesOf(sizes), ...fault };
 }
