@@ -123,7 +123,8 @@ function bindSystem(
     const texts = rows.map(({ sample }) => textOf(sample, facts));
     const { ids, present } = assembleDialogues(
       { tokenizer, length: config.textLength },
-      texts.map((text) => [{ words: `[CLS] ${text} [SEP]` }]),
+      // By id: another model's tokenizer may have no piece that is spelt [CLS].
+      texts.map((words) => [{ ids: [tokenizer.special.cls] }, { words, isAnswer: true }]),
     );
     return {
       arrays: {

@@ -156,7 +156,9 @@ export function dialogueSystem<P extends TensorTree>(
     isCounted: (_label, isFirst) => isFirst,
   }));
   const spoken = config.heldOut.words.map((words): HeldOutFigure => {
-    const ids = new Set(wholeWords(tokenizer, words).values());
+    // Many tokenizers read a word behind another with the space before it.
+    const spelt = [...words, ...words.map((word) => ` ${word}`)];
+    const ids = new Set(wholeWords(tokenizer, spelt).values());
     return {
       name: `${words[0]!} or another`,
       asks: ({ answer }) => tokenizer.encode(answer).some((id) => ids.has(id)),
@@ -212,7 +214,8 @@ export function dialogueSystem<P extends TensorTree>(
       ),
       eosIds: [tokenizer.special.sep],
       maxNewTokens: config.maxAnswerTokens,
-      decode: (ids) => tokenizer.decode(ids),
+      // Of a tokenizer that reads spaces with words an answer begins with one.
+      decode: (ids) => tokenizer.decode(ids).trimStart(),
     },
     sums: (params, _frozen, batch) => ({
       [OBJECTIVE]: dialogueSums(

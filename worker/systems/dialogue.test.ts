@@ -7,12 +7,14 @@ import { openInitializer } from '../initializer.ts';
 import { NO_LABEL } from '../losses/next-token.ts';
 import { adamWScalars, initAdamW } from '../optim/adamw.ts';
 import { compilePrograms } from '../programs.ts';
+import { byteLevelTokenizer } from '../test/byte-level-tokenizer.ts';
 import { openTestSystem } from '../test/open-system.ts';
 import { leavesOf, mapTree } from '../tree.ts';
 import {
   assembleDialogues,
   dialogueGiven,
   filledTemplate,
+  readIds,
   turnsOf,
   type Piece,
 } from './dialogue.ts';
@@ -49,6 +51,7 @@ test('a template gives words and the places of soft tokens in its order', () => 
   assert.deepEqual(pieces, [
     { words: '[CLS] ' },
     { numSoft: 2 },
+    { words: ' ' },
     { words: 'what is it ?' },
     { words: ' [>]' },
   ]);
@@ -82,33 +85,118 @@ test('labels are the answer and its end alone; soft tokens are numbered, padding
   assert.deepEqual([...labelWeights.data], [0, 0, 0, 0, 0, 1, 1, 1, 0, 0]);
 });
 
-test('what does not fit is cut off words, never off soft tokens', () => {
-  const row = [
-    { words: '[CLS]' },
-    { numSoft: 4 },
-    { words: 'one two three four five six' },
-    { words: 'cat', isAnswer: true },
+test('what does not fit is cut off the answer and its end, then off the question, never off soft tokens', () => {
+  const row = (question: string, answer: string): Piece[] => [
+    ...[{ words: '[CLS] ' }, { numSoft: 4 }, { words: question, isQuestion: true }],
+    { words: answer, isAnswer: true },
   ];
-  const { ids, softRows, present } = assembleDialogues({ tokenizer, length: 9 }, [row]);
+  const longQuestion = row('one two three four five six', 'cat');
+  const { ids, softRows, present, labels } = assembleDialogues({ tokenizer, length: 9 }, [
+    longQuestion,
+  ]);
   assert.deepEqual(
     [...softRows.data].filter((at) => at >= 0),
     [0, 1, 2, 3],
   );
-  assert.deepEqual([...ids.data].slice(5), [idOf('one'), idOf('two'), idOf('cat'), sep]);
+  const cat = idOf('cat');
+  assert.deepEqual([...ids.data].slice(5), [idOf('one'), idOf('two'), idOf('three'), cat]);
+  assert.deepEqual([...labels.data].slice(7), [NO_LABEL, cat]);
   assert.ok(present.data.every((is) => is === 1));
-  assert.throws(() => assembleDialogues({ tokenizer, length: 5 }, [row]), {
+  assert.throws(() => assembleDialogues({ tokenizer, length: 6 }, [longQuestion]), {
     code: 'PROMPT_TOO_LONG',
   });
+});
+
+test('however long an answer is, it is trained on the prompt that is given when it is asked', () => {
+  const prompt = filledTemplate('what {seen} it {question} is [>]', {
+    seen: [{ numSoft: 4 }],
+    question: [{ words: 'one two three', isQuestion: true }],
+  });
+  const [asked, trained] = [
+    prompt,
+    [...prompt, { words: 'a cat '.repeat(30), isAnswer: true }],
+  ].map((pieces) => assembleDialogues({ tokenizer, length: 24 }, [pieces]));
+  const size = asked!.present.data.indexOf(0);
+  assert.equal(size, 'what it one two three is [>]'.split(' ').length + 4);
+  for (const name of ['ids', 'softRows'] as const)
+    assert.deepEqual(trained![name].data.subarray(0, size), asked![name].data.subarray(0, size));
+  const said = Array.from({ length: 24 - size }, (_, i) => idOf(i % 2 === 0 ? 'a' : 'cat'));
+  assert.deepEqual([...trained!.labels.data.subarray(size)], said, 'and no end token');
+});
+
+test('what is said beside the question gives way to an answer', () => {
+  const row = [
+    ...[
+      { words: '[CLS]' },
+      { numSoft: 2 },
+      { words: 'a red cat', isContext: true },
+      { numSoft: 1 },
+    ],
+    ...[{ words: 'is it ?', isQuestion: true }, { words: ' [>]' }],
+    { words: 'two cat', isAnswer: true },
+  ];
+  const read = (length: number): string => {
+    const arrays = assembleDialogues({ tokenizer, length }, [row]);
+    return [...readIds(arrays, 0)].map((id) => tokenizer.pieceOf(id)).join(' ');
+  };
+  const [seen, beside] = ['[CLS] [PAD] [PAD]', '[PAD] is it ? [>] two cat [SEP]'];
+  assert.equal(read(14), `${seen} a red cat ${beside}`);
+  assert.equal(read(12), `${seen} a ${beside}`);
+  assert.equal(read(11), `${seen} ${beside}`);
+});
+
+test('words side by side are one text to a tokenizer that reads spaces with the words behind them', () => {
+  const bytes = byteLevelTokenizer(['red', 'circle', 'what', 'colour', 'photo', 'Answer', 'is']);
+  const assembled = (template: string, question: string, answer?: string) => {
+    const pieces = filledTemplate(template, { question: [{ words: question, isQuestion: true }] });
+    const spoken = answer === undefined ? [] : [{ words: answer, isAnswer: true }];
+    const arrays = assembleDialogues({ tokenizer: bytes, length: 80 }, [[...pieces, ...spoken]]);
+    const { labels } = arrays;
+    return {
+      ids: [...readIds(arrays, 0)],
+      labels: [...labels.data].filter((id) => id !== NO_LABEL).map((id) => bytes.pieceOf(id)),
+    };
+  };
+  for (const [template, question, text] of [
+    ['{question}', 'a photo of', 'a photo of red circle'],
+    ['</s>{question}', 'a photo of', '</s>a photo of red circle'],
+    [
+      'Question: {question} Answer:',
+      'what colour is it?',
+      'Question: what colour is it? Answer: red circle',
+    ],
+    ['{question}\nAnswer: ', 'what ?', 'what ?\nAnswer: red circle'],
+  ] as const) {
+    const { ids, labels } = assembled(template, question, 'red circle');
+    assert.deepEqual(ids, [...bytes.encode(text), bytes.special.sep], text);
+    assert.deepEqual(labels, [' red', ' circle', '</s>']);
+    assert.deepEqual(assembled(template, question).ids, ids.slice(0, -3), 'what is asked');
+  }
+});
+
+test('WordPiece reads words side by side as it reads each by itself', () => {
+  const pieces: Piece[] = [
+    ...filledTemplate('[CLS] {seen} {question} [>]', {
+      seen: [{ words: 'a red cat', isContext: true }],
+      question: [{ words: 'what is it ?', isQuestion: true }],
+    }),
+    { words: 'one two', isAnswer: true },
+  ];
+  const apart = ['[CLS] ', 'a red cat', 'what is it ?', ' [>]', 'one two'];
+  assert.deepEqual(
+    [...readIds(assembleDialogues({ tokenizer, length: 20 }, [pieces]), 0)],
+    [...apart.flatMap((words) => tokenizer.encode(words)), sep],
+  );
 });
 
 test('a question is shown as far as it is given, what else is read beside it', () => {
   const asked = { words: 'one two three four five six', isQuestion: true };
   const seen = [{ words: '[CLS]' }, { numSoft: 4 }];
   const given = (length: number, ...pieces: readonly Piece[]) =>
-    dialogueGiven({ tokenizer, length }, [...seen, ...pieces, { words: '[>]' }]);
+    dialogueGiven({ tokenizer, length }, [...seen, ...pieces, { words: ' [>]' }]);
   assert.deepEqual(given(12, asked), { question: asked.words });
   assert.deepEqual(given(9, asked), { question: 'one two three', cutTo: 3 });
-  assert.deepEqual(given(14, { words: 'a cat' }, asked), {
+  assert.deepEqual(given(14, { words: 'a cat ' }, asked), {
     ...{ question: asked.words, words: 'a cat one two three four five six' },
   });
   assert.deepEqual(questionGiven(tokenizer, 'a [MASK] cat is [MASK] red', 5), {

@@ -3,18 +3,20 @@ import { NO_LABEL } from '../losses/next-token.ts';
 import type { Sample } from '../../video/index/sample.ts';
 import { VideoloomError } from '../../proto/errors.ts';
 import type { Tokenizer } from '../../video/text/tokenizer.ts';
-import { questionGiven } from './question-given.ts';
 import type { Given, HostArray } from './system.ts';
 
-/** A part of a conversation: words, or the places of soft tokens. */
+/** A part of a conversation: words, special tokens, or the places of soft tokens. */
 export type Piece =
   | {
       readonly words: string;
-      /** The model is to say these itself, and an end after them. */
+      /** The model is to say these itself, and an end after them; the last piece of a conversation. */
       readonly isAnswer?: boolean;
       /** They are what is asked. */
       readonly isQuestion?: boolean;
+      /** They are said of the clip beside the question. */
+      readonly isContext?: boolean;
     }
+  | { readonly ids: readonly number[] }
   | { readonly numSoft: number };
 
 export interface Turn {
@@ -47,7 +49,7 @@ export function filledTemplate(
     );
   }
   return parts.flatMap((part, i): readonly Piece[] =>
-    i % 2 === 1 ? values[part]! : part.trim() === '' ? [] : [{ words: part }],
+    i % 2 === 1 ? values[part]! : part === '' ? [] : [{ words: part }],
   );
 }
 
@@ -89,10 +91,11 @@ export interface DialogueArrays {
 }
 
 /**
- * Conversations as rows of equal length. What does not fit is cut off the end of the longest words that are no answer,
- * then off the answers' ends; the places of soft tokens never.
+ * Conversations as rows of equal length, up to the answer the same as they are when the answer is asked for. What does
+ * not fit is cut off the ends of the longest context, then of the answer, which has no end token then, and of the
+ * question; a template's words and the places of soft tokens never.
  *
- * @throws VideoloomError `PROMPT_TOO_LONG` where soft tokens alone leave no room
+ * @throws VideoloomError `PROMPT_TOO_LONG` where these leave no room for one token of the question and of the answer
  */
 export function assembleDialogues(
   shape: DialogueShape,
@@ -153,17 +156,19 @@ export function dialogueGiven(
   const { tokenizer } = shape;
   const encoded = encodedPieces(shape, pieces);
   const at = pieces.findIndex((piece) => 'words' in piece && piece.isQuestion === true);
-  const question = pieces[at] as Extract<Piece, { readonly words: string }>;
-  const read = encoded.map(({ ids }) => tokenizer.decode(ids));
+  const { words: question } = pieces[at] as Extract<Piece, { readonly words: string }>;
+  const { ids, isCut } = encoded[at]!;
+  const read = encoded.map((piece) => tokenizer.decode(piece.ids).trim());
   const words = read.filter((part) => part !== '').join(' ');
   return {
-    ...questionGiven(tokenizer, question.words, encoded[at]!.ids.length),
+    ...(isCut ? { question: read[at]!, cutTo: ids.length } : { question }),
     ...(words === read[at] ? {} : { words }),
   };
 }
 
 interface EncodedPiece {
   ids: number[];
+  isCut: boolean;
   readonly numSoft: number;
   readonly isAnswer: boolean;
 }
@@ -173,34 +178,97 @@ function encodedPieces(
   { tokenizer, length }: DialogueShape,
   pieces: readonly Piece[],
 ): readonly EncodedPiece[] {
-  const encoded = pieces.map((piece): EncodedPiece => {
-    if ('numSoft' in piece) return { ids: [], numSoft: piece.numSoft, isAnswer: false };
-    const isAnswer = piece.isAnswer === true;
-    const ids = tokenizer.encode(piece.words);
-    return { ids: isAnswer ? [...ids, tokenizer.special.sep] : ids, numSoft: 0, isAnswer };
-  });
-  cutToLength(encoded, length);
+  const encoded = pieces.map((piece): EncodedPiece => ({
+    ids: 'ids' in piece ? [...piece.ids] : [],
+    isCut: false,
+    numSoft: 'numSoft' in piece ? piece.numSoft : 0,
+    isAnswer: 'words' in piece && piece.isAnswer === true,
+  }));
+  for (let from = 0; from < pieces.length; from++) {
+    const rest = pieces.slice(from);
+    const end = rest.findIndex((piece) => !('words' in piece));
+    const run = rest.slice(0, end === -1 ? undefined : end) as WordsPiece[];
+    for (const [i, ids] of encodedRun(tokenizer, run, end === -1).entries())
+      encoded[from + i]!.ids = ids;
+    from += run.length;
+  }
+  cutToLength(pieces, encoded, length);
   return encoded;
 }
 
-function cutToLength(pieces: readonly EncodedPiece[], length: number): void {
+type WordsPiece = Extract<Piece, { readonly words: string }>;
+
+/**
+ * The tokens of words that stand side by side, piece by piece. They are encoded as one text, for many tokenizers read a
+ * space as a part of the word behind it. What is asked for is encoded without the answer and the spaces before it, as
+ * nothing else is known when the model is asked.
+ */
+function encodedRun(tokenizer: Tokenizer, run: readonly WordsPiece[], isLast: boolean): number[][] {
+  const answer = run.at(-1)?.isAnswer === true ? run.at(-1) : undefined;
+  const given = (answer === undefined ? run : run.slice(0, -1)).map(({ words }) => words);
+  // Spaces of a template between two places of soft tokens, or beside one, are no words.
+  const isBlank = (words: string): boolean => words.trim() === '';
+  const first = given.findIndex((words) => !isBlank(words));
+  const last = given.findLastIndex((words) => !isBlank(words));
+  const spoken = given.map((words, i) =>
+    i < first || i > last ? '' : isLast && i === last ? words.replace(/ +$/, '') : words,
+  );
+  const text = first === -1 ? '' : spoken.join('');
+  const prompt = tokenizer.encode(text);
+  let read = '';
+  let from = 0;
+  const ids = spoken.map((words, i) => {
+    read += words;
+    // A token of two pieces is the second's.
+    const isWhole = i >= last;
+    const to = isWhole ? prompt.length : Math.max(from, numAlike(tokenizer.encode(read), prompt));
+    const own = prompt.slice(from, to);
+    from = to;
+    return own;
+  });
+  if (answer === undefined) return ids;
+  const words = answer.words.trim();
+  const whole = tokenizer.encode(`${text}${text === '' || /\s$/.test(text) ? '' : ' '}${words}`);
+  const said =
+    numAlike(prompt, whole) === prompt.length
+      ? whole.slice(prompt.length)
+      : tokenizer.encode(words);
+  return [...ids, [...said, tokenizer.special.sep]];
+}
+
+/** How many of two rows' first tokens are the same. */
+function numAlike(a: readonly number[], b: readonly number[]): number {
+  const other = a.findIndex((id, i) => id !== b[i]);
+  return other === -1 ? a.length : other;
+}
+
+function cutToLength(
+  pieces: readonly Piece[],
+  encoded: readonly EncodedPiece[],
+  length: number,
+): void {
   const size = (): number =>
-    pieces.reduce((sum, { ids, numSoft }) => sum + ids.length + numSoft, 0);
-  for (const isAnswer of [false, true]) {
-    const own = pieces.filter((piece) => piece.isAnswer === isAnswer && piece.ids.length > 0);
+    encoded.reduce((sum, { ids, numSoft }) => sum + ids.length + numSoft, 0);
+  const cut = (kind: 'isContext' | 'isAnswer' | 'isQuestion', fewest: number): void => {
+    const own = encoded.filter((_, i) => (pieces[i] as Partial<WordsPiece>)[kind] === true);
     for (let over = size() - length; over > 0; over = size() - length) {
-      const longest = own.reduce<(typeof own)[number] | undefined>(
-        (best, piece) => (piece.ids.length > (best?.ids.length ?? 1) ? piece : best),
+      const longest = own.reduce<EncodedPiece | undefined>(
+        (best, piece) => (piece.ids.length > (best?.ids.length ?? fewest) ? piece : best),
         undefined,
       );
       if (longest === undefined) break;
-      longest.ids = longest.ids.slice(0, Math.max(1, longest.ids.length - over));
+      longest.ids = longest.ids.slice(0, Math.max(fewest, longest.ids.length - over));
+      longest.isCut = true;
     }
-  }
+  };
+  cut('isContext', 0);
+  cut('isAnswer', 1);
+  cut('isQuestion', 1);
   if (size() > length) {
     throw new VideoloomError(
       'PROMPT_TOO_LONG',
-      `a conversation has ${size()} tokens with nothing left to cut, and there is room for ${length}: raise model.length`,
+      `a conversation has ${size()} tokens with nothing left to cut, and there is room for ${length}: raise ` +
+        'model.length, or shorten model.template',
     );
   }
 }

@@ -50,7 +50,7 @@ export const languageModel = defineSystem<LanguageModelConfig, TensorTree>({
       windowsShown: () => [],
       prompt: (row, question) =>
         filledTemplate(model.template, {
-          seen: [{ words: saidOf(row, facts, { question, seed: train.seed }) }],
+          seen: [{ words: saidOf(row, facts, { question, seed: train.seed }), isContext: true }],
           question: [{ words: question, isQuestion: true }],
         }),
     });

@@ -88,7 +88,7 @@ export const miniGpt4Video = defineSystem<MiniGpt4VideoConfig, MiniGpt4VideoPara
       return Array.from({ length: windows }, (_, frame) =>
         filledTemplate(model.frameTemplate, {
           seen: [{ numSoft: perFrame }],
-          words: [{ words: spoken[frame] ?? '' }],
+          words: [{ words: spoken[frame] ?? '', isContext: true }],
         }),
       ).flat();
     };
