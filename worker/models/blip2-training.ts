@@ -25,8 +25,8 @@ export type Blip2TrainingParams = Blip2Params & {
 export type Blip2Batch = {
   readonly images: tf.Tensor; // [B, H, W, 3]
   readonly ids: tf.Tensor; // [B, L] int32: [CLS] words [SEP]
-  readonly present: tf.Tensor; // [B, L]
-  readonly writeIds: tf.Tensor; // [B, L] int32: the same with the token that begins writing in front
+  readonly present: tf.Tensor; // [B, L], of `writeIds` too
+  readonly writeIds: tf.Tensor; // [B, L] int32: `ids` with the token that begins writing in place of [CLS]
   readonly writeLabels: tf.Tensor; // [B, L] int32
   readonly textIds: tf.Tensor; // [B]: equal for rows that belong together
   /** Gumbel noise, or what makes the draw regardless of the similarity. */

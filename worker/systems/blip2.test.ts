@@ -1,14 +1,20 @@
 import assert from 'node:assert/strict';
+import { readFile } from 'node:fs/promises';
 import { after, before, describe, it, test } from 'node:test';
 import * as tf from '@tensorflow/tfjs-core';
 import { openRng } from '../../proto/random.ts';
 import { userCacheDir } from '../../proto/user-cache.mjs';
+import { asOwnTokenizer, openPretrainedTokenizer } from '../../video/text/pretrained-tokenizer.ts';
+import { trainTokenizer, type Tokenizer } from '../../video/text/tokenizer.ts';
 import { openEngine, type Engine } from '../backend/engine.ts';
+import { resolveConfig, type Config } from '../config.ts';
 import { openInitializer } from '../initializer.ts';
 import { hardNegatives, queryContrastSums } from '../losses/query-contrast.ts';
 import { blip2Joint, blip2Queries, initBlip2, type Blip2Sizes } from '../models/blip2.ts';
 import { openTestSystem, TEST_SAMPLES, testRows } from '../test/open-system.ts';
-import { exchanged } from './blip2.ts';
+import { NO_LABEL } from '../losses/next-token.ts';
+import { blip2System, exchanged } from './blip2.ts';
+import type { Row } from './system.ts';
 
 const SIZES: Blip2Sizes = {
   vision: {
@@ -169,4 +175,62 @@ test('a blind second stage is trained and asked with grey pictures alone', async
   assert.deepEqual(system.assemble(others), system.assemble(rows));
   for (const task of system.heldOutTasks)
     assert.deepEqual(task.assemble(others), task.assemble(rows), task.name);
+});
+
+/** BLIP-2's first stage of a preset with small towers and any tokenizer. */
+async function smallSystem(recipe: string, preset: string | undefined, tokenizer: Tokenizer) {
+  const text = await readFile(new URL(`../recipes/${recipe}.yaml`, import.meta.url), 'utf8');
+  const overrides = [
+    ...['vision.patchSize=8', 'vision.layers=1', 'qFormer.layers=2'],
+    ...['vision', 'qFormer'].flatMap((part) => [
+      ...[`${part}.width=8`, `${part}.heads=2`, `${part}.mlpWidth=8`],
+    ]),
+  ].map((override) => `model.${override}`);
+  const config = resolveConfig({
+    ...{ text, file: recipe, preset, stage: 'represent' },
+    overrides: ['data.frameSize=16', ...overrides],
+  });
+  const data = { ...config.data, seed: config.train.seed };
+  const model = config.model as unknown as Parameters<typeof blip2System>[0];
+  return { system: blip2System(model, data, tokenizer), config };
+}
+
+function rowsOf(texts: readonly string[], config: Config): Row[] {
+  return testRows(
+    texts.map((text, i) => ({ ...TEST_SAMPLES[3 * (i % 4)]!, text })),
+    config,
+  );
+}
+
+test("with BERT's tokenizer, which has no [>], every word that is to be written can be seen", async () => {
+  const texts = ['a red circle', 'two stars , one blue'];
+  const own = trainTokenizer(texts, { vocabularySize: 120 });
+  const text = JSON.stringify(own).replaceAll('"[>]"', '"[unused0]"');
+  const config = {
+    ...{ pad_token: '[PAD]', unk_token: '[UNK]', cls_token: '[CLS]', sep_token: '[SEP]' },
+    mask_token: '[MASK]',
+  };
+  const bert = openPretrainedTokenizer({ tokenizer: JSON.parse(text) as object, config });
+  const tokenizer = asOwnTokenizer(bert, { rows: 0, place: 'bert' });
+  assert.ok(tokenizer.encode('[>]').length > 1);
+  const small = await smallSystem('blip2', undefined, tokenizer);
+  const { arrays } = small.system.assemble(rowsOf(texts, small.config));
+  const [, length] = arrays['writeIds']!.shape as [number, number];
+  const { sep, join, pad } = tokenizer.special;
+  for (const [row, words] of texts.entries()) {
+    const of = (name: string): number[] => [
+      ...arrays[name]!.data.subarray(row * length, (row + 1) * length),
+    ];
+    const spoken = [join, ...tokenizer.encode(words), sep];
+    const padded = [...spoken, ...new Array<number>(length - spoken.length).fill(pad)];
+    assert.deepEqual(of('writeIds'), padded);
+    assert.deepEqual(
+      of('writeLabels').map((label) => (label === NO_LABEL ? 0 : 1)),
+      padded.map((_, at) => (at > 0 && at < spoken.length ? 1 : 0)),
+    );
+    assert.deepEqual(
+      of('present'),
+      padded.map((_, at) => (at < spoken.length ? 1 : 0)),
+    );
+  }
 });

@@ -121,10 +121,12 @@ export function blip2System(
       .filter((word) => readWords.has(word));
     return textNumber(own.length === 0 ? ids : tokenizer.encode(own.join(' ')));
   };
-  const tokens = (texts: readonly string[], begin: string) =>
+  // By id: another model's tokenizer may have no piece that is spelt [CLS] or [>].
+  const { cls, join } = tokenizer.special;
+  const tokens = (texts: readonly string[], begin: number) =>
     assembleDialogues(
       { tokenizer, length: textLength },
-      texts.map((words) => [{ words: begin }, { words, isAnswer: true }]),
+      texts.map((words) => [{ ids: [begin] }, { words, isAnswer: true }]),
     );
 
   const assemble = (rows: readonly Row[], purpose: Purpose): HostBatch => {
@@ -138,9 +140,9 @@ export function blip2System(
       labels[i] === 1 ? own[i]! : exchanged(own[i]!, pictureWords, rngOf(row, 'exchange')),
     );
     const texts = asked.map((text, i) => text ?? own[i]!);
-    const read = tokens(texts, '[CLS]');
+    const read = tokens(texts, cls);
     const { ids, present } = read;
-    const ownRead = tokens(own, '[CLS]');
+    const ownRead = tokens(own, cls);
     const ownIds = rows.map((_, i) => readIds(ownRead, i));
     // A word that is cut off can be exchanged, and then nothing is.
     const isAsked = asked.map(
@@ -148,7 +150,7 @@ export function blip2System(
         text !== undefined &&
         (labels[i] === 1 || textKey(readIds(read, i)) !== textKey(ownIds[i]!)),
     );
-    const write = tokens(texts, '[>]');
+    const write = tokens(texts, join);
     const groups = Float32Array.from(ownIds, groupOf);
     const hasOther = groups.some((group) => group !== groups[0]);
     const [count, length] = [rows.length, textLength];
