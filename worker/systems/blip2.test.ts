@@ -5,7 +5,7 @@ import * as tf from '@tensorflow/tfjs-core';
 import { openRng } from '../../proto/random.ts';
 import { userCacheDir } from '../../proto/user-cache.mjs';
 import { asOwnTokenizer, openPretrainedTokenizer } from '../../video/text/pretrained-tokenizer.ts';
-import { trainTokenizer, type Tokenizer } from '../../video/text/tokenizer.ts';
+import { openTokenizer, trainTokenizer, type Tokenizer } from '../../video/text/tokenizer.ts';
 import { openEngine, type Engine } from '../backend/engine.ts';
 import { resolveConfig, type Config } from '../config.ts';
 import { openInitializer } from '../initializer.ts';
@@ -234,3 +234,30 @@ test("with BERT's tokenizer, which has no [>], every word that is to be written 
     );
   }
 });
+
+for (const [recipe, preset] of [
+  ['blip2', 'base'],
+  ['blip2', 'paper'],
+  ['video-llama', 'base'],
+] as const) {
+  test(`${recipe}, ${preset}: other captions are other captions, whatever words they share`, async () => {
+    const texts = [
+      'a white dog runs on the beach',
+      'a white car parked in a street',
+      'two red buses , one red',
+      'a man in a red shirt',
+    ];
+    const tokenizer = openTokenizer(trainTokenizer(texts, { vocabularySize: 200 }));
+    const { system, config } = await smallSystem(recipe, preset, tokenizer);
+    const { arrays } = system.assemble(rowsOf([...texts, texts[0]!], config));
+    const ids = [...arrays['textIds']!.data];
+    assert.deepEqual(
+      ids.map((id) => ids.indexOf(id)),
+      [0, 1, 2, 3, 0],
+    );
+    const write = system.heldOutTasks.find(({ name }) => name === 'write')!;
+    const asked = write.labels(write.assemble(rowsOf(texts, config)));
+    const all = texts.flatMap((text) => [...tokenizer.encode(text), tokenizer.special.sep]);
+    assert.deepEqual(asked, all, 'every word is asked for');
+  });
+}
