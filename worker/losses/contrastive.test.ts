@@ -32,11 +32,13 @@ describe('contrastive losses', () => {
   };
   const dot = (a: readonly number[], b: readonly number[]): number =>
     a.reduce((sum, value, i) => sum + value * b[i]!, 0);
-  const pairs = (): Pairs => ({
+  const pairs = (groupIds: tf.Tensor = tf.tensor1d(IDS)): Pairs => ({
     left: tf.tensor2d(vectors('left')),
     right: tf.tensor2d(vectors('right')),
-    groupIds: tf.tensor1d(IDS),
+    groupIds,
   });
+  /** The same groups by two numbers, neither of which tells them apart. */
+  const twoNumbers = (): tf.Tensor2D => tf.tensor2d(IDS.map((id) => [id % 3, Math.floor(id / 3)]));
   const valueOf = async (tensor: tf.Tensor): Promise<number> => (await tensor.data())[0]!;
 
   test('InfoNCE is its formula in scalars, with several positives, whole and in chunks', async () => {
@@ -55,9 +57,11 @@ describe('contrastive losses', () => {
       return IDS[scores.indexOf(Math.max(...scores))] === IDS[i];
     }).length;
     for (const chunk of [undefined, 3, 1]) {
-      const { lossSum, correct } = infoNceSums(pairs(), tf.scalar(SCALE), chunk);
-      assert.ok(Math.abs((await valueOf(lossSum)) - wanted) < 1e-4, `chunk ${chunk}`);
-      assert.equal(await valueOf(correct), right_);
+      for (const ids of [undefined, twoNumbers()]) {
+        const { lossSum, correct } = infoNceSums(pairs(ids), tf.scalar(SCALE), chunk);
+        assert.ok(Math.abs((await valueOf(lossSum)) - wanted) < 1e-4, `chunk ${chunk}`);
+        assert.equal(await valueOf(correct), right_);
+      }
     }
   });
 
@@ -80,7 +84,7 @@ describe('contrastive losses', () => {
     const gradients = (chunk?: number) => {
       const loss = (left: tf.Tensor, right: tf.Tensor, scale: tf.Tensor): tf.Scalar =>
         infoNceSums(
-          { left: l2Normalize(left), right: l2Normalize(right), groupIds: tf.tensor1d(IDS) },
+          { left: l2Normalize(left), right: l2Normalize(right), groupIds: twoNumbers() },
           scale,
           chunk,
         ).lossSum as tf.Scalar;

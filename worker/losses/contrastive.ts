@@ -2,6 +2,7 @@
 import * as tf from '@tensorflow/tfjs-core';
 import { rematerialized } from '../layer-loop.ts';
 import type { ObjectiveSums } from './cross-entropy.ts';
+import { belongsToOwn, belongTogether, type GroupIds } from './group-ids.ts';
 
 /**
  * Of CLIP's learned logarithm of the scale: similarities are multiplied by 100 at most. It is the parameter that is
@@ -16,8 +17,8 @@ export interface Pairs {
   readonly left: tf.Tensor;
   /** [G, D] */
   readonly right: tf.Tensor;
-  /** Float32 [G]: rows with equal ids belong together too, as pictures of one caption do. */
-  readonly groupIds: tf.Tensor;
+  /** Rows with equal ids belong together too, as pictures of one caption do. */
+  readonly groupIds: GroupIds;
   /** [G], 0 for rows whose answer does not count in `correct`; all count unless given. */
   readonly counted?: tf.Tensor;
 }
@@ -35,11 +36,11 @@ export function infoNceSums(pairs: Pairs, scale: tf.Tensor, chunk?: number): Obj
   const rows = left.shape[0];
   const oneWay = (from: tf.Tensor, to: tf.Tensor, start: number, size: number): tf.Tensor => {
     const own = tf.slice(from, [start, 0], [size, -1]);
-    const ids = tf.slice(groupIds, [start], [size]);
+    const ids = rowsOf(groupIds, start, size);
     return rematerialized(
       ([some, all, own_, ids_, scale_]) => {
         const logits = similarities(some!, all!, scale_!);
-        const together = equalIds(own_!, ids_!);
+        const together = belongTogether(own_!, ids_!);
         const targets = tf.div(together, tf.sum(together, -1, true));
         return tf.neg(tf.sum(tf.mul(tf.logSoftmax(logits), targets)));
       },
@@ -74,13 +75,13 @@ export function sigmoidSums(
     rematerialized(
       ([some, all, own, ids, scale_, bias_]) => {
         const logits = tf.add(similarities(some!, all!, scale_!), bias_!);
-        const sign = tf.sub(tf.mul(equalIds(own!, ids!), 2), 1);
+        const sign = tf.sub(tf.mul(belongTogether(own!, ids!), 2), 1);
         return tf.sum(tf.softplus(tf.neg(tf.mul(sign, logits))));
       },
       [
         tf.slice(left, [start, 0], [size, -1]),
         right,
-        tf.slice(groupIds, [start], [size]),
+        rowsOf(groupIds, start, size),
         groupIds,
         scale,
         bias,
@@ -97,7 +98,7 @@ function nearestBelongs(
   const parts = chunks(left.shape[0], chunk).map(({ start, size }) => {
     const logits = tf.matMul(tf.slice(left, [start, 0], [size, -1]), right, false, true);
     const found = tf.gather(groupIds, tf.argMax(logits, -1));
-    const isRight = tf.cast(tf.equal(found, tf.slice(groupIds, [start], [size])), 'float32');
+    const isRight = belongsToOwn(found, rowsOf(groupIds, start, size));
     return tf.sum(
       counted === undefined ? isRight : tf.mul(isRight, tf.slice(counted, [start], [size])),
     );
@@ -110,14 +111,8 @@ function similarities(some: tf.Tensor, all: tf.Tensor, scale: tf.Tensor): tf.Ten
   return tf.mul(tf.matMul(some, all, false, true), scale);
 }
 
-/** [c] and [G] to [c, G]: 1 where they are equal; no gradient. */
-function equalIds(some: tf.Tensor, all: tf.Tensor): tf.Tensor {
-  const equal = tf.customGrad((...given) => {
-    const [own, others] = given as tf.Tensor[];
-    const value = tf.cast(tf.equal(tf.expandDims(own!, 1), tf.expandDims(others!, 0)), 'float32');
-    return { value, gradFunc: () => [tf.zerosLike(own!), tf.zerosLike(others!)] };
-  });
-  return equal(some, all);
+function rowsOf(ids: GroupIds, start: number, size: number): GroupIds {
+  return tf.slice(ids, start, size);
 }
 
 function chunks(rows: number, chunk = rows): { start: number; size: number }[] {

@@ -1,14 +1,15 @@
 /** BLIP-2's contrast: a picture is several queries, and the one that is nearest to a text counts. */
 import * as tf from '@tensorflow/tfjs-core';
 import type { ObjectiveSums } from './cross-entropy.ts';
+import { belongsToOwn, belongTogether, type GroupIds } from './group-ids.ts';
 
 export interface QueryPairs {
   /** [G, Q, E], each of length 1 */
   readonly images: tf.Tensor;
   /** [G, E], each of length 1 */
   readonly texts: tf.Tensor;
-  /** Float32 [G]: rows with equal ids belong together too; no gradient. */
-  readonly groupIds: tf.Tensor;
+  /** Rows with equal ids belong together too; no gradient. */
+  readonly groupIds: GroupIds;
   /** [G], 0 for rows whose answer does not count in `correct`. */
   readonly counted: tf.Tensor;
 }
@@ -36,27 +37,17 @@ export function queryContrastSums(
   const count = texts.shape[0];
   const similarities = querySimilarities(images, texts);
   const logits = tf.mul(similarities, scale);
-  const together = isSame(groupIds);
+  const together = belongTogether(groupIds, groupIds);
   const even = tf.div(together, tf.sum(together, -1, true));
   const targets = tf.add(tf.mul(even, 1 - smoothing), smoothing / count);
   const oneWay = (from: tf.Tensor): tf.Tensor =>
     tf.neg(tf.sum(tf.mul(tf.logSoftmax(from), targets)));
   const nearest = tf.gather(groupIds, tf.argMax(similarities, -1));
-  const isRight = tf.cast(tf.equal(nearest, groupIds), 'float32');
+  const isRight = belongsToOwn(nearest, groupIds);
   return {
     lossSum: tf.mul(tf.add(oneWay(logits), oneWay(tf.transpose(logits))), 0.5),
     correct: tf.sum(tf.mul(isRight, counted)),
   };
-}
-
-/** 1 where two rows belong together, [G, G]; no gradient. */
-export function isSame(groupIds: tf.Tensor): tf.Tensor {
-  const same = tf.customGrad((...given) => {
-    const [ids] = given as tf.Tensor[];
-    const value = tf.cast(tf.equal(tf.expandDims(ids!, 1), tf.expandDims(ids!, 0)), 'float32');
-    return { value, gradFunc: () => [tf.zerosLike(ids!)] };
-  });
-  return same(groupIds);
 }
 
 /**
@@ -64,7 +55,7 @@ export function isSame(groupIds: tf.Tensor): tf.Tensor {
  * softmax of a row says. `noise` [G, G] is of Gumbel's distribution, so that the largest sum is such a draw; a constant
  * to the gradient. Where all rows belong together, any.
  */
-export function hardNegatives(logits: tf.Tensor, groupIds: tf.Tensor, noise: tf.Tensor): tf.Tensor {
-  const allowed = tf.add(tf.add(logits, noise), tf.mul(isSame(groupIds), -1e9));
+export function hardNegatives(logits: tf.Tensor, groupIds: GroupIds, noise: tf.Tensor): tf.Tensor {
+  const allowed = tf.add(tf.add(logits, noise), tf.mul(belongTogether(groupIds, groupIds), -1e9));
   return tf.cast(tf.argMax(allowed, -1), 'int32');
 }

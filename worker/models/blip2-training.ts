@@ -2,6 +2,7 @@
 import * as tf from '@tensorflow/tfjs-core';
 import type { Initializer } from '../initializer.ts';
 import { crossEntropySums, type ObjectiveSums } from '../losses/cross-entropy.ts';
+import type { GroupIds } from '../losses/group-ids.ts';
 import { nextTokenSums } from '../losses/next-token.ts';
 import { hardNegatives, querySimilarities } from '../losses/query-contrast.ts';
 import { constantOf } from '../tokens/constant.ts';
@@ -28,7 +29,7 @@ export type Blip2Batch = {
   readonly present: tf.Tensor; // [B, L], of `writeIds` too
   readonly writeIds: tf.Tensor; // [B, L] int32: `ids` with the token that begins writing in place of [CLS]
   readonly writeLabels: tf.Tensor; // [B, L] int32
-  readonly textIds: tf.Tensor; // [B]: equal for rows that belong together
+  readonly textIds: GroupIds;
   /** Gumbel noise, or what makes the draw regardless of the similarity. */
   readonly textNoise: tf.Tensor; // [B, B]
   readonly imageNoise: tf.Tensor;

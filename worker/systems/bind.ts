@@ -24,6 +24,7 @@ import { audioFields, audioFault, audioSizes, spectrograms } from './audio-part.
 import { clipOf, factsByClip, longestOf, type Facts } from './clip-facts.ts';
 import { decaysMatrices } from './dialogue-system.ts';
 import { assembleDialogues, readIds } from './dialogue.ts';
+import { countedOf } from './host-arrays.ts';
 import {
   defineSystem,
   isClipWithWords,
@@ -33,7 +34,7 @@ import {
   type VideoLanguageSystem,
 } from './system.ts';
 import { fitTokenizer, readTokenizer } from './text-assets.ts';
-import { textNumber } from './text-number.ts';
+import { firstAlike, textNumbers } from './text-number.ts';
 import {
   allPictures,
   anyPicture,
@@ -130,10 +131,7 @@ function bindSystem(
       arrays: {
         ids,
         present,
-        textIds: {
-          data: Float32Array.from(rows, (_, i) => textNumber(readIds({ ids, present }, i))),
-          shape: [rows.length],
-        },
+        textIds: textNumbers(rows.map((_, i) => readIds({ ids, present }, i))),
         ...(senses.includes('image') && {
           image: packedPictures(rows, data, anyPicture(seed, purpose)),
         }),
@@ -161,10 +159,7 @@ function bindSystem(
       // Which of the rows of its microbatch: chance is one in so many.
       numClasses: 1 << 16,
       assemble: (rows) => assemble(rows, 'held-out'),
-      labels: ({ arrays }) =>
-        [...arrays['textIds']!.data].flatMap((id, at, all) =>
-          arrays['rowWeights']!.data[at] === 0 ? [] : [all.indexOf(id)],
-        ),
+      labels: ({ arrays }) => countedOf(firstAlike(arrays['textIds']!), arrays['rowWeights']!),
     })),
     init: (initializer) => initBind(sizes, initializer),
     kinds: {

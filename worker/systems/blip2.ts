@@ -25,6 +25,7 @@ import { publishedBlip2, publishedVision } from '../pretrained/published-parts.t
 import { disposeTree } from '../tree.ts';
 import { decaysMatrices } from './dialogue-system.ts';
 import { assembleDialogues, readIds } from './dialogue.ts';
+import { countedOf } from './host-arrays.ts';
 import { qFormerFault, qFormerFields, qFormerSizes } from './q-former-part.ts';
 import {
   defineSystem,
@@ -36,7 +37,7 @@ import {
   type VideoLanguageSystem,
 } from './system.ts';
 import { fitTokenizer, readTokenizer } from './text-assets.ts';
-import { textKey, textNumber } from './text-number.ts';
+import { firstAlike, textKey, textNumbers } from './text-number.ts';
 import {
   anyPicture,
   initVision,
@@ -115,11 +116,12 @@ export function blip2System(
   const readWords = new Set(
     [...told].map((word) => asRead(tokenizer.encode(word))).filter((word) => word !== ''),
   );
-  const groupOf = (ids: Int32Array): number => {
+  /** What texts of one group have in common. */
+  const groupedBy = (ids: Int32Array): ArrayLike<number> => {
     const own = asRead(ids)
       .split(/\s+/)
       .filter((word) => readWords.has(word));
-    return textNumber(own.length === 0 ? ids : tokenizer.encode(own.join(' ')));
+    return own.length === 0 ? ids : tokenizer.encode(own.join(' '));
   };
   // By id: another model's tokenizer may have no piece that is spelt [CLS] or [>].
   const { cls, join } = tokenizer.special;
@@ -151,8 +153,8 @@ export function blip2System(
         (labels[i] === 1 || textKey(readIds(read, i)) !== textKey(ownIds[i]!)),
     );
     const write = tokens(texts, join);
-    const groups = Float32Array.from(ownIds, groupOf);
-    const hasOther = groups.some((group) => group !== groups[0]);
+    const textIds = textNumbers(ownIds.map(groupedBy));
+    const hasOther = firstAlike(textIds).data.some((first) => first !== 0);
     const [count, length] = [rows.length, textLength];
     const noise = (what: string): HostArray => ({
       data: Float32Array.from(rows.flatMap((row) => gumbel(rngOf(row, what), count))),
@@ -165,7 +167,6 @@ export function blip2System(
     };
     const numTokens = [...present.data].reduce((a, b) => a + b, 0);
     const ones = (): HostArray => ({ data: new Float32Array(count).fill(1), shape: [count] });
-    const textIds = { data: groups, shape: [count] };
     const isCounted = (label: number): boolean =>
       label !== NO_LABEL && (purpose === 'train' || told.size === 0 || toldIds.has(label));
     const writing = {
@@ -223,23 +224,21 @@ export function blip2System(
     assemble: (rows) => assemble(rows, objective),
     labels: ({ arrays }) => labels(arrays),
   });
-  const counted = (labels: HostArray, weights: HostArray): number[] =>
-    [...labels.data].filter((_, i) => weights.data[i] !== 0);
   return {
     name: 'blip2',
     objectives: { contrast: 1, match: 1, write: 1 },
     heldOutTasks: [
       // Which row of its microbatch.
       task('contrast', 1 << 16, ({ textIds, rowWeights }) =>
-        [...textIds!.data].flatMap((id, at, all) =>
-          rowWeights!.data[at] === 0 ? [] : [all.indexOf(id)],
-        ),
+        countedOf(firstAlike(textIds!), rowWeights!),
       ),
       ...(pictureWords.length === 0
         ? []
-        : [task('match', 2, ({ pairLabels, pairWeights }) => counted(pairLabels!, pairWeights!))]),
+        : [
+            task('match', 2, ({ pairLabels, pairWeights }) => countedOf(pairLabels!, pairWeights!)),
+          ]),
       task('write', tokenizer.vocabularySize, ({ writeLabels, writeWeights }) =>
-        counted(writeLabels!, writeWeights!),
+        countedOf(writeLabels!, writeWeights!),
       ),
     ],
     init(initializer) {

@@ -6,7 +6,7 @@ import { idsBetween, maskingBudget, wordPositions } from '../tokens/masked-token
 import { floatArray, intArray, packedFrames } from './host-arrays.ts';
 import { isOneFrame, type HostBatch, type Row } from './system.ts';
 import { wordsAt } from './subtitles.ts';
-import { textNumber } from './text-number.ts';
+import { TEXT_NUMBERS, textNumbers } from './text-number.ts';
 
 /** Everything that turns rows into a microbatch. */
 export interface MerlotAssembly {
@@ -72,7 +72,6 @@ export function assembleMerlot(
     pixels: packedFrames(rows),
     ids: intArray(rows.length, numSegments * segmentLength),
     present: floatArray(rows.length, numSegments * segmentLength),
-    textNumbers: floatArray(rows.length, numSegments),
     jointPresent: floatArray(numGroups, length),
     moments: intArray(numGroups, groupSize),
     candidateWeights: floatArray(numGroups, length),
@@ -90,6 +89,7 @@ export function assembleMerlot(
     'frame-order': 0,
   };
   let numTokens = 0;
+  const texts: (readonly number[])[] = [];
   const showsWords = config.showsWords && question.words !== 'blank';
   const randomId = idsBetween(firstWordId, vocabularySize);
 
@@ -99,7 +99,7 @@ export function assembleMerlot(
       const text = wordsAt(row.sample.cues, row.timesSeconds[s]!);
       const ids = segmentIds(text, config);
       arrays.ids.data.set(ids, (r * numSegments + s) * segmentLength);
-      arrays.textNumbers.data[r * numSegments + s] = textNumber(ids);
+      texts.push(ids);
     }
     for (let k = 0; k < groupsPerRow; k++) {
       const group = r * groupsPerRow + k;
@@ -168,7 +168,9 @@ export function assembleMerlot(
     }
   }
   for (const weight of arrays.pairWeights.data) counts['frame-order'] += weight;
-  return { arrays, counts, numTokens };
+  const { data } = textNumbers(texts);
+  const shape = [rows.length, numSegments, TEXT_NUMBERS];
+  return { arrays: { ...arrays, textNumbers: { data, shape } }, counts, numTokens };
 }
 
 function isShuffledOf(

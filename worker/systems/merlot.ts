@@ -41,7 +41,7 @@ import {
   type VideoLanguageSystem,
 } from './system.ts';
 import { fitTokenizer, readTokenizer } from './text-assets.ts';
-import { candidateTexts } from './text-number.ts';
+import { candidateTexts, TEXT_NUMBERS } from './text-number.ts';
 import { checkBlocks, encoderFields, encoderSizes } from './tower-fields.ts';
 
 const fields = z.strictObject({
@@ -299,7 +299,7 @@ async function open({
         const pairs = {
           left: flat(seen!),
           right: flat(texts!),
-          groupIds: tf.reshape(textIds!, [-1]),
+          groupIds: tf.reshape(textIds!, [-1, TEXT_NUMBERS]),
         };
         const scale = tf.scalar(1 / model.temperature);
         return { 'frame-text': infoNceSums(pairs, scale, model.contrastChunk ?? undefined) };

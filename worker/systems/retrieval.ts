@@ -15,7 +15,7 @@ import type { PublishedPart } from '../pretrained/published-parts.ts';
 import { tubelets } from '../tokens/tubelets.ts';
 import type { TensorTree } from '../tree.ts';
 import { countedOf, floatArray, intArray, packedFrames } from './host-arrays.ts';
-import { candidateTexts, textNumber } from './text-number.ts';
+import { candidateTexts, textNumbers } from './text-number.ts';
 import type { HeldOutTask, HostBatch, Row, VideoLanguageSystem } from './system.ts';
 
 /** Fields of recipes that systems of two towers share. */
@@ -35,7 +35,7 @@ export type FrameUse = z.infer<(typeof retrievalFields)['frames']>;
 type RetrievalBatch = {
   readonly pixels: tf.Tensor; // [B, bytes / 4] int32
   readonly ids: tf.Tensor; // [B, L] int32
-  readonly captions: tf.Tensor; // [B] float32, equal for captions that are read alike
+  readonly captions: tf.Tensor; // [B, 2] float32, equal for captions that are read alike
   /** In a held-out question alone: captions to choose from, one after another, [B, K, L] int32. */
   readonly candidates?: tf.Tensor;
   readonly labels?: tf.Tensor; // [B] int32
@@ -96,10 +96,7 @@ export function retrievalSystem<P extends TensorTree>(
     return ids;
   };
   const assemble = (rows: readonly Row[]): HostBatch => {
-    const captions = floatArray(rows.length);
-    for (const [i, { sample }] of rows.entries()) {
-      captions.data[i] = textNumber(idsOf(sample.text));
-    }
+    const captions = textNumbers(rows.map(({ sample }) => idsOf(sample.text)));
     const ids = textArray(
       rows.map(({ sample }) => sample.text),
       rows.length,

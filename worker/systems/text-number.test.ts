@@ -4,8 +4,8 @@ import { test } from 'node:test';
 import type { Sample } from '../../video/index/sample.ts';
 import { CAPTIONED, captionedRows, openCaptioned } from '../test/captioned-system.ts';
 import { openTestSystem, TEST_SAMPLES, testRows } from '../test/open-system.ts';
-import type { HostBatch, VideoLanguageSystem } from './system.ts';
-import { candidateTexts, textClasses, textNumber } from './text-number.ts';
+import type { HostArray, HostBatch, VideoLanguageSystem } from './system.ts';
+import { candidateTexts, firstAlike, textClasses, textNumbers } from './text-number.ts';
 
 /** The first three are read alike where six word pieces are read; the fourth has another fourth word. */
 const SPELT = [
@@ -29,21 +29,32 @@ function pattern(values: ArrayLike<number>): number[] {
   return all.map((value) => distinct.indexOf(value));
 }
 
+/** Which rows of numbers are equal. */
+function alike(numbers: HostArray): number[] {
+  return pattern(firstAlike(numbers).data);
+}
+
 function taskOf({ heldOutTasks }: VideoLanguageSystem, name: string) {
   return heldOutTasks.find((task) => task.name === name)!;
 }
 
 test('numbers and classes are those of the ids', () => {
-  assert.equal(textNumber([1, 23]), textNumber(Int32Array.of(1, 23)));
-  assert.notEqual(textNumber([1, 23]), textNumber([12, 3]));
-  assert.notEqual(textNumber([]), textNumber([0]));
-  const texts = Array.from({ length: 500 }, (_, i) => [i, i + 1]);
-  for (const number of texts.map(textNumber)) assert.equal(Math.fround(number), number);
-  assert.ok(new Set(texts.map(textNumber)).size > 490);
+  const texts = [[1, 23], Int32Array.of(1, 23), [12, 3], [], [0], [12, 3]];
+  const numbers = textNumbers(texts);
+  assert.deepEqual(numbers.shape, [6, 2]);
+  assert.deepEqual([...firstAlike(numbers).data], [0, 0, 2, 3, 4, 2]);
+  for (const number of numbers.data) assert.ok(Number.isInteger(number) && number < 2 ** 24);
   const idsOf = (text: string): number[] => [text.length];
   const classes = textClasses(['ab', 'cd', 'e', 'ab'], idsOf);
   assert.deepEqual(classes.texts, ['ab', 'e']);
   assert.deepEqual(['xy', 'e', 'fgh'].map(classes.classOf), [0, 1, undefined]);
+});
+
+test('texts as many as the largest batches have are told apart', () => {
+  const texts = Array.from({ length: 32_768 }, (_, i) => [i * 7919, 5, i % 97]);
+  const { data } = textNumbers(texts);
+  const rows = texts.map((_, i) => `${data[2 * i]} ${data[2 * i + 1]}`);
+  assert.equal(new Set(rows).size, texts.length);
 });
 
 test('of more texts than can be compared some are drawn from all, by the seed', () => {
@@ -66,7 +77,7 @@ for (const recipe of ['clip', 'siglip']) {
       ...{ preset: 'tiny', overrides, samples: spelt },
     });
     const rows = captionedRows(config, spelt);
-    assert.deepEqual(pattern(system.assemble(rows).arrays['captions']!.data), READ);
+    assert.deepEqual(alike(system.assemble(rows).arrays['captions']!), READ);
     const recall = taskOf(system, 'recall-at-1');
     assert.equal(recall.numClasses, 2);
     assert.deepEqual(recall.labels(recall.assemble(rows)), READ);
@@ -78,9 +89,9 @@ test('merlot: transcripts that are read alike belong together, and are one choic
     ...{ preset: 'tiny', overrides: ['model.segmentTokens=6'], samples: spelt },
   });
   const rows = captionedRows(config, spelt);
-  const { data, shape } = system.assemble(rows).arrays['textNumbers']!;
-  const perRow = shape[1]!;
-  const firsts = spelt.map((_, r) => data[r * perRow]!);
+  const numbers = system.assemble(rows).arrays['textNumbers']!;
+  const perRow = numbers.shape[1]!;
+  const firsts = [...firstAlike(numbers).data].filter((_, i) => i % perRow === 0);
   assert.deepEqual(pattern(firsts), READ);
   const recall = taskOf(system, 'transcript-recall-at-1');
   assert.equal(recall.numClasses, 2);
@@ -126,7 +137,7 @@ test('bind and blip2: texts that are read alike belong together', async () => {
   const groups = async (recipe: string, stage: string, overrides: string[]): Promise<number[]> => {
     const { system, config } = await openTestSystem(recipe, stage, overrides);
     const { arrays }: HostBatch = system.assemble(testRows(samples, config));
-    return pattern(arrays['textIds']!.data);
+    return alike(arrays['textIds']!);
   };
   assert.deepEqual(await groups('blip2', 'represent', []), [0, 0, 1, 0], 'what is pictured');
   const wordForWord = ['model.pictureWords=[]'];
