@@ -71,8 +71,14 @@ export const runFields = z.strictObject({
     augment: z
       .strictObject({
         crop: z
-          .boolean()
-          .describe('A random part of the picture, the same for all frames of a clip'),
+          .union([z.boolean(), z.literal('square')])
+          .describe(
+            'A random part of the picture, the same for all frames of a clip; square: the largest square',
+          ),
+        cropScale: z
+          .tuple([z.number().positive().max(1), z.number().positive().max(1)])
+          .refine(([least, most]) => least <= most, 'the least share is first, then the most')
+          .describe('Share of its area that a crop has, least and most; of no square'),
         flip: z.boolean().describe('Mirrored at random, unless the words tell left from right'),
       })
       .describe('Random changes of the picture while training, another one each epoch'),

@@ -3,8 +3,10 @@ import { openRng, type Rng } from '../../proto/random.ts';
 import type { Crop, Framing } from '../decode/framing.ts';
 
 export interface AugmentOptions {
+  /** The crop is the largest square, whatever `scale` and `ratio`. */
+  readonly isSquare?: boolean;
   /** Share of the picture's area that the crop has, least and most; 0.08 to 1 by default. */
-  readonly scale?: readonly [number, number];
+  readonly scale?: readonly [number, number] | undefined;
   /** Width over height of the crop in pixels, least and most; 3/4 to 4/3 by default. */
   readonly ratio?: readonly [number, number];
   /** 0.5 by default. Nothing is mirrored where the words tell left from right, see {@link tellsSides}. */
@@ -26,7 +28,11 @@ export function augmentClip(
   options: AugmentOptions = {},
 ): Required<Pick<Framing, 'crop' | 'flip'>> {
   const rng = openRng(key.seed, 'augment', key.epoch, key.sample);
-  const crop = randomResizedCrop(clip, rng.fork('crop'), options);
+  const crop = (options.isSquare ? randomSquare : randomResizedCrop)(
+    clip,
+    rng.fork('crop'),
+    options,
+  );
   const isDrawn = rng.fork('flip').uniform() < (options.flipProbability ?? 0.5);
   return { crop, flip: isDrawn && !tellsSides(clip.text) };
 }
@@ -63,6 +69,16 @@ export function randomResizedCrop(
   const h = width / height < shape ? Math.round(width / shape) : height;
   const [x, y] = [Math.floor((width - w) / 2), Math.floor((height - h) / 2)];
   return fractions({ x, y, w, h }, width, height);
+}
+
+/** The largest square, at a random place, in whole pixels. Source: Radford et al. 2021, arXiv:2103.00020, sec. 2.3. */
+function randomSquare(
+  { width, height }: { readonly width: number; readonly height: number },
+  rng: Rng,
+): Crop {
+  const side = Math.min(width, height);
+  const [x, y] = [rng.integer(width - side + 1), rng.integer(height - side + 1)];
+  return fractions({ x, y, w: side, h: side }, width, height);
 }
 
 function fractions(

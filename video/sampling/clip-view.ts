@@ -1,6 +1,6 @@
 /** How a clip is looked at: at which times, which part of the picture. A function of the sample, the seed and the epoch. */
 import { openRng, type Rng } from '../../proto/random.ts';
-import { augmentClip } from './augment.ts';
+import { augmentClip, type AugmentOptions } from './augment.ts';
 import {
   cueTimes,
   evenTimes,
@@ -25,7 +25,12 @@ export interface ViewOptions {
   readonly sampling: Sampling;
   readonly fit: NonNullable<Framing['fit']>;
   /** Random changes of the picture; in training alone. */
-  readonly augment: { readonly crop: boolean; readonly flip: boolean };
+  readonly augment: {
+    /** `square`: the largest. */
+    readonly crop: boolean | 'square';
+    readonly cropScale?: AugmentOptions['scale'];
+    readonly flip: boolean;
+  };
   readonly isTraining: boolean;
   readonly seed: number;
 }
@@ -46,7 +51,9 @@ export function isFixedView({
   augment,
   isTraining,
 }: Pick<ViewOptions, 'sampling' | 'augment' | 'isTraining'>): boolean {
-  return !isTraining || (sampling.policy !== 'random-clip' && !augment.crop && !augment.flip);
+  return (
+    !isTraining || (sampling.policy !== 'random-clip' && augment.crop === false && !augment.flip)
+  );
 }
 
 /** The part of the clip's file that is looked at, and listened to. */
@@ -95,13 +102,17 @@ export function viewFraming(
   { fit, augment, isTraining, seed }: ViewOptions,
   { sample, file, row, epoch }: ViewedClip,
 ): Pick<Framing, 'fit' | 'crop' | 'flip'> {
-  if (!isTraining || (!augment.crop && !augment.flip)) return { fit };
+  if (!isTraining || (augment.crop === false && !augment.flip)) return { fit };
   const { width, height } = file;
   const { text } = sample;
-  const drawn = augmentClip({ seed, epoch, sample: row }, { width, height, text });
+  const drawn = augmentClip(
+    { seed, epoch, sample: row },
+    { width, height, text },
+    { isSquare: augment.crop === 'square', scale: augment.cropScale },
+  );
   return {
     fit,
-    ...(augment.crop ? { crop: drawn.crop } : {}),
+    ...(augment.crop !== false ? { crop: drawn.crop } : {}),
     ...(augment.flip ? { flip: drawn.flip } : {}),
   };
 }

@@ -1,0 +1,65 @@
+/** Values of paper presets that papers and released code state, where the demo's or a default would stand otherwise. */
+import assert from 'node:assert/strict';
+import { readFile } from 'node:fs/promises';
+import { test } from 'node:test';
+import { resolveConfig, stagesOf, type Config } from '../config.ts';
+
+async function stages(recipe: string, preset: string): Promise<Record<string, Config>> {
+  const text = await readFile(new URL(`../recipes/${recipe}.yaml`, import.meta.url), 'utf8');
+  const named = stagesOf(text, preset).map((stage) => {
+    const config = resolveConfig({ text, file: recipe, preset, stage, overrides: [] });
+    return [stage, config] as const;
+  });
+  return Object.fromEntries(named);
+}
+
+const batchOf = ({ train }: Config): number => train.microbatches * train.microbatchSize;
+const modelOf = (config: Config) => config.model as unknown as Record<string, unknown>;
+
+test('BLIP-2: batches of 1,680 and, with OPT, 1,920; texts of 32 tokens; crops of half the picture and more', async () => {
+  // Source: arXiv:2301.12597, sec. 3.4; salesforce/LAVIS, blip2_qformer.py (max_txt_len), blip_processors.py (min_scale).
+  const { represent, generate } = await stages('blip2', 'paper');
+  assert.deepEqual([batchOf(represent!), batchOf(generate!)], [1680, 1920]);
+  assert.equal(modelOf(represent!)['textLength'], 32);
+  for (const { data } of [represent!, generate!])
+    assert.deepEqual(data.augment, { crop: true, cropScale: [0.5, 1], flip: true });
+});
+
+test('CLIP: a random square crop is the only augmentation', async () => {
+  // Source: Radford et al. 2021, arXiv:2103.00020, sec. 2.3.
+  const text = await readFile(new URL('../recipes/clip.yaml', import.meta.url), 'utf8');
+  const { data } = resolveConfig({ text, file: 'clip', preset: 'paper', overrides: [] });
+  assert.deepEqual([data.augment.crop, data.augment.flip], ['square', false]);
+});
+
+/** New tokens that released code asks for. */
+const ANSWERS = {
+  blip2: 30, // salesforce/LAVIS, blip2_opt.py, generate
+  'video-llama': 300, // DAMO-NLP-SG/Video-LLaMA, demo_video.py
+  'video-llava': 1024, // PKU-YuanGroup/Video-LLaVA, run_inference_video_qa.py
+  'minigpt4-video': 512, // Vision-CAIR/MiniGPT4-video, minigpt4_video_inference.py
+} as const;
+
+for (const [recipe, published] of Object.entries(ANSWERS)) {
+  test(`${recipe}: answers are as long as its released code lets them be`, async () => {
+    const tokens = (all: Record<string, Config>): unknown[] =>
+      Object.values(all).flatMap((config) => modelOf(config)['maxAnswerTokens'] ?? []);
+    const [paper, base] = [
+      tokens(await stages(recipe, 'paper')),
+      tokens(await stages(recipe, 'base')),
+    ];
+    assert.deepEqual(new Set(paper), new Set([published]));
+    assert.ok(
+      base.every((length) => (length as number) >= 256),
+      base.join(),
+    );
+  });
+}
+
+test('a crop whose least share is more than its most is refused', async () => {
+  const text = await readFile(new URL('../recipes/clip.yaml', import.meta.url), 'utf8');
+  assert.throws(
+    () => resolveConfig({ text, file: 'clip', overrides: ['data.augment.cropScale=[0.9, 0.5]'] }),
+    /cropScale.*the least share is first/,
+  );
+});
