@@ -27,11 +27,11 @@ import { COORDINATOR_FILE, readRunPlan } from '../proto/run-plan.ts';
 import type { RunPlan } from '../proto/run-plan.ts';
 import { openSecurity } from '../proto/security-folder.ts';
 import { checkReach, refusalLog, warnWhileInsecure } from '../proto/security.ts';
+import { slurmJob } from '../proto/slurm-job.ts';
 import { timeLimits } from '../proto/time-limits.ts';
 import type { EventPublisher, EventPublisherOptions } from './events/event-publisher.ts';
 import { JOURNAL_FILE } from './journal.ts';
 import { KeyValues, rendezvousService } from './key-values.ts';
-import type { SchedulerJob } from './lock.ts';
 import { openRun } from './run.ts';
 import type { Run } from './run.ts';
 import { coordinatorService } from './service.ts';
@@ -116,15 +116,6 @@ async function main(argv: readonly string[]): Promise<number> {
     await server?.close(1000);
     await metrics?.close();
   }
-}
-
-/** The job of Slurm that this process runs in. */
-function slurmJob({
-  SLURM_CLUSTER_NAME: cluster = '',
-  SLURM_JOB_ID: job,
-  SLURM_RESTART_COUNT: restarts = '0',
-}: NodeJS.ProcessEnv): SchedulerJob | undefined {
-  return job === undefined ? undefined : { id: `${cluster}/${job}`, restarts: Number(restarts) };
 }
 
 /** What publishes the run's events, where its config names servers for them. @throws UsageError */

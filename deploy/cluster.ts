@@ -4,7 +4,8 @@ import type { ChildProcess } from 'node:child_process';
 import { setTimeout as delay } from 'node:timers/promises';
 import { isLoopback, parseAddress, reachedAt } from '../proto/address.ts';
 import { VideoloomError } from '../proto/errors.ts';
-import { EXIT_RESUMABLE, GRACE_SECONDS } from '../proto/parent-process.ts';
+import { EXIT_RESUMABLE } from '../proto/parent-process.ts';
+import { LOCK_PATIENCE_MS, TELL_OF_LOCK_MS, waitsForLock } from '../proto/run-lock.ts';
 import type { Host } from './hosts.ts';
 import { keepAlive, lastLines, type LastDeath } from './keep-alive.ts';
 import {
@@ -81,10 +82,6 @@ export interface Cluster {
   kill(): void;
 }
 
-/** How long a run folder that is locked is waited for: a coordinator whose launcher was killed ends within it. */
-const LOCK_PATIENCE_MS = 1000 * (GRACE_SECONDS + 15);
-/** Who waits for longer is told what for. */
-const TELL_OF_LOCK_MS = 2000;
 export const COORDINATOR = 'coordinator';
 /** To the standard input of a worker on another machine. */
 const LEAVE_AT_ONCE = 'leave\n';
@@ -169,10 +166,7 @@ export async function startCluster(prepared: Prepared, options: ClusterOptions):
         throw new VideoloomError('COORDINATOR_FAILED', errors() || error.message);
       if (!isTold && waitedMs > TELL_OF_LOCK_MS) {
         isTold = true;
-        say(
-          `another coordinator holds ${folder}, perhaps of a launcher that is gone: waiting up to ` +
-            `${LOCK_PATIENCE_MS / 1000} s for the end of its step`,
-        );
+        say(waitsForLock(folder));
       }
       await delay(500);
     }

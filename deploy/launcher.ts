@@ -14,6 +14,7 @@ import { call, callStream, dial, type Channel } from '../proto/grpc.ts';
 import { EXIT_RESUMABLE, outliveTerminal, SAME_WISH_MS } from '../proto/parent-process.ts';
 import { forgetLeaderFailure, tellLeaderFailure } from '../proto/leader-failure.ts';
 import { isOver } from '../proto/run-phase.ts';
+import { isRunLocked } from '../proto/run-lock.ts';
 import { SUMMARY_FILE } from '../proto/run-plan.ts';
 import { type PeerIdentity } from '../proto/identity.ts';
 import {
@@ -26,6 +27,7 @@ import {
 } from '../proto/security-folder.ts';
 import { checkReach } from '../proto/security.ts';
 import { shellWord } from '../proto/shell-word.ts';
+import { slurmJob } from '../proto/slurm-job.ts';
 import {
   COORDINATOR,
   prepareRun,
@@ -66,7 +68,7 @@ export async function leadRun(options: LauncherOptions): Promise<number> {
   await forgetLeaderFailure(runFolder).catch(ignore);
   const tell = async (code: number): Promise<void> => {
     // Somebody else leads it.
-    if ((await leaderOf(runFolder))?.isAlive === true) return;
+    if (isRunLocked(runFolder, { job: slurmJob(options.env) })) return;
     await tellLeaderFailure(runFolder, { code, isFinal: code === EXIT_USAGE }).catch(ignore);
   };
   let code: number;

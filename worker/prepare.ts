@@ -8,9 +8,11 @@ import { UsageError, VideoloomError } from '../proto/errors.ts';
 import { makeOutputFolder, outputError } from '../proto/output-path.ts';
 import { openProgress } from '../proto/progress.ts';
 import { RECIPE_NAMES, RECIPES_FOLDER } from '../proto/recipe-names.ts';
+import { lockRunWhenFree } from '../proto/run-lock.ts';
 import { parseRunPlan, RUN_PLAN_FILE, type RunPlan } from '../proto/run-plan.ts';
 import { writeSampleCosts } from '../proto/sample-costs.ts';
 import { refuseSecretsIn } from '../proto/security-folder.ts';
+import { slurmJob } from '../proto/slurm-job.ts';
 import { openDataAccess, type DataAccess } from '../video/loading/data-access.ts';
 import { openClipLoader } from '../video/loading/loader.ts';
 import { findIndex, makeIndex } from '../video/index/make-index.ts';
@@ -69,7 +71,8 @@ export interface Prepared {
  * last. A folder that holds the same run is taken as it is.
  *
  * @throws UsageError `CONFIG_INVALID`, `RECIPE_NOT_FOUND`, `RUN_DIFFERS`, `RUN_PLAN_INVALID`, `OUT_NOT_WRITABLE`,
- *   `DATA_NOT_FOUND`, `DATA_NOT_A_FOLDER`, `SECRETS_IN_RUN_FOLDER`; errors of the data and of the engine.
+ *   `DATA_NOT_FOUND`, `DATA_NOT_A_FOLDER`, `SECRETS_IN_RUN_FOLDER`; VideoloomError `RUN_LOCKED` where it would change
+ *   what a run that is led reads; errors of the data and of the engine.
  */
 export async function prepare(options: PrepareOptions): Promise<Prepared> {
   const { say, cacheDir } = options;
@@ -121,11 +124,11 @@ export async function prepare(options: PrepareOptions): Promise<Prepared> {
     // As it stands in the file: what it leaves out stays out.
     const oldPlan = JSON.parse(old) as RunPlan;
     await refuseOtherRun(folder, config, oldPlan);
-    await writeFileDurably(join(folder, RUN_FILES.config), stringify(config));
-    await writeFileDurably(
-      planFile,
-      JSON.stringify({ ...oldPlan, ...adjustable(config) }, undefined, 2),
-    );
+    const texts = [
+      [join(folder, RUN_FILES.config), stringify(config)],
+      [planFile, JSON.stringify({ ...oldPlan, ...adjustable(config) }, undefined, 2)],
+    ] as const;
+    await adjustRun(folder, texts, say);
     return { ...prepared, existed: true };
   }
   // Before the data are made: that takes long.
@@ -194,6 +197,27 @@ export async function prepare(options: PrepareOptions): Promise<Prepared> {
     throw outputError(error, folder);
   } finally {
     await data.close();
+  }
+}
+
+/**
+ * Writes what has changed of a run's config and plan, under its lock: processes of a run that is led read them whenever
+ * one is started again, and what they read there then has to be what their coordinator was started with.
+ * @throws VideoloomError RUN_LOCKED
+ */
+async function adjustRun(
+  folder: string,
+  texts: readonly (readonly [path: string, text: string])[],
+  say: PrepareOptions['say'],
+): Promise<void> {
+  const found = await Promise.all(texts.map(([path]) => readIfThere(path)));
+  const changed = texts.filter(([, text], k) => text !== found[k]);
+  if (changed.length === 0) return;
+  const lock = await lockRunWhenFree(folder, { job: slurmJob(process.env) }, say);
+  try {
+    for (const [path, text] of changed) await writeFileDurably(path, text);
+  } finally {
+    lock.release();
   }
 }
 

@@ -6,7 +6,7 @@ import { exists } from '../../proto/exists.ts';
 import { readRunPlan, SUMMARY_FILE, type RunPlan } from '../../proto/run-plan.ts';
 import { openStepOrder } from '../../proto/step-order.ts';
 import { JOURNAL_FILE, readJournal, type JournalRecord } from '../journal.ts';
-import { LOCK_FILE } from '../lock.ts';
+import { LOCK_FILE } from '../../proto/run-lock.ts';
 import { checkSamePlan } from '../plan-check.ts';
 import { auditCheckpoints, listCheckpoints, type AuditedCheckpoint } from './audit-checkpoints.ts';
 import { auditSamples, type SampleAudit } from './audit-samples.ts';

@@ -263,6 +263,13 @@ test('a second coordinator on the same run folder is refused, and the first goes
       second.output,
       /RUN_LOCKED: .*locked.*videoloom coordinator --run locked --take-over/,
     );
+    // Who would change what its processes read when they are started again.
+    const before = await texts(run, 'run.json', 'config.resolved.yaml');
+    const resumed = await videoloom(['resume', 'locked', 'cluster.detectWithin=5'], { cwd: work });
+    assert.equal(resumed.code, 1, resumed.output);
+    assert.match(resumed.output, /RUN_LOCKED: .*locked.*--take-over/);
+    assert.deepEqual(await texts(run, 'run.json', 'config.resolved.yaml'), before);
+    process.kill(await pidOfWorker(run), 'SIGKILL');
     await reachStep(run, (await committedStep(run)) + 2, first);
     const stopped = await videoloom(['stop', 'locked'], { cwd: work });
     assert.equal(stopped.code, 0, stopped.output);
@@ -287,6 +294,16 @@ test('a second coordinator on the same run folder is refused, and the first goes
   assert.equal(kept, step);
   assert.match(output, /videoloom resume locked/);
 });
+
+function texts(folder: string, ...names: string[]): Promise<string[]> {
+  return Promise.all(names.map((name) => readFile(join(folder, name), 'utf8')));
+}
+
+/** The process of the run's only worker, which tells its pid in each line of its log. */
+async function pidOfWorker(run: string): Promise<number> {
+  const [log] = await texts(run, 'logs/worker-0.jsonl');
+  return (JSON.parse(log!.trimEnd().split('\n').at(-1)!) as { pid: number }).pid;
+}
 
 /** A coordinator of a run that nobody has to train, once it listens. */
 async function coordinate(

@@ -2,19 +2,14 @@ import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import fs from 'node:fs';
-import { mkdir, readdir, rename, rm, rmdir, writeFile } from 'node:fs/promises';
+import { readdir, writeFile } from 'node:fs/promises';
 import { syncBuiltinESMExports } from 'node:module';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
-import { setTimeout as delay } from 'node:timers/promises';
 
-import { temporaryFolder } from '../proto/test/temporary-folder.ts';
-import { RUN_PLAN_FILE } from '../proto/run-plan.ts';
-import { timeLimits } from '../proto/time-limits.ts';
-import { LOCK_FILE, lockRun } from './lock.ts';
-import { startCoordinator } from './test/coordinator-process.ts';
-import { testPlan } from './test/scripted-worker.ts';
+import { temporaryFolder } from './test/temporary-folder.ts';
+import { LOCK_FILE, lockRun } from './run-lock.ts';
 
 /** A lock of a process that has ended. */
 function lockOfDead(nonce: string): string {
@@ -119,27 +114,5 @@ describe('the lock of a run folder', () => {
     assert.throws(() => lockRun(folder, { job: { id: 'cluster/7', restarts: 2 } }), {
       code: 'RUN_LOCKED',
     });
-  });
-
-  it('may be out of reach for a moment, and ends the coordinator when it is gone', async (t) => {
-    const folder = await temporaryFolder('lock');
-    const plan = testPlan({ detectWithinMs: 400 });
-    await writeFile(join(folder, RUN_PLAN_FILE), JSON.stringify(plan));
-    const coordinator = await startCoordinator(folder);
-    t.after(() => coordinator.child.kill('SIGKILL'));
-    const path = join(folder, LOCK_FILE);
-    // Something that cannot be read, as of a file system that is away.
-    await rename(path, `${path}-aside`);
-    await mkdir(path);
-    await delay(10 * timeLimits(plan).lockCheckMs);
-    assert.equal(coordinator.child.exitCode, null, coordinator.stderr());
-    assert.match(coordinator.stderr(), /lock of the run folder cannot be read: EISDIR/);
-    await rmdir(path);
-    await rename(`${path}-aside`, path);
-    await delay(10 * timeLimits(plan).lockCheckMs);
-    assert.equal(coordinator.child.exitCode, null, coordinator.stderr());
-    await rm(path);
-    assert.equal(await coordinator.exited, 1);
-    assert.match(coordinator.stderr(), /RUN_LOCK_LOST/);
   });
 });

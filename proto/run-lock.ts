@@ -2,10 +2,12 @@ import { createHash, randomUUID } from 'node:crypto';
 import { linkSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
 
-import { VideoloomError } from '../proto/errors.ts';
-import { isAlive, lookUpProcess } from '../proto/process-look.ts';
-import { shellWord } from '../proto/shell-word.ts';
+import { VideoloomError } from './errors.ts';
+import { GRACE_SECONDS } from './parent-process.ts';
+import { isAlive, lookUpProcess } from './process-look.ts';
+import { shellWord } from './shell-word.ts';
 
 /** Name of the lock inside a run folder. */
 export const LOCK_FILE = 'coordinator.lock';
@@ -82,6 +84,50 @@ export function lockRun(folder: string, { takeOver = false, job }: LockOptions =
   };
 }
 
+/** How long a run folder that is locked is waited for: a coordinator whose launcher was killed ends within it. */
+export const LOCK_PATIENCE_MS = 1000 * (GRACE_SECONDS + 15);
+/** Who waits for longer is told what for. */
+export const TELL_OF_LOCK_MS = 2000;
+
+/** To who waits for the lock of a run folder. */
+export function waitsForLock(folder: string): string {
+  return (
+    `another coordinator holds ${folder}, perhaps of a launcher that is gone: waiting up to ` +
+    `${LOCK_PATIENCE_MS / 1000} s for the end of its step`
+  );
+}
+
+/** {@link lockRun} as soon as the folder is free. @throws VideoloomError RUN_LOCKED where it stays locked */
+export async function lockRunWhenFree(
+  folder: string,
+  options: LockOptions,
+  say: (line: string) => void,
+): Promise<RunLock> {
+  const startMs = performance.now();
+  for (let isTold = false; ;) {
+    try {
+      return lockRun(folder, options);
+    } catch (error) {
+      const isLocked = error instanceof VideoloomError && error.code === 'RUN_LOCKED';
+      const waitedMs = performance.now() - startMs;
+      if (!isLocked || waitedMs > LOCK_PATIENCE_MS) throw error;
+      if (!isTold && waitedMs > TELL_OF_LOCK_MS) {
+        isTold = true;
+        say(waitsForLock(folder));
+      }
+      await delay(500);
+    }
+  }
+}
+
+/** Whether somebody else holds a run folder, as far as can be seen from here. */
+export function isRunLocked(folder: string, { job }: Pick<LockOptions, 'job'> = {}): boolean {
+  const found = contentOf(join(folder, LOCK_FILE));
+  if (found === undefined) return false;
+  const holder = parseHolder(found);
+  return holder === undefined || mayLive(holder, job);
+}
+
 /**
  * Puts the own lock, of which `draft` is a link, in the place of `found`, whose process is dead; whether that was done,
  * for another process may have been quicker.
@@ -150,7 +196,7 @@ function contentOf(path: string): string | undefined {
   try {
     return readFileSync(path, 'utf8');
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
+    if (['ENOENT', 'ENOTDIR'].includes((error as NodeJS.ErrnoException).code!)) return undefined;
     throw error;
   }
 }
