@@ -11,6 +11,7 @@ const FIXED = [
   'datasetDigest',
   'configDigest',
   'costsDigest',
+  'initialSha256',
 ] as const;
 
 /**

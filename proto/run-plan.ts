@@ -44,6 +44,8 @@ export const RunPlan = z.strictObject({
   configDigest: digest,
   /** SHA-256 of the file of sample costs beside the plan; without one, nothing is known of the samples. */
   costsDigest: digest.optional(),
+  /** SHA-256 of the file of weights that it begins with; without one, all are drawn and trained. */
+  initialSha256: digest.optional(),
   checkpointEverySteps: count,
   keepCheckpoints: count.default(3),
   /** Older checkpoints go, save the newest; without it none goes for its age. */

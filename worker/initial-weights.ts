@@ -1,4 +1,5 @@
 /** Weights that a run begins with: drawn, or taken from runs before it or from somebody else's model. */
+import { createHash } from 'node:crypto';
 import { open, rename, rm } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import * as tf from '@tensorflow/tfjs-core';
@@ -32,7 +33,8 @@ import { leavesOf, partsOf, withLeaves, type TensorTree } from './tree.ts';
 /**
  * Writes into a run's folder what its parameters are not drawn for: those taken from elsewhere, and all frozen ones,
  * which no checkpoint has. Where there are none, a file that is there is of a preparation that broke off: it goes.
- * Tensors are read and written one by one.
+ * Tensors are read and written one by one. Gives what was taken, for people, and the file's SHA-256, undefined where none
+ * was written.
  *
  * @param runs the folders of `config.init`, in its order
  * @throws UsageError `INIT_INVALID` where there are no such weights, or they do not fit the model; PretrainedError
@@ -41,10 +43,10 @@ export async function writeInitialWeights(
   system: VideoLanguageSystem,
   { init, train }: Pick<RunConfig, 'init' | 'train'>,
   { folder, runs }: { readonly folder: string; readonly runs: readonly string[] },
-): Promise<string[]> {
+): Promise<{ readonly taken: readonly string[]; readonly sha256: string | undefined }> {
   if (!needsInitialWeights({ init, train })) {
     await rm(join(folder, INITIAL_FILE), { force: true });
-    return [];
+    return { taken: [], sha256: undefined };
   }
   await openCpuEngine();
   const form = formOf(system);
@@ -79,8 +81,7 @@ export async function writeInitialWeights(
       tensor.dispose();
     }
   }
-  await writeWeights(join(folder, INITIAL_FILE), weights);
-  return said;
+  return { taken: said, sha256: await writeWeights(join(folder, INITIAL_FILE), weights) };
 }
 
 /**
@@ -181,38 +182,46 @@ function transposedOf(table: SourceTensor): SourceTensor {
   };
 }
 
+/** Gives the SHA-256 of the file. */
 async function writeWeights(
   file: string,
   weights: ReadonlyMap<string, SourceTensor>,
-): Promise<void> {
+): Promise<string> {
   const forms = [...weights].map(([name, { shape }]) => {
     const byteLength = 4 * shape.reduce((a, b) => a * b, 1);
     return [name, { dtype: 'F32' as const, shape, data: { byteLength } }] as const;
   });
   const { header, order } = encodeHeader(new Map(forms));
+  const hash = createHash('sha256');
   const handle = await open(`${file}.tmp`, 'w');
+  const append = async (bytes: Uint8Array): Promise<void> => {
+    hash.update(bytes);
+    await handle.writeFile(bytes);
+  };
   try {
-    await handle.writeFile(header);
-    for (const name of order) await handle.writeFile(await weights.get(name)!.read());
+    await append(header);
+    for (const name of order) await append(await weights.get(name)!.read());
     await handle.sync();
   } finally {
     await handle.close();
   }
   await rename(`${file}.tmp`, file);
+  return hash.digest('hex');
 }
 
 /**
  * The system as a run of `folder` trains it: beginning from the weights there, with the frozen ones frozen.
- * @throws UsageError INITIAL_WEIGHTS_MISSING, INITIAL_WEIGHTS_UNFIT, FROZEN_INVALID
+ * @param sha256 of their file, as the run's plan has it
+ * @throws UsageError INITIAL_WEIGHTS_MISSING, INITIAL_WEIGHTS_DAMAGED, INITIAL_WEIGHTS_UNFIT, FROZEN_INVALID
  */
 export async function withInitialWeights(
   system: VideoLanguageSystem,
-  folder: string,
   config: Beginning,
+  { folder, sha256 }: { readonly folder: string; readonly sha256: string | undefined },
 ): Promise<VideoLanguageSystem> {
   if (!needsInitialWeights(config)) return system;
   const { frozen } = config.train;
-  const weights = await readInitialWeights(folder, config);
+  const weights = await readInitialWeights(folder, config, sha256);
   const form = formOf(system);
   checkFit(form, weights, { file: join(folder, INITIAL_FILE), frozen });
   const beginning: VideoLanguageSystem = {

@@ -158,7 +158,8 @@ export async function prepare(options: PrepareOptions): Promise<Prepared> {
     const words = await initialWords(config.init, initialFolders);
     const fitted = await definition.fit({ config, index, folder, loader, initialWords: words });
     const system = await definition.open({ config, index, folder });
-    const taken = await writeInitialWeights(system, config, { folder, runs: initialFolders });
+    const initial = await writeInitialWeights(system, config, { folder, runs: initialFolders });
+    const { taken } = initial;
     if (taken.length > 0) say(`begins with ${taken.join(', ')}`);
 
     // --- What the samples cost, where steps are balanced by it. Batches have one shape, so they all compute alike.
@@ -181,6 +182,7 @@ export async function prepare(options: PrepareOptions): Promise<Prepared> {
       numTrainSamples: index.train.length,
       datasetDigest: index.digest,
       ...(costsDigest === undefined ? {} : { costsDigest }),
+      ...(initial.sha256 === undefined ? {} : { initialSha256: initial.sha256 }),
       configDigest: digestOf(config),
       ...adjustable(config),
     };

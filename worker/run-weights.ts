@@ -1,4 +1,5 @@
 /** The weights of a run: those that it began with and does not train, and those of its newest checkpoint. */
+import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
 import { join } from 'node:path';
 import {
@@ -8,8 +9,8 @@ import {
 } from '../proto/checkpoint-manifest.ts';
 import { UsageError } from '../proto/errors.ts';
 import { exists } from '../proto/exists.ts';
-import { RUN_PLAN_FILE } from '../proto/run-plan.ts';
-import type { TensorData } from './checkpoint/format.ts';
+import { readRunPlan, RUN_PLAN_FILE } from '../proto/run-plan.ts';
+import { SafetensorsInvalid, type TensorData } from './checkpoint/format.ts';
 import { loadCheckpoint } from './checkpoint/load.ts';
 import { readSafetensorsStream } from './checkpoint/stream.ts';
 import type { RunConfig } from './config-fields.ts';
@@ -33,7 +34,7 @@ export function needsInitialWeights({ init, train }: Beginning): boolean {
 
 /**
  * All weights of a run by name, as they are after its newest checkpoint, or that of a step.
- * @throws UsageError `INIT_INVALID` where there are none yet; INITIAL_WEIGHTS_MISSING
+ * @throws UsageError `INIT_INVALID` where there are none yet; as {@link readInitialWeights}
  */
 export async function weightsOfRun(
   folder: string,
@@ -47,25 +48,59 @@ export async function weightsOfRun(
     join(folder, CHECKPOINTS_FOLDER, checkpointFolderName(step)),
   );
   const own = [...trained].filter(([name]) => !isOptimizerTensor(name));
-  return new Map([...(await readInitialWeights(folder, config)), ...own]);
+  const { initialSha256 } = await readRunPlan(folder);
+  return new Map([...(await readInitialWeights(folder, config, initialSha256)), ...own]);
 }
 
 /**
  * What {@link INITIAL_FILE} holds; nothing where the run needs none, whatever lies there.
- * @throws UsageError INITIAL_WEIGHTS_MISSING
+ * @param sha256 of the file, as the run's plan has it; undefined for a run of an older version, whose plan has none
+ * @throws UsageError INITIAL_WEIGHTS_MISSING, INITIAL_WEIGHTS_DAMAGED
  */
-export async function readInitialWeights(folder: string, config: Beginning): Promise<Weights> {
+export async function readInitialWeights(
+  folder: string,
+  config: Beginning,
+  sha256: string | undefined,
+): Promise<Weights> {
   if (!needsInitialWeights(config)) return new Map();
   const file = join(folder, INITIAL_FILE);
-  if (await exists(file))
-    return readSafetensorsStream(createReadStream(file, { highWaterMark: 4 << 20 }));
+  if (await exists(file)) return readWeights(file, sha256);
   // With drawn ones in their place, this worker would train another model than the others.
   const why = config.init.length > 0 ? 'init' : 'train.frozen';
   throw new UsageError(
     'INITIAL_WEIGHTS_MISSING',
-    `${file} is missing: the run begins with its weights, as ${why} of its config says. Copy it from the folder that ` +
-      'the run was prepared in, or prepare the run anew',
+    `${file} is missing: the run begins with its weights, as ${why} of its config says. ${MEND}`,
   );
+}
+
+const MEND = 'Copy it from the folder that the run was prepared in, or prepare the run anew';
+
+/** Hashed as it comes: the frozen weights of a large model are not read twice. */
+async function readWeights(file: string, wanted: string | undefined): Promise<Weights> {
+  const hash = createHash('sha256');
+  async function* hashed(): AsyncGenerator<Buffer> {
+    const chunks = createReadStream(file, { highWaterMark: 4 << 20 }) as AsyncIterable<Buffer>;
+    for await (const chunk of chunks) {
+      hash.update(chunk);
+      yield chunk;
+    }
+  }
+  const damaged = (why: string): UsageError =>
+    new UsageError(
+      'INITIAL_WEIGHTS_DAMAGED',
+      `${file} is not the file that the run was prepared with: ${why}. With it, another model would be trained. ${MEND}`,
+    );
+  let weights: Weights;
+  try {
+    weights = await readSafetensorsStream(hashed());
+  } catch (error) {
+    if (error instanceof SafetensorsInvalid) throw damaged('it is cut off, or no safetensors file');
+    throw error;
+  }
+  const found = hash.digest('hex');
+  if (wanted !== undefined && found !== wanted)
+    throw damaged(`its SHA-256 is ${found}, and the plan of the run has ${wanted}`);
+  return weights;
 }
 
 function invalid(message: string): UsageError {

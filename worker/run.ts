@@ -46,7 +46,7 @@ export async function openRun(folder: string, overrides: readonly string[] = [])
 /**
  * Reads a folder that `prepare` has made; `overrides` change fields of its config for this reader alone.
  *
- * @throws UsageError `RUN_PLAN_MISSING` when it is none.
+ * @throws UsageError `RUN_PLAN_MISSING` when it is none; as {@link withInitialWeights}
  */
 export async function describeRun(
   folder: string,
@@ -54,7 +54,8 @@ export async function describeRun(
 ): Promise<DescribedRun> {
   const plan = await readRunPlan(folder);
   const { config, index, system } = await openRunSystem(folder, overrides);
-  const beginning = await withInitialWeights(system, folder, config);
+  const sha256 = plan.initialSha256;
+  const beginning = await withInitialWeights(system, config, { folder, sha256 });
   return { folder, host: hostname(), plan, config, index, system: beginning };
 }
 

@@ -119,6 +119,7 @@ const SAME = [
   'seed',
   'configDigest',
   'datasetDigest',
+  'initialSha256',
   'microbatches',
   'microbatchSize',
 ] as const satisfies readonly (keyof RunPlan)[];

@@ -27,16 +27,18 @@ import { TEST_SAMPLES } from './open-system.ts';
 
 const DIGEST = 'ab'.repeat(32);
 
-/** What is trained, as a checkpoint of a first step. */
+/** What is trained, as a checkpoint of a first step; `initialSha256` of the weights that the run begins with. */
 export async function writeCheckpoint(
   folder: string,
   weights: ReadonlyMap<string, TensorData>,
+  initialSha256?: string,
 ): Promise<void> {
   const dir = join(folder, CHECKPOINTS_FOLDER, checkpointFolderName(1));
   await mkdir(dir, { recursive: true });
   const plan = {
     ...{ runId: 'run', seed: 1, totalSteps: 1, microbatches: 2, microbatchSize: 2 },
     ...{ numTrainSamples: 1, datasetDigest: DIGEST, configDigest: DIGEST, checkpointEverySteps: 1 },
+    initialSha256,
   };
   await writeFile(join(folder, RUN_PLAN_FILE), JSON.stringify(plan));
   const bytes = encodeSafetensors(weights);
@@ -111,10 +113,10 @@ export async function makeRunFolder(
   await fitTokenizer({ ...context, initialWords: words }, 200);
   if (config.model.name === 'videobert') await writeWords(folder, config.model);
   const opened = await systemNamed(config.model.name).open(context);
-  await writeInitialWeights(opened, config, { folder, runs });
-  const system = await withInitialWeights(opened, folder, config);
+  const { sha256 } = await writeInitialWeights(opened, config, { folder, runs });
+  const system = await withInitialWeights(opened, config, { folder, sha256 });
   const params = system.init(openInitializer(9));
   const state = { step: 1, params, optimizer: initAdamW(params) };
-  await writeCheckpoint(folder, await readState(state));
+  await writeCheckpoint(folder, await readState(state), sha256);
   return { system, config, params };
 }
