@@ -46,6 +46,8 @@ export const RunPlan = z.strictObject({
   costsDigest: digest.optional(),
   /** SHA-256 of the file of weights that it begins with; without one, all are drawn and trained. */
   initialSha256: digest.optional(),
+  /** Digests of what the stages of its recipe that it begins from have left, by name; `configDigest` covers them. */
+  stages: z.record(z.string(), digest).optional(),
   checkpointEverySteps: count,
   keepCheckpoints: count.default(3),
   /** Older checkpoints go, save the newest; without it none goes for its age. */

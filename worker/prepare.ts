@@ -5,6 +5,7 @@ import { parse, stringify } from 'yaml';
 import { newestCheckpointStep } from '../proto/checkpoint-manifest.ts';
 import { writeFileDurably } from '../proto/durable-file.ts';
 import { UsageError, VideoloomError } from '../proto/errors.ts';
+import { exists } from '../proto/exists.ts';
 import { makeOutputFolder, outputError } from '../proto/output-path.ts';
 import { openProgress } from '../proto/progress.ts';
 import { RECIPE_NAMES, RECIPES_FOLDER } from '../proto/recipe-names.ts';
@@ -23,11 +24,12 @@ import { WORDS_ENDINGS } from '../video/sources/words.ts';
 import { isUrl, redactUrl } from '../video/storage/paths.ts';
 import { generateWorld } from '../video/world/generate.ts';
 import { resolveConfig, stagesOf, type Config } from './config.ts';
+import { finishedStageDigest } from './finished-stage.ts';
 import { checkInitialFolder, initialWords } from './initial-source.ts';
 import { writeInitialWeights } from './initial-weights.ts';
 import { fetchNewestCheckpoint, fetchRun, storedPlan } from './run-store/fetch-run.ts';
 import { lookAtFiles, writeRunFileNames } from './run-store/run-files.ts';
-import { openRunStore } from './run-store/run-store.ts';
+import { openRunStore, type RunStore } from './run-store/run-store.ts';
 import { ensurePlugin, findPlugin } from './pjrt/plugin.ts';
 import { nearest } from './nearest.ts';
 import { clipLoaderOptions, dataAccessOptions } from './run.ts';
@@ -70,9 +72,9 @@ export interface Prepared {
  * Makes a run folder: checked config, engine, data, index, vocabularies fitted on the training split, and the plan
  * last. A folder that holds the same run is taken as it is.
  *
- * @throws UsageError `CONFIG_INVALID`, `RECIPE_NOT_FOUND`, `RUN_DIFFERS`, `RUN_PLAN_INVALID`, `OUT_NOT_WRITABLE`,
- *   `DATA_NOT_FOUND`, `DATA_NOT_A_FOLDER`, `SECRETS_IN_RUN_FOLDER`; VideoloomError `RUN_LOCKED` where it would change
- *   what a run that is led reads; errors of the data and of the engine.
+ * @throws UsageError `CONFIG_INVALID`, `RECIPE_NOT_FOUND`, `RUN_DIFFERS`, `RUN_PLAN_INVALID`, `STAGE_UNFINISHED`,
+ *   `OUT_NOT_WRITABLE`, `DATA_NOT_FOUND`, `DATA_NOT_A_FOLDER`, `SECRETS_IN_RUN_FOLDER`; VideoloomError `RUN_LOCKED`
+ *   where it would change what a run that is led reads; errors of the data, of the engine and of the stages before it.
  */
 export async function prepare(options: PrepareOptions): Promise<Prepared> {
   const { say, cacheDir } = options;
@@ -106,6 +108,7 @@ export async function prepare(options: PrepareOptions): Promise<Prepared> {
   const initialFolders = config.init.map(({ from }) =>
     stages.includes(from) ? join(whole, from) : resolve(from),
   );
+  const begins = config.init.map(({ from }) => from).filter((from) => stages.includes(from));
   const prepared = {
     folder,
     furtherStages: options.stage === undefined ? stages.slice(1) : [],
@@ -116,14 +119,17 @@ export async function prepare(options: PrepareOptions): Promise<Prepared> {
 
   // --- The same run again, or a new one.
   const planFile = join(folder, RUN_PLAN_FILE);
+  const wantedRun = { config, stages: await stageDigests(whole, begins) };
   const { store } = config.checkpoint;
-  if (store !== null) await fetchFromStore(store, folder, config, say);
-  const old = await readIfThere(planFile);
-  if (old !== undefined) {
-    parseRunPlan(old, planFile);
-    // As it stands in the file: what it leaves out stays out.
-    const oldPlan = JSON.parse(old) as RunPlan;
-    await refuseOtherRun(folder, config, oldPlan);
+  if (store !== null) {
+    // A stage's folder that is resumed by itself does not tell whose stage it is.
+    const known = await readPlan(planFile);
+    const runId = known?.runId ?? runIdOf(whole, stage);
+    await fetchFromStore(openRunStore(store, runId), folder, wantedRun, say);
+  }
+  const oldPlan = await readPlan(planFile);
+  if (oldPlan !== undefined) {
+    await refuseOtherRun(folder, wantedRun, oldPlan);
     const texts = [
       [join(folder, RUN_FILES.config), stringify(config)],
       [planFile, JSON.stringify({ ...oldPlan, ...adjustable(config) }, undefined, 2)],
@@ -133,6 +139,7 @@ export async function prepare(options: PrepareOptions): Promise<Prepared> {
   }
   // Before the data are made: that takes long.
   for (const initial of initialFolders) await checkInitialFolder(initial);
+  const numStages = Object.keys(wantedRun.stages).length;
   const { folder: given } = config.data;
   if (given !== null && !isUrl(given)) await refuseNoFolder(given);
   await makeOutputFolder(folder);
@@ -174,7 +181,7 @@ export async function prepare(options: PrepareOptions): Promise<Prepared> {
     // --- The plan makes the folder a run.
     await writeFileDurably(join(folder, RUN_FILES.config), stringify(config));
     const plan: Partial<RunPlan> = {
-      runId: runIdOf(folder),
+      runId: runIdOf(whole, stage),
       seed: config.train.seed,
       totalSteps: config.train.steps,
       microbatches: config.train.microbatches,
@@ -183,7 +190,8 @@ export async function prepare(options: PrepareOptions): Promise<Prepared> {
       datasetDigest: index.digest,
       ...(costsDigest === undefined ? {} : { costsDigest }),
       ...(initial.sha256 === undefined ? {} : { initialSha256: initial.sha256 }),
-      configDigest: digestOf(config),
+      ...(numStages === 0 ? {} : { stages: wantedRun.stages }),
+      configDigest: digestOf(wantedRun),
       ...adjustable(config),
     };
     await writeRunFileNames(folder, { before, more: [RUN_PLAN_FILE] });
@@ -228,18 +236,19 @@ async function adjustRun(
  * @throws UsageError RUN_DIFFERS; StorageError where the store cannot be asked: what it may have is not begun anew
  */
 async function fetchFromStore(
-  store: string,
+  from: RunStore,
   folder: string,
-  config: Config,
+  wanted: WantedRun,
   say: PrepareOptions['say'],
 ): Promise<void> {
-  const from = openRunStore(store, runIdOf(folder));
+  const { config } = wanted;
   try {
     const isHere = (await readIfThere(join(folder, RUN_PLAN_FILE))) !== undefined;
     if (isHere && (await newestCheckpointStep(folder)) !== undefined) return;
     const plan = await storedPlan(from);
     if (plan === undefined) return;
-    if (plan.configDigest !== digestOf(config)) {
+    refuseOtherStages(from.root, wanted, plan, 'give --out another name');
+    if (plan.configDigest !== digestOf({ config, stages: plan.stages ?? {} })) {
       throw new UsageError(
         'RUN_DIFFERS',
         `${from.root} holds a run with another config: give --out another folder, whose name is the name of the run, ` +
@@ -325,11 +334,34 @@ function defaultFolder({ recipe, preset }: PrepareOptions, { data }: Config): st
   return join('runs', parts.filter((part) => part !== undefined).join('-'));
 }
 
-function runIdOf(folder: string): string {
-  return basename(folder)
-    .replace(/[^A-Za-z0-9._-]/g, '-')
-    .replace(/^[^A-Za-z0-9]/, 'r')
-    .slice(0, 100);
+/** Stages of the same name are those of many recipes: what tells them apart is the folder around them. */
+function runIdOf(whole: string, stage: string | undefined): string {
+  const plain = (name: string): string => name.replace(/[^A-Za-z0-9._-]/g, '-');
+  const ending = stage === undefined ? '' : `-${plain(stage)}`.slice(0, 60);
+  const name = plain(basename(whole)).replace(/^[^A-Za-z0-9]/, 'r');
+  return name.slice(0, 100 - ending.length) + ending;
+}
+
+/** What the stages have left that a run begins from, by name; one that is not on this machine is left out. */
+async function stageDigests(
+  whole: string,
+  names: readonly string[],
+): Promise<Record<string, string>> {
+  const digests: Record<string, string> = {};
+  for (const name of new Set(names)) {
+    const folder = join(whole, name);
+    if (await exists(join(folder, RUN_PLAN_FILE)))
+      digests[name] = await finishedStageDigest(folder);
+  }
+  return digests;
+}
+
+/** The plan as it stands in the file: what it leaves out stays out. @throws UsageError RUN_PLAN_INVALID */
+async function readPlan(file: string): Promise<RunPlan | undefined> {
+  const text = await readIfThere(file);
+  if (text === undefined) return undefined;
+  parseRunPlan(text, file);
+  return JSON.parse(text) as RunPlan;
 }
 
 /** The plugin that the config's engine loads, which is installed if it is not there; empty for other engines than xla. */
@@ -452,6 +484,12 @@ function adjustable({ checkpoint, cluster, data }: Config): Partial<RunPlan> {
   };
 }
 
+/** What a run is to compute: its config, and what the stages have left that it begins from. */
+interface WantedRun {
+  readonly config: Config;
+  readonly stages: Readonly<Record<string, string>>;
+}
+
 /** The fields that the result depends on. */
 function essence(config: Config): object {
   const { model, data, train, init, optimizer, evaluate, engine, parallel, cluster } = config;
@@ -467,14 +505,40 @@ function essence(config: Config): object {
   return { model, data: what, train, init, optimizer, evaluate, engine: how, parallel, sums };
 }
 
-function digestOf(config: Config): string {
+function digestOf({ config, stages }: WantedRun): string {
+  const begins = Object.keys(stages).length === 0 ? {} : { stages };
   return createHash('sha256')
-    .update(JSON.stringify(essence(config)))
+    .update(JSON.stringify({ ...essence(config), ...begins }))
     .digest('hex');
 }
 
-async function refuseOtherRun(folder: string, config: Config, plan: RunPlan): Promise<void> {
-  if (plan.configDigest === digestOf(config)) return;
+/** @throws UsageError RUN_DIFFERS */
+function refuseOtherStages(
+  where: string,
+  { stages }: WantedRun,
+  plan: RunPlan,
+  remedy: string,
+): void {
+  // One that is not here, or that a plan of an older version does not tell of, cannot be compared.
+  const other = Object.entries(plan.stages ?? {}).find(
+    ([name, digest]) => (stages[name] ?? digest) !== digest,
+  );
+  if (other === undefined) return;
+  throw new UsageError(
+    'RUN_DIFFERS',
+    `the run in ${where} began from other weights of the stage ${other[0]} than there are now: ${remedy}`,
+  );
+}
+
+async function refuseOtherRun(folder: string, wanted: WantedRun, plan: RunPlan): Promise<void> {
+  const { config } = wanted;
+  refuseOtherStages(
+    folder,
+    wanted,
+    plan,
+    `remove ${folder} to train it from these, or give --out another folder`,
+  );
+  if (plan.configDigest === digestOf({ config, stages: plan.stages ?? {} })) return;
   const oldText = (await readIfThere(join(folder, RUN_FILES.config))) ?? '{}';
   const different = differences(essence(parse(oldText) as Config), essence(config));
   throw new UsageError(
