@@ -2,6 +2,7 @@
 import { join } from 'node:path';
 import { UsageError } from '../proto/errors.ts';
 import { exists } from '../proto/exists.ts';
+import { newestCheckpointStep } from '../proto/checkpoint-manifest.ts';
 import { RUN_PLAN_FILE } from '../proto/run-plan.ts';
 import type { RunConfig } from './config-fields.ts';
 import { pathMatcher } from './parameter-paths.ts';
@@ -20,6 +21,8 @@ export interface SourceTensor {
 }
 
 export interface InitialSource {
+  /** Of a run: how far it was trained, for people. */
+  readonly progress?: string;
   /** By our names. */
   readonly tensors: ReadonlyMap<string, SourceTensor>;
   /** What such a model has and these files do not, by our names. */
@@ -50,14 +53,17 @@ export async function checkInitialFolder(folder: string): Promise<void> {
 export async function openInitialSource(folder: string): Promise<InitialSource> {
   if (await exists(join(folder, RUN_PLAN_FILE))) {
     const { system, config } = await openRunSystem(folder);
-    const weights = [...(await weightsOfRun(folder, config))];
+    // Named once: a run that is being trained has another newest checkpoint soon.
+    const step = await newestCheckpointStep(folder);
+    const weights = [...(await weightsOfRun(folder, config, step))];
     const tensors = new Map(
       weights.map(([name, { shape, data }]): [string, SourceTensor] => [
         name,
         { shape, read: () => Promise.resolve(data) },
       ]),
     );
-    return { tensors, lacking: new Set(), kinds: system.kinds ?? {} };
+    const progress = `step ${step ?? 0} of ${config.train.steps}`;
+    return { tensors, lacking: new Set(), kinds: system.kinds ?? {}, progress };
   }
   await checkInitialFolder(folder);
   const { tensors: all, kinds } = await openPretrainedWeights(folder);

@@ -54,9 +54,11 @@ export async function writeInitialWeights(
   const said: string[] = [];
   for (const [k, entry] of init.entries()) {
     const where = `init[${k}] (${runs[k]!})`;
-    const taken = takenOf(system, entry, { source: await openInitialSource(runs[k]!), where });
+    const source = await openInitialSource(runs[k]!);
+    const taken = takenOf(system, entry, { source, where });
     for (const [name, tensor] of taken) weights.set(name, tensor);
-    said.push(`${taken.size} tensors of ${basename(runs[k]!)}`);
+    const progress = source.progress === undefined ? '' : ` (${source.progress})`;
+    said.push(`${taken.size} tensors of ${basename(runs[k]!)}${progress}`);
   }
   const isFrozen = frozenPaths(
     train.frozen,
