@@ -12,6 +12,10 @@ export interface RunHistory {
   committedStep: number;
   /** Its record, unless the run was resumed from a checkpoint at it. */
   lastCommit: EventOf<'commit'> | undefined;
+  /** Engine and platform that steps were committed with; all workers of a run have the same. */
+  committedWith: string | undefined;
+  /** Those of the worker that joined last. */
+  joinedWith: string | undefined;
   /** Steps of the checkpoints that were completed and neither pruned nor found damaged. */
   readonly checkpoints: Set<number>;
   /** Highest generation number used. */
@@ -34,6 +38,8 @@ export function emptyHistory(): RunHistory {
     plan: undefined,
     committedStep: 0,
     lastCommit: undefined,
+    committedWith: undefined,
+    joinedWith: undefined,
     checkpoints: new Set(),
     generationNumber: 0,
     finished: undefined,
@@ -49,6 +55,9 @@ export function extendHistory(history: RunHistory, event: JournalEvent): void {
     case 'opened':
       history.plan ??= event.plan;
       break;
+    case 'worker-joined':
+      history.joinedWith = event.engine;
+      break;
     case 'generation':
       history.generationNumber = event.generation;
       break;
@@ -62,6 +71,7 @@ export function extendHistory(history: RunHistory, event: JournalEvent): void {
     case 'commit':
       history.committedStep = event.step;
       history.lastCommit = event;
+      history.committedWith ??= history.joinedWith;
       history.highestStep = Math.max(history.highestStep, event.step);
       if (event.skipped.length > 0) history.skipsByStep.set(event.step, event.skipped);
       break;

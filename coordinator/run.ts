@@ -46,6 +46,7 @@ import {
   setAside,
   surplusCheckpoints,
 } from './checkpoints.ts';
+import { checkEngine } from './engine-check.ts';
 import { emptyHistory, extendHistory, numSkipped } from './history.ts';
 import type { RunHistory } from './history.ts';
 import type { JournalEvent } from './journal-events.ts';
@@ -238,9 +239,10 @@ export class Run {
 
   // What workers ask
 
-  /** Registers a worker process; gives its session. @throws RpcError RUN_FINISHED, RUN_STOPPED, RUN_FAILED */
+  /** Registers a worker process; gives its session. @throws RpcError RUN_FINISHED, RUN_STOPPED, RUN_FAILED, OTHER_ENGINE */
   join(joiner: Omit<Joiner, 'session'>): string {
     if (this.#isClosed) throw coordinatorClosed();
+    if (!isOver(this.#state)) checkEngine(this.#state, this.#parts.history, joiner);
     const session = sessionOf(joiner.workerId, randomUUID());
     this.#dispatch({ type: 'join', worker: { ...joiner, session } });
     return session;

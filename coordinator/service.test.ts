@@ -104,6 +104,34 @@ const withCode = (code: string, message?: RegExp) => (error: unknown) => {
 };
 
 describe('the coordinator over gRPC', () => {
+  it('admits one engine and platform to a run, also when nobody is left that computed with it', async (t) => {
+    const plan = testPlan({ engine: 'xla', totalSteps: 6 });
+    const served = await serveRun(t, plan);
+    const refusal = (engine: string, why: RegExp, at = served) =>
+      assert.rejects(joinAs(t, at, 'odd', { engine }), withCode('OTHER_ENGINE', why));
+    await refusal(
+      'cpu/javascript',
+      /"odd" on host here .*cpu\/javascript.* config of the run says xla/,
+    );
+    const first = await joinAs(t, served, 'first', { engine: 'xla/cpu' });
+    await refusal('xla/cuda', /computes with xla\/cuda, and worker "first" computes with xla\/cpu/);
+    await trainAlone(first, served.folder, 3);
+    await first.leave();
+    await refusal('xla/cuda', /the run was computed with xla\/cpu so far.*--engine and --plugin/);
+    await served.close();
+    const again = await serveRun(t, plan, served.folder);
+    await refusal('xla/cuda', /the run was computed with xla\/cpu so far/, again);
+    await joinAs(t, again, 'second', { engine: 'xla/cpu' });
+    const joined = again.records().flatMap((one) => (one.type === 'worker-joined' ? [one] : []));
+    assert.deepEqual(
+      joined.map(({ workerId, engine }) => [workerId, engine]),
+      [
+        ['first', 'xla/cpu'],
+        ['second', 'xla/cpu'],
+      ],
+    );
+  });
+
   it('waits for the wanted number of workers and shares the microbatches out by join order', async (t) => {
     const served = await serveRun(t, testPlan({ minWorkers: 3 }));
     const first = await joinAs(t, served, 'w-first');

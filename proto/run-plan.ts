@@ -48,6 +48,8 @@ export const RunPlan = z.strictObject({
   initialSha256: digest.optional(),
   /** Digests of what the stages of its recipe that it begins from have left, by name; `configDigest` covers them. */
   stages: z.record(z.string(), digest).optional(),
+  /** Name of what computes it, which its workers have to have; `configDigest` covers it. */
+  engine: z.string().optional(),
   checkpointEverySteps: count,
   keepCheckpoints: count.default(3),
   /** Older checkpoints go, save the newest; without it none goes for its age. */

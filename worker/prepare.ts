@@ -192,6 +192,7 @@ export async function prepare(options: PrepareOptions): Promise<Prepared> {
       ...(initial.sha256 === undefined ? {} : { initialSha256: initial.sha256 }),
       ...(numStages === 0 ? {} : { stages: wantedRun.stages }),
       configDigest: digestOf(wantedRun),
+      engine: config.engine.name,
       ...adjustable(config),
     };
     await writeRunFileNames(folder, { before, more: [RUN_PLAN_FILE] });
@@ -498,9 +499,11 @@ function essence(config: Config): object {
     ...['allowPrivateHosts', 'mediaCacheGibibytes', 'frameDiskGibibytes', 'prefetchMebibytes'],
   ]);
   const what = Object.fromEntries(Object.entries(data).filter(([key]) => !aside.has(key)));
-  const { threads, devices, precision } = engine;
+  const { name, threads, devices, precision } = engine;
+  // Wherever it lies on the machine that goes on with the run.
+  const plugin = name === 'xla' ? basename(engine.pluginPath ?? 'cpu') : null;
   const { allReduce, gradientPrecision } = cluster;
-  const how = { threads, devices, precision };
+  const how = { name, plugin, threads, devices, precision };
   const sums = { allReduce, gradientPrecision };
   return { model, data: what, train, init, optimizer, evaluate, engine: how, parallel, sums };
 }

@@ -76,6 +76,10 @@ test('ten steps of the demo have the losses that they have with xla, in plain Ja
     }
   }
   if (skip !== false) context.diagnostic(`without the tensorflow engine: ${skip}`);
+  // Who goes on with a run goes on with its engine.
+  const other = await videoloom(['resume', 'xla', 'engine.name=cpu'], { cwd: work });
+  assert.equal(other.code, 2, other.output);
+  assert.match(other.output, /RUN_DIFFERS: .*engine\.name: "xla", now "cpu"/);
   const norms = compiled.map(({ gradientNorm }) => gradientNorm);
   assert.ok(new Set(norms).size === 10, 'the parameters move');
 });
