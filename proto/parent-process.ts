@@ -11,14 +11,15 @@ export const GRACE_SECONDS = 30;
 export const SAME_WISH_MS = 1000;
 
 /**
- * A closed terminal ends nothing, as who began with `nohup` expects: Node does not keep that SIGHUP was ignored. What is
- * written to that terminal from then on is lost.
+ * A closed terminal ends nothing, as who began with `nohup` expects: Node does not keep that SIGHUP was ignored. Nor does
+ * the end of a program at the other end of a pipe: of Ctrl-C in `videoloom train | tee log` `tee` dies first, and the run
+ * is to stop in order. What is written there from then on is lost.
  */
 export function outliveTerminal(): void {
   process.on('SIGHUP', () => undefined);
   for (const stream of [process.stdout, process.stderr]) {
     stream.on('error', (error: NodeJS.ErrnoException) => {
-      if (error.code !== 'EIO') throw error;
+      if (error.code !== 'EIO' && error.code !== 'EPIPE') throw error;
     });
   }
 }

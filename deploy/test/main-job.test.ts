@@ -173,11 +173,13 @@ test('Ctrl-C lets the step end and a checkpoint be written, and the same command
   assert.equal((await readSummary(run)).weightsSha256, undisturbed.weightsSha256);
 });
 
-test('a closed terminal ends nothing, and of Ctrl-C the launcher alone takes notice', async () => {
+test('a closed terminal or pipe ends nothing, and of Ctrl-C the launcher alone takes notice', async () => {
   const run = join(work, 'hung-up');
   const started = startVideoloom(train('hung-up', 2), { cwd: work });
   await reachStep(run, 2, started);
   process.kill(-started.child.pid!, 'SIGHUP');
+  // It has said where its coordinator is before the first step, and tells the summary at the end.
+  for (const stream of [started.child.stdout!, started.child.stderr!]) stream.destroy();
   await reachStep(run, 5, started);
   process.kill(await childPid(started.child.pid!, 'coordinator/main.js'), 'SIGINT');
   process.kill(await childPid(started.child.pid!, 'worker-1'), 'SIGINT');
