@@ -7,7 +7,7 @@ import { Command, Option } from 'commander';
 import { Registry } from 'prom-client';
 
 import { writeFileDurably } from '../proto/durable-file.ts';
-import { reportFatal, UsageError } from '../proto/errors.ts';
+import { reportFatal, UsageError, VideoloomError } from '../proto/errors.ts';
 import { CoordinatorServiceService } from '../proto/gen/videoloom/v1/coordinator.ts';
 import { RendezvousServiceService } from '../proto/gen/videoloom/v1/rendezvous.ts';
 import { RunPhase } from '../proto/gen/videoloom/v1/run.ts';
@@ -35,6 +35,7 @@ import { KeyValues, rendezvousService } from './key-values.ts';
 import { openRun } from './run.ts';
 import type { Run } from './run.ts';
 import { coordinatorService } from './service.ts';
+import { whenFree } from './taken-port.ts';
 
 interface Flags {
   readonly run: string;
@@ -44,6 +45,7 @@ interface Flags {
   readonly lingerSeconds: number;
   readonly takeOver?: boolean;
   readonly followLauncher?: boolean;
+  readonly startedAgain?: boolean;
   readonly logFile?: string;
   readonly tls?: string;
   readonly insecure?: boolean;
@@ -56,7 +58,16 @@ async function main(argv: readonly string[]): Promise<number> {
     flags.followLauncher === true ? ['SIGTERM'] : ['SIGTERM', 'SIGINT'];
   if (flags.followLauncher === true) process.on('SIGINT', () => undefined);
   // Heard from the beginning: the run may be open, and its start be told, before anybody waits for its end.
-  const asked = Promise.race(ends.map((name) => once(process, name)));
+  const stopping = new AbortController();
+  const asked = Promise.race([
+    ...ends.map((name) => once(process, name)),
+    new Promise<void>((resolve) => {
+      onLauncherGone(resolve);
+    }),
+  ]);
+  void asked.then(() => {
+    stopping.abort();
+  });
   const plan = await readRunPlan(flags.run);
   const { run: runFolder, tls, insecure } = flags;
   const security = await openSecurity({
@@ -88,12 +99,32 @@ async function main(argv: readonly string[]): Promise<number> {
     };
     const refused = refusalLog(log, 'a connection to the coordinator');
     // Whether a worker is lost, its beats tell: a connection is not cut before they do.
-    const { patience } = timeLimits(plan);
-    server = await serve([service, rendezvous], flags.listen, security, refused, patience);
-    metrics = await serveMetrics(registry, flags.metrics, {
+    const { patience, reconnectMs, callMs } = timeLimits(plan);
+    const services = [service, rendezvous];
+    const isAgain = flags.startedAgain === true;
+    // Its workers look for it on that port, which some connection may have been given meanwhile.
+    const listen = (): Promise<RpcServer> =>
+      serve(services, flags.listen, security, refused, patience);
+    server = await whenFree(listen, isAgain ? reconnectMs : 0, stopping.signal);
+    if (server === undefined) {
+      run.stop();
+      await run.over;
+      return exitCodeOf(run, true);
+    }
+    const warnings = [...run.warnings];
+    const discovery = {
       others: () => run.scrapeTargets(),
       labels: { run: plan.runId, role: 'coordinator' },
-    });
+    };
+    const measure = (address: string): Promise<MetricsServer> =>
+      serveMetrics(registry, address, discovery);
+    const waiting = { limitMs: isAgain ? callMs : 0, signal: stopping.signal };
+    metrics = await openMetrics(measure, flags.metrics, waiting);
+    if (metrics.address !== flags.metrics && isAgain) {
+      const moved = `the metrics are at http://${metrics.address}/metrics now: port ${flags.metrics} is taken by another process`;
+      log.warn(moved);
+      warnings.push(moved);
+    }
     const reachable = {
       address: server.address,
       metricsAddress: metrics.address,
@@ -101,7 +132,6 @@ async function main(argv: readonly string[]): Promise<number> {
     };
     const whereabouts = { ...reachable, host: hostname() };
     await writeFileDurably(join(flags.run, COORDINATOR_FILE), `${JSON.stringify(whereabouts)}\n`);
-    const { warnings } = run;
     process.stdout.write(`${JSON.stringify({ ...reachable, warnings })}\n`);
     const isPreempted = await runToItsEnd(run, asked, ends, flags.graceSeconds * 1000);
     // Workers leave by themselves once they have their answers; then whoever watches may still ask how it went.
@@ -116,6 +146,23 @@ async function main(argv: readonly string[]): Promise<number> {
     await server?.close(1000);
     await metrics?.close();
   }
+}
+
+/**
+ * The metrics at `address`. Where it stays taken for longer than `limitMs`, which is above 0 for a coordinator that is
+ * started again, they move to a free port: that is no reason to end a run that trains.
+ */
+async function openMetrics(
+  measure: (address: string) => Promise<MetricsServer>,
+  address: string,
+  { limitMs, signal }: { readonly limitMs: number; readonly signal: AbortSignal },
+): Promise<MetricsServer> {
+  const open = await whenFree(() => measure(address), limitMs, signal).catch((error: unknown) => {
+    if (limitMs > 0 && error instanceof VideoloomError && error.code === 'PORT_IN_USE')
+      return undefined;
+    throw error;
+  });
+  return open ?? measure(address.replace(/\d+$/, '0'));
 }
 
 /** What publishes the run's events, where its config names servers for them. @throws UsageError */
@@ -137,8 +184,8 @@ async function openEvents(
 }
 
 /**
- * Waits for the end of the run. One of the signals `ends` or the end of the launcher asks for an early one, and a second
- * signal or `graceMs` cuts it short.
+ * Waits for the end of the run. `asked` asks for an early one, and a further one of the signals `ends` or `graceMs` cuts
+ * it short.
  */
 async function runToItsEnd(
   run: Run,
@@ -148,21 +195,13 @@ async function runToItsEnd(
 ): Promise<boolean> {
   const signals = new AbortController();
   const { signal } = signals;
-  const abandoned = new Promise<true>((resolve) => {
-    onLauncherGone(() => {
-      resolve(true);
-    });
-  });
-  const isPreempted = await Promise.race([
-    ...[run.over.then(() => false), asked.then(() => true), abandoned],
-  ]);
+  const isPreempted = await Promise.race([run.over.then(() => false), asked.then(() => true)]);
   if (isPreempted) {
     const again = Promise.race(ends.map((name) => once(process, name, { signal })));
     run.stop();
     await Promise.race([run.over, again, sleep(graceMs, undefined, { signal })]);
   }
   // Aborting rejects what still waits; nobody needs it any more.
-  asked.catch(() => undefined);
   signals.abort();
   return isPreempted;
 }
@@ -195,6 +234,10 @@ function parseFlags(argv: readonly string[]): Flags {
     .addOption(
       // Of the launcher of a whole run: a terminal's Ctrl-C is for that one, which asks for the stop and waits for it.
       new Option('--follow-launcher').hideHelp(),
+    )
+    .addOption(
+      // Of the launcher too: the addresses are those of one that died, and neither end the run by being taken.
+      new Option('--started-again').hideHelp(),
     )
     .option('--log-file <file>', 'JSON lines go there instead of stderr')
     .option('--tls <folder>', 'certificates and token of `videoloom init --tls`')

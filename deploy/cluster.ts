@@ -173,8 +173,15 @@ export async function startCluster(prepared: Prepared, options: ClusterOptions):
   }
   // A restarted coordinator takes the same ports, so that its workers find it.
   const restarted = (): ChildProcess => {
-    const again = startCoordinator(coordinatorArgs(addresses.address, addresses.metricsAddress));
-    again.stdout?.resume();
+    const args = coordinatorArgs(addresses.address, addresses.metricsAddress);
+    const again = startCoordinator([...args, '--started-again']);
+    // Where it ends before it has said anything, whoever keeps it alive tells why.
+    firstJsonLine<CoordinatorAddresses>(again, 'the coordinator').then(
+      ({ warnings }) => {
+        for (const warning of warnings) say(warning);
+      },
+      () => undefined,
+    );
     return again;
   };
   void keep(COORDINATOR, restarted, ({ signal }) => signal !== null, coordinator).then((death) => {

@@ -1,16 +1,20 @@
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
+import { once } from 'node:events';
 import { readdir, readFile, writeFile } from 'node:fs/promises';
+import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import type { TestContext } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 
+import { parseAddress } from '../../proto/address.ts';
 import { tellLeaderFailure } from '../../proto/leader-failure.ts';
 import { openRng } from '../../proto/random.ts';
 import type { RunPlan } from '../../proto/run-plan.ts';
 import { temporaryFolder } from '../../proto/test/temporary-folder.ts';
 import { readJournal } from '../journal.ts';
+import { LOCK_FILE } from '../lock.ts';
 import { startCoordinator } from './coordinator-process.ts';
 import type { CoordinatorProcess } from './coordinator-process.ts';
 import { expectedDigest, newTrainee, trainToTheEnd } from './scripted-training.ts';
@@ -170,6 +174,39 @@ describe('the coordinator as a process', () => {
       start(t, other),
       /ended with 2: RUN_PLAN_INVALID.*microbatches: must be a power of two/,
     );
+  });
+
+  it('started again, waits for its port as long as its workers do, and gives way with that of the metrics', async (t) => {
+    const folder = await runFolder(testPlan({ detectWithinMs: 200 }));
+    const first = await start(t, folder);
+    first.child.kill('SIGKILL');
+    await first.exited;
+    const taken = [first.address, first.metricsAddress].map((address) =>
+      createServer().listen(parseAddress(address).port, '127.0.0.1'),
+    );
+    t.after(() => {
+      for (const server of taken) server.close();
+    });
+    await Promise.all(taken.map((server) => once(server, 'listening')));
+    const flags = ['--listen', first.address, '--metrics', first.metricsAddress];
+    const asked = start(t, folder, ...flags, '--started-again');
+    asked.catch(() => undefined); // told where it is waited for
+    let pid = first.child.pid;
+    while (pid === first.child.pid) {
+      await sleep(20);
+      pid = (JSON.parse(await readFile(join(folder, LOCK_FILE), 'utf8')) as { pid: number }).pid;
+    }
+    await sleep(300);
+    process.kill(pid!, 'SIGTERM');
+    await assert.rejects(asked, /ended with 75/);
+    const again = start(t, folder, ...flags, '--started-again');
+    await sleep(1500);
+    taken[0]!.close();
+    const second = await again;
+    assert.equal(second.address, first.address);
+    assert.notEqual(second.metricsAddress, first.metricsAddress);
+    assert.equal((await fetch(`http://${second.metricsAddress}/metrics`)).status, 200);
+    assert.match(second.stderr(), /the metrics are at http:.* now: port .* is taken/);
   });
 
   it('stops cleanly when its journal cannot grow', async (t) => {
