@@ -955,7 +955,7 @@ function fail(turn: Turn, error: VideoloomError): void {
   const { state } = turn;
   if (isOver(state)) return;
   // Where the journal itself cannot be written, or is another's, there is nowhere to say so.
-  if (error.code !== 'JOURNAL_WRITE_FAILED' && error.code !== 'RUN_FENCED') {
+  if (!['JOURNAL_WRITE_FAILED', 'RUN_FENCED', 'RUN_LOCK_LOST'].includes(error.code)) {
     journal(turn, { type: 'failed', code: error.code, message: error.message }, true);
   }
   state.phase = RunPhase.FAILED;

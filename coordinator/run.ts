@@ -87,7 +87,7 @@ export async function openRun(
   surroundings: RunSurroundings,
   options: LockOptions = {},
 ): Promise<Run> {
-  const { log, nowMs, wallTime } = surroundings;
+  const { log, nowMs } = surroundings;
   const lock = lockRun(folder, options);
   // Somebody leads it.
   await forgetLeaderFailure(folder);
@@ -95,30 +95,15 @@ export async function openRun(
   let order: StepOrder | undefined;
   try {
     const checkpoints = join(folder, CHECKPOINTS_FOLDER);
-    const history = emptyHistory();
     const failures: VideoloomError[] = [];
-    const warnings: string[] = [];
-    const completed = new Map<number, { readonly sizeBytes: number; readonly time: string }>();
     let run: Run | undefined = undefined as Run | undefined;
-    journal = openJournal(
-      join(folder, JOURNAL_FILE),
-      (record) => {
-        extendHistory(history, record);
-        if (record.type === 'checkpoint') completed.set(record.step, record);
-      },
-      {
-        wallTime,
-        onAppended: surroundings.onJournaled,
-        onCut: (keptAs) => {
-          const { committedStep: step } = history;
-          const cut = `a record of the journal is damaged: those behind step ${step} count no more; they are kept as ${keptAs}`;
-          log.warn({ step }, cut);
-          warnings.push(cut);
-        },
-        onFailure: (error) => run?.fail(error) ?? failures.push(error),
-      },
-    );
-    if (history.plan !== undefined) checkSamePlan(history.plan, plan, folder);
+    const onFailure = (error: VideoloomError): void => {
+      if (run === undefined) failures.push(error);
+      else run.fail(error);
+    };
+    const taken = await takeJournal(folder, plan, { ...surroundings, lock, onFailure });
+    const { history, warnings, completed } = taken;
+    ({ journal } = taken);
     order = await openStepOrder(folder, plan);
     const damaged: DamagedCheckpoint[] = [];
     for (const { step, kept } of await removeUnfinished(checkpoints, history.checkpoints)) {
@@ -138,7 +123,6 @@ export async function openRun(
     const isFinished = finishedStep >= plan.totalSteps && restoreStep >= finishedStep;
     // What tells how the run ended is not to be read while it is being computed again.
     if (!isFinished) await rm(join(folder, SUMMARY_FILE), { force: true });
-    journal.append({ type: 'opened', pid: process.pid, plan }, { sync: true });
     for (const event of damaged) {
       extendHistory(history, journal.append(event, { sync: true }));
       logEvent(log, event);
@@ -166,6 +150,75 @@ export async function openRun(
     journal?.close();
     lock.release();
     throw error;
+  }
+}
+
+/** A journal that this process writes, and what stood in it. */
+interface TakenJournal {
+  readonly journal: Journal;
+  readonly history: RunHistory;
+  /** The checkpoints that it tells of, by step. */
+  readonly completed: ReadonlyMap<number, { readonly sizeBytes: number; readonly time: string }>;
+  /** What was found damaged. */
+  readonly warnings: string[];
+}
+
+/** A coordinator that was taken over from writes on until it looks at its lock, or at the journal for its next record. */
+const MAX_TAKES = 20;
+const TAKE_AGAIN_MS = 50;
+
+/**
+ * Reads the journal and at once writes a record into it: from then on a coordinator that was taken over from can write
+ * no more, whatever else this one has to look at first.
+ * @throws VideoloomError RUN_PLAN_CHANGED, JOURNAL_WRITE_FAILED, RUN_FENCED
+ */
+async function takeJournal(
+  folder: string,
+  plan: RunPlan,
+  {
+    lock,
+    log,
+    wallTime,
+    onJournaled,
+    onFailure,
+  }: RunSurroundings & {
+    readonly lock: RunLock;
+    readonly onFailure: (error: VideoloomError) => void;
+  },
+): Promise<TakenJournal> {
+  for (let takes = 1; ; takes++) {
+    const history = emptyHistory();
+    const completed = new Map<number, { readonly sizeBytes: number; readonly time: string }>();
+    const warnings: string[] = [];
+    const journal = openJournal(
+      join(folder, JOURNAL_FILE),
+      (record) => {
+        extendHistory(history, record);
+        if (record.type === 'checkpoint') completed.set(record.step, record);
+      },
+      {
+        wallTime,
+        onAppended: onJournaled,
+        onCut: (keptAs) => {
+          const { committedStep: step } = history;
+          const cut = `a record of the journal is damaged: those behind step ${step} count no more; they are kept as ${keptAs}`;
+          log.warn({ step }, cut);
+          warnings.push(cut);
+        },
+        onFailure,
+      },
+    );
+    try {
+      if (history.plan !== undefined) checkSamePlan(history.plan, plan, folder);
+      journal.append({ type: 'opened', pid: process.pid, plan }, { sync: true });
+      return { journal, history, completed, warnings };
+    } catch (error) {
+      journal.close();
+      const isFenced = error instanceof VideoloomError && error.code === 'RUN_FENCED';
+      // The one before has been quicker by a record: who holds the lock is this one.
+      if (!isFenced || takes === MAX_TAKES || !lock.isHeld()) throw error;
+      await sleep(TAKE_AGAIN_MS);
+    }
   }
 }
 
@@ -622,13 +675,14 @@ export class Run {
 
   #checkLock(): void {
     if (isOver(this.#state) || this.#holdsLock()) return;
-    this.fail(
-      new VideoloomError(
-        'RUN_LOCK_LOST',
-        `the lock of run folder ${this.#folder} was removed or taken by another coordinator, or cannot be read any more; ` +
-          'this one stops writing to it.',
-      ),
+    const error = new VideoloomError(
+      'RUN_LOCK_LOST',
+      `the lock of run folder ${this.#folder} was removed or taken by another coordinator, or cannot be read any more; ` +
+        'this one stops writing to it.',
     );
+    // The journal is not this one's any more.
+    this.#log.error({ code: error.code }, error.message);
+    this.fail(error);
   }
 
   /** A lock that cannot be read counts as held for a while: the file system may be away for a moment. */

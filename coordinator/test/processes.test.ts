@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import { once } from 'node:events';
-import { readdir, readFile, writeFile } from 'node:fs/promises';
+import { createHash } from 'node:crypto';
+import { mkdir, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
@@ -9,12 +10,13 @@ import type { TestContext } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 
 import { parseAddress } from '../../proto/address.ts';
+import { checkpointFolderName, MANIFEST_FILE } from '../../proto/checkpoint-manifest.ts';
 import { tellLeaderFailure } from '../../proto/leader-failure.ts';
 import { openRng } from '../../proto/random.ts';
 import type { RunPlan } from '../../proto/run-plan.ts';
 import { temporaryFolder } from '../../proto/test/temporary-folder.ts';
 import { readJournal } from '../journal.ts';
-import { LOCK_FILE } from '../lock.ts';
+import { LOCK_FILE } from '../../proto/run-lock.ts';
 import { startCoordinator } from './coordinator-process.ts';
 import type { CoordinatorProcess } from './coordinator-process.ts';
 import { expectedDigest, newTrainee, trainToTheEnd } from './scripted-training.ts';
@@ -47,6 +49,32 @@ function usedPlaces(folder: string): number[] {
     );
   });
   return [...byStep].sort(([a], [b]) => a - b).flatMap(([, places]) => places);
+}
+
+/** A checkpoint whose one file is a pipe: whoever reads it waits until its content is written, which is to be "whole". */
+async function slowCheckpoint(folder: string, step: number): Promise<string> {
+  const checkpoint = join(folder, 'checkpoints', checkpointFolderName(step));
+  const name = 'model-00001-of-00001.safetensors';
+  await mkdir(checkpoint, { recursive: true });
+  assert.equal(spawnSync('mkfifo', [join(checkpoint, name)]).status, 0);
+  const sha256 = createHash('sha256').update('whole').digest('hex');
+  const { runId, seed, configDigest, datasetDigest } = testPlan();
+  const manifest = {
+    ...{ formatVersion: 1, runId, step, generation: 1, dataPosition: 8 * step, seed, configDigest },
+    ...{ datasetDigest, files: [{ name, sizeBytes: 0, sha256 }], time: new Date().toISOString() },
+  };
+  await writeFile(join(checkpoint, MANIFEST_FILE), JSON.stringify(manifest));
+  return join(checkpoint, name);
+}
+
+async function typesIn(folder: string): Promise<string[]> {
+  const lines = (await readFile(join(folder, 'journal.jsonl'), 'utf8')).split('\n').slice(0, -1);
+  return lines.map((line) => (JSON.parse(line) as { type: string }).type);
+}
+
+/** Who holds the lock of a run folder. */
+async function leaderPid(folder: string): Promise<number> {
+  return (JSON.parse(await readFile(join(folder, LOCK_FILE), 'utf8')) as { pid: number }).pid;
 }
 
 describe('the coordinator as a process', () => {
@@ -191,13 +219,9 @@ describe('the coordinator as a process', () => {
     const flags = ['--listen', first.address, '--metrics', first.metricsAddress];
     const asked = start(t, folder, ...flags, '--started-again');
     asked.catch(() => undefined); // told where it is waited for
-    let pid = first.child.pid;
-    while (pid === first.child.pid) {
-      await sleep(20);
-      pid = (JSON.parse(await readFile(join(folder, LOCK_FILE), 'utf8')) as { pid: number }).pid;
-    }
+    while ((await leaderPid(folder)) === first.child.pid) await sleep(20);
     await sleep(300);
-    process.kill(pid!, 'SIGTERM');
+    process.kill(await leaderPid(folder), 'SIGTERM');
     await assert.rejects(asked, /ended with 75/);
     const again = start(t, folder, ...flags, '--started-again');
     await sleep(1500);
@@ -207,6 +231,36 @@ describe('the coordinator as a process', () => {
     assert.notEqual(second.metricsAddress, first.metricsAddress);
     assert.equal((await fetch(`http://${second.metricsAddress}/metrics`)).status, 200);
     assert.match(second.stderr(), /the metrics are at http:.* now: port .* is taken/);
+  });
+
+  it('taken over from while it is alive, writes no more, however long the other reads checkpoints', async (t) => {
+    const folder = await runFolder(testPlan({ totalSteps: 100, checkpointEverySteps: 100 }));
+    const first = await start(t, folder);
+    const worker = await ScriptedWorker.join(first.address, 'a');
+    await worker.generation();
+    for (let step = 1; step <= 4; step++) await worker.vote(1, step);
+    const slow = await slowCheckpoint(folder, 3);
+    const second = start(t, folder, '--take-over');
+    while ((await leaderPid(folder)) === first.child.pid) await sleep(20);
+    await sleep(500);
+    await assert.rejects(worker.vote(1, 5));
+    assert.equal(await first.exited, 1);
+    assert.match(first.stderr(), /RUN_FENCED/);
+    await worker.leave();
+    await writeFile(slow, 'whole');
+    await second;
+    const types = await typesIn(folder);
+    assert.equal(types.filter((type) => type === 'opened').length, 2);
+    assert.ok(!types.includes('failed'));
+  });
+
+  it('writes nothing into a journal that it has lost the lock of', async (t) => {
+    const folder = await runFolder(testPlan({ detectWithinMs: 200 }));
+    const coordinator = await start(t, folder);
+    await rm(join(folder, LOCK_FILE));
+    assert.equal(await coordinator.exited, 1);
+    assert.match(coordinator.stderr(), /RUN_LOCK_LOST/);
+    assert.deepEqual(await typesIn(folder), ['opened']);
   });
 
   it('stops cleanly when its journal cannot grow', async (t) => {
