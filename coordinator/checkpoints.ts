@@ -22,18 +22,20 @@ export type OnInvalid = (step: number, error: VideoloomError) => void | Promise<
 /**
  * The manifest of the newest checkpoint of run `runId` in `folder` whose files all have their listed size and SHA-256;
  * undefined when there is none. Newer ones that are damaged are passed over, by name.
+ * @param read what reads a checkpoint's folder, where its files are looked at later
  * @throws VideoloomError CHECKPOINT_UNREADABLE
  */
 export async function findCheckpoint(
   folder: string,
   runId: string,
   onInvalid: OnInvalid,
+  read: typeof verifyCheckpoint = verifyCheckpoint,
 ): Promise<CheckpointManifest | undefined> {
   for (const step of (await stepsIn(folder)).reverse()) {
     const path = join(folder, checkpointFolderName(step));
     try {
       if (!(await hasManifest(path))) continue;
-      return await verifyCheckpoint(path, runId);
+      return await read(path, runId);
     } catch (error) {
       if (!(error instanceof VideoloomError) || error.code === 'CHECKPOINT_UNREADABLE') throw error;
       await onInvalid(step, error);

@@ -120,6 +120,8 @@ export interface RunState {
   readonly lastCommit: LastCommit | undefined;
   /** Step of the newest whole checkpoint; 0 = none. */
   readonly restoreStep: number;
+  /** That of the checkpoint that is still being read back: as long as it is the newest, nothing goes on from it. */
+  readonly uncheckedStep: number | undefined;
   readonly checkpoint: PendingCheckpoint | undefined;
   /** Checkpoints whose parts are all there and whose manifest is being written: by step, the calls that wait for it. */
   readonly completing: ReadonlyMap<number, readonly number[]>;
@@ -170,6 +172,8 @@ export type RunEvent =
   | ({ readonly type: 'checkpoint-settled' } & CheckpointOutcome)
   /** The checkpoint to go on from is damaged; `step` is the newest whole one, 0 = none. */
   | { readonly type: 'restore-point-lost'; readonly step: number }
+  /** The checkpoint that was still being read back has been; where it is damaged, that was told before. */
+  | { readonly type: 'restore-point-checked' }
   | { readonly type: 'stop' }
   | { readonly type: 'fail'; readonly error: VideoloomError }
   | { readonly type: 'tick' };
@@ -221,6 +225,7 @@ export interface RunOrigin {
   readonly committedStep: number;
   readonly committedIn: number;
   readonly restoreStep: number;
+  readonly uncheckedStep?: number | undefined;
   readonly generationNumber: number;
   readonly highestStep: number;
   readonly isFinished: boolean;
@@ -244,6 +249,7 @@ export function initialRunState(plan: RunPlan, origin: RunOrigin, nowMs: number)
     highestStep: origin.highestStep,
     lastCommit: undefined,
     restoreStep: origin.restoreStep,
+    uncheckedStep: origin.uncheckedStep,
     checkpoint: undefined,
     completing: new Map(),
     numResultTries: 0,
@@ -336,6 +342,9 @@ function react(turn: Turn, event: RunEvent): void {
       return;
     case 'restore-point-lost':
       loseRestorePoint(turn, event.step);
+      return;
+    case 'restore-point-checked':
+      trustRestorePoint(turn);
       return;
     case 'stop':
       stop(turn);
@@ -498,8 +507,10 @@ function openGeneration(turn: Turn): void {
   }
   const number = state.generationNumber + 1;
   const origin = held ?? savedState(state, number);
-  if (origin.committedStep < state.committedStep && state.completing.size > 0) {
-    // What becomes of the manifest that is being written decides how far the run goes back.
+  const isUnsure = held === undefined && isUnchecked(state);
+  if (isUnsure || (origin.committedStep < state.committedStep && state.completing.size > 0)) {
+    // What becomes of the manifest that is being written, or of the checkpoint that is being read, decides how far the run
+    // goes back.
     suspend(turn);
     return;
   }
@@ -555,6 +566,11 @@ function suspend(turn: Turn): void {
   state.memberSessions = [];
   state.phase = RunPhase.WAITING;
   releaseLeavers(turn);
+}
+
+/** Whether the newest checkpoint may turn out to be damaged. */
+function isUnchecked({ restoreStep, uncheckedStep }: RunState): boolean {
+  return restoreStep === uncheckedStep;
 }
 
 /** All steps are done, and no checkpoint holds what they gave. */
@@ -839,6 +855,15 @@ function loseRestorePoint(turn: Turn, step: number): void {
   if (state.generation !== undefined) openGeneration(turn);
 }
 
+/** Goes on with what has waited for the newest checkpoint to be read. */
+function trustRestorePoint(turn: Turn): void {
+  const { state } = turn;
+  state.uncheckedStep = undefined;
+  if (isOver(state)) return;
+  if (state.generation === undefined) openGeneration(turn);
+  else finishIfKept(turn);
+}
+
 function abandonCheckpoint(turn: Turn, reason: string, message: string): void {
   const { checkpoint } = turn.state;
   if (checkpoint === undefined) return;
@@ -885,6 +910,7 @@ function finishIfKept(turn: Turn): void {
     if (state.completing.size === 0) writeResultAgain(turn);
     return;
   }
+  if (isUnchecked(state)) return;
   const requests = inRankOrder(state, results);
   const disagreement = findDisagreement(requests.map(resultStatement));
   if (disagreement !== undefined) {

@@ -7,7 +7,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { Registry } from 'prom-client';
 
 import { meansOwnMachine, parseAddress } from '../proto/address.ts';
-import { CHECKPOINTS_FOLDER } from '../proto/checkpoint-manifest.ts';
+import { CHECKPOINTS_FOLDER, readManifest, verifyStep } from '../proto/checkpoint-manifest.ts';
 import { writeFileDurably } from '../proto/durable-file.ts';
 import { messageOf, VideoloomError } from '../proto/errors.ts';
 import type {
@@ -102,7 +102,7 @@ export async function openRun(
       else run.fail(error);
     };
     const taken = await takeJournal(folder, plan, { ...surroundings, lock, onFailure });
-    const { history, warnings, completed } = taken;
+    const { history, warnings, completed, hasDied } = taken;
     ({ journal } = taken);
     order = await openStepOrder(folder, plan);
     const damaged: DamagedCheckpoint[] = [];
@@ -110,9 +110,17 @@ export async function openRun(
       if (kept === undefined) log.warn({ step }, 'removed a checkpoint that was never completed');
       else damaged.push(checkpointDamaged(step, kept, 'it has no manifest'));
     }
-    const newest = await findCheckpoint(checkpoints, plan.runId, async (step, error) => {
+    const onInvalid = async (step: number, error: VideoloomError): Promise<void> => {
       damaged.push(checkpointDamaged(step, await setAside(checkpoints, step), error.message));
-    });
+    };
+    // Workers that outlived the coordinator before hold what is newer, and look for this one for so long only: gigabytes
+    // are read when they train again.
+    let newest =
+      hasDied && history.finished === undefined
+        ? await findCheckpoint(checkpoints, plan.runId, onInvalid, readManifest)
+        : undefined;
+    const isReadLater = newest !== undefined && newest.step <= history.committedStep;
+    if (!isReadLater) newest = await findCheckpoint(checkpoints, plan.runId, onInvalid);
     for (const step of await missingCheckpoints(checkpoints, history.checkpoints)) {
       const isSetAside = damaged.some((event) => event.step === step);
       if (!isSetAside) damaged.push(checkpointDamaged(step, '', 'its folder is gone.'));
@@ -136,7 +144,10 @@ export async function openRun(
     const committedIn = lastCommit?.generation ?? 0;
     const state = initialRunState(
       plan,
-      { committedStep, committedIn, restoreStep, generationNumber, highestStep, isFinished },
+      {
+        ...{ committedStep, committedIn, restoreStep, generationNumber, highestStep, isFinished },
+        uncheckedStep: isReadLater ? restoreStep : undefined,
+      },
       nowMs(),
     );
     run = new Run(folder, { lock, journal, history, order, state, surroundings, warnings });
@@ -161,6 +172,8 @@ interface TakenJournal {
   readonly completed: ReadonlyMap<number, { readonly sizeBytes: number; readonly time: string }>;
   /** What was found damaged. */
   readonly warnings: string[];
+  /** Whether who led the run before has not said how it ended: its workers may still be there. */
+  readonly hasDied: boolean;
 }
 
 /** A coordinator that was taken over from writes on until it looks at its lock, or at the journal for its next record. */
@@ -190,10 +203,13 @@ async function takeJournal(
     const history = emptyHistory();
     const completed = new Map<number, { readonly sizeBytes: number; readonly time: string }>();
     const warnings: string[] = [];
+    let hasDied = false;
     const journal = openJournal(
       join(folder, JOURNAL_FILE),
       (record) => {
         extendHistory(history, record);
+        if (record.type === 'opened') hasDied = true;
+        if (['stopped', 'failed', 'finished'].includes(record.type)) hasDied = false;
         if (record.type === 'checkpoint') completed.set(record.step, record);
       },
       {
@@ -211,7 +227,7 @@ async function takeJournal(
     try {
       if (history.plan !== undefined) checkSamePlan(history.plan, plan, folder);
       journal.append({ type: 'opened', pid: process.pid, plan }, { sync: true });
-      return { journal, history, completed, warnings };
+      return { journal, history, completed, warnings, hasDied };
     } catch (error) {
       journal.close();
       const isFenced = error instanceof VideoloomError && error.code === 'RUN_FENCED';
@@ -288,6 +304,7 @@ export class Run {
       this.#checkLock();
     }, state.limits.lockCheckMs);
     if (isOver(state)) this.#declareOver();
+    if (state.uncheckedStep !== undefined) void this.#checkRestorePoint(state.uncheckedStep);
   }
 
   // What workers ask
@@ -371,12 +388,7 @@ export class Run {
     const { session, generation, step, message } = request;
     const { workerId } = memberOf(this.#state, session, generation);
     this.#log.warn({ worker_id: workerId, step }, `a checkpoint cannot be read: ${message}`);
-    const look = this.#diskWork.then(() => this.#lookAtRestorePoint(step));
-    this.#diskWork = look.then(
-      () => undefined,
-      () => undefined,
-    );
-    return { isWhole: await look };
+    return { isWhole: await this.#lookAgain(step) };
   }
 
   /** Settles when all members have reported. */
@@ -604,6 +616,29 @@ export class Run {
     } catch (error) {
       this.#log.error({ step }, `older checkpoints are kept: ${messageOf(error)}`);
     }
+  }
+
+  /** Reads the checkpoint of `step` while the run goes on, and says when it may be gone on from. */
+  async #checkRestorePoint(step: number): Promise<void> {
+    try {
+      // Not among the work on the disk: checkpoints are completed meanwhile, and this one may be pruned.
+      await verifyStep(this.#folder, { step, runId: this.plan.runId }).catch(async () =>
+        this.#lookAgain(step),
+      );
+      if (!this.#isClosed) this.#dispatch({ type: 'restore-point-checked' });
+    } catch (error) {
+      this.#endFailed(error);
+    }
+  }
+
+  /** {@link Run.#lookAtRestorePoint}, after what is being done on the disk. */
+  async #lookAgain(step: number): Promise<boolean> {
+    const look = this.#diskWork.then(() => this.#lookAtRestorePoint(step));
+    this.#diskWork = look.then(
+      () => undefined,
+      () => undefined,
+    );
+    return look;
   }
 
   /** Whether the checkpoint of `step`, which the run goes on from, is whole; the run leaves one that is not. */

@@ -6,6 +6,7 @@ import {
   type AttendRequest,
   type AttendResponse,
   type CommitStepResponse,
+  type JoinRequest,
 } from '../proto/gen/videoloom/v1/coordinator.ts';
 import type { Generation } from '../proto/gen/videoloom/v1/run.ts';
 import { bidi, serve, unary } from '../proto/grpc.ts';
@@ -22,6 +23,12 @@ const VOTE = {
   ...{ generation: 1, step: 4, objectives: [], gradientNorm: 1, learningRate: 1e-3 },
   ...{ numClips: 1, numTokens: 1, skipped: [] },
 };
+
+const describe = (): Omit<JoinRequest, 'session'> => ({
+  ...{ protocolVersion: PROTOCOL_VERSION, runId: 'run', workerId: 'w0', host: 'here' },
+  ...{ tensorAddress: 'w0:1', serviceAddress: 'w0:2', metricsAddress: 'w0:3' },
+  ...{ engine: 'none', stateStep: 3, stateIn: 1, process: 'p' },
+});
 
 /** A coordinator that says what it is told to say: in an order that a real one's connections make now and then. */
 interface Script {
@@ -67,11 +74,7 @@ async function scripted(t: TestContext): Promise<Script> {
   const ledger = openLedger({ startMs: clockMs() - 3_600_000 });
   const session = await openSession({
     coordinatorAddress: server.address,
-    describe: () => ({
-      ...{ protocolVersion: PROTOCOL_VERSION, runId: 'run', workerId: 'w0', host: 'here' },
-      ...{ tensorAddress: 'w0:1', serviceAddress: 'w0:2', metricsAddress: 'w0:3' },
-      ...{ engine: 'none', stateStep: 3, stateIn: 1, process: 'p' },
-    }),
+    describe,
     watchForEnd: () => () => Promise.resolve(false),
     ledger,
     limits,
@@ -121,4 +124,14 @@ test('a vote that is never answered ends with its scope, a little later', async 
 test('who joins has moved, whatever it stood still for before', async (t) => {
   const { ledger } = await scripted(t);
   assert.ok(ledger.pulse().stillMs < 60_000);
+});
+
+test('a worker that has given up its coordinator ends as one that can be started again', async () => {
+  const lost = openSession({
+    ...{ coordinatorAddress: '127.0.0.1:1', limits: { ...limits, reconnectMs: 200 } },
+    describe,
+    watchForEnd: () => () => Promise.resolve(false),
+    ...{ ledger: openLedger(), log: openLog({}, { level: 'silent' }) },
+  });
+  await assert.rejects(lost, { code: 'COORDINATOR_LOST', retryable: true });
 });

@@ -205,7 +205,8 @@ export async function openSession(options: SessionOptions): Promise<Session> {
             'COORDINATOR_LOST',
             `no coordinator at ${coordinatorAddress} for ${Math.round(lasted / 1000)} s (${error.message}); ` +
               'start it again on the same address and run folder, then this worker',
-            { cause: error },
+            // Whoever starts both again, as their launcher does, does what this says.
+            { cause: error, retryable: true },
           );
         }
         await delay(waitMs, undefined, { signal: ended }).catch((reason: unknown) => {

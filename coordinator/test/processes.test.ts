@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { createHash } from 'node:crypto';
-import { mkdir, readdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { mkdir, open, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
@@ -232,6 +232,43 @@ describe('the coordinator as a process', () => {
     assert.equal((await fetch(`http://${second.metricsAddress}/metrics`)).status, 200);
     assert.match(second.stderr(), /the metrics are at http:.* now: port .* is taken/);
   });
+
+  for (const [content, restored, what] of [
+    ['whole', 3, 'goes on from it without them once it is read'],
+    ['damaged', 0, 'goes on without it where it is damaged'],
+  ] as const) {
+    it(`after a kill leads its workers on before it has read the newest checkpoint, and ${what}`, async (t) => {
+      const folder = await runFolder(testPlan({ totalSteps: 100, checkpointEverySteps: 100 }));
+      const first = await start(t, folder);
+      const before = await ScriptedWorker.join(first.address, 'a');
+      await before.generation();
+      for (let step = 1; step <= 4; step++) await before.vote(1, step);
+      const slow = await slowCheckpoint(folder, 3);
+      first.child.kill('SIGKILL');
+      await before.leave();
+      const started = start(t, folder);
+      const second = await Promise.race([started, sleep(20_000)]);
+      assert.ok(second !== undefined, 'it reads before it listens');
+      const after = await ScriptedWorker.join(second.address, 'a', { stateStep: 4, stateIn: 1 });
+      assert.equal((await after.generation()).committedStep, 4);
+      await after.vote(2, 5);
+      await after.leave();
+      // Nobody holds anything any more.
+      const fresh = await ScriptedWorker.join(second.address, 'b');
+      t.after(() => fresh.leave());
+      const generation = fresh.generation();
+      assert.equal(await Promise.race([generation, sleep(500)]), undefined);
+      const pipe = await open(slow, 'w');
+      // Who finds it damaged looks once more, and is not to wait for another writer.
+      await rm(slow);
+      if (content === 'damaged') await writeFile(slow, 'torn');
+      await pipe.write(content);
+      await pipe.close();
+      const { committedStep, restoreStep } = await generation;
+      assert.deepEqual([committedStep, restoreStep], [restored, restored]);
+      assert.equal((await typesIn(folder)).includes('checkpoint-damaged'), content === 'damaged');
+    });
+  }
 
   it('taken over from while it is alive, writes no more, however long the other reads checkpoints', async (t) => {
     const folder = await runFolder(testPlan({ totalSteps: 100, checkpointEverySteps: 100 }));
