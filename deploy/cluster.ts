@@ -82,11 +82,17 @@ export interface Cluster {
   kill(): void;
 }
 
+/** A coordinator that is let go of ends within the time for which its lock is waited for. */
+const COORDINATOR_END_MS = LOCK_PATIENCE_MS;
+/** A worker whose coordinator has ended. */
+const WORKER_END_MS = 10_000;
 export const COORDINATOR = 'coordinator';
 /** To the standard input of a worker on another machine. */
 const LEAVE_AT_ONCE = 'leave\n';
-/** A machine where no worker could be kept alive is tried again as often. */
+/** A worker that could not be kept alive is tried again as often. */
 const TRY_AGAIN_MS = 60_000;
+/** Workers that end with the run end together: only of one that is alone in it is there something to tell. */
+const TELL_OF_END_MS = 1000;
 /** Code of the error of a cluster whose coordinator was asked to stop the run by somebody else. */
 export const RUN_STOPPED = 'RUN_STOPPED';
 
@@ -162,7 +168,7 @@ export async function startCluster(prepared: Prepared, options: ClusterOptions):
       running.delete(COORDINATOR);
       const isLocked = errors().includes('RUN_LOCKED');
       const waitedMs = performance.now() - startMs;
-      if (!isLocked || waitedMs > LOCK_PATIENCE_MS)
+      if (!isLocked || waitedMs > COORDINATOR_END_MS)
         throw new VideoloomError('COORDINATOR_FAILED', errors() || error.message);
       if (!isTold && waitedMs > TELL_OF_LOCK_MS) {
         isTold = true;
@@ -207,42 +213,48 @@ export async function startCluster(prepared: Prepared, options: ClusterOptions):
       ...['--run', folder, '--coordinator', coordinatorAddress, '--id', id],
       ...['--engine', engine, '--plugin', pluginPath, ...securityArgs],
     ];
-    if (host === undefined) void keepHere(id, args(address));
-    else void keepElsewhere(id, host, args(reachedAt(address, hostname())));
+    if (host === undefined) {
+      const here = ['train', ...args(address), '--follow-coordinator'];
+      const startHere = (): ChildProcess =>
+        start('worker', here, ['ignore', 'ignore', 'pipe'], env);
+      void keepWorker(id, { name: id, start: startHere, mayGoWell });
+    } else {
+      const there = ['worker', ...args(reachedAt(address, hostname())), ...metricsArgs];
+      void keepWorker(id, {
+        name: `${id} on ${host.name}`,
+        start: () => startElsewhere(host, [...there, '--follow-stdin'], env),
+        // srun and shells add the signal to 128, and ssh says 255 where there is no connection.
+        mayGoWell: (exit) => mayGoWell(exit) || (exit.code ?? 0) > 128,
+      });
+    }
     return id;
-  };
-  const keepHere = async (id: string, args: readonly string[]): Promise<void> => {
-    const startHere = (): ChildProcess =>
-      start(
-        'worker',
-        ['train', ...args, '--follow-coordinator'],
-        ['ignore', 'ignore', 'pipe'],
-        env,
-      );
-    const death = await keep(id, startHere, mayGoWell);
-    if (death !== undefined) breakFor(id, death);
   };
   /** A machine may be gone for good or for a while: the others train on, as long as there are any. */
   const kept = new Set<string>();
-  const keepElsewhere = async (id: string, host: Host, args: readonly string[]): Promise<void> => {
-    const startThere = (): ChildProcess =>
-      startElsewhere(host, ['worker', ...args, ...metricsArgs, '--follow-stdin'], env);
+  const keepWorker = async (
+    id: string,
+    worker: { name: string; start: () => ChildProcess; mayGoWell: (exit: Exit) => boolean },
+  ): Promise<void> => {
+    const { name } = worker;
     for (;;) {
       kept.add(id);
-      // srun and shells add the signal to 128, and ssh says 255 where there is no connection.
-      const death = await keep(id, startThere, (exit) => mayGoWell(exit) || (exit.code ?? 0) > 128);
+      const death = await keep(id, worker.start, worker.mayGoWell);
       if (death === undefined) return;
-      const name = `${id} on ${host.name}`;
       kept.delete(id);
       if (kept.size === 0) {
         breakFor(name, death);
         return;
       }
+      await pause(TELL_OF_END_MS);
+      if (isEnding()) return;
       const why = death.said.split('\n').at(-1) || `see ${folder}/logs`;
       say(`${name} ${howIt(death)}, the others go on: ${why}; it is tried again every minute`);
-      await delay(TRY_AGAIN_MS, undefined, { signal: over.signal }).catch(() => undefined);
+      await pause(TRY_AGAIN_MS);
       if (isEnding()) return;
     }
+  };
+  const pause = async (ms: number): Promise<void> => {
+    await delay(ms, undefined, { signal: over.signal }).catch(() => undefined);
   };
   if (!startsNoWorkers) for (let number = 0; number < workers; number++) await addWorker();
   return {
@@ -265,32 +277,27 @@ export async function startCluster(prepared: Prepared, options: ClusterOptions):
       for (const child of running.values()) {
         if (child.connected) child.disconnect();
       }
+      const last = running.get(COORDINATOR);
+      if (last !== undefined) await endWithin(last, COORDINATOR_END_MS);
       // One that was still starting when the run ended has never been a member: nobody tells it of the end.
-      const stopSpares = (): void => {
-        for (const [name, child] of running) {
-          if (name === COORDINATOR) continue;
+      await Promise.all(
+        [...running.values()].map((child) => {
           if (child.stdin === null) child.kill('SIGTERM');
           else child.stdin.end(LEAVE_AT_ONCE);
-        }
-      };
-      const last = running.get(COORDINATOR);
-      if (last === undefined) stopSpares();
-      else void exitOf(last).then(stopSpares);
-      const graceMs = AbortSignal.timeout(10_000);
-      await Promise.all(
-        [...running.values()].map(async (child) => {
-          const exited = exitOf(child);
-          const late = new Promise<void>((resolve) => {
-            graceMs.addEventListener('abort', () => {
-              child.kill('SIGKILL');
-              resolve();
-            });
-          });
-          await Promise.race([exited, late]);
+          return endWithin(child, WORKER_END_MS);
         }),
       );
     },
   };
+}
+
+/** Waits for the end of a process; kills it after that time and waits no longer. */
+async function endWithin(child: ChildProcess, limitMs: number): Promise<void> {
+  const late = new AbortController();
+  const { signal } = late;
+  const isLate = delay(limitMs, true, { signal }).catch(() => false);
+  if ((await Promise.race([exitOf(child), isLate])) === true) child.kill('SIGKILL');
+  late.abort();
 }
 
 /** Whether a worker was killed, or its error may not come back. */

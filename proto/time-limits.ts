@@ -56,7 +56,7 @@ export interface TimeLimits {
   readonly barrierMs: number;
   /** How long the shares of a checkpoint may be on their way to the disk before the next one is begun all the same. */
   readonly checkpointMs: number;
-  /** How long the end of a run may take to deliver its last events; a launcher kills whoever takes 10 s to end. */
+  /** How long the end of a run may take to deliver its last events: a launcher kills a coordinator that takes too long. */
   readonly farewellMs: number;
 }
 
