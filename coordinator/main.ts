@@ -25,7 +25,7 @@ import {
 } from '../proto/parent-process.ts';
 import { COORDINATOR_FILE, readRunPlan } from '../proto/run-plan.ts';
 import type { RunPlan } from '../proto/run-plan.ts';
-import { openSecurity } from '../proto/security-folder.ts';
+import { endOfCertificate, openSecurity } from '../proto/security-folder.ts';
 import { checkReach, refusalLog, warnWhileInsecure } from '../proto/security.ts';
 import { slurmJob } from '../proto/slurm-job.ts';
 import { timeLimits } from '../proto/time-limits.ts';
@@ -78,6 +78,9 @@ async function main(argv: readonly string[]): Promise<number> {
   const secrets = security.token === undefined ? [] : [security.token];
   const log = openLog({ run_id: plan.runId }, { file: flags.logFile, secrets });
   const endWarnings = warnWhileInsecure(security, log);
+  const certificateEnd = endOfCertificate(security);
+  if (certificateEnd !== undefined)
+    log.info(`the certificate of the coordinator runs out at ${certificateEnd.toISOString()}`);
   const registry = new Registry();
   const nowMs = (): number => performance.now();
   const wallTime = (): Date => new Date();

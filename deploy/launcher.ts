@@ -1,4 +1,3 @@
-import { X509Certificate } from 'node:crypto';
 import { readFile, rm } from 'node:fs/promises';
 import { hostname } from 'node:os';
 import { join, relative } from 'node:path';
@@ -7,7 +6,6 @@ import pc from 'picocolors';
 import { newestCheckpointStep, verifyStep } from '../proto/checkpoint-manifest.ts';
 import { reachedAt } from '../proto/address.ts';
 import { EXIT_USAGE, messageOf, UsageError, VideoloomError } from '../proto/errors.ts';
-import { exists } from '../proto/exists.ts';
 import { CoordinatorServiceService as Rpc } from '../proto/gen/videoloom/v1/coordinator.ts';
 import { RunPhase, type RunStatus } from '../proto/gen/videoloom/v1/run.ts';
 import { call, callStream, dial, type Channel } from '../proto/grpc.ts';
@@ -16,15 +14,7 @@ import { forgetLeaderFailure, tellLeaderFailure } from '../proto/leader-failure.
 import { isOver } from '../proto/run-phase.ts';
 import { isRunLocked } from '../proto/run-lock.ts';
 import { SUMMARY_FILE } from '../proto/run-plan.ts';
-import { type PeerIdentity } from '../proto/identity.ts';
-import {
-  CA_KEY,
-  identityFiles,
-  openSecurity,
-  TLS_DIR_VARIABLE,
-  TLS_FOLDER,
-  TOKEN_FILE,
-} from '../proto/security-folder.ts';
+import { endOfCertificate, openSecurity } from '../proto/security-folder.ts';
 import { checkReach } from '../proto/security.ts';
 import { shellWord } from '../proto/shell-word.ts';
 import { slurmJob } from '../proto/slurm-job.ts';
@@ -38,6 +28,7 @@ import {
 } from './cluster.ts';
 import type { Host } from './hosts.ts';
 import { leaderOf } from './leader.ts';
+import { makeCertificates } from './own-certificates.ts';
 import { ProcessFailed } from './processes.ts';
 import { openRunView, summary, type Outcome, type RunView } from './view.ts';
 
@@ -184,6 +175,11 @@ async function trainStage(options: LauncherOptions, signals: Signals): Promise<S
   say(
     `coordinator ${cluster.addresses.address}   metrics http://${cluster.addresses.metricsAddress}/metrics   logs ${shown}/logs`,
   );
+  const certificateEnd = endOfCertificate(security);
+  if (certificateEnd !== undefined)
+    say(
+      `certificates until ${certificateEnd.toISOString().slice(0, 10)}: processes read them when they start`,
+    );
   if (options.startsNoWorkers === true) {
     const there = reachedAt(cluster.addresses.address, hostname());
     const run = shellWord(folder);
@@ -214,44 +210,6 @@ async function trainStage(options: LauncherOptions, signals: Signals): Promise<S
     signals.handler = undefined;
   }
 }
-
-/**
- * A run on several machines gets certificates of its own where nobody names others: made at its first start, and again
- * where some are missing or soon too old, with the same authority and token.
- */
-async function makeCertificates(
-  { folder, workers }: Prepared,
-  { hosts = [], startsNoWorkers = false, tls, insecure = false, env }: LauncherOptions,
-): Promise<void> {
-  if (tls !== undefined || (env[TLS_DIR_VARIABLE] ?? '') !== '' || insecure) return;
-  const own = join(folder, TLS_FOLDER);
-  const isThere = await exists(join(own, TOKEN_FILE));
-  if (!isThere && hosts.length === 0 && !startsNoWorkers) return;
-  // The lock will say so; whoever it trains with reads the folder.
-  if ((await leaderOf(folder))?.isAlive === true) return;
-  // Somebody has put a copy there that makes none.
-  if (isThere && !(await exists(join(own, CA_KEY)))) return;
-  const identities: PeerIdentity[] = [
-    ...([{ role: 'coordinator' }, { role: 'operator' }] as const),
-    ...Array.from({ length: workers }, (_, i) => ({
-      role: 'worker' as const,
-      workerId: `worker-${i}`,
-    })),
-  ];
-  const lasting = identities.map((identity) => outlasts(join(own, identityFiles(identity).cert)));
-  if ((await Promise.all(lasting)).every(Boolean)) return;
-  const { initTls } = await import('./init-tls.ts');
-  await initTls({ tls: folder, workers: String(workers), days: '90', say: () => undefined });
-}
-
-/** Whether a certificate is there and holds for a week. */
-async function outlasts(file: string): Promise<boolean> {
-  const text = await readFile(file, 'utf8').catch(() => undefined);
-  if (text === undefined) return false;
-  return Date.parse(new X509Certificate(text).validTo) > Date.now() + WEEK_MS;
-}
-
-const WEEK_MS = 7 * 86_400_000;
 
 function conclude(last: RunStatus, folder: string): number {
   switch (last.phase) {

@@ -86,6 +86,11 @@ export async function openSecurity(options: SecurityOptions): Promise<Security> 
   return { tls: { ca, cert, key }, token, insecure };
 }
 
+/** When the certificate of a process runs out; undefined for one without. Connections are refused from then on. */
+export function endOfCertificate({ tls }: Security): Date | undefined {
+  return tls && new Date(new X509Certificate(tls.cert).validTo);
+}
+
 async function findFolder({ tls, env, runFolder }: SecurityOptions): Promise<string | undefined> {
   const variable = env[TLS_DIR_VARIABLE];
   const named = tls ?? (variable === '' ? undefined : variable);
