@@ -620,14 +620,27 @@ export class Run {
 
   /** Reads the checkpoint of `step` while the run goes on, and says when it may be gone on from. */
   async #checkRestorePoint(step: number): Promise<void> {
-    try {
-      // Not among the work on the disk: checkpoints are completed meanwhile, and this one may be pruned.
-      await verifyStep(this.#folder, { step, runId: this.plan.runId }).catch(async () =>
-        this.#lookAgain(step),
-      );
-      if (!this.#isClosed) this.#dispatch({ type: 'restore-point-checked' });
-    } catch (error) {
-      this.#endFailed(error);
+    const { renewMs, reconnectMs } = this.#state.limits;
+    const startMs = performance.now();
+    for (;;) {
+      try {
+        // Not among the work on the disk: checkpoints are completed meanwhile, and this one may be pruned.
+        await verifyStep(this.#folder, { step, runId: this.plan.runId }).catch(async () =>
+          this.#lookAgain(step),
+        );
+        if (!this.#isClosed) this.#dispatch({ type: 'restore-point-checked' });
+        return;
+      } catch (error) {
+        // A file system that is away for a moment ends no run whose members hold what is newer.
+        const isAway = error instanceof VideoloomError && error.code === 'CHECKPOINT_UNREADABLE';
+        if (!isAway || performance.now() - startMs > reconnectMs) {
+          this.#endFailed(error);
+          return;
+        }
+        this.#log.warn({ step, code: error.code }, error.message);
+        await sleep(renewMs);
+        if (this.#isClosed) return;
+      }
     }
   }
 

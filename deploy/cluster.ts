@@ -168,7 +168,7 @@ export async function startCluster(prepared: Prepared, options: ClusterOptions):
       running.delete(COORDINATOR);
       const isLocked = errors().includes('RUN_LOCKED');
       const waitedMs = performance.now() - startMs;
-      if (!isLocked || waitedMs > COORDINATOR_END_MS)
+      if (!isLocked || waitedMs > LOCK_PATIENCE_MS)
         throw new VideoloomError('COORDINATOR_FAILED', errors() || error.message);
       if (!isTold && waitedMs > TELL_OF_LOCK_MS) {
         isTold = true;

@@ -27,7 +27,6 @@ import {
   type Prepared,
 } from './cluster.ts';
 import type { Host } from './hosts.ts';
-import { leaderOf } from './leader.ts';
 import { makeCertificates } from './own-certificates.ts';
 import { ProcessFailed } from './processes.ts';
 import { openRunView, summary, type Outcome, type RunView } from './view.ts';
