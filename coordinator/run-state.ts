@@ -499,8 +499,9 @@ function openGeneration(turn: Turn): void {
   if (isOver(state) || state.isStopping) return;
   const chosen = chosenOf(turn);
   const sessions = chosen.map(({ session }) => session);
-  const held = heldState(state, sessions);
-  if (sessions.length < fewestMembers(turn) || (state.isStopRequested && held === undefined)) {
+  const isEnough = sessions.length >= fewestMembers(turn);
+  const held = isEnough ? heldState(state, sessions) : undefined;
+  if (!isEnough || (state.isStopRequested && held === undefined)) {
     suspend(turn);
     if (state.isStopRequested) stopUnlessHeld(turn);
     return;
@@ -597,8 +598,9 @@ function releaseLeavers({ state, effects }: Turn): void {
 /** The newest state that one of them holds in memory; undefined where a checkpoint is as new, or they hold none. */
 function heldState(state: RunState, sessions: readonly string[]): Committed | undefined {
   const { committedStep, restoreStep } = state;
+  const own = new Set(sessions);
   const held = state.workers.filter(
-    ({ session, stateStep }) => sessions.includes(session) && stateStep <= committedStep,
+    ({ session, stateStep }) => own.has(session) && stateStep <= committedStep,
   );
   if (held.some((worker) => holdsState(worker, state))) return state;
   const newest = held
