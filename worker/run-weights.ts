@@ -1,6 +1,5 @@
 /** The weights of a run: those that it began with and does not train, and those of its newest checkpoint. */
 import { createHash } from 'node:crypto';
-import { createReadStream } from 'node:fs';
 import { join } from 'node:path';
 import {
   checkpointFolderName,
@@ -11,6 +10,7 @@ import { UsageError } from '../proto/errors.ts';
 import { exists } from '../proto/exists.ts';
 import { readRunPlan, RUN_PLAN_FILE } from '../proto/run-plan.ts';
 import { SafetensorsInvalid, type TensorData } from './checkpoint/format.ts';
+import { hashedRead } from './checkpoint/hashed-read.ts';
 import { loadCheckpoint } from './checkpoint/load.ts';
 import { readSafetensorsStream } from './checkpoint/stream.ts';
 import type { RunConfig } from './config-fields.ts';
@@ -75,16 +75,8 @@ export async function readInitialWeights(
 
 const MEND = 'Copy it from the folder that the run was prepared in, or prepare the run anew';
 
-/** Hashed as it comes: the frozen weights of a large model are not read twice. */
 async function readWeights(file: string, wanted: string | undefined): Promise<Weights> {
   const hash = createHash('sha256');
-  async function* hashed(): AsyncGenerator<Buffer> {
-    const chunks = createReadStream(file, { highWaterMark: 4 << 20 }) as AsyncIterable<Buffer>;
-    for await (const chunk of chunks) {
-      hash.update(chunk);
-      yield chunk;
-    }
-  }
   const damaged = (why: string): UsageError =>
     new UsageError(
       'INITIAL_WEIGHTS_DAMAGED',
@@ -92,7 +84,7 @@ async function readWeights(file: string, wanted: string | undefined): Promise<We
     );
   let weights: Weights;
   try {
-    weights = await readSafetensorsStream(hashed());
+    weights = await readSafetensorsStream(hashedRead(file, hash));
   } catch (error) {
     if (error instanceof SafetensorsInvalid) throw damaged('it is cut off, or no safetensors file');
     throw error;

@@ -54,7 +54,8 @@ export async function makeIndex(options: MakeIndexOptions): Promise<SampleIndex>
 
   // --- What the source tells.
   const told: SourceSample[] = [];
-  const skipped = linksOutside(outside);
+  const links = linksOutside(outside);
+  const skipped = links === undefined ? [] : [links];
   let numCaptionWarnings = 0;
   let source: Source;
   try {
@@ -67,7 +68,6 @@ export async function makeIndex(options: MakeIndexOptions): Promise<SampleIndex>
       }
     }
   } catch (error) {
-    const [links] = linksOutside(outside);
     if (!(error instanceof DataError) || error.code !== 'DATA_EMPTY' || links === undefined)
       throw error;
     throw new DataError('DATA_EMPTY', `${error.message}; ${links.path}: ${links.message}`);
@@ -128,14 +128,14 @@ export async function makeIndex(options: MakeIndexOptions): Promise<SampleIndex>
   return { root: store.root, digest: digestOf(content), ...content, skipped, numCaptionWarnings };
 }
 
-/** All links that lead out of the root as one record, under the first of their paths; none where there are none. */
-function linksOutside(paths: readonly string[]): SkippedRecord[] {
+/** All links that lead out of the root as one record, under the first of their paths; undefined where there are none. */
+function linksOutside(paths: readonly string[]): SkippedRecord | undefined {
   const [path] = [...paths].sort(compare);
-  if (path === undefined) return [];
+  if (path === undefined) return undefined;
   const message =
     `it is a link that leads out of the folder (${paths.length} in all): no data set is read from beyond its folder. ` +
     'Copy the folder with the files themselves and give the copy (cp -RL; with GNU, cp -RlL takes no room on the same disk)';
-  return [{ path, code: 'PATH_OUTSIDE', message }];
+  return { path, code: 'PATH_OUTSIDE', message };
 }
 
 /**

@@ -8,7 +8,7 @@ import { openRng } from '../../proto/random.ts';
 import { LEAST_LOOPED_LAYERS, repeatLayers } from '../layer-loop.ts';
 import { pluginCacheDir } from '../pjrt/plugin.ts';
 import { cpuPlugin } from '../pjrt/test/client.ts';
-import { openEngine } from './engine.ts';
+import { openEngine, type Engine } from './engine.ts';
 
 /** The nearest bfloat16, ties to even. */
 function toBfloat16(value: number): number {
@@ -22,11 +22,15 @@ function toBfloat16(value: number): number {
 /** A compiler may keep a result in float32 where nothing stores it. Distance between neighbouring bfloat16 numbers, relative. */
 const ULP = 2 ** -7;
 
-test('under bfloat16 products round their operands; sums inside them and all else are float32', async () => {
+async function openBfloat16(): Promise<Engine> {
   const pluginPath = await cpuPlugin();
   const cacheDir = path.dirname(pluginCacheDir(process.env));
   const options = { engine: 'xla', pluginPath, cacheDir, precision: 'bfloat16' } as const;
-  const engine = await openEngine(options);
+  return openEngine(options);
+}
+
+test('under bfloat16 products round their operands; sums inside them and all else are float32', async () => {
+  const engine = await openBfloat16();
   try {
     const [rows, inner, columns] = [3, 257, 2];
     const rng = openRng(3, 'precision');
@@ -71,10 +75,7 @@ test('under bfloat16 products round their operands; sums inside them and all els
 });
 
 test('the gradient of a resized image is float32 under bfloat16', async () => {
-  const pluginPath = await cpuPlugin();
-  const cacheDir = path.dirname(pluginCacheDir(process.env));
-  const options = { engine: 'xla', pluginPath, cacheDir, precision: 'bfloat16' } as const;
-  const engine = await openEngine(options);
+  const engine = await openBfloat16();
   try {
     const rng = openRng(7, 'resize');
     const [from, to] = [3, 7];
@@ -101,10 +102,7 @@ test('the gradient of a resized image is float32 under bfloat16', async () => {
 });
 
 test('gradients of long sums are of their operands type under bfloat16, on either side', async () => {
-  const pluginPath = await cpuPlugin();
-  const cacheDir = path.dirname(pluginCacheDir(process.env));
-  const options = { engine: 'xla', pluginPath, cacheDir, precision: 'bfloat16' } as const;
-  const engine = await openEngine(options);
+  const engine = await openBfloat16();
   try {
     const rng = openRng(5, 'precision');
     for (const [rows, inner, columns] of [
@@ -148,10 +146,7 @@ test('gradients of long sums are of their operands type under bfloat16, on eithe
 });
 
 test('layers in a loop have under bfloat16 the gradients of layers one by one', async () => {
-  const pluginPath = await cpuPlugin();
-  const cacheDir = path.dirname(pluginCacheDir(process.env));
-  const options = { engine: 'xla', pluginPath, cacheDir, precision: 'bfloat16' } as const;
-  const engine = await openEngine(options);
+  const engine = await openBfloat16();
   try {
     const [layers, width, rows] = [LEAST_LOOPED_LAYERS, 4, 2];
     const rng = openRng(4, 'precision');

@@ -1,17 +1,14 @@
 import { createHash } from 'node:crypto';
-import { createReadStream } from 'node:fs';
 import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { readManifest, type CheckpointManifest } from '../../proto/checkpoint-manifest.ts';
 import { messageOf } from '../../proto/errors.ts';
 import { CheckpointError } from './checkpoint-error.ts';
 import { SafetensorsInvalid, type TensorData } from './format.ts';
+import { hashedRead } from './hashed-read.ts';
 import { readSafetensorsStream } from './stream.ts';
 
 type ManifestFile = CheckpointManifest['files'][number];
-
-/** A file is read and hashed in such pieces. */
-const READ_BYTES = 4 << 20;
 
 /**
  * All tensors of a checkpoint, however many workers wrote it. Each file is read once: what is returned is what was hashed.
@@ -56,18 +53,10 @@ async function readVerified(
   onProgress: (() => void) | undefined,
 ): Promise<Map<string, TensorData>> {
   const hash = createHash('sha256');
-  const input = createReadStream(join(dir, file.name), { highWaterMark: READ_BYTES });
-  async function* hashed(): AsyncGenerator<Uint8Array> {
-    for await (const chunk of input as AsyncIterable<Buffer>) {
-      hash.update(chunk);
-      onProgress?.();
-      yield chunk;
-    }
-  }
+  const chunks = hashedRead(join(dir, file.name), hash, onProgress);
   let tensors = new Map<string, TensorData>();
   let invalid: SafetensorsInvalid | undefined;
   try {
-    const chunks = hashed();
     try {
       if (file.name.endsWith('.safetensors')) tensors = await readSafetensorsStream(chunks);
     } catch (error) {
@@ -79,7 +68,7 @@ async function readVerified(
   } catch (error) {
     throw unreadable(dir, file, error);
   } finally {
-    input.destroy();
+    await chunks.return();
   }
   const sha256 = hash.digest('hex');
   if (sha256 !== file.sha256) {
