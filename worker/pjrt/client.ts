@@ -8,10 +8,10 @@ import { type KeyValueStore, openKeyValueCallbacks } from './key-value.ts';
 import { checkArraySizes, hostMemoryBytes } from './limits.ts';
 import { type NamedValues, writeNamedValues } from './named-values.ts';
 import {
-  PJRT_Client_AddressableDevices_Args,
   PJRT_Client_BufferFromHostBuffer_Args,
   PJRT_Client_Compile_Args,
   PJRT_Client_Create_Args,
+  PJRT_Client_Devices_Args,
   PJRT_Client_Text_Args,
   PJRT_Event_Args,
   PJRT_Executable_DeserializeAndLoad_Args,
@@ -30,6 +30,11 @@ export interface CompileOptions {
    * cut up by its `sdy.sharding` attributes over a mesh of as many devices in this order.
    */
   readonly deviceIndices?: readonly number[];
+  /**
+   * Instead of `deviceIndices`, ids of devices of several processes, all of which compile the same program for the same
+   * list; each runs it on its own.
+   */
+  readonly deviceIds?: readonly number[];
 }
 
 const CREATE: Failure = { code: 'PJRT_CLIENT_FAILED', what: 'the PJRT client could not be opened' };
@@ -81,7 +86,10 @@ export class PjrtClient {
   readonly platformName: string;
   readonly platformVersion: string;
   readonly apiVersion: string;
+  /** Those of this process. */
   readonly devices: readonly PjrtDevice[];
+  /** Those of all processes that it has joined. */
+  readonly allDevices: readonly PjrtDevice[];
   readonly #handles: ClientHandles;
 
   /** How many buffers and executables are open. */
@@ -101,12 +109,15 @@ export class PjrtClient {
     this.#handles = new ClientHandles(api, client, { memoryLimitBytes, onDestroyed });
     this.platformVersion = text('PJRT_Client_PlatformVersion');
     this.apiVersion = `${api.version.major}.${api.version.minor}`;
-    const devices = PJRT_Client_AddressableDevices_Args({ client });
-    api.call('PJRT_Client_AddressableDevices', devices, CREATE);
-    this.devices = Array.from(
-      wordsAt(devices.get('devices'), devices.number('num_devices')),
-      (device) => readDevice(api, device),
-    );
+    const list = (name: 'PJRT_Client_AddressableDevices' | 'PJRT_Client_Devices'): PjrtDevice[] => {
+      const args = PJRT_Client_Devices_Args({ client });
+      api.call(name, args, CREATE);
+      return Array.from(wordsAt(args.get('devices'), args.number('num_devices')), (device) =>
+        readDevice(api, device),
+      );
+    };
+    this.devices = list('PJRT_Client_AddressableDevices');
+    this.allDevices = list('PJRT_Client_Devices');
   }
 
   /**
@@ -138,7 +149,8 @@ export class PjrtClient {
       format: MLIR,
       format_size: MLIR.length,
     });
-    const deviceIds = (options.deviceIndices ?? [0]).map((index) => this.#device(index).id);
+    const deviceIds =
+      options.deviceIds ?? (options.deviceIndices ?? [0]).map((index) => this.#device(index).id);
     const compileOptions = encodeCompileOptions(deviceIds, options.flags ?? {});
     return PJRT_Client_Compile_Args({
       client: this.#handles.client,

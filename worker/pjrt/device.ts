@@ -2,14 +2,17 @@ import { type Failure, type PjrtApi, PjrtError } from './c-api.ts';
 import {
   PJRT_Device_GetDescription_Args,
   PJRT_Device_MemoryStats_Args,
-  PJRT_DeviceDescription_Id_Args,
+  PJRT_DeviceDescription_Number_Args,
   PJRT_DeviceDescription_Text_Args,
   textAt,
 } from './structs.ts';
 
 /** A device of a client. */
 export interface PjrtDevice {
+  /** Unlike any other's, also of other processes that the client has joined. */
   readonly id: number;
+  /** Which of the joined processes it belongs to; 0 where a client is alone. */
+  readonly processIndex: number;
   /** The vendor's name of the model, such as `NVIDIA H100 80GB HBM3` or `cpu`. */
   readonly kind: string;
   /** The runtime's name of this one device. */
@@ -33,8 +36,13 @@ export function readDevice(api: PjrtApi, device: bigint): PjrtDevice {
   const get = PJRT_Device_GetDescription_Args({ device });
   api.call('PJRT_Device_GetDescription', get, FAILURE);
   const description = get.get('description');
-  const id = PJRT_DeviceDescription_Id_Args({ description });
-  api.call('PJRT_DeviceDescription_Id', id, FAILURE);
+  const number = (
+    name: 'PJRT_DeviceDescription_Id' | 'PJRT_DeviceDescription_ProcessIndex',
+  ): number => {
+    const args = PJRT_DeviceDescription_Number_Args({ description });
+    api.call(name, args, FAILURE);
+    return Number(BigInt.asIntN(32, args.get('value')));
+  };
   const text = (
     name: 'PJRT_DeviceDescription_Kind' | 'PJRT_DeviceDescription_ToString',
   ): string => {
@@ -43,7 +51,8 @@ export function readDevice(api: PjrtApi, device: bigint): PjrtDevice {
     return textAt(args.get('text'), args.get('text_size'));
   };
   return {
-    id: Number(BigInt.asIntN(32, id.get('id'))),
+    id: number('PJRT_DeviceDescription_Id'),
+    processIndex: number('PJRT_DeviceDescription_ProcessIndex'),
     kind: text('PJRT_DeviceDescription_Kind'),
     description: text('PJRT_DeviceDescription_ToString'),
     handle: device,

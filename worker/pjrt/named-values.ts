@@ -1,27 +1,36 @@
 import { arrayOf, bytesAt, PJRT_NamedValue, type Struct, textAt, wordsAt } from './structs.ts';
 
-/** Options of a client by name; integers and other numbers are told apart by their value. */
-export type NamedValues = Readonly<Record<string, string | number | boolean>>;
+/** Options of a client by name; integers and other numbers are told apart by their value, lists are of integers. */
+export type NamedValues = Readonly<Record<string, string | number | boolean | readonly number[]>>;
 
 // Source: PJRT_NamedValue_Type in pjrt_c_api.h.
-const [STRING, INT64, , FLOAT, BOOL] = [0, 1, 2, 3, 4];
+const [STRING, INT64, INT64_LIST, FLOAT, BOOL] = [0, 1, 2, 3, 4];
 const utf8 = new TextEncoder();
 
 /** An array of PJRT_NamedValue. */
 export function writeNamedValues(values: NamedValues): { list: Struct<string>; count: number } {
   const structs = Object.entries(values).map(([key, value]) => {
     const name = utf8.encode(key);
-    const text = typeof value === 'string' ? utf8.encode(value) : undefined;
-    const isFloat = typeof value === 'number' && !Number.isInteger(value);
-    return PJRT_NamedValue({
-      name,
-      name_size: name.length,
-      type: text ? STRING : isFloat ? FLOAT : typeof value === 'boolean' ? BOOL : INT64,
-      value: text ?? (isFloat ? floatBits(value) : Number(value)),
-      value_size: text?.length ?? 1,
-    });
+    return PJRT_NamedValue({ name, name_size: name.length, ...encode(value) });
   });
   return { list: arrayOf(structs), count: structs.length };
+}
+
+function encode(value: NamedValues[string]) {
+  if (typeof value === 'string') {
+    const text = utf8.encode(value);
+    return { type: STRING, value: text, value_size: text.length };
+  }
+  if (typeof value === 'boolean') return { type: BOOL, value: Number(value), value_size: 1 };
+  if (typeof value !== 'number')
+    return {
+      type: INT64_LIST,
+      value: BigInt64Array.from(value, BigInt),
+      value_size: value.length,
+    };
+  return Number.isInteger(value)
+    ? { type: INT64, value, value_size: 1 }
+    : { type: FLOAT, value: floatBits(value), value_size: 1 };
 }
 
 /** Reads `count` PJRT_NamedValue at `address`; 64-bit integers become numbers, lists arrays of them. */

@@ -141,7 +141,7 @@ export const PJRT_Client_Create_Args = struct(
 );
 export const PJRT_Client_Args = struct('client');
 export const PJRT_Client_Text_Args = struct('client', 'text', 'text_size');
-export const PJRT_Client_AddressableDevices_Args = struct('client', 'devices', 'num_devices');
+export const PJRT_Client_Devices_Args = struct('client', 'devices', 'num_devices');
 export const PJRT_Device_GetDescription_Args = struct('device', 'description');
 export const PJRT_Device_MemoryStats_Args = struct(
   'device',
@@ -167,7 +167,8 @@ export const PJRT_Device_MemoryStats_Args = struct(
   'peak_pool_bytes',
   'peak_pool_bytes_is_set',
 );
-export const PJRT_DeviceDescription_Id_Args = struct('description', 'id');
+// An int, in the word that it lies in: the id, or the index of the process.
+export const PJRT_DeviceDescription_Number_Args = struct('description', 'value');
 export const PJRT_DeviceDescription_Text_Args = struct('description', 'text', 'text_size');
 export const PJRT_Program = struct('code', 'code_size', 'format', 'format_size');
 export const PJRT_Client_Compile_Args = struct(
