@@ -282,10 +282,11 @@ export const runFields = z.strictObject({
           'was killed is seen at once',
       ),
     allReduce: z
-      .enum(['tree', 'ring'])
+      .enum(['tree', 'ring', 'nccl'])
       .describe(
-        'How workers sum gradients: tree, the same bits for every number of workers, or ring, over one connection a ' +
-          'worker, the same bits for one number of workers alone',
+        'How workers sum gradients: tree, the same bits for every number of workers; ring, over one connection a ' +
+          'worker, the same bits for one number of workers alone; or nccl, on one GPU of each worker over NCCL or ' +
+          'RCCL, the bits of tree',
       ),
     gradientPrecision: z
       .enum(['float32', 'bfloat16'])

@@ -97,6 +97,14 @@ test('a mesh that does not fit the devices, the microbatch or the threads is ref
     /^parallel\.mesh\.fdsp=2: unknown field parallel\.mesh\.fdsp; did you mean parallel\.mesh\.fsdp\?$/,
   );
   assert.match(
+    messageOf(['cluster.allReduce=nccl']),
+    /cluster\.allReduce is nccl, which sums on GPUs, and the engine is cpu: set engine\.pluginPath/,
+  );
+  assert.equal(
+    resolve(['cluster.allReduce=nccl', 'engine.pluginPath=cuda13']).cluster.allReduce,
+    'nccl',
+  );
+  assert.match(
     messageOf(['parallel.rules=[{path: blocks, axes: [model]}]']),
     /^parallel\.rules=.*: parallel\.rules\.0\.axes\.0 is "model": expected fsdp, tensor, a list/,
   );

@@ -187,6 +187,7 @@ export function resolveConfig({ text, file, preset, stage, overrides }: ConfigSo
 function checkAcross(config: Config, file: string): void {
   const { model, data, train, cluster } = config;
   checkDevices(config);
+  checkAllReduce(config);
   const late = timeConflict({
     detectWithinMs: 1000 * cluster.detectWithin,
     decodeTimeoutMs: 1000 * data.decodeTimeoutSeconds,
@@ -201,6 +202,15 @@ function checkAcross(config: Config, file: string): void {
         `raise train.microbatches (it changes the result) or start fewer workers`,
     );
   }
+}
+
+function checkAllReduce({ engine, cluster }: Config): void {
+  const plugin = engine.name === 'xla' ? (engine.pluginPath ?? 'cpu') : engine.name;
+  if (cluster.allReduce !== 'nccl' || (engine.name === 'xla' && plugin !== 'cpu')) return;
+  throw invalid(
+    `cluster.allReduce is nccl, which sums on GPUs, and the engine is ${plugin}: ` +
+      'set engine.pluginPath to cuda13, cuda12 or rocm7, or cluster.allReduce to tree',
+  );
 }
 
 function checkDevices({ engine, parallel: { mesh }, train }: Config): void {

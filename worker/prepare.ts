@@ -502,7 +502,9 @@ function essence(config: Config): object {
   const { name, threads, devices, precision } = engine;
   // Wherever it lies on the machine that goes on with the run.
   const plugin = name === 'xla' ? basename(engine.pluginPath ?? 'cpu') : null;
-  const { allReduce, gradientPrecision } = cluster;
+  const { gradientPrecision } = cluster;
+  // To the same bits.
+  const allReduce = cluster.allReduce === 'nccl' ? 'tree' : cluster.allReduce;
   const how = { name, plugin, threads, devices, precision };
   const sums = { allReduce, gradientPrecision };
   return { model, data: what, train, init, optimizer, evaluate, engine: how, parallel, sums };

@@ -1,7 +1,7 @@
 import { WorkerServiceService } from '../proto/gen/videoloom/v1/worker.ts';
 import { reachedAt } from '../proto/address.ts';
-import { messageOf, VideoloomError } from '../proto/errors.ts';
-import { serve } from '../proto/grpc.ts';
+import { messageOf, UsageError, VideoloomError } from '../proto/errors.ts';
+import { dial, serve } from '../proto/grpc.ts';
 import { openLog } from '../proto/log.ts';
 import { serveMetrics } from '../proto/metrics.ts';
 import { checkReach, refusalLog, warnWhileInsecure, type Security } from '../proto/security.ts';
@@ -10,11 +10,14 @@ import type { EngineName } from './backend/engine.ts';
 import { openBlackBox, type BlackBox } from './black-box/black-box.ts';
 import { recordedCollectives, recordedLedger } from './black-box/recorders.ts';
 import { openLedger } from './ledger.ts';
+import { coordinatorKeyValues } from './key-values.ts';
 import { openWorkerMetrics } from './metrics.ts';
 import { ownHostTowards } from './own-host.ts';
+import type { OpenDeviceSum } from './parallel/device-sum.ts';
 import { openCollectives } from './parallel/mesh-collectives.ts';
+import { gpuJoin, openSumProcesses } from './parallel/sum-child.ts';
 import { workerService, type PublishedState } from './peer-state.ts';
-import { openRunEngine } from './run-engine.ts';
+import { enginePlugin, openRunEngine } from './run-engine.ts';
 import { describeRun, openRunData } from './run.ts';
 import { runEndOf, train, type RunEnd } from './train.ts';
 
@@ -68,7 +71,7 @@ export async function runWorker(options: WorkerOptions): Promise<RunEnd> {
     blackBox = await openBlackBox({
       ...{ runFolder: folder, runId: plan.runId, workerId, host, log },
       // A ring adds in an order that depends on the number of workers.
-      sameBitsAlways: config.cluster.allReduce === 'tree',
+      sameBitsAlways: config.cluster.allReduce !== 'ring',
     });
     closing.push(() => blackBox?.close());
     const pluginPath = options.pluginPath || (config.engine.pluginPath ?? '');
@@ -80,15 +83,33 @@ export async function runWorker(options: WorkerOptions): Promise<RunEnd> {
     const metrics = openWorkerMetrics(ledger, () => run.counters());
     const metricsServer = await serveMetrics(metrics.registry, options.metricsAddress);
     closing.push(() => metricsServer.close());
+    const { allReduce, gradientPrecision, sharedMemory } = config.cluster;
+    let openDeviceSum: OpenDeviceSum | undefined;
+    if (allReduce === 'nccl') {
+      if (engine.platform === 'cpu') throw new UsageError('CONFIG_INVALID', NO_GPUS_TO_SUM_ON);
+      const { patience: keepalive } = timeLimits(plan);
+      const peer = { role: 'coordinator' } as const;
+      const channel = dial(options.coordinatorAddress, { security, peer, keepalive });
+      closing.push(() => {
+        channel.close();
+      });
+      const { runId } = plan;
+      openDeviceSum = openSumProcesses({
+        pluginPath: await enginePlugin({ ...options, pluginPath }),
+        join: gpuJoin,
+        keyValues: (generation) => coordinatorKeyValues(channel, { runId, generation }),
+      });
+    }
     const collectives = await openCollectives({
       listenAddress: `${listenHost}:0`,
       runId: plan.runId,
       workerId,
       timeoutMs: timeLimits(plan).barrierMs,
       security,
-      allReduce: config.cluster.allReduce,
-      precision: config.cluster.gradientPrecision,
-      sharedMemory: config.cluster.sharedMemory,
+      allReduce: allReduce === 'ring' ? 'ring' : 'tree',
+      openDeviceSum,
+      precision: gradientPrecision,
+      sharedMemory,
       onProgress: () => {
         ledger.progress();
       },
@@ -159,3 +180,7 @@ export async function runWorker(options: WorkerOptions): Promise<RunEnd> {
     for (const close of closing.reverse()) await close();
   }
 }
+
+const NO_GPUS_TO_SUM_ON =
+  'cluster.allReduce is nccl, which sums on GPUs, and the plugin of this worker drives a CPU: set engine.pluginPath to ' +
+  'cuda13, cuda12 or rocm7, or cluster.allReduce to tree';

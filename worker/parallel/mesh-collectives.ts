@@ -1,5 +1,7 @@
 import assert from 'node:assert/strict';
 import type { Collectives, MeshGeneration } from './collectives.ts';
+import { DeviceReduceExchange, runDeviceReduce } from './device-reduce.ts';
+import type { DeviceSum, OpenDeviceSum } from './device-sum.ts';
 import { GatherExchange, MAX_GATHERED_VALUES } from './gather.ts';
 import { GatherVectorExchange, type VectorPart } from './gather-vector.ts';
 import { openMesh, type Exchange, type Mesh, type MeshOptions, type MeshStats } from './mesh.ts';
@@ -20,6 +22,8 @@ import { VectorMemory, windowBytes, type SumPrecision } from './vector-memory.ts
 export interface CollectivesOptions extends MeshOptions {
   /** `tree` (the default): the same bits for every number of workers. `ring`: for one number. */
   readonly allReduce?: 'tree' | 'ring';
+  /** What brings the workers' devices together, where they sum instead, to the bits of `tree`. */
+  readonly openDeviceSum?: OpenDeviceSum | undefined;
   /** What gradients are summed and sent in; {@link GradientAccumulator} must round alike. f32 when left out. */
   readonly precision?: SumPrecision;
   /** Whether workers that are all on one host sum in memory that they share, with `tree`; true when left out. */
@@ -27,7 +31,7 @@ export interface CollectivesOptions extends MeshOptions {
 }
 
 /** How a generation's gradients are summed. */
-export type ReduceTransport = 'alone' | 'shared memory' | 'tree' | 'ring';
+export type ReduceTransport = 'alone' | 'devices' | 'shared memory' | 'tree' | 'ring';
 
 /** {@link Collectives} over a mesh of sockets. */
 export interface MeshCollectives extends Collectives {
@@ -51,7 +55,7 @@ const MAX_SHARING = 16;
 interface Reduction {
   readonly transport: ReduceTransport;
   readonly result: Float32Array;
-  readonly exchange: (step: number, blocks: readonly GradientBlock[]) => Exchange;
+  readonly run: (step: number, blocks: readonly GradientBlock[]) => Promise<void>;
 }
 
 class SocketCollectives implements MeshCollectives {
@@ -61,6 +65,7 @@ class SocketCollectives implements MeshCollectives {
   #buffers: ReduceBuffers | undefined;
   #reduction: Reduction | undefined;
   #group: SharedGroup | undefined;
+  #devices: DeviceSum | undefined;
   #alone = false;
   #addedBytes = 0;
 
@@ -90,7 +95,8 @@ class SocketCollectives implements MeshCollectives {
   }
 
   get #mayShare(): boolean {
-    return this.#options.allReduce !== 'ring' && this.#options.sharedMemory !== false;
+    const { allReduce, openDeviceSum, sharedMemory } = this.#options;
+    return allReduce !== 'ring' && openDeviceSum === undefined && sharedMemory !== false;
   }
 
   memoryFor(numElements: number, numMicrobatches: number): VectorMemory {
@@ -110,7 +116,9 @@ class SocketCollectives implements MeshCollectives {
     this.#alone = generation.members.length === 1;
     const configured = this.#mesh.configure(generation);
     this.#memory?.renew();
-    await configured;
+    const devices = this.#devices;
+    this.#devices = undefined;
+    await Promise.all([configured, devices?.close()]);
   }
 
   async allReduce(
@@ -129,7 +137,7 @@ class SocketCollectives implements MeshCollectives {
       reduction = await this.#prepare(step, numElements, blocks[0]?.memory);
       this.#reduction = reduction;
     }
-    await this.#mesh.run(reduction.exchange(step, blocks));
+    await reduction.run(step, blocks);
     return reduction.result;
   }
 
@@ -160,6 +168,7 @@ class SocketCollectives implements MeshCollectives {
 
   async close(): Promise<void> {
     await this.#mesh.close();
+    await this.#devices?.close();
     this.#group?.close();
     this.#memory?.close();
   }
@@ -171,6 +180,23 @@ class SocketCollectives implements MeshCollectives {
   ): Promise<Reduction> {
     const { rank, generation } = this.#mesh;
     const precision = this.#precision;
+    const over =
+      (exchange: (step: number, blocks: readonly GradientBlock[]) => Exchange): Reduction['run'] =>
+      (of, blocks) =>
+        this.#mesh.run(exchange(of, blocks));
+    const { openDeviceSum } = this.#options;
+    if (openDeviceSum !== undefined) {
+      await this.#devices?.close();
+      const sum = openDeviceSum({ generation, rank, numElements, precision });
+      this.#devices = sum;
+      return {
+        ...{ transport: 'devices', result: sum.result },
+        run: (of, blocks) =>
+          runDeviceReduce(new DeviceReduceExchange(of, sum, blocks), (exchange) =>
+            this.#mesh.run(exchange),
+          ),
+      };
+    }
     if (this.#buffers?.result.length !== numElements) {
       const memory = this.#memory ?? given;
       const hasRoom = memory?.hasRoom(reduceBytes(numElements, precision)) === true;
@@ -185,7 +211,7 @@ class SocketCollectives implements MeshCollectives {
       const plan = new RingPlan({ rank, worldSize }, { memory, result, precision });
       return {
         ...{ transport: 'ring', result },
-        exchange: (of, blocks) => new RingReduceExchange(of, plan, blocks),
+        run: over((of, blocks) => new RingReduceExchange(of, plan, blocks)),
       };
     }
     this.#group?.close();
@@ -204,13 +230,13 @@ class SocketCollectives implements MeshCollectives {
       const means = { group, memory, staging, precision, onAdded };
       return {
         ...{ transport: 'shared memory', result: group.result },
-        exchange: (of, blocks) => new SharedReduceExchange(of, plan, means, blocks),
+        run: over((of, blocks) => new SharedReduceExchange(of, plan, means, blocks)),
       };
     }
     const means = reduceMeans(plan, buffers, precision);
     return {
       ...{ transport: 'tree', result },
-      exchange: (of, blocks) => new ReduceExchange(of, plan, means, blocks),
+      run: over((of, blocks) => new ReduceExchange(of, plan, means, blocks)),
     };
   }
 }
