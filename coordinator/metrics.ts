@@ -25,6 +25,17 @@ export function openRunMetrics(
   spent: () => TimeLedger,
 ): RunMetrics {
   const registers = [registry];
+  let summed: TimeLedger | undefined;
+  /** The same for all metrics of a scrape: it is a sum over all workers. */
+  const spentNow = (): TimeLedger => {
+    if (summed === undefined) {
+      summed = spent();
+      setImmediate(() => {
+        summed = undefined;
+      });
+    }
+    return summed;
+  };
   const counter = <Label extends string>(
     name: string,
     help: string,
@@ -152,7 +163,7 @@ export function openRunMetrics(
     labelNames: ['activity'],
     registers,
     collect() {
-      const ledger = spent();
+      const ledger = spentNow();
       this.reset();
       for (const activity of ACTIVITIES) this.inc({ activity }, secondsOf(ledger, activity));
     },
@@ -166,7 +177,7 @@ export function openRunMetrics(
     labelNames: ['for'],
     registers,
     collect() {
-      const ledger = spent();
+      const ledger = spentNow();
       for (const [rank, seconds] of waitsByRank(ledger))
         mostForRank.set(rank, Math.max(seconds, mostForRank.get(rank) ?? 0));
       this.reset();
@@ -183,7 +194,7 @@ export function openRunMetrics(
     help: 'Share of the wall clock of all workers in computation of steps that count.',
     registers,
     collect() {
-      this.set(goodputOf(spent()));
+      this.set(goodputOf(spentNow()));
     },
   });
 

@@ -231,7 +231,7 @@ test('a stop that was asked of a coordinator which is killed then is not forgott
 
 test('a finished run whose weights are damaged is trained again from what is whole, and says so', async () => {
   const run = join(work, 'damaged');
-  await cp(join(work, 'workers-2'), run, { recursive: true });
+  await cp(join(work, 'one'), run, { recursive: true });
   const checkpoint = join(run, 'checkpoints', `step-${String(STEPS).padStart(8, '0')}`);
   const weights = (await readdir(checkpoint)).find((name) => name.startsWith('model-'))!;
   const bytes = await readFile(join(checkpoint, weights));

@@ -8,6 +8,7 @@ import { instructions } from './instructions.ts';
 import { parquet } from './parquet.ts';
 import type { Source } from './source.ts';
 import { webdataset } from './webdataset.ts';
+import { WORLD_MANIFEST } from '../world/manifest.ts';
 import { webvid } from './webvid.ts';
 
 /**
@@ -27,7 +28,7 @@ export const SOURCES: readonly Source[] = [
 /** Whether the files are what `videoloom data demo` makes. */
 function isDemoWorld(files: readonly StoredFile[]): boolean {
   return (
-    files.some(({ path }) => path === 'world.json') &&
+    files.some(({ path }) => path === WORLD_MANIFEST) &&
     files.some(({ path }) => /^(?:train|held-out)\/(?:train|held-out)-\d+\.mp4$/.test(path))
   );
 }

@@ -3,6 +3,7 @@ import { messageOf } from '../../proto/errors.ts';
 import type { SkippedRecord } from '../index/sample.ts';
 import { DataError } from '../index/sample-index.ts';
 import type { Store, StoredFile } from '../storage/store.ts';
+import { WORLD_MANIFEST } from '../world/manifest.ts';
 import { DamagedJson, jsonPieces, MAX_RECORD_BYTES } from './json-pieces.ts';
 import { endingOf, kindOf, mediaNamesOf, stemOf, type MediaNames } from './media-names.ts';
 import type { Source, SourceRecord, SourceSample } from './source.ts';
@@ -88,16 +89,18 @@ export function stringsOf(value: unknown): readonly string[] | undefined {
 
 const RECORD_ENDINGS: readonly string[] = ['.json', '.jsonl', '.ndjson'];
 
-/** The files that may hold records: JSON that does not lie beside a media file of its name, and no statistics. */
+/**
+ * The files that may hold records: JSON that does not lie beside a media file of its name, and neither statistics nor the
+ * list of files of a demo world.
+ */
 export function recordFiles(files: readonly StoredFile[]): StoredFile[] {
   const stems = new Set<string>();
   for (const { path } of files) if (kindOf(path) !== undefined) stems.add(stemOf(path));
   return files.filter(({ path }) => {
     const stem = stemOf(path);
     const isBeside = stems.has(stem) || (stem.endsWith('.info') && stems.has(stemOf(stem)));
-    return (
-      RECORD_ENDINGS.includes(endingOf(path).toLowerCase()) && !isBeside && !/_stats$/.test(stem)
-    );
+    const isOther = /_stats$/.test(stem) || path === WORLD_MANIFEST;
+    return RECORD_ENDINGS.includes(endingOf(path).toLowerCase()) && !isBeside && !isOther;
   });
 }
 

@@ -182,6 +182,7 @@ test('records of every other kind are told, wherever they stand', async () => {
       'a.jpg': '',
       'x.jsonl': [first, ...odd].join('\n'),
       'y.json': '{"a":1}',
+      'world.json': '{"files":[]}', // a demo world's own
     });
     const { samples, faults } = await readSource(source, root);
     assert.equal(samples.length, source === imageText ? 1 : 0);

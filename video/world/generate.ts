@@ -18,6 +18,7 @@ import {
 } from './clip.ts';
 import { combinationsOf, SPLITS, type Combination } from './combinations.ts';
 import type { EncoderName } from './encode.ts';
+import { WORLD_MANIFEST } from './manifest.ts';
 import { looksOf, movesVocabulary, type Look } from './moves.ts';
 import { worldVocabulary } from './narrate.ts';
 import { questionsOf } from './questions.ts';
@@ -71,7 +72,6 @@ export interface WorldSummary {
   readonly vocabularySize: number;
 }
 
-const MANIFEST = 'world.json';
 const QUESTIONS = 'questions.json';
 /** There while a world is not complete, so that what is begun is not mixed with another. */
 const DRAFT = '.world.partial.json';
@@ -91,7 +91,7 @@ export async function generateWorld(options: WorldOptions): Promise<WorldSummary
     return Array.from({ length: count }, (_, index) => ({ split, index }));
   });
   const description = describe(parameters, options);
-  const finished = await readDescription(join(dir, MANIFEST), description, dir);
+  const finished = await readDescription(join(dir, WORLD_MANIFEST), description, dir);
   const begun = finished ?? (await readDescription(join(dir, DRAFT), description, dir));
   if (finished !== null && (await allThere(dir, finished))) {
     options.onProgress?.(places.length, places.length);
@@ -121,8 +121,8 @@ export async function generateWorld(options: WorldOptions): Promise<WorldSummary
       ...(await writeQuestions(dir, parameters, places)),
     ],
   };
-  await writeFile(join(dir, `${MANIFEST}.partial`), `${JSON.stringify(manifest, null, 1)}\n`);
-  await rename(join(dir, `${MANIFEST}.partial`), join(dir, MANIFEST));
+  await writeFile(join(dir, `${WORLD_MANIFEST}.partial`), `${JSON.stringify(manifest, null, 1)}\n`);
+  await rename(join(dir, `${WORLD_MANIFEST}.partial`), join(dir, WORLD_MANIFEST));
   await rm(join(dir, DRAFT), { force: true });
   return summarize(dir, manifest, missing.length);
 }
