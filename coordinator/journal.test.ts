@@ -1,10 +1,19 @@
 import assert from 'node:assert/strict';
-import { appendFileSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import {
+  appendFileSync,
+  closeSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  statSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
 
 import { temporaryFolder } from '../proto/test/temporary-folder.ts';
-import { decodeRecord, encodeRecord, openJournal, readJournal } from './journal.ts';
+import { decodeRecord, encodeRecord, openJournal, readJournal, renewJournal } from './journal.ts';
 import type { JournalRecord } from './journal.ts';
 
 const surroundings = {
@@ -108,5 +117,27 @@ describe('the journal', () => {
     ]);
     writeFileSync(path, `${lines[0]!}\n${lines[2]!}\n`);
     assert.deepEqual(recordsOf(path), written.slice(0, 1));
+  });
+
+  it('renewed, has what was written, and nothing more of whoever had it open', async () => {
+    const path = await scratch();
+    renewJournal(path); // there is none yet
+    const old = openJournal(path, () => undefined, surroundings);
+    const written = [1, 2].map((step) => old.append({ type: 'restored', step, from: 'memory' }));
+    const descriptor = openSync(path, 'r+');
+    renewJournal(path);
+    assert.deepEqual(recordsOf(path), written);
+    assert.throws(() => old.append({ type: 'stop-requested' }), { code: 'RUN_FENCED' });
+    const journal = openJournal(path, () => undefined, surroundings);
+    const next = journal.append({ type: 'stop-requested' });
+    // What a machine that was cut off still has to write goes where the file ended for it.
+    writeSync(descriptor, Buffer.alloc(4096, 'x'), 0, 4096, statSync(path).size - 10);
+    closeSync(descriptor);
+    assert.deepEqual(recordsOf(path), [...written, next]);
+    const last = journal.append({ type: 'stop-requested' });
+    journal.close();
+    old.close();
+    assert.deepEqual(recordsOf(path), [...written, next, last]);
+    assert.deepEqual(readdirSync(join(path, '..')), ['journal.jsonl']);
   });
 });

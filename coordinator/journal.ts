@@ -9,20 +9,27 @@
  *
  * Fencing: each coordinator that opens the journal has an epoch, one higher than all before it. One that was taken over
  * from sees at its next record that the file is no longer as it left it and writes no more; what it may have written at
- * the very moment of the takeover bears the lower epoch, and readers pass it over.
+ * the very moment of the takeover bears the lower epoch, and readers pass it over. Where it may still write, the journal
+ * goes on in a copy that takes the place of its file: on a network file system a machine that was cut off puts what it
+ * has left to write where the file ended for it, over what others have written there since.
  */
 
 import {
   closeSync,
+  copyFileSync,
   fdatasync,
   fdatasyncSync,
   ftruncateSync,
   fstatSync,
+  fsyncSync,
   openSync,
   readSync,
+  renameSync,
   writeFileSync,
   writeSync,
 } from 'node:fs';
+
+import { dirname } from 'node:path';
 
 import { crc32c } from '@node-rs/crc32';
 
@@ -141,6 +148,44 @@ export interface JournalSurroundings {
 }
 
 /**
+ * Puts a copy in the place of the journal at `path`: whoever has it open writes to a file that nobody reads. What that one
+ * has written before it could see so is in the copy. A missing journal stays missing.
+ */
+export function renewJournal(path: string): void {
+  let old: number;
+  try {
+    old = openSync(path, 'r');
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return;
+    throw error;
+  }
+  const copy = `${path}.copy`;
+  try {
+    copyFileSync(path, copy);
+    const file = openSync(copy, 'a+');
+    try {
+      const copied = fstatSync(file).size;
+      fdatasyncSync(file);
+      renameSync(copy, path);
+      // A record counts once its writer has seen the journal in its place: all of those are there by now.
+      const chunk = Buffer.allocUnsafe(CHUNK_BYTES);
+      for (let at = copied, length; (length = readSync(old, chunk, 0, chunk.length, at)) > 0;) {
+        writeFileSync(file, chunk.subarray(0, length));
+        at += length;
+      }
+      fdatasyncSync(file);
+      syncFolder(dirname(path));
+    } finally {
+      closeSync(file);
+    }
+  } catch (error) {
+    throw writeFailed(path, error);
+  } finally {
+    closeSync(old);
+  }
+}
+
+/**
  * Opens the journal at `path` for appending after its longest valid prefix, which is fed to `visit`. What follows it is
  * cut off; more than a torn last line is kept beside the journal as `<path>.damaged-<seq>`.
  * @throws VideoloomError JOURNAL_WRITE_FAILED, RUN_FENCED
@@ -166,10 +211,15 @@ export function openJournal(
       throw error instanceof VideoloomError ? error : writeFailed(path, error);
     }
   };
-  /** Nobody else has written: the file is as long as what was read and written here. */
+  const own = fstatSync(file).ino;
+  /** Nobody else has written: the file is the one that was opened, and as long as what was read and written here. */
   const checkAlone = (): void => {
-    const sizeBytes = fstatSync(file).size;
-    if (sizeBytes !== length) throw fenced(path, epoch, { sizeBytes, knownBytes: length });
+    // Opening is what makes a network file system ask the server, in place of what it remembers of the file.
+    const found = openSync(path, 'r');
+    const { ino, size: sizeBytes } = fstatSync(found);
+    closeSync(found);
+    if (ino !== own || sizeBytes !== length)
+      throw fenced(path, epoch, { sizeBytes, knownBytes: length });
   };
   writing(() => {
     if (end.fileBytes > end.validBytes) {
@@ -227,6 +277,15 @@ export function openJournal(
       }
     },
   };
+}
+
+function syncFolder(path: string): void {
+  const folder = openSync(path, 'r');
+  try {
+    fsyncSync(folder);
+  } finally {
+    closeSync(folder);
+  }
 }
 
 function fenced(

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { mkdir, rename, rm, rmdir, writeFile } from 'node:fs/promises';
+import { link, rename, rm, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
@@ -17,13 +17,13 @@ test('a lock that is out of reach for a moment ends no coordinator, one that is 
   const coordinator = await startCoordinator(folder);
   t.after(() => coordinator.child.kill('SIGKILL'));
   const path = join(folder, LOCK_FILE);
-  // Something that cannot be read, as of a file system that is away.
-  await rename(path, `${path}-aside`);
-  await mkdir(path);
+  // Something that cannot be read, as of a file system that is away: at once in its place, a link that leads to itself.
+  await link(path, `${path}-aside`);
+  await symlink(LOCK_FILE, `${path}-loop`);
+  await rename(`${path}-loop`, path);
   await delay(10 * timeLimits(plan).lockCheckMs);
   assert.equal(coordinator.child.exitCode, null, coordinator.stderr());
-  assert.match(coordinator.stderr(), /lock of the run folder cannot be read: EISDIR/);
-  await rmdir(path);
+  assert.match(coordinator.stderr(), /lock of the run folder cannot be read: ELOOP/);
   await rename(`${path}-aside`, path);
   await delay(10 * timeLimits(plan).lockCheckMs);
   assert.equal(coordinator.child.exitCode, null, coordinator.stderr());

@@ -50,7 +50,7 @@ import { checkEngine } from './engine-check.ts';
 import { emptyHistory, extendHistory, numSkipped } from './history.ts';
 import type { RunHistory } from './history.ts';
 import type { JournalEvent } from './journal-events.ts';
-import { JOURNAL_FILE, openJournal } from './journal.ts';
+import { JOURNAL_FILE, openJournal, renewJournal } from './journal.ts';
 import type { Journal } from './journal.ts';
 import { Latest } from './latest.ts';
 import { leaseMicrobatches } from './leases.ts';
@@ -199,13 +199,15 @@ async function takeJournal(
     readonly onFailure: (error: VideoloomError) => void;
   },
 ): Promise<TakenJournal> {
+  const path = join(folder, JOURNAL_FILE);
+  if (lock.isContested) renewJournal(path);
   for (let takes = 1; ; takes++) {
     const history = emptyHistory();
     const completed = new Map<number, { readonly sizeBytes: number; readonly time: string }>();
     const warnings: string[] = [];
     let hasDied = false;
     const journal = openJournal(
-      join(folder, JOURNAL_FILE),
+      path,
       (record) => {
         extendHistory(history, record);
         if (record.type === 'opened') hasDied = true;

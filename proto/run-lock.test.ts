@@ -115,4 +115,24 @@ describe('the lock of a run folder', () => {
       code: 'RUN_LOCKED',
     });
   });
+
+  it('tells whether the one before may still write: another machine may, the dead and those who left cannot', async () => {
+    const folder = await temporaryFolder('lock');
+    const path = join(folder, LOCK_FILE);
+    const job = { id: '7', restarts: 0 };
+    const elsewhere = JSON.stringify({ pid: 1, host: 'another', startedAt: '1', nonce: 'b', job });
+    const restarted = { job: { id: '7', restarts: 1 } };
+    const cases = [
+      [undefined, {}, false],
+      [lockOfDead('a'), {}, false],
+      [elsewhere, { takeOver: true }, true],
+      [elsewhere, restarted, true],
+    ] as const;
+    for (const [before, options, isContested] of cases) {
+      if (before !== undefined) await writeFile(path, before);
+      const lock = lockRun(folder, options);
+      assert.equal(lock.isContested, isContested);
+      lock.release();
+    }
+  });
 });

@@ -39,6 +39,11 @@ export interface LockOptions {
 
 /** The right to write into a run folder. */
 export interface RunLock {
+  /**
+   * Whether the one before may still write: it is on another machine, or lives. What a machine that is cut off from the
+   * file server has not written yet is written when it is back.
+   */
+  readonly isContested: boolean;
   /** Whether the lock file is still ours: it is not once somebody has removed or replaced it. */
   isHeld(): boolean;
   /** Gives the folder free; may be called twice. */
@@ -63,6 +68,7 @@ export function lockRun(folder: string, { takeOver = false, job }: LockOptions =
   // A link to a whole file appears at once and only where none is: nobody ever reads half a lock.
   const draft = `${path}.${holder.nonce}`;
   writeFileSync(draft, own, { flag: 'wx' });
+  let isContested = false;
   try {
     for (let isOurs = false; !isOurs;) {
       const found = contentOf(path);
@@ -70,16 +76,23 @@ export function lockRun(folder: string, { takeOver = false, job }: LockOptions =
         found === undefined
           ? linkedAs(draft, path)
           : replaced(path, found, { draft, folder, takeOver, job });
+      isContested = found !== undefined && mayLive(parseHolder(found), undefined);
     }
   } finally {
     rmSync(draft, { force: true });
   }
   let isReleased = false;
   return {
+    isContested,
     isHeld: () => !isReleased && contentOf(path) === own,
     release() {
-      if (!isReleased && contentOf(path) === own) rmSync(path, { force: true });
+      if (isReleased) return;
       isReleased = true;
+      try {
+        if (contentOf(path) === own) rmSync(path, { force: true });
+      } catch {
+        // It cannot be read: once this process has ended, it holds nobody up.
+      }
     },
   };
 }
@@ -125,7 +138,7 @@ export function isRunLocked(folder: string, { job }: Pick<LockOptions, 'job'> = 
   const found = contentOf(join(folder, LOCK_FILE));
   if (found === undefined) return false;
   const holder = parseHolder(found);
-  return holder === undefined || mayLive(holder, job);
+  return mayLive(holder, job);
 }
 
 /**
@@ -152,7 +165,7 @@ function replaced(
     const holder = parseHolder(before);
     // Who takes the place on this machine needs a moment for it; of another machine nobody can tell that it will.
     const mayTake = takeOver && (before === found || holder?.host !== hostname());
-    if (!mayTake && (holder === undefined || mayLive(holder, job))) {
+    if (!mayTake && mayLive(holder, job)) {
       if (contentOf(path) !== found) return false;
       throw runLocked(folder, holder);
     }
@@ -211,8 +224,10 @@ function parseHolder(text: string): Holder | undefined {
   }
 }
 
-/** Whether a holder may still be there; of another machine nobody here can tell, so it counts as alive. */
-function mayLive({ pid, host, startedAt, job }: Holder, own: SchedulerJob | undefined): boolean {
+/** Whether a holder may still be there; of another machine, or an unknown one, nobody here can tell: it counts as alive. */
+function mayLive(holder: Holder | undefined, own: SchedulerJob | undefined): boolean {
+  if (holder === undefined) return true;
+  const { pid, host, startedAt, job } = holder;
   if (job !== undefined && job.id === own?.id && job.restarts !== own.restarts) return false;
   return host !== hostname() || isAlive(pid, startedAt);
 }
