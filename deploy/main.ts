@@ -376,6 +376,26 @@ passOn(
 );
 
 passOn(
+  'evaluate',
+  { program: 'worker', args: ['evaluate'], options: 'evaluate' },
+  'have a run caption or answer about its held-out clips, and score what it says',
+  [
+    'videoloom evaluate runs/video-ofa',
+    'videoloom evaluate runs/video-llava "which way does it move ?" --clips 200 --json',
+  ],
+);
+passOn(
+  'score',
+  { program: 'worker', args: ['score'], options: 'score' },
+  'score captions and answers in files, of whatever model, as COCO and VQA do',
+  [
+    'videoloom score captions captions.json annotations/captions_val2014.json',
+    'videoloom score vqa answers.json v2_mscoco_val2014_annotations.json',
+    'videoloom score answers runs/video-llava/answers.jsonl --json',
+  ],
+);
+
+passOn(
   'export',
   { program: 'worker', args: ['export'], options: 'export' },
   'write the weights of a run as a folder in the layout of Hugging Face',

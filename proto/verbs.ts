@@ -46,6 +46,24 @@ export const VERBS = {
     takesPositionals: true,
     options: { json: { type: 'boolean', default: false, about: 'the figures as JSON' } },
   },
+  evaluate: {
+    usage: 'videoloom evaluate RUN_FOLDER ["QUESTION"] [--clips N] [--out FILE] [--json]',
+    takesPositionals: true,
+    options: {
+      clips: { type: 'string', default: '1000', value: 'n', about: 'held-out clips to ask about' },
+      out: {
+        type: 'string',
+        value: 'file',
+        about: `${OUT_FILE}, JSON Lines (default: RUN_FOLDER/answers.jsonl)`,
+      },
+      json: { type: 'boolean', default: false, about: 'the scores as JSON' },
+    },
+  },
+  score: {
+    usage: 'videoloom score captions|vqa|answers PREDICTIONS [REFERENCES] [--json]',
+    takesPositionals: true,
+    options: { json: { type: 'boolean', default: false, about: 'the scores as JSON' } },
+  },
   export: {
     usage: 'videoloom export RUN_FOLDER [--step N] --out DIR',
     takesPositionals: true,

@@ -9,6 +9,7 @@ import {
 } from '../proto/parent-process.ts';
 import { awaitRun } from './await-run.ts';
 import type { PrepareOptions } from './prepare.ts';
+import type { Score } from './eval/scores/score.ts';
 import { openSecurity } from '../proto/security-folder.ts';
 import { checkReach, type Security } from '../proto/security.ts';
 import { userCacheDir } from '../proto/user-cache.mjs';
@@ -31,6 +32,8 @@ async function main(argv: readonly string[]): Promise<void> {
   else if (verb === 'look') await runLook(rest);
   else if (verb === 'sample') await runSample(rest);
   else if (verb === 'probe') await runProbe(rest);
+  else if (verb === 'evaluate') await runEvaluate(rest);
+  else if (verb === 'score') await runScore(rest);
   else if (verb === 'fetch') await runFetch(rest);
   else if (verb === 'export') await runExport(rest);
   else if (verb === 'schema') {
@@ -42,7 +45,7 @@ async function main(argv: readonly string[]): Promise<void> {
   } else
     throw new UsageError(
       'USAGE',
-      `worker/main.ts prepare|resolve|train|plan|look|sample|probe|fetch|export|engine, not ${verb ?? 'nothing'}`,
+      `worker/main.ts prepare|resolve|train|plan|look|sample|probe|evaluate|score|fetch|export|engine, not ${verb ?? 'nothing'}`,
     );
 }
 
@@ -121,6 +124,40 @@ async function runProbe(argv: string[]): Promise<void> {
   } finally {
     await trained.close();
   }
+}
+
+async function runEvaluate(argv: string[]): Promise<void> {
+  const { values, positionals } = parseVerb('evaluate', argv);
+  const [folder, question = ''] = positionals;
+  const limit = Number(values.clips);
+  if (folder === undefined || positionals.length > 2 || !Number.isInteger(limit) || limit < 1)
+    throw new UsageError('USAGE', VERBS.evaluate.usage);
+  const { evaluate } = await import('./eval/evaluate.ts');
+  const { scores, file, step } = await evaluate({
+    ...{ folder, question, limit, out: values.out },
+    pluginPath: process.env['PJRT_PLUGIN_PATH'],
+    cacheDir: userCacheDir(process.env),
+    say: sayLine,
+  });
+  await printScores(scores, values.json);
+  sayLine(`step ${step}; what was said is in ${file}`);
+}
+
+async function runScore(argv: string[]): Promise<void> {
+  const { values, positionals } = parseVerb('score', argv);
+  const [kind, predictions, references] = positionals;
+  const { scoreAnswers, scoreCaptions, scoreVqa } = await import('./eval/scores/score.ts');
+  const kinds = { captions: scoreCaptions, vqa: scoreVqa, answers: scoreAnswers };
+  const score = new Map(Object.entries(kinds)).get(kind ?? '');
+  if (score === undefined || predictions === undefined || positionals.length > 3)
+    throw new UsageError('USAGE', VERBS.score.usage);
+  const { readAnswered } = await import('./eval/scores/answer-files.ts');
+  await printScores(score(await readAnswered(predictions, references)), values.json);
+}
+
+async function printScores(scores: readonly Score[], asJson: boolean): Promise<void> {
+  const { scoreTable } = await import('./eval/scores/score.ts');
+  process.stdout.write(asJson ? `${JSON.stringify(scores)}\n` : scoreTable(scores));
 }
 
 async function runFetch(argv: string[]): Promise<void> {
