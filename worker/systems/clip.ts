@@ -13,7 +13,13 @@ import {
 import { encoderKind } from '../part-kind.ts';
 import { publishedClip } from '../pretrained/published-parts.ts';
 import { CLIP_PIXELS } from '../tokens/pixels.ts';
-import { channelsOf, momentsOf, retrievalFields, retrievalSystem } from './retrieval.ts';
+import {
+  channelsOf,
+  clipEmbeddings,
+  momentsOf,
+  retrievalFields,
+  retrievalSystem,
+} from './retrieval.ts';
 import { defineSystem, isOneMediumWithWords } from './system.ts';
 import { fitTokenizer, readTokenizer } from './text-assets.ts';
 import {
@@ -49,15 +55,13 @@ export const clip = defineSystem<ClipConfig, ClipParams>({
   async open({ config: { model, data, train }, folder, index }) {
     const tokenizer = await readTokenizer(folder);
     const sizes = clipSizes(model, data, tokenizer.special.sep);
+    const shape = { data, frames: model.frames, pixels: CLIP_PIXELS };
     return retrievalSystem({
       ...{
         name: 'clip',
-        data,
         seed: train.seed,
         tokenizer,
         splits: index,
-        frames: model.frames,
-        pixels: CLIP_PIXELS,
         hasStart: true,
       },
       maxTokens: model.text.maxTokens,
@@ -66,7 +70,8 @@ export const clip = defineSystem<ClipConfig, ClipParams>({
       kinds: { vision: encoderKind(sizes.vision), text: encoderKind(sizes.text) },
       published: [publishedClip(sizes)],
       init: (initializer) => initClip(sizes, initializer),
-      images: (params, images) => clipImages(params, images, sizes),
+      clips: (params, pixels) =>
+        clipEmbeddings(pixels, shape, (images) => clipImages(params, images, sizes)),
       texts: (params, ids) => clipTexts(params, { ids }, sizes),
       bounds: { logitScale: LOGIT_SCALE_BOUNDS },
       sums: ({ logitScale }, pairs) =>

@@ -45,10 +45,7 @@ type RetrievalBatch = {
 /** What is to be said of a system of two towers. */
 export interface RetrievalOptions<P extends TensorTree> {
   readonly name: string;
-  readonly data: RunConfig['data'];
   readonly seed: number;
-  readonly frames: FrameUse;
-  readonly pixels: PixelStatistics;
   readonly tokenizer: Tokenizer;
   readonly maxTokens: number;
   /** Whether texts begin with `[CLS]`; all end with `[SEP]`. */
@@ -61,8 +58,8 @@ export interface RetrievalOptions<P extends TensorTree> {
   readonly parameters: readonly string[];
   readonly bounds?: Bounds;
   readonly init: (initializer: Initializer) => P;
-  /** [B, H, W, C] to unit vectors [B, E]. */
-  readonly images: (params: P, images: tf.Tensor) => tf.Tensor;
+  /** Packed frames [B, bytes / 4] (int32) to unit vectors [B, E]. */
+  readonly clips: (params: P, pixels: tf.Tensor) => tf.Tensor;
   /** [B, L] int32 to unit vectors [B, E]. */
   readonly texts: (params: P, ids: tf.Tensor) => tf.Tensor;
   /** Of the global batch. */
@@ -139,8 +136,6 @@ export function retrievalSystem<P extends TensorTree>(
     labels: ({ arrays }) => countedOf(arrays['labels']!, arrays['answerWeights']!),
   };
 
-  const clips = (params: P, batch: RetrievalBatch): tf.Tensor =>
-    clipEmbeddings(params, batch, options);
   return {
     name,
     objectives: { contrastive: 1 },
@@ -157,7 +152,7 @@ export function retrievalSystem<P extends TensorTree>(
       const asked = batch as RetrievalBatch;
       if (asked.candidates === undefined) return {};
       const texts = options.texts(params, tf.reshape(asked.candidates, [-1, maxTokens]));
-      const scores = tf.matMul(clips(params, asked), texts, false, true); // [B, candidates]
+      const scores = tf.matMul(options.clips(params, asked.pixels), texts, false, true); // [B, candidates]
       return { contrastive: crossEntropySums(scores, asked.labels!, asked.answerWeights!) };
     },
     contrast: {
@@ -166,7 +161,7 @@ export function retrievalSystem<P extends TensorTree>(
       embed(params, _frozen, batch) {
         const given = batch as RetrievalBatch;
         return {
-          clips: clips(params, given),
+          clips: options.clips(params, given.pixels),
           texts: options.texts(params, given.ids),
           captionIds: given.captions,
         };
@@ -178,21 +173,39 @@ export function retrievalSystem<P extends TensorTree>(
   };
 }
 
-/** Unit vectors of the clips of a batch, [B, E]. */
-function clipEmbeddings<P extends TensorTree>(
-  params: P,
-  { pixels }: RetrievalBatch,
-  { frames, data, images, pixels: statistics }: RetrievalOptions<P>,
-): tf.Tensor {
+/** How clips become the pictures that a tower sees. */
+export interface ClipShape {
+  readonly data: RunConfig['data'];
+  readonly frames: FrameUse;
+  readonly pixels: PixelStatistics;
+}
+
+/** Pictures that a clip is seen as, each by itself. */
+export function picturesPerClip({ frames, data }: Omit<ClipShape, 'pixels'>): number {
+  return frames === 'bag' ? data.windows * data.framesPerWindow : 1;
+}
+
+/** Packed frames of clips [B, bytes / 4] as pictures, [B F, H, W, C] with F as {@link picturesPerClip} has it. */
+export function clipPictures(packed: tf.Tensor, { frames, data, pixels }: ClipShape): tf.Tensor {
   const { windows, framesPerWindow, frameSize } = data;
-  const batch = pixels.shape[0];
+  const batch = packed.shape[0];
   const count = windows * framesPerWindow;
-  const shown = normalizePixels(pixels, [batch * count, frameSize, frameSize, 3], statistics);
-  if (frames === 'bag') {
-    const each = tf.reshape(images(params, shown), [batch, count, -1]);
-    return l2Normalize(tf.mean(each, 1));
-  }
-  if (count === 1) return images(params, shown);
+  const shown = normalizePixels(packed, [batch * count, frameSize, frameSize, 3], pixels);
+  if (frames === 'bag' || count === 1) return shown;
   const size = [batch, windows * frameSize, frameSize, 3 * framesPerWindow] as const;
-  return images(params, tf.reshape(tubelets(shown, framesPerWindow), [...size]));
+  return tf.reshape(tubelets(shown, framesPerWindow), [...size]);
+}
+
+/**
+ * Unit vectors of clips, [B, E], by a tower of pictures; of a bag of frames the mean of theirs.
+ * @param images [B, H, W, C] to unit vectors [B, E]
+ */
+export function clipEmbeddings(
+  packed: tf.Tensor,
+  shape: ClipShape,
+  images: (pictures: tf.Tensor) => tf.Tensor,
+): tf.Tensor {
+  const each = images(clipPictures(packed, shape));
+  if (shape.frames !== 'bag') return each;
+  return l2Normalize(tf.mean(tf.reshape(each, [packed.shape[0], picturesPerClip(shape), -1]), 1));
 }

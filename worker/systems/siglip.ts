@@ -13,7 +13,13 @@ import {
 import { encoderKind } from '../part-kind.ts';
 import { publishedSiglip } from '../pretrained/published-parts.ts';
 import { SIGLIP_PIXELS } from '../tokens/pixels.ts';
-import { channelsOf, momentsOf, retrievalFields, retrievalSystem } from './retrieval.ts';
+import {
+  channelsOf,
+  clipEmbeddings,
+  momentsOf,
+  retrievalFields,
+  retrievalSystem,
+} from './retrieval.ts';
 import { defineSystem, isOneMediumWithWords } from './system.ts';
 import { fitTokenizer, readTokenizer } from './text-assets.ts';
 import {
@@ -60,15 +66,13 @@ export const siglip = defineSystem<SiglipConfig, SiglipParams>({
   async open({ config: { model, data, train }, folder, index }) {
     const tokenizer = await readTokenizer(folder);
     const sizes = siglipSizes(model, data);
+    const shape = { data, frames: model.frames, pixels: SIGLIP_PIXELS };
     return retrievalSystem({
       ...{
         name: 'siglip',
-        data,
         seed: train.seed,
         tokenizer,
         splits: index,
-        frames: model.frames,
-        pixels: SIGLIP_PIXELS,
         hasStart: false,
       },
       maxTokens: model.text.maxTokens,
@@ -81,7 +85,8 @@ export const siglip = defineSystem<SiglipConfig, SiglipParams>({
       },
       published: [publishedSiglip(sizes)],
       init: (initializer) => initSiglip(sizes, initializer, { bias: model.initialBias }),
-      images: (params, images) => siglipImages(params, images, sizes),
+      clips: (params, pixels) =>
+        clipEmbeddings(pixels, shape, (images) => siglipImages(params, images, sizes)),
       texts: (params, ids) => siglipTexts(params, { ids }, sizes),
       sums: ({ logitScale, logitBias }, pairs) =>
         sigmoidSums(pairs, tf.exp(logitScale), logitBias, model.contrastChunk ?? undefined),
