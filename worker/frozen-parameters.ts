@@ -63,6 +63,12 @@ export function freezeParameters(
             ...contrast,
             parameters: contrast.parameters.filter((path) => !isFrozen.has(path)),
             embed: (params, arrays, batch) => contrast.embed(join(params, arrays), arrays, batch),
+            ...(contrast.together === undefined
+              ? {}
+              : {
+                  together: (params: TensorTree, arrays: TensorTree, batch: TensorTree) =>
+                    contrast.together!(join(params, arrays), arrays, batch),
+                }),
             sums: (params, embeddings, arrays) =>
               contrast.sums(join(params, arrays), embeddings, arrays),
           },

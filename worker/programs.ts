@@ -103,14 +103,15 @@ export function compilePrograms<P extends TensorTree>(
         let sums: tf.Tensor | undefined;
         const total = (...inputs: tf.Tensor[]): tf.Scalar => {
           const tree = withLeaves(params, inputs);
-          const own = system.sums(tree, frozen, batch);
+          const both = contrast?.together?.(tree, frozen, batch);
+          const own = both?.sums ?? system.sums(tree, frozen, batch);
           sums = tf.keep(stack(own));
           // Only the losses: the counts of right answers have no gradient.
           const losses = tf.stack(objectives.map((name) => own[name]?.lossSum ?? tf.scalar(0)));
           const ownTotal: tf.Scalar = tf.sum(tf.mul(losses, scales));
           if (contrast === undefined) return ownTotal;
           // The chain rule: the comparison's gradient by what is compared, times that by the parameters.
-          const embeddings = contrast.embed(tree, frozen, batch);
+          const embeddings = both?.embeddings ?? contrast.embed(tree, frozen, batch);
           return Object.entries(cotangents as Record<string, tf.Tensor>).reduce<tf.Scalar>(
             (sum, [name, cotangent]) => tf.add(sum, tf.sum(tf.mul(embeddings[name]!, cotangent))),
             ownTotal,

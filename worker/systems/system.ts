@@ -85,6 +85,18 @@ export interface Contrast<P extends TensorTree = TensorTree> {
    * numbers to tell equals by.
    */
   embed(params: P, frozen: TensorTree, batch: TensorTree): Record<string, tf.Tensor>;
+  /**
+   * What {@link embed} gives and the system's other sums of a training microbatch, for those that have most of the way in
+   * common: it is gone once, and back once. Each by itself unless given.
+   */
+  together?(
+    params: P,
+    frozen: TensorTree,
+    batch: TensorTree,
+  ): {
+    readonly embeddings: Record<string, tf.Tensor>;
+    readonly sums: Record<string, ObjectiveSums>;
+  };
   /** Sums over the global batch; `embeddings` are those of all rows, [all rows, ...], in the order of the microbatches. */
   sums(
     params: P,
