@@ -72,10 +72,12 @@ export async function sample(options: SampleOptions): Promise<Sampled> {
   }
 }
 
-/** What of the question is to be told: that the system's own is asked, or that its end is cut off. */
+/** What of the question is to be told: that the system's own is asked, that its end is cut off, or all of it. */
 function linesAbout(given: readonly Given[], question: string): ReadonlySet<string> {
   return new Set(
     given.flatMap(({ question: asked, cutTo }) => {
+      if (cutTo === 0)
+        return question === '' ? [] : ['the question is not read: the model writes captions alone'];
       if (cutTo !== undefined) return [`the question is cut to ${cutTo} word pieces: ${asked}`];
       return question === '' ? [`asked: ${asked}`] : [];
     }),

@@ -17,6 +17,12 @@ export function prependToken(token: tf.Tensor, x: tf.Tensor): tf.Tensor {
   return tf.concat([tf.tile(tf.reshape(token, [1, 1, width]), [batch, 1, 1]), x], 1);
 }
 
+/** The same learned vector [D] behind every row of x: [B, L + 1, D]. */
+export function appendToken(token: tf.Tensor, x: tf.Tensor): tf.Tensor {
+  const [batch, , width] = x.shape as [number, number, number];
+  return tf.concat([x, tf.tile(tf.reshape(token, [1, 1, width]), [batch, 1, 1])], 1);
+}
+
 /** One position of each row, [B, D]. */
 export function tokenAt(x: tf.Tensor, position: number): tf.Tensor {
   const [batch, , width] = x.shape as [number, number, number];

@@ -51,6 +51,15 @@ test("VideoOFA's paper preset is OFA-Base's released code's model but for what i
   assert.ok(Math.abs(total / 180e6 - 1) < 0.01, `${total}`);
 });
 
+test("CoCa's paper preset is CoCa-Base: a tower of 86 and a decoder of 297 million parameters", async () => {
+  // Source: Yu et al. 2022, arXiv:2205.01917, table 1. The poolers and the projections are in neither.
+  const { sum } = await countsOf('coca');
+  const [vision, text] = ['vision/', 'text/'].map((part) => sum((path) => path.startsWith(part)));
+  const decoder = sum((path) => path.startsWith('decoder/'));
+  assert.ok(Math.abs(vision! / 86e6 - 1) < 0.01, `${vision}`);
+  assert.ok(Math.abs((text! + decoder) / 297e6 - 1) < 0.01, `${text! + decoder}`);
+});
+
 /**
  * Source: Devlin et al. 2019, arXiv:1810.04805: BERT-large with its head for hidden words is what is not visual.
  */
@@ -74,7 +83,7 @@ test("VideoBERT's paper preset is BERT-large with 20,736 visual words", async ()
   assert.equal(bert + (512 - length) * width, 335_174_458);
 });
 
-for (const recipe of ['clip', 'siglip', 'merlot', 'video-ofa']) {
+for (const recipe of ['clip', 'siglip', 'coca', 'merlot', 'video-ofa']) {
   test(`${recipe}'s base preset is valid, and rows become a batch of it`, async () => {
     const { system, config } = await openCaptioned(recipe, {
       preset: 'base',

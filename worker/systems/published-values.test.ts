@@ -32,6 +32,24 @@ test('CLIP: a random square crop is the only augmentation', async () => {
   assert.deepEqual([data.augment.crop, data.augment.flip], ['square', false]);
 });
 
+test('CoCa: batches of 65,536 pictures of 288 pixels in patches of 18, captions weigh twice', async () => {
+  // Source: Yu et al. 2022, arXiv:2205.01917, sec. 3.2 and 4.1.
+  const text = await readFile(new URL('../recipes/coca.yaml', import.meta.url), 'utf8');
+  const config = resolveConfig({ text, file: 'coca', preset: 'paper', overrides: [] });
+  assert.equal(batchOf(config), 65_536);
+  assert.equal(config.data.frameSize, 288);
+  const model = config.model as unknown as {
+    readonly vision: { readonly patchSize: number };
+    readonly text: { readonly maxTokens: number; readonly vocabulary: number };
+    readonly captionQueries: number;
+    readonly weights: object;
+  };
+  assert.equal(model.vision.patchSize, 18);
+  assert.deepEqual([model.text.maxTokens, model.text.vocabulary], [64, 64_000]);
+  assert.equal(model.captionQueries, 256);
+  assert.deepEqual(model.weights, { contrastive: 1, captioning: 2 });
+});
+
 /** New tokens that released code asks for. */
 const ANSWERS = {
   blip2: 30, // salesforce/LAVIS, blip2_opt.py, generate

@@ -2,6 +2,7 @@ import { bind } from './bind.ts';
 import { blip2 } from './blip2.ts';
 import { blip2Generation } from './blip2-generation.ts';
 import { clip } from './clip.ts';
+import { coca } from './coca.ts';
 import { languageModel } from './language-model.ts';
 import { merlot } from './merlot.ts';
 import { miniGpt4Video } from './minigpt4-video.ts';
@@ -18,6 +19,7 @@ export const systems: readonly SystemDefinition[] = [
   blip2,
   blip2Generation,
   clip,
+  coca,
   languageModel,
   merlot,
   miniGpt4Video,

@@ -67,7 +67,7 @@ test('pixels that are no whole number of int32 are refused', () => {
   const sized = (windows: number) => [
     ...['data.frameSize=21', `data.windows=${windows}`, 'data.framesPerWindow=1'],
   ];
-  for (const recipe of ['clip', 'siglip']) {
+  for (const recipe of ['clip', 'siglip', 'coca']) {
     const fault = (windows: number) =>
       faultOf(recipe, [...sized(windows), 'model.vision.patchSize=7']);
     assert.equal(fault(4), undefined);

@@ -69,10 +69,10 @@ test('of more texts than can be compared some are drawn from all, by the seed', 
   assert.equal(texts.filter((text) => classOf(text) !== undefined).length, 1024);
 });
 
-for (const recipe of ['clip', 'siglip']) {
+for (const recipe of ['clip', 'siglip', 'coca']) {
   test(`${recipe}: captions that are read alike belong together, and are one candidate`, async () => {
     // Begun and ended, and five words; siglip has no beginning.
-    const overrides = [`model.text.maxTokens=${recipe === 'clip' ? 7 : 6}`, 'data.frameSize=32'];
+    const overrides = [`model.text.maxTokens=${recipe === 'siglip' ? 6 : 7}`, 'data.frameSize=32'];
     const { system, config } = await openCaptioned(recipe, {
       ...{ preset: 'tiny', overrides, samples: spelt },
     });
