@@ -140,7 +140,7 @@ async function sheetOf(
           ...row.sample,
           cues: [],
           parts: [
-            { role: 'user' as const, text: question },
+            ...(question === '' ? [] : [{ role: 'user' as const, text: question }]),
             ...(words === undefined ? [] : [{ text: `read before the answer: ${words}` }]),
             { role: 'assistant' as const, text: texts[i]! },
           ],

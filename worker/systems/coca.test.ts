@@ -95,41 +95,51 @@ test('in one pass comes out what comes out of two', async () => {
   }
 });
 
-test('a caption is right where it is the one that the model writes, word for word', async () => {
+/** The same model, which writes nothing but the end. */
+function silent(params: TensorTree, sep: number): TensorTree {
+  return mapTree(params, (tensor, path) => {
+    if (path === 'decoder/finalNorm/scale') return tf.zerosLike(tensor);
+    if (path === 'decoder/finalNorm/offset') return tf.onesLike(tensor);
+    if (path !== 'decoder/head/kernel') return tensor;
+    const [width, numWords] = tensor.shape as [number, number];
+    const column = tf.oneHot(tf.tensor1d([sep], 'int32'), numWords);
+    return tf.tile(tf.cast(column, 'float32'), [width, 1]);
+  });
+}
+
+test('a caption is right where it is the one that the model writes, word for word up to its end', async () => {
   const { engine, system, params, rows, config } = await opened();
   const answers = system.answers!;
   const { maxTokens } = (config.model as unknown as { text: { maxTokens: number } }).text;
-  const written: number[][] = [];
-  const answering = openAnswering(
-    engine,
-    {
-      ...answers,
-      decode(ids) {
-        written.push([...ids]);
-        return answers.decode(ids);
-      },
-    },
-    { params, frozen: {} },
-  );
-  await answering.ask(rows, 'a question that it does not read');
-  answering.close();
-  assert.equal(written.length, rows.length);
   const task = system.heldOutTasks.find(({ name }) => name === 'caption-exact')!;
   const batch = task.assemble(rows);
   const [start] = batch.arrays['ids']!.data;
   const sep = answers.eosIds[0]!;
-  const rightOf = (texts: readonly number[][]): number => {
-    const ids = new Int32Array(rows.length * maxTokens);
-    for (const [i, own] of texts.entries())
-      ids.set([start!, ...own, sep].slice(0, maxTokens), i * maxTokens);
-    const arrays = { ...batch.arrays, ids: { data: ids, shape: [rows.length, maxTokens] } };
-    const sums = system.sums(params, {}, uploadBatch(engine, { ...batch, arrays }));
-    return sums['captioning']!.correct.dataSync()[0]!;
-  };
-  assert.equal(rightOf(written), rows.length);
-  for (const at of [0, 1]) {
-    const other = written.with(4, written[4]!.with(at, written[4]![at]! === 7 ? 8 : 7));
-    assert.equal(rightOf(other), rows.length - 1, `word ${at}`);
+  for (const own of [params, silent(params, sep)]) {
+    const written: number[][] = [];
+    const decode = (ids: readonly number[]): string => {
+      written.push([...ids]);
+      return answers.decode(ids);
+    };
+    const answering = openAnswering(engine, { ...answers, decode }, { params: own, frozen: {} });
+    await answering.ask(rows, 'a question that it does not read');
+    answering.close();
+    assert.equal(written.length, rows.length);
+    assert.equal(written[0]!.length, own === params ? maxTokens - 1 : 0);
+    const rightOf = (texts: readonly number[][]): number => {
+      const ids = new Int32Array(rows.length * maxTokens);
+      for (const [i, text] of texts.entries())
+        ids.set([start!, ...text, sep].slice(0, maxTokens), i * maxTokens);
+      const arrays = { ...batch.arrays, ids: { data: ids, shape: [rows.length, maxTokens] } };
+      const sums = system.sums(own, {}, uploadBatch(engine, { ...batch, arrays }));
+      return sums['captioning']!.correct.dataSync()[0]!;
+    };
+    assert.equal(rightOf(written), rows.length);
+    for (const at of [0, 1]) {
+      const text = written[4]!;
+      const other = [...text.slice(0, at), text[at] === 7 ? 8 : 7, ...text.slice(at + 1)];
+      assert.equal(rightOf(written.with(4, other)), rows.length - 1, `word ${at}`);
+    }
   }
 });
 
