@@ -1,7 +1,8 @@
 /**
  * CoCa: one model that is contrasted and captions. Its text decoder is cut in two: the first half reads words alone, with
  * a learned token at their end that speaks for the text; the second half looks at what a pooler makes of the pictures,
- * and writes. Source: Yu et al. 2022, arXiv:2205.01917, sec. 3.2 and the pseudocode of its figure.
+ * and writes. Source: Yu et al. 2022, arXiv:2205.01917, sec. 3.2 and its pseudocode, in which the two poolers stand side by
+ * side.
  */
 import * as tf from '@tensorflow/tfjs-core';
 import type { Initializer } from '../initializer.ts';

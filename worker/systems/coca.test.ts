@@ -150,7 +150,9 @@ test('held-out captions are asked by their class, and those alike are one', asyn
   assert.deepEqual(task.labels(task.assemble(rows)), [0, 1, 2, 3, 4, 5, 6, 7, 0]);
 });
 
-test('a loss that counts nothing leaves the other as it is', async () => {
-  const { system } = await opened(['model.weights.captioning=0']);
+test('either loss may count nothing, and not both', async () => {
+  const [contrast, captions] = ['model.weights.contrastive=0', 'model.weights.captioning=0'];
+  const { system } = await opened([captions!]);
   assert.deepEqual(system.objectives, { contrastive: 1, captioning: 0 });
+  await assert.rejects(opened([contrast!, captions!]), /model\.weights are both 0/);
 });

@@ -64,6 +64,10 @@ const fields = z.strictObject({
   captionQueries: count('Queries that read the tower for the second half'),
   embedding: count('Width of the space that clips and texts share'),
   ...retrievalFields,
+  frames: retrievalFields.frames.describe(
+    'tubelets: all frames in one sequence, those of a window in one token; bag: each frame by itself, and the poolers look ' +
+      'at the tokens of all of them, which cannot tell their order',
+  ),
   weights: z
     .strictObject({
       contrastive: weight('Of telling clips and texts apart'),
@@ -78,8 +82,10 @@ export const coca = defineSystem<CocaConfig, CocaParams>({
   schema: fields,
   sampleKind: 'a picture or a clip of one video, with words',
   takes: isOneMediumWithWords,
-  check: ({ model: { vision, text }, data }) =>
-    checkVision('model.vision', vision, data) ?? checkBlocks('model.text', text),
+  check: ({ model: { vision, text, weights }, data }) =>
+    weights.contrastive + weights.captioning === 0
+      ? 'model.weights are both 0, and nothing is learned: set one of them to more'
+      : (checkVision('model.vision', vision, data) ?? checkBlocks('model.text', text)),
   async fit(context) {
     const { vocabularySize } = await fitTokenizer(context, context.config.model.text.vocabulary);
     return `${vocabularySize} word pieces`;
