@@ -152,7 +152,7 @@ test('held-out captions are asked by their class, and those alike are one', asyn
 
 test('either loss may count nothing, and not both', async () => {
   const [contrast, captions] = ['model.weights.contrastive=0', 'model.weights.captioning=0'];
-  const { system } = await opened([captions!]);
+  const { system } = await opened([captions]);
   assert.deepEqual(system.objectives, { contrastive: 1, captioning: 0 });
-  await assert.rejects(opened([contrast!, captions!]), /model\.weights are both 0/);
+  await assert.rejects(opened([contrast, captions]), /model\.weights are both 0/);
 });
