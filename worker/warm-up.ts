@@ -64,7 +64,7 @@ export function blankRows({ config, index }: Pick<Run, 'config' | 'index'>): Row
     const number = i % index.train.length;
     // A sample of its own: what a system remembers of one is what its film shows.
     const sample = { ...index.train[number]! };
-    const { startSeconds, endSeconds } = sample.media[0]!;
+    const { startSeconds, endSeconds } = sample.media[0] ?? { startSeconds: 0, endSeconds: 0 };
     const timesSeconds = Array.from(
       { length: numFrames },
       (_each, k) => startSeconds + ((endSeconds - startSeconds) * (k + 0.5)) / numFrames,

@@ -76,6 +76,17 @@ describe('a clip loader', { skip: WITHOUT_FFMPEG }, () => {
     assert.notDeepEqual(clips[0]!.frames, clips[1]!.frames);
   });
 
+  test('a text without media shows black frames, and no decoder is asked', async () => {
+    const words = { ...index.train[0]!, id: 'words', media: [] };
+    const loader = open({ index: { ...index, train: [words, index.train[0]!] } });
+    const [text] = await loader.load([lease(0)]);
+    assert.equal(loader.stats.numFramesDecoded, 0);
+    assert.deepEqual(text!.frames, new Uint8Array(FRAME_BYTES));
+    assert.deepEqual(text!.timesSeconds, [0, 0, 0, 0]);
+    const [clip] = await loader.load([lease(1)]);
+    assert.ok(clip!.frames.some((value) => value !== 0));
+  });
+
   test('a clip that fails is replaced by the first substitute that decodes, the others stay where they are', async () => {
     const loader = open();
     const clips = await loader.load([

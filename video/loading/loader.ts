@@ -211,6 +211,7 @@ class PoolClipLoader implements ClipLoader {
   }
 
   async #shownOf(row: number, epoch: number, signal?: AbortSignal): Promise<ShownClip> {
+    if (this.#samples[row]!.media.length === 0) return this.#nothingShown();
     // A file may be bad in one part alone: another view of it is another clip.
     const key = isFixedView(this.#view) ? String(row) : `${row}/${epoch}`;
     const known = this.#failures.get(key);
@@ -228,6 +229,17 @@ class PoolClipLoader implements ClipLoader {
       this.#underWay.set(key, decoding);
     }
     return signal ? await untilAborted(decoding, signal) : await decoding;
+  }
+
+  /** Of a text alone: black frames and silence. */
+  #nothingShown(): ShownClip {
+    const { frameSize, audio } = this.#options;
+    const { numFrames } = this.#view;
+    return {
+      frames: new Uint8Array(numFrames * frameSize * frameSize * 3),
+      timesSeconds: new Array<number>(numFrames).fill(0),
+      ...(audio === undefined ? {} : { audio: clipLogMel(new Float32Array(0), audio) }),
+    };
   }
 
   async #decode(key: string, row: number, epoch: number): Promise<ShownClip> {

@@ -253,20 +253,22 @@ export function emptyVocabulary({
   branching,
   depth,
   numComponents: wanted,
+  featureWidth = FEATURE_WIDTH,
 }: {
   readonly branching: number;
   readonly depth: number;
   readonly numComponents: number;
+  readonly featureWidth?: number;
 }): VisualVocabulary {
-  const numComponents = Math.min(wanted, FEATURE_WIDTH);
+  const numComponents = Math.min(wanted, featureWidth);
   const numWords = branching ** depth;
   // The root, and all levels but the last.
   const numParents = (numWords - 1) / (branching - 1);
   const numNodes = numParents - 1 + numWords;
   return {
-    ...{ numWords, numComponents, featureWidth: FEATURE_WIDTH },
-    mean: new Float32Array(FEATURE_WIDTH),
-    components: new Float32Array(numComponents * FEATURE_WIDTH),
+    ...{ numWords, numComponents, featureWidth },
+    mean: new Float32Array(featureWidth),
+    components: new Float32Array(numComponents * featureWidth),
     centroids: new Float32Array(numWords * numComponents),
     nodes: new Float32Array(numNodes * numComponents),
     childCounts: Array.from({ length: numNodes + 1 }, (_, i) => (i < numParents ? branching : 0)),

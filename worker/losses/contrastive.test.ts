@@ -80,6 +80,47 @@ describe('contrastive losses', () => {
     }
   });
 
+  test('rows of one side alone have no part: loss, answers and gradients are those of the others by themselves', async () => {
+    const kept = [0, 1, 4, 6];
+    const of = <T>(all: readonly T[]): T[] => kept.map((row) => all[row]!);
+    const paired = tf.tensor1d(IDS.map((_, row) => (kept.includes(row) ? 1 : 0)));
+    const alone = infoNceSums(
+      {
+        left: tf.tensor2d(of(vectors('left'))),
+        right: tf.tensor2d(of(vectors('right'))),
+        groupIds: tf.tensor1d(of(IDS)),
+      },
+      tf.scalar(SCALE),
+    );
+    // In a row without the other side anything may stand.
+    const strange = vectors('left').map((own, row) => (kept.includes(row) ? own : [9, 9, 9, 9, 9]));
+    const lossOf = (left: tf.Tensor, right: tf.Tensor, chunk?: number): tf.Scalar =>
+      infoNceSums({ left, right, groupIds: tf.tensor1d(IDS), paired }, tf.scalar(SCALE), chunk)
+        .lossSum as tf.Scalar;
+    for (const chunk of [undefined, 3]) {
+      for (const left of [vectors('left'), strange]) {
+        const given = { ...pairs(), left: tf.tensor2d(left), paired };
+        const { lossSum, correct } = infoNceSums(given, tf.scalar(SCALE), chunk);
+        assert.ok(Math.abs((await valueOf(lossSum)) - (await valueOf(alone.lossSum))) < 1e-4);
+        assert.equal(await valueOf(correct), await valueOf(alone.correct));
+      }
+      const gradients = engine.compile(
+        (left: tf.Tensor, right: tf.Tensor) =>
+          tf.grads((...sides) => lossOf(sides[0]!, sides[1]!, chunk))([left, right]),
+        { name: 'partial gradients' },
+      );
+      for (const tensor of await gradients(pairs().left, pairs().right)) {
+        const rows = (await tensor.array()) as number[][];
+        for (const [row, own] of rows.entries())
+          assert.equal(
+            own.every((value) => value === 0),
+            !kept.includes(row),
+            `row ${row}`,
+          );
+      }
+    }
+  });
+
   test('gradients in chunks are those of the whole, compiled too', async () => {
     const gradients = (chunk?: number) => {
       const loss = (left: tf.Tensor, right: tf.Tensor, scale: tf.Tensor): tf.Scalar =>

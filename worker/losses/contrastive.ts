@@ -21,7 +21,15 @@ export interface Pairs {
   readonly groupIds: GroupIds;
   /** [G], 0 for rows whose answer does not count in `correct`; all count unless given. */
   readonly counted?: tf.Tensor;
+  /**
+   * [G], 0 for rows that have one side alone: of {@link infoNceSums}, they are neither compared nor compared with, and
+   * loss, answers and gradients are those of the others alone. All have both unless given; no gradient.
+   */
+  readonly paired?: tf.Tensor;
 }
+
+/** What is added to a similarity so that its share of a softmax is 0 in float32. */
+const UNPAIRED = -1e9;
 
 /**
  * InfoNCE in both directions, 1/2 each, summed over the rows; where several rows belong together the target is spread
@@ -32,19 +40,30 @@ export interface Pairs {
  * @param chunk rows compared at a time, whose similarities are computed again in the backward pass; all by default
  */
 export function infoNceSums(pairs: Pairs, scale: tf.Tensor, chunk?: number): ObjectiveSums {
-  const { left, right, groupIds } = pairs;
+  const { left, right, groupIds, paired } = pairs;
   const rows = left.shape[0];
   const oneWay = (from: tf.Tensor, to: tf.Tensor, start: number, size: number): tf.Tensor => {
     const own = tf.slice(from, [start, 0], [size, -1]);
     const ids = rowsOf(groupIds, start, size);
     return rematerialized(
-      ([some, all, own_, ids_, scale_]) => {
+      ([some, all, own_, ids_, scale_, ownPaired, allPaired]) => {
         const logits = similarities(some!, all!, scale_!);
         const together = belongTogether(own_!, ids_!);
-        const targets = tf.div(together, tf.sum(together, -1, true));
-        return tf.neg(tf.sum(tf.mul(tf.logSoftmax(logits), targets)));
+        if (ownPaired === undefined || allPaired === undefined) {
+          const targets = tf.div(together, tf.sum(together, -1, true));
+          return tf.neg(tf.sum(tf.mul(tf.logSoftmax(logits), targets)));
+        }
+        const across = tf.reshape(allPaired, [1, -1]);
+        const wanted = tf.mul(together, tf.mul(tf.reshape(ownPaired, [-1, 1]), across));
+        // A row without the other side wants nothing.
+        const targets = tf.div(wanted, tf.maximum(tf.sum(wanted, -1, true), 1));
+        const shown = tf.add(logits, unpairedBias(across));
+        return tf.neg(tf.sum(tf.mul(tf.logSoftmax(shown), targets)));
       },
-      [own, to, ids, groupIds, scale],
+      [
+        ...[own, to, ids, groupIds, scale],
+        ...(paired === undefined ? [] : [tf.slice(paired, [start], [size]), paired]),
+      ],
     );
   };
   const parts = chunks(rows, chunk).flatMap(({ start, size }) => [
@@ -92,18 +111,26 @@ export function sigmoidSums(
 }
 
 function nearestBelongs(
-  { left, right, groupIds, counted }: Pairs,
+  { left, right, groupIds, counted, paired }: Pairs,
   chunk: number | undefined,
 ): tf.Tensor {
+  const asked = [counted, paired].filter((rows) => rows !== undefined);
   const parts = chunks(left.shape[0], chunk).map(({ start, size }) => {
     const logits = tf.matMul(tf.slice(left, [start, 0], [size, -1]), right, false, true);
-    const found = tf.gather(groupIds, tf.argMax(logits, -1));
+    const shown =
+      paired === undefined ? logits : tf.add(logits, unpairedBias(tf.reshape(paired, [1, -1])));
+    const found = tf.gather(groupIds, tf.argMax(shown, -1));
     const isRight = belongsToOwn(found, rowsOf(groupIds, start, size));
     return tf.sum(
-      counted === undefined ? isRight : tf.mul(isRight, tf.slice(counted, [start], [size])),
+      asked.reduce((right_, rows) => tf.mul(right_, tf.slice(rows, [start], [size])), isRight),
     );
   });
   return tf.addN(parts);
+}
+
+/** Hides the rows without both sides from those that are compared, [1, G]. */
+function unpairedBias(paired: tf.Tensor): tf.Tensor {
+  return tf.mul(tf.sub(1, paired), UNPAIRED);
 }
 
 /** [c, D] and [G, D] to [c, G]. */

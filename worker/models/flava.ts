@@ -24,16 +24,15 @@ export interface FlavaSizes {
   readonly embedding: number;
 }
 
-export type FlavaParams = {
+/** What is trained: the released model but for the poolers of the two encoders of one modality, which no loss reads. */
+export type FlavaEncoders = {
   readonly image: VitParams & {
     readonly maskToken: tf.Tensor; // [D], stands for a hidden patch
-    readonly pooler: DenseParams;
   };
   readonly text: {
     readonly embedding: BertEmbeddingParams;
     readonly blocks: Stacked<BlockParams>;
     readonly finalNorm: LayerNormParams;
-    readonly pooler: DenseParams;
   };
   readonly joint: {
     readonly classToken: tf.Tensor; // [D]
@@ -50,20 +49,34 @@ export type FlavaParams = {
   readonly logitScale: tf.Tensor;
 };
 
+export type FlavaParams = FlavaEncoders & {
+  readonly image: { readonly pooler: DenseParams };
+  readonly text: { readonly pooler: DenseParams };
+};
+
 /** Source: Singh et al. 2022, arXiv:2112.04482, sec. 4.1; pre-norm encoders, joined by self-attention. */
 export function initFlava(sizes: FlavaSizes, init: Initializer): FlavaParams {
+  const encoders = initFlavaEncoders(sizes, init);
+  const [{ width: seen }, { width: read }] = [sizes.image, sizes.text];
+  return {
+    ...encoders,
+    image: { ...encoders.image, pooler: initDense(init, 'image/pooler', seen, seen) },
+    text: { ...encoders.text, pooler: initDense(init, 'text/pooler', read, read) },
+  };
+}
+
+/** As {@link initFlava}. */
+export function initFlavaEncoders(sizes: FlavaSizes, init: Initializer): FlavaEncoders {
   const { image, text, joint, embedding } = sizes;
   return {
     image: {
       ...initVit(image, init, { path: 'image/' }),
       maskToken: init.fill('image/maskToken', [image.width], 0),
-      pooler: initDense(init, 'image/pooler', image.width, image.width),
     },
     text: {
       embedding: initBertEmbedding(text, init, 'text/embedding'),
       blocks: initEncoder(init, 'text/blocks', text),
       finalNorm: initLayerNorm(init, 'text/finalNorm', text.width),
-      pooler: initDense(init, 'text/pooler', text.width, text.width),
     },
     joint: {
       classToken: init.normal('joint/classToken', [joint.width], 0.02),
@@ -81,7 +94,7 @@ export function initFlava(sizes: FlavaSizes, init: Initializer): FlavaParams {
 
 /** States of images [B, H, W, C] before their final norm, [B, 1 + N, D]. `hidden` [B, N] float32: 1 at masked patches. */
 export function flavaImageStates(
-  { image }: FlavaParams,
+  { image }: Pick<FlavaEncoders, 'image'>,
   images: tf.Tensor,
   sizes: FlavaSizes,
   { hidden }: { readonly hidden?: tf.Tensor } = {},
@@ -95,7 +108,7 @@ export function flavaImageStates(
 
 /** States of texts before their final norm, [B, L, D]. */
 export function flavaTextStates(
-  { text }: FlavaParams,
+  { text }: Pick<FlavaEncoders, 'text'>,
   input: BertInput,
   sizes: FlavaSizes,
 ): tf.Tensor {
@@ -106,7 +119,7 @@ export function flavaTextStates(
 
 /** The normed joint states, [B, 1 + (1 + N) + L, D], of both encoders' states before their final norms. */
 export function flavaJointStates(
-  params: FlavaParams,
+  params: Pick<FlavaEncoders, 'joint' | 'imageToJoint' | 'textToJoint'>,
   imageStates: tf.Tensor,
   textStates: tf.Tensor,
   present: tf.Tensor,

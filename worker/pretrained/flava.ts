@@ -1,5 +1,6 @@
 /** FLAVA's three encoders as Hugging Face names and configures them. */
 import * as z from 'zod';
+import type { FlavaTrainingSizes } from '../models/flava-training.ts';
 import type { FlavaSizes } from '../models/flava.ts';
 import { bertEmbeddingWeights, bertFields, bertJson, bertSizesIn } from './bert.ts';
 import { withDefaults } from './clip.ts';
@@ -13,7 +14,7 @@ import {
   VIT_BLOCK,
 } from './encoder.ts';
 import { vector, vitEncoderWeights, vitFields, vitJson, vitSizesIn } from './vit.ts';
-import { linear, norm, same, type WeightTable } from './weight-table.ts';
+import { linear, nested, norm, same, type WeightTable, type Weights } from './weight-table.ts';
 
 /** transformers leaves out of a config what is as its own default. */
 const defaults = {
@@ -102,5 +103,39 @@ export function flavaWeights({ image }: FlavaSizes): WeightTable {
       logitScale: same('logit_scale'),
     },
     ignored: [`${read}.embeddings.position_ids`],
+  };
+}
+
+/** A `config.json` of `FlavaForPreTraining`, whose visual words are ours: it makes none of its own. */
+export function flavaPretrainingJson(sizes: FlavaTrainingSizes): Record<string, unknown> {
+  const { image_config: image, ...rest } = flavaConfigJson(sizes);
+  return {
+    ...rest,
+    architectures: ['FlavaForPreTraining'],
+    init_codebook: false,
+    image_config: { ...(image as object), vocab_size: sizes.codes },
+  };
+}
+
+/** Names of `FlavaForPreTraining`; the poolers that it has beside these are read by none of its losses. */
+export function flavaPretrainingWeights(sizes: FlavaSizes): WeightTable {
+  const { weights, ignored = [] } = flavaWeights(sizes);
+  const head = (path: string, name: string): Weights => ({
+    ...linear(`${path}/dense`, `${name}.transform.dense`),
+    ...norm(`${path}/norm`, `${name}.transform.LayerNorm`),
+    [`${path}/bias`]: same(`${name}.decoder.bias`),
+    [`${path}/table`]: same(`${name}.decoder.weight`),
+  });
+  return {
+    weights: {
+      ...nested(weights, { path: '', prefix: 'flava.' }),
+      ...linear('joint/pooler', 'itm_head.pooler.dense'),
+      ...linear('heads/match', 'itm_head.seq_relationship'),
+      ...head('heads/image', 'mim_head'),
+      ...head('heads/text', 'mlm_head'),
+      ...head('heads/jointImage', 'mmm_image_head'),
+      ...head('heads/jointText', 'mmm_text_head'),
+    },
+    ignored: ignored.map((name) => `flava.${name}`),
   };
 }

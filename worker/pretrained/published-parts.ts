@@ -2,6 +2,7 @@
 import type { LoraConfig, LoraParams } from '../layers/lora.ts';
 import type { Blip2Sizes } from '../models/blip2.ts';
 import type { ClipSizes } from '../models/clip.ts';
+import type { FlavaTrainingSizes } from '../models/flava-training.ts';
 import type { SiglipSizes } from '../models/siglip.ts';
 import type { VitSizes } from '../models/vit.ts';
 import { CLIP_PIXELS, SIGLIP_PIXELS, type PixelStatistics } from '../tokens/pixels.ts';
@@ -14,6 +15,7 @@ import {
   clipWeights,
   textTowerJson,
 } from './clip.ts';
+import { flavaPretrainingJson, flavaPretrainingWeights } from './flava.ts';
 import type { HuggingFaceConfig } from './known-models.ts';
 import { adapterJson, loraWeights } from './lora.ts';
 import { siglipConfigJson, siglipTextWeights, siglipWeights } from './siglip.ts';
@@ -105,6 +107,15 @@ export function publishedBlip2(sizes: Blip2Sizes): PublishedPart {
     ...{ path: '', table: blip2Weights(sizes), json: blip2ConfigJson(sizes) },
     ...{ hasWords: true, texts: { hasStart: true, maxTokens: sizes.length } },
     ...{ ...picturesOf(sizes.vision), ...blip2Fault(sizes.vision) },
+  };
+}
+
+/** FLAVA with its heads. Its words are as long as the model reads, [CLS] and [SEP] included. */
+export function publishedFlava(sizes: FlavaTrainingSizes): PublishedPart {
+  return {
+    ...{ path: '', table: flavaPretrainingWeights(sizes), json: flavaPretrainingJson(sizes) },
+    ...{ hasWords: true, texts: { hasStart: true, maxTokens: sizes.text.length } },
+    ...picturesOf(sizes.image),
   };
 }
 

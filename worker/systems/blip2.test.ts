@@ -13,7 +13,8 @@ import { hardNegatives, queryContrastSums } from '../losses/query-contrast.ts';
 import { blip2Joint, blip2Queries, initBlip2, type Blip2Sizes } from '../models/blip2.ts';
 import { openTestSystem, TEST_SAMPLES, testRows } from '../test/open-system.ts';
 import { NO_LABEL } from '../losses/next-token.ts';
-import { blip2System, exchanged } from './blip2.ts';
+import { blip2System } from './blip2.ts';
+import { exchanged } from './picture-words.ts';
 import type { Row } from './system.ts';
 import { firstAlike } from './text-number.ts';
 

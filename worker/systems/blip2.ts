@@ -37,6 +37,7 @@ import {
   type VideoLanguageSystem,
 } from './system.ts';
 import { fitTokenizer, readTokenizer } from './text-assets.ts';
+import { exchanged, openPictureWords, pictureWordsField } from './picture-words.ts';
 import { firstAlike, textKey, textNumbers } from './text-number.ts';
 import {
   anyPicture,
@@ -48,7 +49,6 @@ import {
   visionSizes,
   type PictureShape,
 } from './vision-part.ts';
-import { wholeWords } from './whole-words.ts';
 
 const fields = z.strictObject({
   name: z.literal('blip2').describe('Li et al. 2023, arXiv:2301.12597, the first stage'),
@@ -65,12 +65,7 @@ const fields = z.strictObject({
     .describe(
       'Pairs that do not match are drawn by their similarity; false: evenly, for comparison',
     ),
-  pictureWords: z
-    .array(z.array(z.string().min(1)).min(2))
-    .describe(
-      'Lists of words of which a picture tells the right one. Texts belong together where they have the same of these; ' +
-        'held-out pictures are asked about texts in which one is exchanged. Empty: texts belong together if equal',
-    ),
+  pictureWords: pictureWordsField,
 });
 
 type Blip2Config = z.infer<typeof fields>;
@@ -109,20 +104,7 @@ export function blip2System(
     length: textLength,
     embedding: config.embedding,
   };
-  const told = new Set(pictureWords.flat());
-  const toldIds = new Set(wholeWords(tokenizer, [...told]).values());
-  const asRead = (ids: ArrayLike<number>): string => tokenizer.decode(Array.from(ids));
-  // Of a word that no piece is known of nothing is read.
-  const readWords = new Set(
-    [...told].map((word) => asRead(tokenizer.encode(word))).filter((word) => word !== ''),
-  );
-  /** What texts of one group have in common. */
-  const groupedBy = (ids: Int32Array): ArrayLike<number> => {
-    const own = asRead(ids)
-      .split(/\s+/)
-      .filter((word) => readWords.has(word));
-    return own.length === 0 ? ids : tokenizer.encode(own.join(' '));
-  };
+  const told = openPictureWords(tokenizer, pictureWords);
   // By id: another model's tokenizer may have no piece that is spelt [CLS] or [>].
   const { cls, join } = tokenizer.special;
   const tokens = (texts: readonly string[], begin: number) =>
@@ -153,7 +135,7 @@ export function blip2System(
         (labels[i] === 1 || textKey(readIds(read, i)) !== textKey(ownIds[i]!)),
     );
     const write = tokens(texts, join);
-    const textIds = textNumbers(ownIds.map(groupedBy));
+    const textIds = textNumbers(ownIds.map((ids) => told.groupedBy(ids)));
     const hasOther = firstAlike(textIds).data.some((first) => first !== 0);
     const [count, length] = [rows.length, textLength];
     const noise = (what: string): HostArray => ({
@@ -168,7 +150,8 @@ export function blip2System(
     const numTokens = [...present.data].reduce((a, b) => a + b, 0);
     const ones = (): HostArray => ({ data: new Float32Array(count).fill(1), shape: [count] });
     const isCounted = (label: number): boolean =>
-      label !== NO_LABEL && (purpose === 'train' || told.size === 0 || toldIds.has(label));
+      label !== NO_LABEL &&
+      (purpose === 'train' || pictureWords.length === 0 || told.isWord(label));
     const writing = {
       writeIds: write.ids,
       writeLabels: write.labels,
@@ -314,20 +297,4 @@ type TensorBatch = Readonly<Record<string, tf.Tensor | undefined>>;
 /** Draws of Gumbel's distribution. Source: Gumbel-max trick, arXiv:1611.01144, eq. 1. */
 function gumbel(rng: Rng, count: number): number[] {
   return Array.from({ length: count }, () => -Math.log(-Math.log(Math.max(rng.uniform(), 1e-12))));
-}
-
-/** A text with one of its words exchanged for another of the same list; undefined where it has none. */
-export function exchanged(
-  text: string,
-  lists: readonly (readonly string[])[],
-  rng: Rng,
-): string | undefined {
-  const words = text.split(/\s+/);
-  const places = words.flatMap((word, at) => {
-    const list = lists.find((own) => own.includes(word));
-    return list === undefined ? [] : [{ at, others: list.filter((other) => other !== word) }];
-  });
-  if (places.length === 0) return undefined;
-  const { at, others } = places[rng.integer(places.length)]!;
-  return words.with(at, others[rng.integer(others.length)]!).join(' ');
 }

@@ -50,6 +50,18 @@ test('CoCa: batches of 65,536 pictures of 288 pixels in patches of 18, captions 
   assert.deepEqual(model.weights, { contrastive: 1, captioning: 2 });
 });
 
+test('FLAVA: 75 of 196 patches in blocks of 16 and more, batches of 8,192, a tenth of the pairs mismatched', async () => {
+  // Source: Singh et al. 2022, arXiv:2112.04482, sec. 3 and appendix; BEiT, arXiv:2106.08254, sec. 2.3;
+  // facebookresearch/multimodal, examples/flava (itm_probability).
+  const text = await readFile(new URL('../recipes/flava.yaml', import.meta.url), 'utf8');
+  const config = resolveConfig({ text, file: 'flava', preset: 'paper', overrides: [] });
+  const { maskedPatches, leastBlock, mismatchedShare, visualBranching, visualDepth } =
+    modelOf(config);
+  assert.deepEqual([maskedPatches, leastBlock, mismatchedShare], [75, 16, 0.1]);
+  assert.equal((visualBranching as number) ** (visualDepth as number), 8192);
+  assert.equal(batchOf(config), 8192);
+});
+
 /** New tokens that released code asks for. */
 const ANSWERS = {
   blip2: 30, // salesforce/LAVIS, blip2_opt.py, generate

@@ -3,6 +3,7 @@ import { blip2 } from './blip2.ts';
 import { blip2Generation } from './blip2-generation.ts';
 import { clip } from './clip.ts';
 import { coca } from './coca.ts';
+import { flava } from './flava.ts';
 import { languageModel } from './language-model.ts';
 import { merlot } from './merlot.ts';
 import { miniGpt4Video } from './minigpt4-video.ts';
@@ -20,6 +21,7 @@ export const systems: readonly SystemDefinition[] = [
   blip2Generation,
   clip,
   coca,
+  flava,
   languageModel,
   merlot,
   miniGpt4Video,

@@ -1,13 +1,10 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
-import * as tf from '@tensorflow/tfjs-core';
 import { openCpuEngine } from '../backend/cpu-engine.ts';
-import { registerGradients } from '../backend/gradients.ts';
 import { uploadBatch } from '../batches.ts';
 import { openInitializer } from '../initializer.ts';
-import { compilePrograms } from '../programs.ts';
 import { CAPTIONED, captionedRows, openCaptioned } from '../test/captioned-system.ts';
-import { leavesOf, withLeaves, type TensorTree } from '../tree.ts';
+import { checkGlobalContrast } from '../test/global-contrast.ts';
 
 const OVERRIDES = [
   'data.frameSize=8',
@@ -17,7 +14,6 @@ const OVERRIDES = [
   'model.text.width=8',
   'model.text.mlpWidth=8',
 ];
-const ADAMW = { beta1: 0.9, beta2: 0.98, epsilon: 1e-8, weightDecay: 0, clipNorm: 1 };
 /** Two clips of it have one caption. */
 const ROWS = [0, 1, 2, 3, 4, 5, 6, 0].map((row) => CAPTIONED[row]!);
 
@@ -25,75 +21,16 @@ for (const recipe of ['clip', 'siglip', 'coca']) {
   describe(recipe, () => {
     test('the gradient of the global batch is that of one comparison of all rows, whatever its parts', async () => {
       const engine = await openCpuEngine();
-      registerGradients();
       const { system, config } = await openCaptioned(recipe, {
         preset: 'tiny',
         overrides: OVERRIDES,
       });
       const rows = captionedRows(config, ROWS);
-      const params = system.init(openInitializer(3));
-      const contrast = system.contrast!;
-      const whole = uploadBatch(engine, system.assemble(rows));
       const { counts } = system.assemble(rows);
-      const weights = Object.entries(system.objectives).map(
-        ([name, weight]) => weight / counts[name]!,
+      const weights = Object.fromEntries(
+        Object.entries(system.objectives).map(([name, weight]) => [name, weight / counts[name]!]),
       );
-      const leaves = leavesOf(params).map(([, tensor]) => tensor);
-      const wanted = tf.grads((...given: tf.Tensor[]) => {
-        const tree: TensorTree = withLeaves(params, given);
-        const sums = {
-          ...system.sums(tree, {}, whole),
-          ...contrast.sums(tree, contrast.embed(tree, {}, whole), {}),
-        };
-        return tf.addN(
-          Object.keys(system.objectives).map((name, k) =>
-            tf.mul<tf.Scalar>(sums[name]!.lossSum, weights[k]!),
-          ),
-        );
-      })(leaves);
-
-      const programs = compilePrograms(engine, system, ADAMW);
-      const scales = tf.tensor1d(weights);
-      const parts = [rows.slice(0, 2), rows.slice(2, 5), rows.slice(5)].map((part) =>
-        uploadBatch(engine, system.assemble(part)),
-      );
-      const embedded = await Promise.all(
-        parts.map((part) => programs.contrast!.embed(params, {}, part)),
-      );
-      const embeddings = Object.fromEntries(
-        Object.keys(embedded[0]!).map((name) => [
-          name,
-          tf.concat(embedded.map((each) => each[name]!)),
-        ]),
-      );
-      const compared = await programs.contrast!.compare(params, {}, embeddings, scales);
-      const sum = new Float32Array(leaves.reduce((total, { size }) => total + size, 0));
-      let first = 0;
-      for (const [k, part] of parts.entries()) {
-        const count = [2, 3, 3][k]!;
-        const own = Object.fromEntries(
-          Object.entries(compared.cotangents).map(([name, tensor]) => [
-            name,
-            tf.slice(tensor, first, count),
-          ]),
-        );
-        first += count;
-        const { gradient } = await programs.gradient(params, {}, part, scales, own);
-        for (const [i, value] of (await programs.readGradient(gradient)).entries()) {
-          sum[i]! += value;
-        }
-      }
-      let offset = 0;
-      for (const [k, [path, { size }]] of leavesOf(params).entries()) {
-        const plain = await wanted[k]!.data();
-        const direct = await compared.direct[path]?.data();
-        for (let i = 0; i < size; i++) {
-          const value = sum[offset + i]! + (direct?.[i] ?? 0);
-          const off = Math.abs(value - plain[i]!) / Math.max(1, Math.abs(plain[i]!));
-          assert.ok(off < 1e-5, `${path} ${value} ${plain[i]!}`);
-        }
-        offset += size;
-      }
+      await checkGlobalContrast(engine, system, { rows, weights });
     });
 
     test('a held-out clip is told among all held-out captions, each of them once', async () => {

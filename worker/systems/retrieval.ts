@@ -14,9 +14,10 @@ import type { PartKinds } from '../part-kind.ts';
 import type { PublishedPart } from '../pretrained/published-parts.ts';
 import { tubelets } from '../tokens/tubelets.ts';
 import type { TensorTree } from '../tree.ts';
-import { countedOf, floatArray, intArray, packedFrames } from './host-arrays.ts';
-import { candidateTexts, textNumbers } from './text-number.ts';
-import type { HeldOutTask, HostBatch, Row, VideoLanguageSystem } from './system.ts';
+import { captionRecall } from './caption-recall.ts';
+import { intArray, packedFrames } from './host-arrays.ts';
+import { textNumbers } from './text-number.ts';
+import type { HostBatch, Row, VideoLanguageSystem } from './system.ts';
 
 /** Fields of recipes that systems of two towers share. */
 export const retrievalFields = {
@@ -106,36 +107,10 @@ export function retrievalSystem<P extends TensorTree>(
     };
   };
 
-  const { texts: candidates, classOf } = candidateTexts(
-    splits.heldOut.map(({ text }) => text),
-    idsOf,
-    options.seed,
-  );
-  const recall: HeldOutTask = {
-    name: 'recall-at-1',
-    objective: 'contrastive',
-    numClasses: candidates.length,
-    asks: ({ text }) => classOf(text) !== undefined,
-    assemble(rows) {
-      const batch = assemble(rows);
-      // Each row carries a part of the captions, so that rows can be cut among devices; all rows see them all.
-      const perRow = Math.ceil(candidates.length / rows.length);
-      const whole = Array.from(
-        { length: perRow * rows.length },
-        (_, i) => candidates[i] ?? candidates[0]!,
-      );
-      const [labels, answerWeights] = [intArray(rows.length), floatArray(rows.length)];
-      for (const [i, { sample }] of rows.entries()) {
-        const label = classOf(sample.text);
-        labels.data[i] = label ?? 0;
-        answerWeights.data[i] = label === undefined ? 0 : 1;
-      }
-      const asked = { candidates: textArray(whole, rows.length, perRow), labels, answerWeights };
-      return { ...batch, arrays: { ...batch.arrays, ...asked } };
-    },
-    labels: ({ arrays }) => countedOf(arrays['labels']!, arrays['answerWeights']!),
-  };
-
+  const recall = captionRecall({
+    ...{ seed: options.seed, heldOut: splits.heldOut },
+    ...{ idsOf, textArray, assemble },
+  });
   return {
     name,
     objectives: { contrastive: 1 },

@@ -266,3 +266,8 @@ export function isClipWithWords(sample: Sample, files: readonly MediaFile[]): bo
 export function isOneMediumWithWords({ media, text }: Sample): boolean {
   return media.length === 1 && text !== '';
 }
+
+/** Words without a picture or a clip, as documents and conversations may be. */
+export function isTextAlone({ media, text }: Sample): boolean {
+  return media.length === 0 && text !== '';
+}

@@ -1,9 +1,6 @@
 import { join } from 'node:path';
 import * as tf from '@tensorflow/tfjs-core';
 import * as z from 'zod';
-import { messageOf, UsageError, VideoloomError } from '../../proto/errors.ts';
-import { openProgress } from '../../proto/progress.ts';
-import { drawnOf, openRng } from '../../proto/random.ts';
 import type { Sample } from '../../video/index/sample.ts';
 import { isFixedView, type ViewOptions } from '../../video/sampling/clip-view.ts';
 import type { Tokenizer } from '../../video/text/tokenizer.ts';
@@ -18,6 +15,8 @@ import { readVisualVocabulary, writeVisualVocabulary } from '../assets.ts';
 import { count, share } from '../config-fields.ts';
 import type { PartKind } from '../part-kind.ts';
 import type { TensorTree } from '../tree.ts';
+import { filledIn, idsToFillIn } from './fill-in.ts';
+import { fittingFeatures } from './fitting-features.ts';
 import { questionGiven } from './question-given.ts';
 import {
   defineSystem,
@@ -25,7 +24,6 @@ import {
   type Explained,
   type FitContext,
   type HeldOutTask,
-  type HostArray,
   type HostBatch,
   type Row,
   type VideoLanguageSystem,
@@ -106,8 +104,6 @@ const fields = z.strictObject({
 type VideoBertConfig = z.infer<typeof fields>;
 
 const VOCABULARY_FILE = 'visual-vocabulary.safetensors';
-/** Samples beyond this many add nothing to a vocabulary of some thousand words. */
-const FITTING_CLIPS = 2000;
 
 export const videobert = defineSystem<VideoBertConfig, VideoBertParams>({
   schema: fields,
@@ -256,18 +252,7 @@ export function videoBertSystem(
 
   /** Each row's clip with the same text, whose `[MASK]`s are asked; those beyond the longest text are not. */
   const fillIn = (rows: readonly Row[], text: string): HostBatch => {
-    const { mask } = assembly.special;
-    const ids = text
-      .split('[MASK]')
-      .flatMap((part, i) => [...(i === 0 ? [] : [mask]), ...tokenizer.encode(part)])
-      .slice(0, assembly.maxTextTokens);
-    const places = [...ids.keys()].filter((at) => ids[at] === mask);
-    if (places.length === 0) {
-      throw new UsageError(
-        'NOTHING_TO_FILL_IN',
-        `the text has no [MASK] among its first ${assembly.maxTextTokens} word pieces, so nothing is asked: ${text}`,
-      );
-    }
+    const { ids, places } = idsToFillIn(tokenizer, text, assembly.maxTextTokens);
     const examples = rows.map((row) => ({ ...exampleOf(row), textIds: Int32Array.from(ids) }));
     const { arrays, ...rest } = assembleVideoBert(assembly, examples, FILLING_IN, () => undefined);
     const shape = [rows.length, places.length];
@@ -395,7 +380,16 @@ export function videoBertSystem(
         };
       },
       logits: (params, frozen, batch) => logits(params, frozen, batch).text,
-      complete: (batch, guesses) => completed(tokenizer, batch, guesses),
+      complete: ({ arrays }, guesses) =>
+        filledIn(
+          tokenizer,
+          {
+            ids: arrays['ids']!,
+            positions: arrays['textPositions']!,
+            end: tokenizer.special.join,
+          },
+          guesses,
+        ),
     },
     sums: (params, frozen, batch) =>
       videoBertSums(logits(params, frozen, batch), batch as VideoBertBatch),
@@ -437,31 +431,6 @@ function remembered<K, V>(known: Map<K, V>, key: K, make: () => V): V {
   const value = known.get(key) ?? make();
   known.set(key, value);
   return value;
-}
-
-/** Each row's text with the likeliest word pieces in place of its hidden ones; `logits` [rows, places, V]. */
-function completed(
-  tokenizer: Tokenizer,
-  { arrays }: HostBatch,
-  logits: ArrayLike<number>,
-): string[] {
-  const { vocabularySize, firstWordId, special } = tokenizer;
-  const { ids, textPositions } = arrays as Record<'ids' | 'textPositions', HostArray>;
-  const [numRows, numPlaces] = textPositions.shape as [number, number];
-  const length = ids.shape[1]!;
-  return Array.from({ length: numRows }, (_, row) => {
-    const own = [...ids.data.subarray(row * length, (row + 1) * length)];
-    for (let place = 0; place < numPlaces; place++) {
-      const at = (row * numPlaces + place) * vocabularySize;
-      let best = firstWordId;
-      for (let id = firstWordId; id < vocabularySize; id++)
-        if (logits[at + id]! > logits[at + best]!) best = id;
-      own[textPositions.data[row * numPlaces + place]!] = best;
-    }
-    return tokenizer.decode(
-      own.slice(1, own.indexOf(special.join)).filter((id) => id >= firstWordId),
-    );
-  });
 }
 
 /** The rows of a batch in words: what stood there, what was hidden, what the model said instead. */
@@ -510,53 +479,17 @@ async function fitVocabulary({
   index,
   loader,
 }: FitContext<VideoBertConfig>): Promise<VisualVocabulary> {
-  const samples = drawnOf(
-    [...index.train.keys()],
-    FITTING_CLIPS,
-    openRng(train.seed, 'fitting-samples'),
-  );
-  const progress = openProgress('visual words', samples.length);
   const shape = [data.windows, data.framesPerWindow, data.frameSize, data.frameSize, 3] as const;
-  const features: Float32Array[] = [];
-  const failures: string[] = [];
-  const chunk = 16;
-  for (let first = 0; first < samples.length; first += chunk) {
-    const wanted = samples.slice(first, first + chunk);
-    const decoded = await Promise.all(
-      wanted.map((sample) =>
-        loader
-          .load([{ sample, epoch: 0, substitutes: [] }], AbortSignal.timeout(600_000))
-          .catch((error: unknown) => {
-            failures.push(messageOf(error));
-            return [];
-          }),
-      ),
-    );
-    for (const clip of decoded.flat()) features.push(filmFeatures(clip, shape));
-    progress.update(first + wanted.length);
-  }
-  if (features.length === 0) {
-    throw new VideoloomError(
-      'DATA_UNREADABLE',
-      `none of the ${samples.length} clips could be decoded; the first failed with: ${failures[0] ?? '-'}`,
-    );
-  }
-  const vocabulary = fitVisualVocabulary(concatenate(features), {
+  const { features, numClips, progress } = await fittingFeatures(
+    { index, loader, seed: train.seed, what: 'visual words' },
+    (clip) => filmFeatures(clip, shape),
+  );
+  const vocabulary = fitVisualVocabulary(features, {
     branching: model.visualBranching,
     depth: model.visualDepth,
     seed: train.seed,
     pcaDims: model.visualComponents,
   });
-  progress.done(`${vocabulary.numWords} words of ${features.length} clips`);
+  progress.done(`${vocabulary.numWords} words of ${numClips} clips`);
   return vocabulary;
-}
-
-function concatenate(parts: readonly Float32Array[]): Float32Array {
-  const whole = new Float32Array(parts.reduce((sum, { length }) => sum + length, 0));
-  let offset = 0;
-  for (const part of parts) {
-    whole.set(part, offset);
-    offset += part.length;
-  }
-  return whole;
 }

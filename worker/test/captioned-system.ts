@@ -2,7 +2,7 @@ import { readFile } from 'node:fs/promises';
 import { temporaryFolder } from '../../proto/test/temporary-folder.ts';
 import type { Sample } from '../../video/index/sample.ts';
 import type { SampleIndex } from '../../video/index/sample-index.ts';
-import type { ClipLoader } from '../../video/loading/loader.ts';
+import type { ClipLoader, ClipRequest } from '../../video/loading/loader.ts';
 import { resolveConfig, type Config } from '../config.ts';
 import { systemNamed } from '../systems/registry.ts';
 import type { Row, VideoLanguageSystem } from '../systems/system.ts';
@@ -46,8 +46,11 @@ export async function openCaptioned(
   const folder = await temporaryFolder('system');
   const known = { train: samples, heldOut: samples, files: [] };
   const index = known as unknown as SampleIndex;
-  // A clip system that reads captions alone asks for no frames.
-  const loader = undefined as unknown as ClipLoader;
+  const rows = captionedRows(config, samples);
+  const loader = {
+    load: (requests: readonly ClipRequest[]) =>
+      Promise.resolve(requests.map(({ sample }) => ({ ...rows[sample]!, sample }))),
+  } as unknown as ClipLoader;
   const definition = systemNamed(config.model.name);
   await definition.fit({ config, index, folder, loader, initialWords: [] });
   return { system: await definition.open({ config, index, folder }), config };
