@@ -39,8 +39,9 @@ export function initVisualBert(sizes: VisualBertSizes, init: Initializer): Visua
     ...text,
     regions: {
       projection: initDense(init, 'regions/projection', sizes.regionWidth, sizes.width),
-      position: tf.clone(text.bert.embedding.position),
-      segment: tf.clone(text.bert.embedding.segment),
+      // Drawn by the same name, as values of their own: two parameters are no one buffer.
+      position: init.normal('embedding/position', [sizes.length, sizes.width], 0.02),
+      segment: init.normal('embedding/segment', [sizes.numSegments, sizes.width], 0.02),
     },
   };
 }

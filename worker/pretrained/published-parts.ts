@@ -4,6 +4,7 @@ import type { Blip2Sizes } from '../models/blip2.ts';
 import type { ClipSizes } from '../models/clip.ts';
 import type { FlavaTrainingSizes } from '../models/flava-training.ts';
 import type { SiglipSizes } from '../models/siglip.ts';
+import type { VisualBertSizes } from '../models/visual-bert.ts';
 import type { VitSizes } from '../models/vit.ts';
 import { CLIP_PIXELS, SIGLIP_PIXELS, type PixelStatistics } from '../tokens/pixels.ts';
 import { blip2ConfigJson, blip2VisionWeights, blip2Weights } from './blip2.ts';
@@ -19,6 +20,7 @@ import { flavaPretrainingJson, flavaPretrainingWeights } from './flava.ts';
 import type { HuggingFaceConfig } from './known-models.ts';
 import { adapterJson, loraWeights } from './lora.ts';
 import { siglipConfigJson, siglipTextWeights, siglipWeights } from './siglip.ts';
+import { VISUAL_BERT_WEIGHTS, visualBertConfigJson } from './visual-bert.ts';
 import { vitJson } from './vit.ts';
 import type { WeightTable } from './weight-table.ts';
 
@@ -116,6 +118,14 @@ export function publishedFlava(sizes: FlavaTrainingSizes): PublishedPart {
     ...{ path: '', table: flavaPretrainingWeights(sizes), json: flavaPretrainingJson(sizes) },
     ...{ hasWords: true, texts: { hasStart: true, maxTokens: sizes.text.length } },
     ...picturesOf(sizes.image),
+  };
+}
+
+/** VisualBERT as a whole; its regions come from elsewhere. */
+export function publishedVisualBert(sizes: VisualBertSizes): PublishedPart {
+  return {
+    ...{ path: '', table: VISUAL_BERT_WEIGHTS, json: visualBertConfigJson(sizes) },
+    ...{ hasWords: true, texts: { hasStart: true, maxTokens: sizes.length } },
   };
 }
 

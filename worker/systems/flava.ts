@@ -35,13 +35,13 @@ import { decaysMatrices } from './dialogue-system.ts';
 import { filledIn, idsToFillIn } from './fill-in.ts';
 import { fittingFeatures } from './fitting-features.ts';
 import { openFlavaAssembler, ownKind, type FlavaQuestion } from './flava-batch.ts';
+import { hiddenWordsExplained } from './hidden-words.ts';
 import { countedOf } from './host-arrays.ts';
 import { pictureWordsField } from './picture-words.ts';
 import { questionGiven } from './question-given.ts';
 import {
   defineSystem,
   isTextAlone,
-  type Explained,
   type FitContext,
   type HeldOutTask,
   type HostBatch,
@@ -342,8 +342,15 @@ export function flavaSystem(
       guess: (params, _frozen, batch) => ({
         words: tf.argMax(wordLogits(params, batch as TensorBatch), -1),
       }),
-      explain: (batch, guesses) =>
-        explained(tokenizer, batch, { words: guesses['words']!, numWindows: data.windows }),
+      explain: ({ arrays }, guesses) =>
+        hiddenWordsExplained(tokenizer, {
+          ids: arrays['maskedIds']!,
+          positions: arrays['wordPositions']!,
+          labels: arrays['wordLabels']!,
+          weights: arrays['wordJointWeights']!,
+          guesses: guesses['words']!,
+          numWindows: data.windows,
+        }),
     },
     fillIn: {
       example: '[MASK] [MASK]',
@@ -370,40 +377,6 @@ export function flavaSystem(
         ),
     },
   };
-}
-
-/** The rows of a batch in words: what stood there, and what was said in its place. */
-function explained(
-  tokenizer: Tokenizer,
-  { arrays }: HostBatch,
-  {
-    words: guesses,
-    numWindows,
-  }: { readonly words: ArrayLike<number>; readonly numWindows: number },
-): Explained[] {
-  const [numRows, numHidden] = arrays['wordPositions']!.shape as [number, number];
-  const [ids, length] = [arrays['maskedIds']!.data, arrays['maskedIds']!.shape[1]!];
-  return Array.from({ length: numRows }, (_, row) => {
-    const slots = [...Array(numHidden).keys()].map((slot) => row * numHidden + slot);
-    const hidden = new Map(
-      slots
-        .filter((slot) => arrays['wordJointWeights']!.data[slot] !== 0)
-        .map((slot) => [arrays['wordPositions']!.data[slot]!, slot]),
-    );
-    const own = [...ids.subarray(row * length, (row + 1) * length)];
-    const words = own.flatMap((id, at) => {
-      const slot = hidden.get(at);
-      if (slot !== undefined)
-        return [
-          {
-            text: tokenizer.decode([arrays['wordLabels']!.data[slot]!]),
-            guess: tokenizer.decode([guesses[slot]!]),
-          },
-        ];
-      return id < tokenizer.firstWordId ? [] : [{ text: tokenizer.decode([id]) }];
-    });
-    return { words, windows: Array.from({ length: numWindows }, () => ({})) };
-  });
 }
 
 /** Visual words of the patches of the training split: of one picture of each clip. */

@@ -13,6 +13,7 @@ import { videoLlama } from './video-llama.ts';
 import { videoLlava } from './video-llava.ts';
 import { videoOfa } from './video-ofa.ts';
 import { videobert } from './videobert.ts';
+import { visualBert } from './visual-bert.ts';
 
 /** Every system there is. A new one is a file beside this, a line here and a recipe. */
 export const systems: readonly SystemDefinition[] = [
@@ -30,6 +31,7 @@ export const systems: readonly SystemDefinition[] = [
   videoOfa,
   videoLlama,
   videoLlava,
+  visualBert,
 ];
 
 /** @throws RangeError where the name is none that a checked config has */
