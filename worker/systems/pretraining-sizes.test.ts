@@ -64,13 +64,6 @@ test("CoCa's paper preset is CoCa-Base: a tower of 86 and a decoder of 297 milli
  * Source: Devlin et al. 2019, arXiv:1810.04805: BERT-large with its head for hidden words is what is not visual.
  */
 test("VideoBERT's paper preset is BERT-large with 20,736 visual words", async () => {
-  const file = new URL('../recipes/videobert.yaml', import.meta.url);
-  const text = await readFile(file, 'utf8');
-  const config = resolveConfig({ text, file: 'videobert', preset: 'paper', overrides: [] });
-  const { trained } = await openShapeSystem({
-    ...config,
-    train: { ...config.train, microbatchSize: 1 },
-  });
   const [width, visualWords, centroid, length] = [1024, 20_736, 48, 64 + 16 + 3];
   const dense = (numIn: number, numOut: number): number => numIn * numOut + numOut;
   const head = dense(width, width) + 2 * width;
@@ -78,29 +71,39 @@ test("VideoBERT's paper preset is BERT-large with 20,736 visual words", async ()
     24 * (4 * dense(width, width) + dense(width, 4096) + dense(4096, width) + 4 * width);
   const bert = (30_522 + length + 2) * width + 2 * width + blocks + head + 30_522;
   const visual = width + dense(centroid, width) + head + visualWords + dense(width, 1);
-  assert.equal(sumOf(Object.fromEntries(trained)), bert + visual);
+  assert.equal(await paperSize('videobert'), bert + visual);
   // bert-large-uncased has 512 positions, and with its head 335,174,458 parameters.
   assert.equal(bert + (512 - length) * width, 335_174_458);
 });
+
+/** Parameters of a recipe's paper preset. */
+async function paperSize(recipe: string): Promise<number> {
+  const text = await readFile(new URL(`../recipes/${recipe}.yaml`, import.meta.url), 'utf8');
+  const config = resolveConfig({ text, file: recipe, preset: 'paper', overrides: [] });
+  const { trained } = await openShapeSystem({
+    ...config,
+    train: { ...config.train, microbatchSize: 1 },
+  });
+  return sumOf(Object.fromEntries(trained));
+}
 
 /**
  * transformers 5.23, FlavaForPreTraining with 77 places for words and without codebook, has 303,524,983; three poolers of
  * 590,592 are read by none of its losses.
  */
 test("FLAVA's paper preset has the parameters that the original is trained by", async () => {
-  const text = await readFile(new URL('../recipes/flava.yaml', import.meta.url), 'utf8');
-  const config = resolveConfig({ text, file: 'flava', preset: 'paper', overrides: [] });
-  const { trained } = await openShapeSystem({
-    ...config,
-    train: { ...config.train, microbatchSize: 1 },
-  });
-  assert.equal(sumOf(Object.fromEntries(trained)), 303_524_983 - 3 * 590_592);
+  assert.equal(await paperSize('flava'), 303_524_983 - 3 * 590_592);
+});
+
+/** transformers 5.23, VisualBertForPreTraining with 128 places for words and regions of 48 numbers. */
+test("VisualBERT's paper preset has the parameters of BERT-base with regions", async () => {
+  assert.equal(await paperSize('visual-bert'), 109_948_988);
 });
 
 /** Pictures of the base preset, where smaller ones have too few patches for it. */
 const SMALLEST: Readonly<Record<string, number>> = { flava: 112 };
 
-for (const recipe of ['clip', 'siglip', 'coca', 'merlot', 'video-ofa', 'flava']) {
+for (const recipe of ['clip', 'siglip', 'coca', 'merlot', 'video-ofa', 'flava', 'visual-bert']) {
   test(`${recipe}'s base preset is valid, and rows become a batch of it`, async () => {
     const { system, config } = await openCaptioned(recipe, {
       preset: 'base',
