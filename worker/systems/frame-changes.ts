@@ -17,6 +17,11 @@ export const FRAME_CHANGES = [
 ] as const;
 export type FrameChange = (typeof FRAME_CHANGES)[number];
 
+/** Each row in the place of the one before it: what is shown beside a conversation is of another clip. */
+export function ofOthers(rows: readonly Row[]): Row[] {
+  return rows.map((_, at) => rows[(at + 1) % rows.length]!);
+}
+
 /** A pure function of row and seed. */
 export function changedRow(
   row: Row,

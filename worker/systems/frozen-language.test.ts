@@ -22,6 +22,7 @@ const smallQueries = (name: string): string =>
 
 const SYSTEMS = [
   { recipe: 'blip2', stage: 'generate', overrides: [smallQueries('qFormer')] },
+  { recipe: 'minigpt4', stage: 'finetuning', overrides: [smallQueries('qFormer')] },
   { recipe: 'video-llava', stage: 'alignment', overrides: ['data.windows=2'] },
   { recipe: 'video-llava', stage: 'instruction', overrides: ['data.windows=2'] },
   {

@@ -63,6 +63,15 @@ test('Video-LLaVA: CLIP-L towers but for their last blocks, and Vicuna-7B', asyn
   isNear(sizes.below('projection'), 1024 * 4096 + 4096 + 4096 * 4096 + 4096);
 });
 
+test('MiniGPT-4: one linear layer of 768 to 4,096 is all that is trained', async () => {
+  for (const stage of ['pretraining', 'finetuning']) {
+    const sizes = await sizesOf('minigpt4', stage, 32_000);
+    isNear(sizes.below('language'), 6_738_415_616); // lmsys/vicuna-7b
+    isNear(sizes.below('vision'), 985_894_528);
+    assert.equal(sizes.trained, 768 * 4096 + 4096);
+  }
+});
+
 test('MiniGPT4-Video: a linear layer of 5,632 to 4,096 and LoRA of rank 64 on queries and values', async () => {
   const sizes = await sizesOf('minigpt4-video', 'instruction', 32_000);
   isNear(sizes.below('language'), 6_738_415_616); // meta-llama/Llama-2-7b

@@ -62,11 +62,25 @@ test('FLAVA: 75 of 196 patches in blocks of 16 and more, batches of 8,192, a ten
   assert.equal(batchOf(config), 8192);
 });
 
+test('MiniGPT-4: 20,000 steps of 256 pictures that no word is said before, then 1,000 of 12', async () => {
+  // Source: arXiv:2304.10592, sec. 3.1 and 3.3; Vision-CAIR/MiniGPT-4, train_configs/minigpt4_stage{1,2}_pretrain.yaml.
+  const { pretraining, finetuning } = await stages('minigpt4', 'paper');
+  assert.deepEqual([batchOf(pretraining!), pretraining!.train.steps], [256, 20_000]);
+  assert.deepEqual([batchOf(finetuning!), finetuning!.train.steps], [12, 1000]);
+  const rates = ({ optimizer: { learningRate, finalFraction, warmupSteps } }: Config) => [
+    ...[learningRate, Number((learningRate * finalFraction).toPrecision(2)), warmupSteps],
+  ];
+  assert.deepEqual(rates(pretraining!), [1e-4, 8e-5, 5000]);
+  assert.deepEqual(rates(finetuning!), [3e-5, 1e-5, 200]);
+  assert.equal(modelOf(pretraining!)['describe'], '');
+});
+
 /** New tokens that released code asks for. */
 const ANSWERS = {
   blip2: 30, // salesforce/LAVIS, blip2_opt.py, generate
   'video-llama': 300, // DAMO-NLP-SG/Video-LLaMA, demo_video.py
   'video-llava': 1024, // PKU-YuanGroup/Video-LLaVA, run_inference_video_qa.py
+  minigpt4: 300, // Vision-CAIR/MiniGPT-4, minigpt4/conversation/conversation.py
   'minigpt4-video': 512, // Vision-CAIR/MiniGPT4-video, minigpt4_video_inference.py
 } as const;
 

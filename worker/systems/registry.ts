@@ -6,6 +6,7 @@ import { coca } from './coca.ts';
 import { flava } from './flava.ts';
 import { languageModel } from './language-model.ts';
 import { merlot } from './merlot.ts';
+import { miniGpt4 } from './minigpt4.ts';
 import { miniGpt4Video } from './minigpt4-video.ts';
 import { siglip } from './siglip.ts';
 import type { SystemDefinition } from './system.ts';
@@ -25,6 +26,7 @@ export const systems: readonly SystemDefinition[] = [
   flava,
   languageModel,
   merlot,
+  miniGpt4,
   miniGpt4Video,
   siglip,
   videobert,

@@ -1,0 +1,153 @@
+import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
+import { after, before, describe, it, test } from 'node:test';
+import * as tf from '@tensorflow/tfjs-core';
+import { userCacheDir } from '../../proto/user-cache.mjs';
+import { openEngine, type Engine } from '../backend/engine.ts';
+import { uploadBatch } from '../batches.ts';
+import { resolveConfig } from '../config.ts';
+import { freezeParameters } from '../frozen-parameters.ts';
+import { formOf } from '../initial-weights.ts';
+import { openInitializer } from '../initializer.ts';
+import { imageQueries, type ImageQueryParams } from '../models/image-queries.ts';
+import { adamWScalars, initAdamW } from '../optim/adamw.ts';
+import { compilePrograms } from '../programs.ts';
+import { openTestSystem, TEST_SAMPLES, testRows } from '../test/open-system.ts';
+import { valuesOf } from '../test/run-folder.ts';
+import { leavesOf, type TensorTree } from '../tree.ts';
+import { ofOthers } from './frame-changes.ts';
+import { qFormerSizes } from './q-former-part.ts';
+import { unpackedPictures, visionSizes } from './vision-part.ts';
+
+const WIDTHS = 'width: 16, layers: 2, heads: 2';
+const SMALL = [
+  `model.language={${WIDTHS}, keyValueHeads: 2, mlpWidth: 24}`,
+  `model.vision={${WIDTHS}, mlpWidth: 24}`,
+  `model.qFormer={queries: 2, ${WIDTHS}, mlpWidth: 24}`,
+];
+
+void describe('MiniGPT-4', () => {
+  let engine: Engine;
+  before(async () => {
+    engine = await openEngine({ engine: 'cpu', cacheDir: userCacheDir(process.env) });
+  });
+  after(() => {
+    engine.close();
+  });
+
+  for (const stage of ['pretraining', 'finetuning'] as const) {
+    void it(`${stage}: a step changes the weight and the bias of one linear layer and nothing else`, async () => {
+      const { system: whole, config } = await openTestSystem('minigpt4', stage, SMALL);
+      const all = whole.init(openInitializer(3));
+      const stored = await valuesOf(all);
+      const system = freezeParameters(whole, config.train.frozen, formOf(whole), stored);
+      const frozen = uploadBatch(engine, { arrays: system.frozen, counts: {}, numTokens: 0 });
+      const params = system.init(openInitializer(3));
+      const batch = system.assemble(testRows(TEST_SAMPLES.slice(0, 6), config));
+      const programs = compilePrograms(engine, system, config.optimizer);
+      const { gradient } = await programs.gradient(
+        params,
+        frozen,
+        uploadBatch(engine, batch),
+        tf.tensor1d([1]),
+        {},
+      );
+      const scalars = adamWScalars(config.optimizer, {
+        ...{ step: 1, learningRate: 0.1, gradientScale: 1 },
+      });
+      const [before, fixed] = [await valuesOf(params), await valuesOf(frozen)];
+      const next = await programs.update(params, initAdamW(params), gradient, tf.tensor1d(scalars));
+      const later = await valuesOf(next.params);
+      // All that the program holds, trained or not, and what of it is other than before.
+      const held = new Map([...later, ...(await valuesOf(frozen))]);
+      const was = new Map([...before, ...fixed]);
+      assert.equal(held.size, stored.size);
+      const changed = [...held].flatMap(([name, { data }]) =>
+        Buffer.from(data).equals(Buffer.from(was.get(name)!.data)) ? [] : [name],
+      );
+      assert.deepEqual(changed.sort(), ['projection/bias', 'projection/kernel']);
+    });
+  }
+
+  void it('the soft prompt is one product and one sum of what the queries read', async () => {
+    // A head of its own: more rows of the table are no more words to choose from.
+    const { system, config } = await openTestSystem('minigpt4', 'finetuning', [
+      ...SMALL,
+      'model.language.tied=false',
+    ]);
+    const params = system.init(openInitializer(3)) as ImageQueryParams & {
+      readonly projection: { readonly kernel: tf.Tensor; readonly bias: tf.Tensor };
+      readonly language: { readonly embedding: tf.Tensor };
+    };
+    const rows = testRows(TEST_SAMPLES.slice(0, 2), config);
+    const model = config.model as unknown as Parameters<typeof qFormerSizes>[0] & {
+      readonly vision: Parameters<typeof visionSizes>[0];
+      readonly qFormer: Parameters<typeof qFormerSizes>[0];
+    };
+    const { arrays } = system.assemble(rows);
+    const packed = uploadBatch(engine, { arrays, counts: {}, numTokens: 0 }) as Record<
+      string,
+      tf.Tensor
+    >;
+    const read = imageQueries(params, unpackedPictures(packed['pictures']!, config.data), {
+      vision: visionSizes(model.vision, config.data),
+      qFormer: qFormerSizes(model.qFormer, { contextWidth: model.vision.width, hasText: false }),
+    });
+    const states = (await read.array()) as number[][][];
+    const kernel = (await params.projection.kernel.array()) as number[][];
+    const bias = (await params.projection.bias.array()) as number[];
+    const prompts = states.map((row) =>
+      row.map((query) =>
+        bias.map((own, k) => query.reduce((sum, value, d) => sum + value * kernel[d]![k]!, own)),
+      ),
+    );
+    // The same loss where these stand in the places of the soft tokens as words of the table.
+    const sums = (own: TensorTree, batch: TensorTree): number =>
+      system.sums(own, {}, batch)['next-token']!.lossSum.dataSync()[0]!;
+    const [numWords, width] = params.language.embedding.shape as [number, number];
+    const table = tf.concat([params.language.embedding, tf.tensor2d(prompts.flat(), [4, width])]);
+    const softRows = (await packed['softRows']!.array()) as number[][];
+    const ids = ((await packed['ids']!.array()) as number[][]).map((row, b) =>
+      row.map((id, at) => (softRows[b]![at]! < 0 ? id : numWords + 2 * b + softRows[b]![at]!)),
+    );
+    const asWords = {
+      ...packed,
+      ids: tf.tensor2d(ids, undefined, 'int32'),
+      softRows: tf.fill(packed['softRows']!.shape, -1, 'int32'),
+    };
+    const larger = { ...params, language: { ...params.language, embedding: table } };
+    const [one, other] = [sums(params, packed), sums(larger, asWords)];
+    assert.ok(Math.abs(one - other) < 1e-4 * one, `${one} and ${other}`);
+  });
+});
+
+test('whatever else is trained is refused', () => {
+  const text = readFileSync(new URL('../recipes/minigpt4.yaml', import.meta.url), 'utf8');
+  const resolve = (frozen: string) =>
+    resolveConfig({
+      ...{ text, file: 'minigpt4', stage: 'pretraining' },
+      overrides: [`train.frozen=[${frozen}]`],
+    });
+  assert.doesNotThrow(() => resolve('vision, queries, qFormer, language'));
+  assert.throws(
+    () => resolve('vision, language'),
+    /one linear layer is trained and nothing else: add queries, qFormer to train\.frozen/,
+  );
+});
+
+test('pictures of others: each conversation has the picture of the next one, and its own words', async () => {
+  const small = [...SMALL, 'data.windows=1'];
+  const [own, permuted] = await Promise.all([
+    openTestSystem('minigpt4', 'finetuning', small),
+    openTestSystem('minigpt4', 'finetuning', [...small, 'model.permuted=true']),
+  ]);
+  const rows = testRows(TEST_SAMPLES.slice(0, 6), own.config);
+  const [one, other] = [own.system.assemble(rows), permuted.system.assemble(rows)];
+  assert.deepEqual(other.arrays['ids'], one.arrays['ids']);
+  assert.notDeepEqual(other.arrays['pictures'], one.arrays['pictures']);
+  const shown = own.system.assemble(ofOthers(rows)).arrays['pictures'];
+  assert.deepEqual(other.arrays['pictures'], shown);
+  const { frames } = rows[1]!;
+  const first = new Uint8Array((other.arrays['pictures']!.data as Int32Array).slice().buffer);
+  assert.deepEqual([...first.subarray(0, 60)], [...frames.subarray(0, 60)]);
+});
