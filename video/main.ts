@@ -23,7 +23,7 @@ program
   .addOption(
     new Option(
       '--kind <kind>',
-      'stories of several shots; one object that moves, with questions; slides in random order',
+      'stories of several shots; one object that moves, with questions; slides in random order; still pictures with questions about boxes',
     )
       .choices(WORLD_KINDS)
       .default('stories'),

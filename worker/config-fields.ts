@@ -101,7 +101,8 @@ export const runFields = z.strictObject({
       .default('stories')
       .describe(
         'Demo data. stories: shots, objects and words as in a film; moves: one object, one motion, a sound and a word ' +
-          'that nothing else tells; slides: four scenes in an order that only the words tell',
+          'that nothing else tells; slides: four scenes in an order that only the words tell; places: one or two still objects, with ' +
+          'questions about their boxes',
       ),
     demoTrainClips: count('Clips of the demo world to train on'),
     demoHeldOutClips: count('Clips of the demo world to evaluate on'),

@@ -8,6 +8,7 @@ import type { ControlledTruth } from './controlled-truth.ts';
 import type { ClipMedia, Encoder } from './encode.ts';
 import { GROUND_TRUTH_VERSION, type GroundTruth } from './ground-truth.ts';
 import { planMoves } from './moves.ts';
+import { planPlaces } from './places.ts';
 import { caption, subtitles, toWebVtt } from './narrate.ts';
 import { renderFrames } from './render.ts';
 import { planScene, TICKS_PER_SECOND, type Scene } from './scene.ts';
@@ -50,10 +51,12 @@ export function clipId({ split, index }: ClipPlace): string {
 
 /**
  * The paths of a clip's files in the order in which they are written: the ground truth last. Where subtitles tell
- * something else than the caption they are named by their language, so that the caption stays the clip's text.
+ * something else than the caption they are named by their language, so that the caption stays the clip's text; where
+ * nothing is said there are none.
  */
 export function clipPaths(place: ClipPlace, kind?: ControlledKind): string[] {
-  const endings = ['mp4', 'txt', kind === 'moves' ? 'en.vtt' : 'vtt', 'json'];
+  const subtitleEndings = kind === 'places' ? [] : [kind === 'moves' ? 'en.vtt' : 'vtt'];
+  const endings = ['mp4', 'txt', ...subtitleEndings, 'json'];
   return endings.map((ending) => `${place.split}/${clipId(place)}.${ending}`);
 }
 
@@ -64,7 +67,14 @@ export function controlledTruth(
 ): ControlledTruth {
   const all = { ...parameters, ...place };
   const id = clipId(place);
-  return kind === 'moves' ? { id, ...planMoves(all) } : { id, ...planSlides(all) };
+  switch (kind) {
+    case 'moves':
+      return { id, ...planMoves(all) };
+    case 'slides':
+      return { id, ...planSlides(all) };
+    case 'places':
+      return { id, ...planPlaces(all) };
+  }
 }
 
 /** Everything that is true of the clip of `stories`. Pure. */
@@ -170,7 +180,7 @@ export async function writeClip(
   await mkdir(join(dir, place.split), { recursive: true });
   const texts = [
     `${truth.caption.text}\n`,
-    toWebVtt(truth.subtitles),
+    ...(parameters.kind === 'places' ? [] : [toWebVtt(truth.subtitles)]),
     `${JSON.stringify(truth)}\n`,
   ];
   const files: ClipFile[] = [];

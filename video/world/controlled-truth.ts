@@ -1,5 +1,5 @@
 /**
- * The schema of `<id>.json` in the controlled worlds `moves` and `slides`: everything that is true of a clip. Pixels from
+ * The schema of `<id>.json` in the controlled worlds `moves`, `slides` and `places`: everything that is true of a clip. Pixels from
  * the top left; seconds from the start.
  */
 import type { Split } from './combinations.ts';
@@ -29,7 +29,7 @@ interface ClipTruth {
   };
   readonly audio: { readonly sampleRate: number; readonly numChannels: 2 };
   readonly shots: readonly Shot[];
-  /** One a shot, in its order. */
+  /** One a shot, in its order; in `places` several of the one shot, in the order in which a picture is read. */
   readonly objects: readonly ControlledObject[];
   /** What is heard, in the order of time; drawn independently of all else. */
   readonly tones: readonly ToneSpan[];
@@ -68,7 +68,12 @@ export interface SlidesTruth extends ClipTruth {
   readonly scenes: readonly number[];
 }
 
-export type ControlledTruth = MovesTruth | SlidesTruth;
+/** Nothing moves, sounds or is said. */
+export interface PlacesTruth extends ClipTruth {
+  readonly kind: 'places';
+}
+
+export type ControlledTruth = MovesTruth | SlidesTruth | PlacesTruth;
 
 export interface ControlledObject {
   readonly id: string;

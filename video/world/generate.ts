@@ -8,6 +8,7 @@ import { join } from 'node:path';
 import { compiled } from '../../proto/compiled.mjs';
 import { messageOf, UsageError, VideoloomError } from '../../proto/errors.ts';
 import type { ChildMessage, ChildSettings } from './child.ts';
+import type { ControlledTruth } from './controlled-truth.ts';
 import {
   clipPaths,
   controlledTruth,
@@ -21,7 +22,9 @@ import type { EncoderName } from './encode.ts';
 import { WORLD_MANIFEST } from './manifest.ts';
 import { looksOf, movesVocabulary, type Look } from './moves.ts';
 import { worldVocabulary } from './narrate.ts';
-import { questionsOf } from './questions.ts';
+import { placeQuestionsOf } from './place-questions.ts';
+import { placesVocabulary } from './places.ts';
+import { questionsOf, type QuestionRecord } from './questions.ts';
 import { TICKS_PER_SECOND } from './scene.ts';
 import { SLIDES_PER_STORY, slidesVocabulary } from './slides.ts';
 import { WORLD_KINDS, type WorldKind } from './world-kinds.ts';
@@ -39,9 +42,9 @@ export interface WorldOptions {
   /** Pixels, even; 128 unless given, 64 in controlled worlds. */
   readonly width?: number;
   readonly height?: number;
-  /** A divisor of 480; 24 unless given, 16 in `moves` and 10 in `slides`. */
+  /** A divisor of 480; 24 unless given, 16 in `moves`, 10 in `slides` and 8 in `places`. */
   readonly fps?: number;
-  /** A clip's length: 6 unless given, to half a second; exactly in controlled worlds, 2 in `moves` and 3.2 in `slides`. */
+  /** A clip's length: 6 unless given, to half a second; exactly in controlled worlds, 2 in `moves`, 3.2 in `slides`, 1 in `places`. */
   readonly seconds?: number;
   readonly numProcesses: number;
   /** The backend; node-av where it is installed unless given, else the machine's ffmpeg. */
@@ -57,7 +60,7 @@ export interface WorldManifest extends WorldParameters {
     readonly train: { readonly numClips: number };
     readonly 'held-out': { readonly numClips: number };
   };
-  /** What no object in `train` is; every object in `held-out` is one of these. None in `slides`: it holds out sets. */
+  /** What no object in `train` is; every object in `held-out` is one of these. None in `slides` and `places`: they hold out sets. */
   readonly heldOutCombinations: readonly (Combination | Look)[];
   readonly vocabulary: readonly string[];
   readonly files: readonly ClipFile[];
@@ -134,14 +137,14 @@ async function writeQuestions(
   places: readonly ClipPlace[],
 ): Promise<ClipFile[]> {
   const { kind } = parameters;
-  if (kind !== 'moves') return [];
+  if (kind !== 'moves' && kind !== 'places') return [];
   const files: ClipFile[] = [];
   for (const split of SPLITS) {
     const records = places
       .filter((place) => place.split === split)
       .flatMap((place) => {
         const truth = controlledTruth({ ...parameters, kind }, place);
-        return truth.kind === 'moves' ? questionsOf(truth) : [];
+        return questionsAbout(truth);
       });
     if (records.length === 0) continue;
     const path = `${split}/${QUESTIONS}`;
@@ -154,11 +157,23 @@ async function writeQuestions(
   return files;
 }
 
+function questionsAbout(truth: ControlledTruth): QuestionRecord[] {
+  switch (truth.kind) {
+    case 'moves':
+      return questionsOf(truth);
+    case 'places':
+      return placeQuestionsOf(truth);
+    case 'slides':
+      return [];
+  }
+}
+
 /** What a world of each kind is like unless options say otherwise. */
 const DEFAULTS: Readonly<Record<WorldKind, Omit<WorldParameters, 'seed' | 'kind'>>> = {
   stories: { width: 128, height: 128, fps: 24, seconds: 6 },
   moves: { width: 64, height: 64, fps: 16, seconds: 2 },
   slides: { width: 64, height: 64, fps: 10, seconds: 3.2 },
+  places: { width: 64, height: 64, fps: 8, seconds: 1 },
 };
 
 function checkOptions(options: WorldOptions): WorldParameters {
@@ -218,6 +233,7 @@ const CONTENTS: Readonly<Record<WorldKind, () => Contents>> = {
   }),
   moves: () => ({ heldOutCombinations: looksOf('held-out'), vocabulary: movesVocabulary() }),
   slides: () => ({ heldOutCombinations: [], vocabulary: slidesVocabulary() }),
+  places: () => ({ heldOutCombinations: [], vocabulary: placesVocabulary() }),
 };
 
 type WorldDescription = Omit<WorldManifest, 'files'>;

@@ -46,17 +46,23 @@ export function questionsOf(truth: MovesTruth): QuestionRecord[] {
     'is-motion': [`does it move ${isMotion.named} ?`, isMotion.answer],
     'is-colour': [`is it ${isColour.named} ?`, isColour.answer],
   };
-  return QUESTION_KINDS.map((kind): QuestionRecord => {
-    const [question, answer] = asked[kind];
-    return {
-      id: `${id}-${kind}`,
-      video: `${id}.mp4`,
-      conversations: [
-        { from: 'human', value: `<video>\n${question}` },
-        { from: 'gpt', value: answer },
-      ],
-    };
-  });
+  return QUESTION_KINDS.map((kind) => questionRecord(id, kind, asked[kind]));
+}
+
+/** A question about a clip as a record; `kind` tells it from the others. */
+export function questionRecord(
+  clip: string,
+  kind: string,
+  [question, answer]: readonly [question: string, answer: string],
+): QuestionRecord {
+  return {
+    id: `${clip}-${kind}`,
+    video: `${clip}.mp4`,
+    conversations: [
+      { from: 'human', value: `<video>\n${question}` },
+      { from: 'gpt', value: answer },
+    ],
+  };
 }
 
 /** Of two clips in a row one gets the truth and one another value, all others equally likely. */
