@@ -5,7 +5,7 @@ import { parameterShardings, rowSharding } from '../parallel/sharding.ts';
 import { compilePrograms } from '../programs.ts';
 import type { Run } from '../run.ts';
 import { changedRow, FRAME_CHANGES, type FrameChange } from '../systems/frame-changes.ts';
-import type { HeldOutTask, VideoLanguageSystem } from '../systems/system.ts';
+import type { HeldOutTask, Row, VideoLanguageSystem } from '../systems/system.ts';
 import type { TrainedRun } from '../trained-run.ts';
 import { leavesOf } from '../tree.ts';
 import { evaluateHeldOut } from './held-out.ts';
@@ -31,12 +31,19 @@ export interface Probed {
 export async function probe(trained: TrainedRun, signal: AbortSignal): Promise<Probed[]> {
   const { run } = trained;
   setMaxListeners(0, signal);
-  const { heldOutTasks, furtherTasks = [] } = run.system;
+  const { heldOutTasks, furtherTasks = [], writtenTasks = [] } = run.system;
   const tasks = [...heldOutTasks, ...furtherTasks].filter(({ name }) => !isChanged(name));
   const full = await figuresWith(trained, { ...run.system, heldOutTasks: tasks }, signal);
   const changed = new Map<Probe, Figure[]>();
   for (const change of PROBES) {
-    const system = { ...run.system, heldOutTasks: tasks.map((task) => asked(task, change, run)) };
+    const system = {
+      ...run.system,
+      heldOutTasks: tasks.map((task) => asked(task, change, run)),
+      writtenTasks: writtenTasks.map((task) => ({
+        ...task,
+        assemble: (rows: readonly Row[]) => task.assemble(rows.map(changedBy(change, run))),
+      })),
+    };
     changed.set(change, await figuresWith(trained, system, signal));
   }
   return full.map(({ name, chance, count, value }, i) => ({
@@ -52,17 +59,21 @@ function isChanged(name: string): boolean {
   return FRAME_CHANGES.some((change) => name.endsWith(`, ${change}`));
 }
 
-/** A task whose clips are changed. A sample of its own: what a system remembers of one is of the unchanged clip. */
-function asked(task: HeldOutTask, change: FrameChange, { config }: Run): HeldOutTask {
+/** A changed clip. A sample of its own: what a system remembers of one is of the unchanged clip. */
+function changedBy(change: FrameChange, { config }: Run): (row: Row) => Row {
   const options = { frameSize: config.data.frameSize, seed: config.train.seed };
+  return (row) => {
+    const own = changedRow(row, change, options);
+    return { ...own, sample: { ...own.sample } };
+  };
+}
+
+/** A task whose clips are changed. */
+function asked(task: HeldOutTask, change: FrameChange, run: Run): HeldOutTask {
   return {
     ...task,
     assemble: (rows) => {
-      const changed = rows.map((row) => {
-        const own = changedRow(row, change, options);
-        return { ...own, sample: { ...own.sample } };
-      });
-      const batch = task.assemble(changed);
+      const batch = task.assemble(rows.map(changedBy(change, run)));
       if (task.frameAnswers === undefined) return batch;
       const { arrays } = task.assemble(rows);
       const answers = task.frameAnswers.map((name) => [name, arrays[name]!] as const);

@@ -20,6 +20,7 @@ import type {
   HostBatch,
   Row,
   VideoLanguageSystem,
+  WrittenTask,
 } from './system.ts';
 import { wholeWords } from './whole-words.ts';
 
@@ -83,8 +84,19 @@ export interface DialogueParts<P extends TensorTree> {
   arrays(rows: readonly Row[], views: readonly View[]): Readonly<Record<string, HostArray>>;
   /** The windows of frames that {@link arrays} shows where a question is answered; all unless given. */
   windowsShown?(row: Row): readonly number[];
+  /** Figures of answers that are written out. */
+  readonly written?: readonly WrittenFigure[];
   /** The conversation up to the answer. */
   prompt(row: Row, question: string, view: View): readonly Piece[];
+}
+
+/** How many answers that the model writes out are right. */
+export interface WrittenFigure {
+  readonly name: string;
+  readonly asks: (turn: Turn) => boolean;
+  /** What is asked in place of the turn's question. */
+  readonly question?: (turn: Turn) => string;
+  readonly isRight: (turn: Turn, text: string) => boolean;
 }
 
 const OBJECTIVE = 'next-token';
@@ -165,6 +177,26 @@ export function dialogueSystem<P extends TensorTree>(
       isCounted: (label) => ids.has(label),
     };
   });
+  // Of a tokenizer that reads spaces with words an answer begins with one.
+  const decode = (ids: readonly number[]): string => tokenizer.decode(ids).trimStart();
+  const asking = (rows: readonly Row[], question: (row: Row) => string): HostBatch => {
+    const dialogues = assembleDialogues(
+      shape,
+      rows.map((row) => answered(row, question(row))),
+    );
+    return counted({ ...dialogues, ...parts.arrays(rows, alike(rows, answeredView)) });
+  };
+  const writtenTask = ({ name: figure, asks, question, isRight }: WrittenFigure): WrittenTask => ({
+    name: figure,
+    asks: (sample) => asks(firstTurn(sample)),
+    assemble: (rows) =>
+      asking(rows, ({ sample }) => {
+        const turn = firstTurn(sample);
+        return question?.(turn) ?? turn.question;
+      }),
+    answerOf: (sample) => decode(tokenizer.encode(firstTurn(sample).answer)),
+    isRight: (sample, text) => isRight(firstTurn(sample), text),
+  });
   const overall: HeldOutFigure = { name: OBJECTIVE, isCounted: () => true };
   const figures = [...asked, ...spoken];
   return {
@@ -176,6 +208,7 @@ export function dialogueSystem<P extends TensorTree>(
         figures.map((figure) => task(figure, { view: 'film', change })),
       ),
     ],
+    ...(parts.written === undefined ? {} : { writtenTasks: parts.written.map(writtenTask) }),
     init: (initializer) => parts.init(initializer),
     kinds: { ...parts.kinds, [languagePath]: language.kind },
     published: [
@@ -196,13 +229,7 @@ export function dialogueSystem<P extends TensorTree>(
           : rows.map((_, at): View => (at < rows.length >> 1 ? 'picture' : 'film')),
       ),
     answers: {
-      assemble: (rows, question) => {
-        const dialogues = assembleDialogues(
-          shape,
-          rows.map((row) => answered(row, question)),
-        );
-        return counted({ ...dialogues, ...parts.arrays(rows, alike(rows, answeredView)) });
-      },
+      assemble: (rows, question) => asking(rows, () => question),
       given: (row, question) => ({
         ...dialogueGiven(shape, answered(row, question)),
         ...(parts.windowsShown === undefined ? {} : { windows: parts.windowsShown(row) }),
@@ -214,8 +241,7 @@ export function dialogueSystem<P extends TensorTree>(
       ),
       eosIds: [tokenizer.special.sep],
       maxNewTokens: config.maxAnswerTokens,
-      // Of a tokenizer that reads spaces with words an answer begins with one.
-      decode: (ids) => tokenizer.decode(ids).trimStart(),
+      decode,
     },
     sums: (params, _frozen, batch) => ({
       [OBJECTIVE]: dialogueSums(

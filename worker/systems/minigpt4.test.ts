@@ -14,7 +14,7 @@ import { adamWScalars, initAdamW } from '../optim/adamw.ts';
 import { compilePrograms } from '../programs.ts';
 import { openTestSystem, TEST_SAMPLES, testRows } from '../test/open-system.ts';
 import { valuesOf } from '../test/run-folder.ts';
-import { leavesOf, type TensorTree } from '../tree.ts';
+import type { TensorTree } from '../tree.ts';
 import { ofOthers } from './frame-changes.ts';
 import { qFormerSizes } from './q-former-part.ts';
 import { unpackedPictures, visionSizes } from './vision-part.ts';
@@ -85,10 +85,7 @@ void describe('MiniGPT-4', () => {
       readonly qFormer: Parameters<typeof qFormerSizes>[0];
     };
     const { arrays } = system.assemble(rows);
-    const packed = uploadBatch(engine, { arrays, counts: {}, numTokens: 0 }) as Record<
-      string,
-      tf.Tensor
-    >;
+    const packed = uploadBatch(engine, { arrays, counts: {}, numTokens: 0 });
     const read = imageQueries(params, unpackedPictures(packed['pictures']!, config.data), {
       vision: visionSizes(model.vision, config.data),
       qFormer: qFormerSizes(model.qFormer, { contextWidth: model.vision.width, hasText: false }),

@@ -62,6 +62,22 @@ export interface HeldOutTask {
   readonly frameAnswers?: readonly string[];
 }
 
+/**
+ * A question put to held-out clips whose answer the model writes out by itself, token by token, and which is right or
+ * wrong as a whole. Chance is what the best of all right answers reaches where it is always given.
+ */
+export interface WrittenTask {
+  readonly name: string;
+  /** Whether a held-out sample is asked; all are unless given. */
+  asks?(sample: Sample): boolean;
+  /** Each row's clip with what it is asked, for the model of {@link Answers}. */
+  assemble(rows: readonly Row[]): HostBatch;
+  /** A right answer, as the model would write it. */
+  answerOf(sample: Sample): string;
+  /** Whether what was written answers what is asked of the sample. */
+  isRight(sample: Sample, text: string): boolean;
+}
+
 /** What one row showed to the model and what it answered. */
 export interface Explained {
   readonly words: readonly { readonly text: string; readonly guess?: string }[];
@@ -160,6 +176,8 @@ export interface VideoLanguageSystem<P extends TensorTree = TensorTree> {
   readonly heldOutTasks: readonly HeldOutTask[];
   /** Questions that a run does not put at its end, but `videoloom probe` does. */
   readonly furtherTasks?: readonly HeldOutTask[];
+  /** Questions that {@link answers} answers; none unless given. */
+  readonly writtenTasks?: readonly WrittenTask[];
   init(initializer: Initializer): P;
   /** What its parts compute, for those whose weights may come from elsewhere. */
   readonly kinds?: PartKinds;
