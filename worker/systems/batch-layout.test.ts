@@ -42,6 +42,7 @@ for (const recipe of recipes) {
       laidOut('training', system.assemble(rows));
       for (const task of [...system.heldOutTasks, ...(system.furtherTasks ?? [])])
         laidOut(task.name, task.assemble(rows));
+      for (const task of system.writtenTasks ?? []) laidOut(task.name, task.assemble(rows));
       if (system.look !== undefined) laidOut('look', system.look.assemble(rows));
       if (system.answers !== undefined) laidOut('answers', system.answers.assemble(rows, 'what ?'));
       if (system.fillIn !== undefined)

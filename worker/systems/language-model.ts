@@ -69,11 +69,11 @@ function saidOf(
   const rng = openRng(seed, 'said', epoch, number);
   const own = facts.get(clipOf(sample)) ?? [];
   const caption = longestOf(own);
+  // Whole words; a grounded caption has names between <p> and </p>.
+  const read = ` ${caption.replaceAll(/<\/?p>/g, ' ')} `;
   const tells = own.some(
     (fact) =>
-      fact.question === question &&
-      fact.answer !== caption &&
-      caption.split(' ').includes(fact.answer),
+      fact.question === question && fact.answer !== caption && read.includes(` ${fact.answer} `),
   );
   if (tells && rng.uniform() < 0.5) return caption;
   const others = own.map(({ answer }) => answer).filter((answer) => answer !== caption);

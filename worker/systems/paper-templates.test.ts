@@ -34,7 +34,14 @@ function tokenizerThatBegins(begin: '<s>' | '</s>') {
 const SEEN: Piece = { numSoft: 3 };
 let numTemplates = 0;
 
-for (const recipe of ['blip2', 'video-llama', 'video-llava', 'minigpt4', 'minigpt4-video']) {
+for (const recipe of [
+  'blip2',
+  'video-llama',
+  'video-llava',
+  'minigpt4',
+  'minigpt4-video',
+  'minigpt-v2',
+]) {
   test(`${recipe}: a conversation begins as its language model's tokenizer begins a text`, async () => {
     const text = await readFile(new URL(`../recipes/${recipe}.yaml`, import.meta.url), 'utf8');
     for (const stage of stagesOf(text, 'paper')) {
@@ -74,5 +81,5 @@ for (const recipe of ['blip2', 'video-llama', 'video-llava', 'minigpt4', 'minigp
 }
 
 test('every paper preset with a language model was looked at', () => {
-  assert.equal(numTemplates, 10);
+  assert.equal(numTemplates, 12);
 });

@@ -75,12 +75,25 @@ test('MiniGPT-4: 20,000 steps of 256 pictures that no word is said before, then 
   assert.equal(modelOf(pretraining!)['describe'], '');
 });
 
+test('MiniGPT-v2: pictures of 448 pixels in 256 tokens, 400,000 steps of 96 and 50,000 of 64', async () => {
+  // Source: arXiv:2310.09478, sec. 3.1 and 4; Vision-CAIR/MiniGPT-4, train_configs/minigptv2_finetune.yaml (LoRA).
+  const { pretraining, multitask } = await stages('minigpt-v2', 'paper');
+  assert.deepEqual([batchOf(pretraining!), pretraining!.train.steps], [96, 400_000]);
+  assert.deepEqual([batchOf(multitask!), multitask!.train.steps], [64, 50_000]);
+  for (const stage of [pretraining!, multitask!]) {
+    const { vision, merge, lora } = modelOf(stage) as Record<string, Record<string, unknown>>;
+    assert.equal((stage.data.frameSize / Number(vision!['patchSize'])) ** 2 / Number(merge), 256);
+    assert.deepEqual(lora, { rank: 64, alpha: 16, targets: ['query', 'value'] });
+  }
+});
+
 /** New tokens that released code asks for. */
 const ANSWERS = {
   blip2: 30, // salesforce/LAVIS, blip2_opt.py, generate
   'video-llama': 300, // DAMO-NLP-SG/Video-LLaMA, demo_video.py
   'video-llava': 1024, // PKU-YuanGroup/Video-LLaVA, run_inference_video_qa.py
   minigpt4: 300, // Vision-CAIR/MiniGPT-4, minigpt4/conversation/conversation.py
+  'minigpt-v2': 500, // Vision-CAIR/MiniGPT-4, demo_v2.py
   'minigpt4-video': 512, // Vision-CAIR/MiniGPT4-video, minigpt4_video_inference.py
 } as const;
 

@@ -10,7 +10,14 @@ import { weightsOfRun } from '../run-weights.ts';
 import { makeRunFolder } from '../test/run-folder.ts';
 import { disposeTree } from '../tree.ts';
 
-for (const recipe of ['blip2', 'video-llava', 'minigpt4', 'minigpt4-video', 'video-llama']) {
+for (const recipe of [
+  'blip2',
+  'video-llava',
+  'minigpt4',
+  'minigpt4-video',
+  'minigpt-v2',
+  'video-llama',
+]) {
   test(`${recipe}: its stages fit together`, async () => {
     await openCpuEngine();
     const root = await temporaryFolder('stages');

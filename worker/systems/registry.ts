@@ -6,6 +6,7 @@ import { coca } from './coca.ts';
 import { flava } from './flava.ts';
 import { languageModel } from './language-model.ts';
 import { merlot } from './merlot.ts';
+import { miniGptV2 } from './minigpt-v2.ts';
 import { miniGpt4 } from './minigpt4.ts';
 import { miniGpt4Video } from './minigpt4-video.ts';
 import { siglip } from './siglip.ts';
@@ -28,6 +29,7 @@ export const systems: readonly SystemDefinition[] = [
   merlot,
   miniGpt4,
   miniGpt4Video,
+  miniGptV2,
   siglip,
   videobert,
   videoOfa,
