@@ -28,7 +28,7 @@ const NUM_NEW = 3;
 async function opened() {
   const engine = await openCpuEngine();
   const { system, config } = await openCaptioned('minigpt-v2', {
-    ...{ stage: 'multitask', samples: SAMPLES },
+    ...{ stage: 'instruction', samples: SAMPLES },
     overrides: [
       `model.language={${WIDTHS}, keyValueHeads: 2}`,
       `model.vision={patchSize: 8, ${WIDTHS}}`,

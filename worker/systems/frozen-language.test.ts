@@ -25,7 +25,7 @@ const SYSTEMS = [
   { recipe: 'minigpt4', stage: 'finetuning', overrides: [smallQueries('qFormer')] },
   { recipe: 'video-llava', stage: 'alignment', overrides: ['data.windows=2'] },
   { recipe: 'video-llava', stage: 'instruction', overrides: ['data.windows=2'] },
-  { recipe: 'minigpt-v2', stage: 'multitask', overrides: [] },
+  { recipe: 'minigpt-v2', stage: 'instruction', overrides: [] },
   {
     recipe: 'minigpt4-video',
     stage: 'instruction',

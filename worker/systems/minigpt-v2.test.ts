@@ -32,7 +32,7 @@ const TOKENIZER = openTokenizer(
 
 function open(overrides: readonly string[] = []) {
   return openCaptioned('minigpt-v2', {
-    ...{ stage: 'multitask', samples: SAMPLES },
+    ...{ stage: 'instruction', samples: SAMPLES },
     overrides: [...SMALL, ...overrides],
   });
 }
@@ -127,6 +127,26 @@ test('exchanged, a question about a box wants words, and one about words a box',
     assert.match(saidIn(batch, row), new RegExp(`\\[ ${other} \\] where is`));
     assert.equal(task.isRight(sample, 'top left'), other === 'vqa');
     assert.equal(task.isRight(sample, '{ < 0 > < 10 > < 20 > < 30 > }'), other === 'refer');
+  }
+});
+
+test('a language model on words alone finds names and boxes in what is said of the whole picture', async () => {
+  const { system, config } = await openCaptioned('minigpt-v2', {
+    ...{ stage: 'language', samples: SAMPLES },
+    overrides: [SMALL[0]!],
+  });
+  for (const task of ['refer', 'identify']) {
+    let numGrounded = 0;
+    const rows = rowsOf(config, task);
+    for (let epoch = 0; epoch < 20; epoch++) {
+      const batch = system.assemble(rows.map((row) => ({ ...row, epoch })));
+      numGrounded += rows.filter((_, row) => saidIn(batch, row).includes('< / p >')).length;
+    }
+    const share = numGrounded / (20 * rows.length);
+    assert.ok(
+      Math.abs(share - 0.5) < 4 * Math.sqrt(0.25 / (20 * rows.length)),
+      `${task}: ${share}`,
+    );
   }
 });
 

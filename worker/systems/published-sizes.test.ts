@@ -73,7 +73,7 @@ test('MiniGPT-4: one linear layer of 768 to 4,096 is all that is trained', async
 });
 
 test('MiniGPT-v2: a linear layer of 5,632 to 4,096, LoRA of rank 64, and positions for 1,024 patches', async () => {
-  const sizes = await sizesOf('minigpt-v2', 'multitask', 32_000);
+  const sizes = await sizesOf('minigpt-v2', 'instruction', 32_000);
   isNear(sizes.below('language'), 6_738_415_616); // meta-llama/Llama-2-7b
   isNear(sizes.below('vision') - sizes.below('vision/position') + 257 * 1408, 985_894_528);
   assert.equal(sizes.below('vision/position'), (1024 + 1) * 1408);

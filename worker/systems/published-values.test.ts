@@ -75,12 +75,13 @@ test('MiniGPT-4: 20,000 steps of 256 pictures that no word is said before, then 
   assert.equal(modelOf(pretraining!)['describe'], '');
 });
 
-test('MiniGPT-v2: pictures of 448 pixels in 256 tokens, 400,000 steps of 96 and 50,000 of 64', async () => {
+test('MiniGPT-v2: pictures of 448 pixels in 256 tokens, 400,000 steps of 96, 50,000 of 64 and 35,000 of 24', async () => {
   // Source: arXiv:2310.09478, sec. 3.1 and 4; Vision-CAIR/MiniGPT-4, train_configs/minigptv2_finetune.yaml (LoRA).
-  const { pretraining, multitask } = await stages('minigpt-v2', 'paper');
+  const { pretraining, multitask, instruction } = await stages('minigpt-v2', 'paper');
   assert.deepEqual([batchOf(pretraining!), pretraining!.train.steps], [96, 400_000]);
   assert.deepEqual([batchOf(multitask!), multitask!.train.steps], [64, 50_000]);
-  for (const stage of [pretraining!, multitask!]) {
+  assert.deepEqual([batchOf(instruction!), instruction!.train.steps], [24, 35_000]);
+  for (const stage of [pretraining!, multitask!, instruction!]) {
     const { vision, merge, lora } = modelOf(stage) as Record<string, Record<string, unknown>>;
     assert.equal((stage.data.frameSize / Number(vision!['patchSize'])) ** 2 / Number(merge), 256);
     assert.deepEqual(lora, { rank: 64, alpha: 16, targets: ['query', 'value'] });
