@@ -8,7 +8,7 @@ import {
   type VisualVocabulary,
 } from '../../video/visual-words/visual-vocabulary.ts';
 import { blockMask } from '../tokens/block-mask.ts';
-import { applyMask, choosePositions, idsBetween, wordPositions } from '../tokens/masked-tokens.ts';
+import { maskWords, wordPositions } from '../tokens/masked-tokens.ts';
 import { floatArray, intArray } from './host-arrays.ts';
 import { exchanged, openPictureWords } from './picture-words.ts';
 import type { HostArray, HostBatch, Row } from './system.ts';
@@ -217,15 +217,9 @@ export function openFlavaAssembler(assembly: FlavaAssembly) {
           : undefined;
       const own = idsOf(foreign ?? row.sample.text);
       const words = rng.fork('words');
-      const chosen = choosePositions(
-        wordPositions(own, firstWordId),
-        { ratio: assembly.wordMaskRatio, limit: numWords },
-        words,
-      );
-      const { ids, positions } = applyMask(own, chosen, words, {
-        maskId: special.mask,
-        randomId: idsBetween(firstWordId, vocabularySize),
-        maskAll: false,
+      const { ids, positions } = maskWords(own, words, {
+        ...{ firstWord: firstWordId, vocabularySize, maskId: special.mask },
+        ...{ ratio: assembly.wordMaskRatio, limit: numWords },
       });
       putWords(arrays, i, { own, ids, positions });
       const { patchAloneWeights, patchJointWeights, wordAloneWeights, wordJointWeights } = arrays;

@@ -4,7 +4,7 @@ import type { Sample } from '../../video/index/sample.ts';
 import type { Tokenizer } from '../../video/text/tokenizer.ts';
 import type { Box } from '../../video/world/ground-truth.ts';
 import { boxesAt, gridBoxes } from '../../video/world/region-boxes.ts';
-import { applyMask, choosePositions, idsBetween, wordPositions } from '../tokens/masked-tokens.ts';
+import { maskWords, wordPositions } from '../tokens/masked-tokens.ts';
 import { floatArray, intArray } from './host-arrays.ts';
 import { exchanged, openPictureWords } from './picture-words.ts';
 import { REGION_FEATURE_WIDTH, regionFeature, type RegionsOfFiles } from './regions.ts';
@@ -176,15 +176,9 @@ export function openVisualBertAssembler(assembly: VisualBertAssembly) {
       const second = foreign ?? others[isPair ? rng.integer(others.length) : 0] ?? row.sample.text;
       const own = isPair ? idsOf(row.sample.text, second) : idsOf(second);
       const words = rng.fork('words');
-      const chosen = choosePositions(
-        wordPositions(own, firstWordId),
-        { ratio: assembly.wordMaskRatio, limit: numWords },
-        words,
-      );
-      const { ids, positions } = applyMask(own, chosen, words, {
-        maskId: special.mask,
-        randomId: idsBetween(firstWordId, vocabularySize),
-        maskAll: false,
+      const { ids, positions } = maskWords(own, words, {
+        ...{ firstWord: firstWordId, vocabularySize, maskId: special.mask },
+        ...{ ratio: assembly.wordMaskRatio, limit: numWords },
       });
       putRegions(arrays, i, regionsOf(row, 'train'));
       // A hidden word has no right answer in a foreign picture.

@@ -80,3 +80,25 @@ export function choosePositions(
   }
   return pool.slice(0, count).sort((a, b) => a - b);
 }
+
+/** Hides words of a text by BERT's rule: `round(ratio * words)`, at least one and at most `limit`. */
+export function maskWords(
+  ids: Int32Array,
+  rng: Rng,
+  {
+    firstWord,
+    vocabularySize,
+    maskId,
+    ...budget
+  }: {
+    readonly firstWord: number;
+    readonly vocabularySize: number;
+    readonly maskId: number;
+    readonly ratio: number;
+    readonly limit: number;
+  },
+): Masked {
+  const chosen = choosePositions(wordPositions(ids, firstWord), budget, rng);
+  const randomId = idsBetween(firstWord, vocabularySize);
+  return applyMask(ids, chosen, rng, { maskId, randomId, maskAll: false });
+}
