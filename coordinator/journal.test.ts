@@ -121,13 +121,23 @@ describe('the journal', () => {
 
   it('renewed, has what was written, and nothing more of whoever had it open', async () => {
     const path = await scratch();
-    renewJournal(path); // there is none yet
+    renewJournal(path, () => true); // there is none yet
     const old = openJournal(path, () => undefined, surroundings);
     const written = [1, 2].map((step) => old.append({ type: 'restored', step, from: 'memory' }));
     const descriptor = openSync(path, 'r+');
-    renewJournal(path);
+    assert.throws(
+      () => {
+        renewJournal(path, () => false);
+      },
+      { code: 'RUN_FENCED' },
+    );
+    written.push(old.append({ type: 'stop-requested' }));
+    renewJournal(path, () => true);
     assert.deepEqual(recordsOf(path), written);
-    assert.throws(() => old.append({ type: 'stop-requested' }), { code: 'RUN_FENCED' });
+    assert.throws(() => old.append({ type: 'stop-requested' }), {
+      code: 'RUN_FENCED',
+      message: /goes on in another file/,
+    });
     const journal = openJournal(path, () => undefined, surroundings);
     const next = journal.append({ type: 'stop-requested' });
     // What a machine that was cut off still has to write goes where the file ended for it.

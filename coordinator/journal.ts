@@ -25,10 +25,12 @@ import {
   openSync,
   readSync,
   renameSync,
+  rmSync,
   writeFileSync,
   writeSync,
 } from 'node:fs';
 
+import { randomUUID } from 'node:crypto';
 import { dirname } from 'node:path';
 
 import { crc32c } from '@node-rs/crc32';
@@ -128,7 +130,7 @@ export function readJournal(path: string, visit: (record: JournalRecord) => void
 export interface Journal {
   /**
    * Adds a record; it is with the operating system when this returns, on disk too when `sync`.
-   * @throws VideoloomError JOURNAL_WRITE_FAILED; the journal then ends before the record and takes no more.
+   * @throws VideoloomError JOURNAL_WRITE_FAILED; it takes no more then, and nobody was told of the record.
    * @throws VideoloomError RUN_FENCED when another coordinator writes to it by now; the record does not count.
    */
   append(event: JournalEvent, options?: { readonly sync?: boolean }): JournalRecord;
@@ -150,8 +152,10 @@ export interface JournalSurroundings {
 /**
  * Puts a copy in the place of the journal at `path`: whoever has it open writes to a file that nobody reads. What that one
  * has written before it could see so is in the copy. A missing journal stays missing.
+ * @param isOurs whether this process still has the right to; asked before the copy takes its place
+ * @throws VideoloomError JOURNAL_WRITE_FAILED, RUN_FENCED
  */
-export function renewJournal(path: string): void {
+export function renewJournal(path: string, isOurs: () => boolean): void {
   let old: number;
   try {
     old = openSync(path, 'r');
@@ -159,13 +163,15 @@ export function renewJournal(path: string): void {
     if ((error as NodeJS.ErrnoException).code === 'ENOENT') return;
     throw error;
   }
-  const copy = `${path}.copy`;
+  // Another one may be doing the same.
+  const copy = `${path}.${randomUUID()}`;
   try {
     copyFileSync(path, copy);
     const file = openSync(copy, 'a+');
     try {
       const copied = fstatSync(file).size;
       fdatasyncSync(file);
+      if (!isOurs()) throw replaced(path);
       renameSync(copy, path);
       // A record counts once its writer has seen the journal in its place: all of those are there by now.
       const chunk = Buffer.allocUnsafe(CHUNK_BYTES);
@@ -179,7 +185,8 @@ export function renewJournal(path: string): void {
       closeSync(file);
     }
   } catch (error) {
-    throw writeFailed(path, error);
+    rmSync(copy, { force: true });
+    throw error instanceof VideoloomError ? error : writeFailed(path, error);
   } finally {
     closeSync(old);
   }
@@ -211,15 +218,21 @@ export function openJournal(
       throw error instanceof VideoloomError ? error : writeFailed(path, error);
     }
   };
-  const own = fstatSync(file).ino;
+  const own = fstatSync(file, { bigint: true }).ino;
   /** Nobody else has written: the file is the one that was opened, and as long as what was read and written here. */
   const checkAlone = (): void => {
-    // Opening is what makes a network file system ask the server, in place of what it remembers of the file.
-    const found = openSync(path, 'r');
-    const { ino, size: sizeBytes } = fstatSync(found);
-    closeSync(found);
-    if (ino !== own || sizeBytes !== length)
-      throw fenced(path, epoch, { sizeBytes, knownBytes: length });
+    const { ino, size } = placeOf(path, file);
+    if (ino !== own) throw replaced(path, epoch);
+    if (size !== BigInt(length)) throw fenced(path, epoch, { size, knownBytes: length });
+  };
+  /** What a failure to write comes from, where another coordinator has the journal by now. */
+  const causeOf = (error: unknown): VideoloomError => {
+    try {
+      checkAlone();
+    } catch (found) {
+      if (found instanceof VideoloomError) return found;
+    }
+    return writeFailed(path, error);
   };
   writing(() => {
     if (end.fileBytes > end.validBytes) {
@@ -260,7 +273,7 @@ export function openJournal(
         fdatasync(file, (error) => {
           if (error === null || closed) return;
           failed = true;
-          onFailure(writeFailed(path, error));
+          onFailure(causeOf(error));
         });
       }, SYNC_INTERVAL_MS).unref();
       onAppended?.(seq);
@@ -272,11 +285,31 @@ export function openJournal(
       clearTimeout(timer);
       try {
         fdatasyncSync(file);
+      } catch (error) {
+        // Where it had failed already, that was told.
+        if (!failed) throw causeOf(error);
       } finally {
         closeSync(file);
       }
     },
   };
+}
+
+/** The file at a path. Opening it is what makes a network file system ask the server, in place of what it remembers. */
+function placeOf(path: string, file: number): { readonly ino: bigint; readonly size: bigint } {
+  let found: number;
+  try {
+    found = openSync(path, 'r');
+  } catch (error) {
+    // Of descriptors there may be none for a moment; what is known of the open one will do.
+    if (!['EMFILE', 'ENFILE'].includes((error as NodeJS.ErrnoException).code!)) throw error;
+    return fstatSync(file, { bigint: true });
+  }
+  try {
+    return fstatSync(found, { bigint: true });
+  } finally {
+    closeSync(found);
+  }
 }
 
 function syncFolder(path: string): void {
@@ -291,13 +324,21 @@ function syncFolder(path: string): void {
 function fenced(
   path: string,
   epoch: number,
-  { sizeBytes, knownBytes }: { readonly sizeBytes: number; readonly knownBytes: number },
+  { size, knownBytes }: { readonly size: bigint; readonly knownBytes: number },
 ): VideoloomError {
   return new VideoloomError(
     'RUN_FENCED',
-    `the journal ${path} has ${sizeBytes} bytes instead of the ${knownBytes} that this coordinator (epoch ${epoch}) ` +
+    `the journal ${path} has ${size} bytes instead of the ${knownBytes} that this coordinator (epoch ${epoch}) ` +
       'left in it: another one has taken the run over, this one writes no more. Workers find the new one at the address ' +
       'that it was started with.',
+  );
+}
+
+function replaced(path: string, epoch?: number): VideoloomError {
+  return new VideoloomError(
+    'RUN_FENCED',
+    `another coordinator has taken the run over and goes on in another file at ${path}: this one${epoch === undefined ? '' : ` (epoch ${epoch})`} writes no ` +
+      'more. Workers find the new one at the address that it was started with.',
   );
 }
 

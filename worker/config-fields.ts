@@ -286,8 +286,8 @@ export const runFields = z.strictObject({
       .enum(['tree', 'ring', 'nccl'])
       .describe(
         'How workers sum gradients: tree, the same bits for every number of workers; ring, over one connection a ' +
-          'worker, the same bits for one number of workers alone; or nccl, on one GPU of each worker over NCCL or ' +
-          'RCCL, the bits of tree',
+          'worker, the same bits for one number of workers alone; or nccl, on the first GPU that each worker ' +
+          'sees (another for each) over NCCL or RCCL, the bits of tree',
       ),
     gradientPrecision: z
       .enum(['float32', 'bfloat16'])

@@ -207,6 +207,7 @@ export async function train(options: TrainOptions): Promise<RunEnd> {
     return data.progress() + numClips + checkpoints.numWritten + collectives.movedBytes;
   }, limits.beatMs);
 
+  let [failedSums, failedAt] = [0, -1];
   try {
     ledger.enter('idle');
     let generation = await session.generationAfter(0);
@@ -228,6 +229,11 @@ export async function train(options: TrainOptions): Promise<RunEnd> {
         return await trainGeneration(generation, self, scope);
       } catch (error) {
         if (!isMembershipChange(error, scope)) throw error;
+        // Devices that cannot sum time and again would be joined anew for ever.
+        const isFailed = error instanceof VideoloomError && error.code === 'ALL_REDUCE_FAILED';
+        failedSums = isFailed && failedAt === state.step ? failedSums + 1 : isFailed ? 1 : 0;
+        failedAt = state.step;
+        if (failedSums > MAX_FAILED_SUMS) throw error;
         log.warn(
           { generation: generation.number, step: state.step },
           `generation over: ${messageOf(error)}`,
@@ -595,6 +601,9 @@ export async function train(options: TrainOptions): Promise<RunEnd> {
 
 const NO_FIGURES = { figures: [], skipped: [] };
 
+/** How often a step's sum is tried again by other generations when devices could not make it. */
+const MAX_FAILED_SUMS = 2;
+
 /** How exactly waiting for bytes is told from waiting for the decoders. */
 const LOOK_MS = 20;
 
@@ -602,6 +611,7 @@ const LOOK_MS = 20;
 const MEMBERSHIP_CODES = new Set([
   'GENERATION_CHANGED',
   'STALE_GENERATION',
+  'ALL_REDUCE_FAILED',
   'PEER_LOST',
   'PEER_REFUSED',
   'PEER_TIMEOUT',

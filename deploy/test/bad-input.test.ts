@@ -57,7 +57,7 @@ test('a recipe, preset or field that does not exist is named with what there is'
   await refused(
     ['train', 'videobret'],
     2,
-    /RECIPE_NOT_FOUND: .*videobret \(did you mean videobert\?\).*\(blip2, clip, .*videobert\)/,
+    /RECIPE_NOT_FOUND: .*videobret \(did you mean videobert\?\).*\(blip2, clip, .*videobert, .*\)/,
   );
   await refused(tiny('--preset', 'tny'), 2, /CONFIG_INVALID: .*no preset tny.*tiny/);
   await refused(

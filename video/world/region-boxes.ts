@@ -45,6 +45,9 @@ export function regionBoxesOf(value: unknown): RegionBoxes | undefined {
   if (Array.isArray(frames)) {
     const given = frames as Regions['frames'];
     if (!given.every(({ boxes }) => Array.isArray(boxes) && boxes.every(isBox))) return undefined;
+    // Which would be shown when?
+    if (given.length > 1 && !given.every(({ seconds }) => Number.isFinite(seconds)))
+      return undefined;
     const seen = given
       .map(({ seconds = 0, boxes }) => ({ seconds, boxes: boxes.map(shares) }))
       .sort((a, b) => a.seconds - b.seconds);
@@ -74,6 +77,12 @@ export function boxesAt({ timesSeconds, boxes }: RegionBoxes, seconds: number): 
   return boxes[best] ?? [];
 }
 
+/** The `most` largest, in order of size. */
+export function largestBoxes(boxes: readonly Box[], most: number): Box[] {
+  const area = ([left, top, right, bottom]: Box): number => (right - left) * (bottom - top);
+  return [...boxes].sort((a, b) => area(b) - area(a)).slice(0, most);
+}
+
 /** A regular grid, row by row: what stands in where nothing is known. */
 export function gridBoxes(across: number): Box[] {
   return Array.from({ length: across * across }, (_, i): Box => {
@@ -83,7 +92,9 @@ export function gridBoxes(across: number): Box[] {
 }
 
 function isBox(value: unknown): value is Box {
-  return Array.isArray(value) && value.length === 4 && value.every(Number.isFinite);
+  if (!Array.isArray(value) || value.length !== 4 || !value.every(Number.isFinite)) return false;
+  const [left, top, right, bottom] = value as unknown as Box;
+  return right > left && bottom > top;
 }
 
 function isPositive(value: unknown): value is number {

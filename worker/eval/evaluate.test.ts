@@ -36,7 +36,7 @@ test('captions of the same media are references of one question; samples without
   ]);
 });
 
-test('the first turn of a conversation is a question with its answer, unless another is asked', () => {
+test('each question of a conversation has its answer, also where it is asked of all', () => {
   const samples = [
     sample('a', {
       text: 'which colour ? red which shape ? round',
@@ -50,24 +50,33 @@ test('the first turn of a conversation is a question with its answer, unless ano
       ],
     }),
     sample('b', {
-      text: 'colour',
+      text: 'which colour ? crimson',
       parts: [
-        { role: 'user', text: 'which colour ?' },
+        { role: 'user', text: 'Which colour ?' },
         { role: 'assistant', text: 'crimson' },
       ],
     }),
+    sample('c', { media: [{ ...span, file: 1 }], text: 'a dog' }),
   ];
-  assert.deepEqual(questionsOf(samples, ''), [
-    {
-      ...{ id: 'a', sample: 0, question: 'which colour ?', kind: 'answer' },
-      references: ['red', 'crimson'],
-    },
+  const colour = {
+    ...{ id: 'a', sample: 0, question: 'which colour ?', kind: 'answer' },
+    references: ['red', 'crimson'],
+  };
+  const shape = {
+    ...{ id: 'a/2', sample: 0, question: 'which shape ?', kind: 'answer' },
+    references: ['round'],
+  };
+  const dog = { id: 'c', sample: 2, kind: 'caption', references: ['a dog'] };
+  assert.deepEqual(questionsOf(samples, ''), [colour, shape, { ...dog, question: '' }]);
+  const asked = 'which shape ?';
+  assert.deepEqual(questionsOf(samples, asked), [
+    { ...shape, id: 'a' },
+    { ...dog, question: asked },
   ]);
-  const [asked] = questionsOf(samples, 'what is it ?');
-  assert.deepEqual(
-    [asked!.question, asked!.kind, asked!.references.length],
-    ['what is it ?', 'caption', 2],
-  );
+  assert.deepEqual(questionsOf(samples.slice(0, 2), 'who is it ?'), []);
+  // Texts without anything to see have nothing in common by that.
+  const texts = ['one', 'two'].map((text) => sample(text, { media: [], text }));
+  assert.equal(questionsOf(texts, '').length, 2);
 });
 
 test(

@@ -3,13 +3,21 @@ import { join } from 'node:path';
 import { UsageError } from '../../proto/errors.ts';
 import { checkOutputFile, outputError } from '../../proto/output-path.ts';
 import { drawnOf, openRng } from '../../proto/random.ts';
-import type { Sample } from '../../video/index/sample.ts';
+import type { Sample, SamplePart } from '../../video/index/sample.ts';
+import { isFileFault } from '../../video/loading/file-fault.ts';
+import type { Clip } from '../../video/loading/loader.ts';
 import { rowsOf } from '../batches.ts';
 import { openAnswering, type Answering } from '../generation/answers.ts';
 import type { Run } from '../run.ts';
 import type { Row } from '../systems/system.ts';
 import { openTrainedRun, type TrainedRunOptions } from '../trained-run.ts';
-import { scoreAnswers, scoreCaptions, type Answered, type Score } from './scores/score.ts';
+import {
+  plainAnswer,
+  scoreAnswers,
+  scoreCaptions,
+  type Answered,
+  type Score,
+} from './scores/score.ts';
 
 export interface EvaluateOptions extends TrainedRunOptions {
   /** Asked of every clip, in place of what the samples ask; empty: theirs, or what the system asks by itself. */
@@ -62,7 +70,11 @@ export async function evaluate(options: EvaluateOptions): Promise<Evaluated> {
     }
     const all = questionsOf(run.index.heldOut, question);
     if (all.length === 0)
-      throw new UsageError('NOTHING_HELD_OUT', `${folder} holds out no sample with words`);
+      throw new UsageError(
+        'NOTHING_HELD_OUT',
+        `${folder} holds out no sample with words` +
+          (question === '' ? '' : `, or only conversations in which nobody asks "${question}"`),
+      );
     const asked = drawnOf(all, limit, openRng(run.config.train.seed, 'evaluate'));
     answering = openAnswering(engine, answers, { params, frozen });
     const { said, numSkipped } = await answersTo(run, asked, answering);
@@ -82,39 +94,56 @@ export async function evaluate(options: EvaluateOptions): Promise<Evaluated> {
 }
 
 /**
- * What held-out samples ask, in their order: each turn of a conversation that begins with a question is one with its answer;
- * of anything else the text is a caption. Captions of the same media, as of data sets that have five a picture, are
- * references of one question.
- * @param question asked in place of theirs, to which then their captions are the references
+ * What held-out samples ask, in their order: each question of a conversation, by itself, with its answer; of anything else
+ * the text is a caption. What is said of the same media, as captions of data sets that have five a picture, are references
+ * of one question.
+ * @param question asked in place of theirs: captions are its references, and of conversations the answers to that question
  */
 export function questionsOf(samples: readonly Sample[], question: string): HeldOutQuestion[] {
   const questions = new Map<string, HeldOutQuestion>();
+  const ids = new Set<string>();
   const add = (
     found: Omit<HeldOutQuestion, 'references'>,
-    key: string,
+    where: string,
     reference: string,
   ): void => {
+    const key = JSON.stringify([where, plainAnswer(found.question)]);
     const known = questions.get(key);
-    questions.set(key, {
-      ...(known ?? found),
-      references: [...(known?.references ?? []), reference],
-    });
+    if (known !== undefined) {
+      questions.set(key, { ...known, references: [...known.references, reference] });
+      return;
+    }
+    // Of a conversation with several questions each has an id.
+    let id = found.id;
+    for (let turn = 2; ids.has(id); turn++) id = `${found.id}/${turn}`;
+    ids.add(id);
+    questions.set(key, { ...found, id, references: [reference] });
   };
   for (const [number, { id, media, text, parts = [] }] of samples.entries()) {
-    const where = JSON.stringify(media);
-    const asksAt = parts.findIndex(({ role }) => role === 'user');
-    const answersAt = parts.findIndex(({ role }, at) => role === 'assistant' && at > asksAt);
-    if (question === '' && asksAt >= 0 && answersAt > 0) {
-      const turn = parts.slice(asksAt, answersAt).map((part) => part.text ?? '');
-      const own = turn.join(' ').replaceAll(/\s+/g, ' ').trim();
-      const found = { id, sample: number, question: own, kind: 'answer' } as const;
-      add(found, JSON.stringify([where, own]), parts[answersAt]!.text ?? '');
-    } else if (text.trim() !== '') {
-      const found = { id, sample: number, question, kind: 'caption' } as const;
-      add(found, where, text);
+    const where = media.length === 0 ? id : JSON.stringify(media);
+    const turns = turnsOf(parts);
+    for (const turn of turns) {
+      if (question !== '' && plainAnswer(turn.question) !== plainAnswer(question)) continue;
+      add({ id, sample: number, question: turn.question, kind: 'answer' }, where, turn.answer);
     }
+    if (turns.length === 0 && text.trim() !== '')
+      add({ id, sample: number, question, kind: 'caption' }, where, text);
   }
   return [...questions.values()];
+}
+
+/** What a user asks, and the words that answer it. */
+function turnsOf(parts: readonly SamplePart[]): { question: string; answer: string }[] {
+  const turns: { question: string; answer: string }[] = [];
+  let asked: string[] = [];
+  for (const { role, text = '' } of parts) {
+    if (role === 'user') asked.push(text);
+    if (role !== 'assistant') continue;
+    const question = asked.join(' ').replaceAll(/\s+/g, ' ').trim();
+    if (question !== '') turns.push({ question, answer: text });
+    asked = [];
+  }
+  return turns;
 }
 
 interface Said {
@@ -129,23 +158,32 @@ async function answersTo(
   answering: Answering,
 ): Promise<{ said: Said[]; numSkipped: number }> {
   const { signal } = new AbortController();
+  const load = (sample: number): Promise<Clip | undefined> =>
+    heldOutLoader.load([{ sample, epoch: 0, substitutes: [] }], signal).then(
+      ([clip]) => clip,
+      (error: unknown) => {
+        if (!isFileFault(error)) throw error;
+        return undefined;
+      },
+    );
   const answers = new Map<HeldOutQuestion, string>();
   for (const [question, group] of groupedBy(asked, (each) => each.question)) {
     const size = config.train.microbatchSize;
     for (let start = 0; start < group.length; start += size) {
       const batch = group.slice(start, start + size);
-      const leases = batch.map(({ sample }) => ({
-        sample,
-        epoch: 0,
-        substitutes: othersThan(sample, asked),
-      }));
-      const clips = await heldOutLoader.load(leases, signal);
-      const rows = rowsOf(index.heldOut, leases, clips);
+      const clips = await Promise.all(batch.map(({ sample }) => load(sample)));
+      const shown = batch.filter((_, at) => clips[at] !== undefined);
+      const whole = clips.filter((clip) => clip !== undefined);
+      if (whole.length === 0) continue;
+      const rows = rowsOf(
+        index.heldOut,
+        whole.map(() => ({ epoch: 0 })),
+        whole,
+      );
       // One program for each number of rows: the last ones are filled up.
       const filled: Row[] = Array.from({ length: size }, (_, at) => rows[at % rows.length]!);
       const texts = await answering.ask(filled, question);
-      for (const [at, one] of batch.entries())
-        if (clips[at]!.skipped === undefined) answers.set(one, texts[at]!.text);
+      for (const [at, one] of shown.entries()) answers.set(one, texts[at]!.text);
     }
   }
   const said = asked.flatMap((one) => {
@@ -155,17 +193,12 @@ async function answersTo(
   return { said, numSkipped: asked.length - said.length };
 }
 
-/** Clips that stand in for one that does not decode, so that its batch is whole. */
-function othersThan(sample: number, asked: readonly HeldOutQuestion[]): number[] {
-  const others = asked.map((each) => each.sample).filter((each) => each !== sample);
-  return others.slice(0, 4);
-}
-
 function groupedBy<T>(items: readonly T[], keyOf: (item: T) => string): Map<string, T[]> {
   const groups = new Map<string, T[]>();
   for (const item of items) {
-    const key = keyOf(item);
-    groups.set(key, [...(groups.get(key) ?? []), item]);
+    const group = groups.get(keyOf(item));
+    if (group === undefined) groups.set(keyOf(item), [item]);
+    else group.push(item);
   }
   return groups;
 }

@@ -8,8 +8,8 @@ import type { GradientBlock } from './tree-sum.ts';
 
 /** How often others are told that a sum goes on, of which nothing is seen. */
 const SIGN_MS = 250;
-/** How long such signs are given: a sum that takes longer stands still. Bringing devices of hosts together takes seconds. */
-const MOST_MS = 600_000;
+/** How long such signs are given of the first sum of a generation, which brings the devices of hosts together. */
+export const JOINING_MS = 600_000;
 /** Devices may notice that a peer is gone before its connection has closed here. */
 const LEFT_MS = 5000;
 
@@ -26,13 +26,14 @@ export class DeviceReduceExchange implements Exchange {
   #isSummed = false;
   #advance: () => boolean = () => false;
 
-  constructor(step: number, sum: DeviceSum, blocks: readonly GradientBlock[]) {
+  /** @param mostMs how long signs are given that it goes on: one that takes longer stands still */
+  constructor(step: number, sum: DeviceSum, blocks: readonly GradientBlock[], mostMs = JOINING_MS) {
     this.name = `device gradient[${sum.result.length}]`;
     this.step = step;
     let begin: () => void = () => undefined;
     const begun = new Promise<void>((resolve) => (begin = resolve));
     this.#begin = begin;
-    this.summed = begun.then(() => this.#run(sum, blocks));
+    this.summed = begun.then(() => this.#run(sum, blocks, mostMs));
     this.summed.catch(() => undefined); // who waits for it may have left
   }
 
@@ -68,10 +69,10 @@ export class DeviceReduceExchange implements Exchange {
     // Nothing to be done: that it came is all it says.
   }
 
-  async #run(sum: DeviceSum, blocks: readonly GradientBlock[]): Promise<void> {
+  async #run(sum: DeviceSum, blocks: readonly GradientBlock[], mostMs: number): Promise<void> {
     const startMs = performance.now();
     const sign = setInterval(() => {
-      const goesOn = performance.now() - startMs < MOST_MS && this.#advance();
+      const goesOn = performance.now() - startMs < mostMs && this.#advance();
       if (!goesOn) clearInterval(sign);
     }, SIGN_MS);
     try {
@@ -99,8 +100,11 @@ export async function runDeviceReduce(
     await Promise.race([exchanged, exchange.summed]);
   } catch (error) {
     const late = new AbortController();
-    await Promise.race([exchanged, delay(LEFT_MS, undefined, late).catch(() => undefined)]);
-    late.abort();
+    try {
+      await Promise.race([exchanged, delay(LEFT_MS, undefined, late).catch(() => undefined)]);
+    } finally {
+      late.abort();
+    }
     throw new VideoloomError(
       'ALL_REDUCE_FAILED',
       `the devices could not sum the gradient of step ${exchange.step}: ${messageOf(error)}. ` +

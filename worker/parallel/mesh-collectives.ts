@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import type { Collectives, MeshGeneration } from './collectives.ts';
-import { DeviceReduceExchange, runDeviceReduce } from './device-reduce.ts';
+import { DeviceReduceExchange, JOINING_MS, runDeviceReduce } from './device-reduce.ts';
 import type { DeviceSum, OpenDeviceSum } from './device-sum.ts';
 import { GatherExchange, MAX_GATHERED_VALUES } from './gather.ts';
 import { GatherVectorExchange, type VectorPart } from './gather-vector.ts';
@@ -48,6 +48,9 @@ export async function openCollectives(options: CollectivesOptions): Promise<Mesh
   return new SocketCollectives(await openMesh(options), options);
 }
 
+/** After the first, a sum on devices stands still where it takes longer than this, and than so many times the slowest. */
+const [SLOW_SUM_MS, SLOWER] = [30_000, 10];
+
 /** Workers for whose windows there is address space. */
 const MAX_SHARING = 16;
 
@@ -66,6 +69,7 @@ class SocketCollectives implements MeshCollectives {
   #reduction: Reduction | undefined;
   #group: SharedGroup | undefined;
   #devices: DeviceSum | undefined;
+  #ending: Promise<unknown> = Promise.resolve();
   #alone = false;
   #addedBytes = 0;
 
@@ -116,9 +120,7 @@ class SocketCollectives implements MeshCollectives {
     this.#alone = generation.members.length === 1;
     const configured = this.#mesh.configure(generation);
     this.#memory?.renew();
-    const devices = this.#devices;
-    this.#devices = undefined;
-    await Promise.all([configured, devices?.close()]);
+    await Promise.all([configured, this.#endDevices()]);
   }
 
   async allReduce(
@@ -164,13 +166,23 @@ class SocketCollectives implements MeshCollectives {
 
   abort(reason: string): void {
     this.#mesh.abort(reason);
+    // Devices that wait for one that is gone are not to wait until there is another generation.
+    void this.#endDevices();
   }
 
   async close(): Promise<void> {
     await this.#mesh.close();
-    await this.#devices?.close();
+    await this.#endDevices();
     this.#group?.close();
     this.#memory?.close();
+  }
+
+  /** Until then the devices of the old generation may write. */
+  #endDevices(): Promise<unknown> {
+    const devices = this.#devices;
+    this.#devices = undefined;
+    if (devices !== undefined) this.#ending = Promise.all([this.#ending, devices.close()]);
+    return this.#ending;
   }
 
   async #prepare(
@@ -186,15 +198,20 @@ class SocketCollectives implements MeshCollectives {
         this.#mesh.run(exchange(of, blocks));
     const { openDeviceSum } = this.#options;
     if (openDeviceSum !== undefined) {
-      await this.#devices?.close();
+      await this.#endDevices();
       const sum = openDeviceSum({ generation, rank, numElements, precision });
       this.#devices = sum;
+      let mostMs = JOINING_MS;
       return {
         ...{ transport: 'devices', result: sum.result },
-        run: (of, blocks) =>
-          runDeviceReduce(new DeviceReduceExchange(of, sum, blocks), (exchange) =>
-            this.#mesh.run(exchange),
-          ),
+        run: async (of, blocks) => {
+          const startMs = performance.now();
+          const exchange = new DeviceReduceExchange(of, sum, blocks, mostMs);
+          await runDeviceReduce(exchange, (each) => this.#mesh.run(each));
+          const tookMs = performance.now() - startMs;
+          const isJoined = mostMs < JOINING_MS;
+          mostMs = Math.max(SLOW_SUM_MS, isJoined ? mostMs : 0, isJoined ? SLOWER * tookMs : 0);
+        },
       };
     }
     if (this.#buffers?.result.length !== numElements) {

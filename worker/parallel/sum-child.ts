@@ -31,7 +31,8 @@ export interface SumProcessOptions {
 }
 
 /**
- * A process of `num_nodes`, with one GPU of this worker. It takes memory as it needs it, of what `engine.memoryFraction`
+ * A process of `num_nodes`, with the first GPU that this worker sees: workers of one host have to see others, by
+ * CUDA_VISIBLE_DEVICES. It takes memory as it needs it, of what `engine.memoryFraction`
  * leaves: blocks twice and the sum. Source: PJRT_Client_Create in xla/pjrt/c/pjrt_c_api_gpu_internal.cc
  */
 export const gpuJoin = ({ generation, rank }: DeviceSumPlan): NamedValues => ({
@@ -109,7 +110,7 @@ class SumProcess implements DeviceSum {
     this.#child.on('error', (error) => {
       this.#end(messageOf(error));
     });
-    this.#gone = once(this.#child, 'close').then(([code, signal]) => {
+    this.#gone = once(this.#child, 'exit').then(([code, signal]) => {
       this.#end(`its process ended by ${signal ?? `code ${code}`}${lastLine(this.#said)}`);
     });
     this.#gone.catch(() => undefined); // 'error' says it

@@ -29,7 +29,7 @@ import { countedOf } from './host-arrays.ts';
 import { qFormerFault, qFormerFields, qFormerSizes } from './q-former-part.ts';
 import {
   defineSystem,
-  isClipWithWords,
+  isOneMediumWithWords,
   type HeldOutTask,
   type HostArray,
   type HostBatch,
@@ -72,8 +72,8 @@ type Blip2Config = z.infer<typeof fields>;
 
 export const blip2 = defineSystem<Blip2Config, Blip2TrainingParams>({
   schema: fields,
-  sampleKind: 'a clip of one video with words',
-  takes: isClipWithWords,
+  sampleKind: 'a picture or a clip of one video, with words',
+  takes: isOneMediumWithWords,
   check: ({ model, data }) =>
     visionFault(model.vision, data.frameSize) ?? qFormerFault(model.qFormer),
   async fit(context) {

@@ -2,6 +2,7 @@
 import { messageOf, VideoloomError } from '../../proto/errors.ts';
 import { openProgress, type Progress } from '../../proto/progress.ts';
 import { drawnOf, openRng } from '../../proto/random.ts';
+import { DataError } from '../../video/index/sample-index.ts';
 import type { Clip } from '../../video/loading/loader.ts';
 import type { FitContext } from './system.ts';
 
@@ -27,7 +28,14 @@ export async function fittingFeatures(
   readonly numClips: number;
   readonly progress: Progress;
 }> {
-  const samples = drawnOf([...index.train.keys()], FITTING_CLIPS, openRng(seed, 'fitting-samples'));
+  const shown = [...index.train.keys()].filter((number) => index.train[number]!.media.length > 0);
+  if (shown.length === 0) {
+    throw new DataError(
+      'DATA_UNFIT',
+      `there is nothing to see in any sample, and ${what} are found in pictures`,
+    );
+  }
+  const samples = drawnOf(shown, FITTING_CLIPS, openRng(seed, 'fitting-samples'));
   const progress = openProgress(what, samples.length);
   const features: Float32Array[] = [];
   const failures: string[] = [];

@@ -9,6 +9,7 @@ import {
 } from '../../video/visual-words/visual-vocabulary.ts';
 import { blockMask } from '../tokens/block-mask.ts';
 import { maskWords, wordPositions } from '../tokens/masked-tokens.ts';
+import { otherRow } from './frame-changes.ts';
 import { floatArray, intArray } from './host-arrays.ts';
 import { exchanged, openPictureWords } from './picture-words.ts';
 import type { HostArray, HostBatch, Row } from './system.ts';
@@ -83,6 +84,25 @@ type MaskedArrays = ReturnType<typeof maskedArrays>;
 
 export type FlavaAssembler = ReturnType<typeof openFlavaAssembler>;
 
+function placeOf({ media }: Sample): string {
+  return JSON.stringify(media);
+}
+
+/** Of a sample the number of the first one of its split that shows the same. */
+function firstOfEachMedium() {
+  const known = new WeakMap<readonly Sample[], Map<string, number>>();
+  return (sample: Sample, number: number, split: readonly Sample[]): number => {
+    let first = known.get(split);
+    if (first === undefined) {
+      first = new Map();
+      for (const [at, each] of split.entries())
+        if (!first.has(placeOf(each))) first.set(placeOf(each), at);
+      known.set(split, first);
+    }
+    return first.get(placeOf(sample)) ?? number;
+  };
+}
+
 /** Rows to batches; pure: the same rows give the same bytes on every worker. */
 export function openFlavaAssembler(assembly: FlavaAssembly) {
   const { seed, tokenizer, vocabulary, picture, patchSize, maxTokens, pictureWords } = assembly;
@@ -98,12 +118,19 @@ export function openFlavaAssembler(assembly: FlavaAssembly) {
   const rngOf = ({ epoch, number }: Row, purpose: string): Rng =>
     openRng(seed, `flava/${purpose}`, epoch, number);
 
-  /** In training some samples give one modality alone, the same in every epoch: what belongs to it is never shown. */
-  const trainingKind = ({ sample, number }: Row): RowKind => {
+  const firstOf = firstOfEachMedium();
+  /**
+   * In training some media and their texts give one modality alone, the same in every epoch: what belongs to it is never
+   * shown.
+   */
+  const trainingKind = (
+    { sample, number }: Pick<Row, 'sample' | 'number'>,
+    split: readonly Sample[],
+  ): RowKind => {
     const kind = ownKind(sample);
     if (kind !== 'pair') return kind;
     const { pictures, texts } = assembly.unpaired;
-    const draw = openRng(seed, 'flava/kind', number).uniform();
+    const draw = openRng(seed, 'flava/kind', firstOf(sample, number, split)).uniform();
     if (draw < pictures) return 'picture';
     return draw < pictures + texts ? 'text' : 'pair';
   };
@@ -180,9 +207,11 @@ export function openFlavaAssembler(assembly: FlavaAssembly) {
   /** Another sample's text that does not belong to the picture too; undefined where none is within reach. */
   const foreignText = ({ sample }: Row, split: readonly Sample[], rng: Rng): string | undefined => {
     const own = textKey(groupOf(sample.text));
+    const place = placeOf(sample);
     for (let attempt = 0; attempt < 8; attempt++) {
-      const { text } = split[rng.integer(split.length)]!;
-      if (text.trim() !== '' && textKey(groupOf(text)) !== own) return text;
+      const other = split[rng.integer(split.length)]!;
+      const isOfItsOwn = placeOf(other) === place || textKey(groupOf(other.text)) === own;
+      if (other.text.trim() !== '' && !isOfItsOwn) return other.text;
     }
     return undefined;
   };
@@ -208,7 +237,7 @@ export function openFlavaAssembler(assembly: FlavaAssembly) {
     blankTexts(arrays);
     const numWords = arrays.wordPositions.shape[1]!;
     for (const [i, row] of rows.entries()) {
-      const kind = trainingKind(row);
+      const kind = trainingKind(row, split);
       const rng = rngOf(row, 'train');
       putPatches(arrays, i, shown(row), rng.fork('patches'));
       const foreign =
@@ -251,10 +280,9 @@ export function openFlavaAssembler(assembly: FlavaAssembly) {
     asked: FlavaQuestion,
     split: readonly Sample[],
   ): HostBatch => {
-    const seen =
-      asked.kind === 'word' && asked.isOther === true
-        ? rows.map((row, i) => ({ ...row, frames: rows[(i + 1) % rows.length]!.frames }))
-        : rows;
+    const isOther = asked.kind === 'word' && asked.isOther === true;
+    const others = rows.map((row, i) => (isOther ? otherRow(rows, i) : row));
+    const seen = rows.map((row, i) => ({ ...row, frames: (others[i] ?? row).frames }));
     const { shown, pixels } = packed(seen, asked.kind);
     const among =
       asked.kind === 'word' && asked.among !== undefined
@@ -273,7 +301,7 @@ export function openFlavaAssembler(assembly: FlavaAssembly) {
           const positions = choices.length === 0 ? [] : [choices[rng.integer(choices.length)]!];
           const hidden = ids.map((id, at) => (positions.includes(at) ? special.mask : id));
           putWords(arrays, i, { own: ids, ids: hidden, positions });
-          fill(arrays.wordJointWeights, i, 1, positions.length);
+          if (others[i] !== undefined) fill(arrays.wordJointWeights, i, 1, positions.length);
           break;
         }
         case 'patch':

@@ -17,9 +17,17 @@ export const FRAME_CHANGES = [
 ] as const;
 export type FrameChange = (typeof FRAME_CHANGES)[number];
 
-/** Each row in the place of the one before it: what is shown beside a conversation is of another clip. */
+/** The next row of another medium, behind the last the first again; undefined where all are of one. */
+export function otherRow(rows: readonly Row[], at: number): Row | undefined {
+  const placeOf = ({ sample: { media } }: Row): string => JSON.stringify(media);
+  const own = placeOf(rows[at]!);
+  const behind = [...rows.slice(at + 1), ...rows.slice(0, at)];
+  return behind.find((row) => placeOf(row) !== own);
+}
+
+/** In the place of each row one of another medium, where there is any: what is shown beside a conversation is not its own. */
 export function ofOthers(rows: readonly Row[]): Row[] {
-  return rows.map((_, at) => rows[(at + 1) % rows.length]!);
+  return rows.map((row, at) => otherRow(rows, at) ?? row);
 }
 
 /** A pure function of row and seed. */

@@ -9,7 +9,7 @@ import { clipOf, factsByClip, longestOf, type Facts } from './clip-facts.ts';
 import { filledTemplate } from './dialogue.ts';
 import { dialogueFields, dialogueSystem } from './dialogue-system.ts';
 import { languageFault, languageFields, languageOf } from './language-part.ts';
-import { defineSystem, isClipWithWords, type Row } from './system.ts';
+import { defineSystem, isOneMediumWithWords, type Row } from './system.ts';
 import { fitTokenizer, readTokenizer } from './text-assets.ts';
 
 const fields = z.strictObject({
@@ -27,8 +27,8 @@ type LanguageModelConfig = z.infer<typeof fields>;
 
 export const languageModel = defineSystem<LanguageModelConfig, TensorTree>({
   schema: fields,
-  sampleKind: 'a clip of one video with words',
-  takes: isClipWithWords,
+  sampleKind: 'a picture or a clip of one video, with words',
+  takes: isOneMediumWithWords,
   check: ({ model }) => languageFault(model),
   async fit(context) {
     const { vocabularySize } = await fitTokenizer(context, context.config.model.textVocabulary);

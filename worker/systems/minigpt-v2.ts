@@ -16,9 +16,10 @@ import {
   tokensPerPicture,
   type MergedPatchesParams,
 } from './merged-patches.ts';
-import { defineSystem, isClipWithWords } from './system.ts';
+import { defineSystem, isOneMediumWithWords } from './system.ts';
 import { fitTokenizer, readTokenizer } from './text-assets.ts';
 import { anyPicture, packedPictures } from './vision-part.ts';
+import { boxesFault } from './tower-fields.ts';
 
 const fields = z.strictObject({
   name: z.literal('minigpt-v2').describe('Chen et al. 2023, arXiv:2310.09478'),
@@ -64,9 +65,9 @@ export function taskOf(question: string): string | undefined {
 
 export const miniGptV2 = defineSystem<z.infer<typeof fields>, MergedPatchesParams>({
   schema: fields,
-  sampleKind: 'a clip of one video with words',
-  takes: isClipWithWords,
-  check: ({ model, data }) => mergedPatchesFault(model, data.frameSize),
+  sampleKind: 'a picture or a clip of one video, with words',
+  takes: isOneMediumWithWords,
+  check: ({ model, data }) => mergedPatchesFault(model, data.frameSize) ?? boxesFault(data),
   async fit(context) {
     const { vocabularySize } = await fitTokenizer(context, context.config.model.textVocabulary);
     return `${vocabularySize} word pieces`;

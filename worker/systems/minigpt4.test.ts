@@ -15,7 +15,7 @@ import { compilePrograms } from '../programs.ts';
 import { openTestSystem, TEST_SAMPLES, testRows } from '../test/open-system.ts';
 import { valuesOf } from '../test/run-folder.ts';
 import type { TensorTree } from '../tree.ts';
-import { ofOthers } from './frame-changes.ts';
+import { otherRow, ofOthers } from './frame-changes.ts';
 import { qFormerSizes } from './q-former-part.ts';
 import { unpackedPictures, visionSizes } from './vision-part.ts';
 
@@ -132,7 +132,7 @@ test('whatever else is trained is refused', () => {
   );
 });
 
-test('pictures of others: each conversation has the picture of the next one, and its own words', async () => {
+test('pictures of others: each conversation has the picture of the next one that is another, and its own words', async () => {
   const small = [...SMALL, 'data.windows=1'];
   const [own, permuted] = await Promise.all([
     openTestSystem('minigpt4', 'finetuning', small),
@@ -144,7 +144,9 @@ test('pictures of others: each conversation has the picture of the next one, and
   assert.notDeepEqual(other.arrays['pictures'], one.arrays['pictures']);
   const shown = own.system.assemble(ofOthers(rows)).arrays['pictures'];
   assert.deepEqual(other.arrays['pictures'], shown);
-  const { frames } = rows[1]!;
+  const mediaOf = ({ sample }: (typeof rows)[number]): string => JSON.stringify(sample.media);
+  const { frames } = rows.find((row) => mediaOf(row) !== mediaOf(rows[0]!))!;
   const first = new Uint8Array((other.arrays['pictures']!.data as Int32Array).slice().buffer);
   assert.deepEqual([...first.subarray(0, 60)], [...frames.subarray(0, 60)]);
+  assert.equal(otherRow([rows[0]!, rows[0]!], 0), undefined, 'there is no other');
 });

@@ -13,7 +13,7 @@ import { changedRow, ofOthers } from './frame-changes.ts';
 import { languageFault, languageFields, languageOf } from './language-part.ts';
 import { qFormerFault, qFormerFields, qFormerSizes } from './q-former-part.ts';
 import {
-  isClipWithWords,
+  isOneMediumWithWords,
   type SystemContext,
   type SystemDefinition,
   type VideoLanguageSystem,
@@ -53,8 +53,8 @@ export type QueryPromptParams = ImageQueryParams & {
 
 /** What their definitions have in common. */
 export const queryPromptSystem = {
-  sampleKind: 'a clip of one video with words',
-  takes: isClipWithWords,
+  sampleKind: 'a picture or a clip of one video, with words',
+  takes: isOneMediumWithWords,
   check: ({ model, data }) =>
     visionFault(model.vision, data.frameSize) ??
     qFormerFault(model.qFormer) ??

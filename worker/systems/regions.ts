@@ -3,8 +3,10 @@
  * within a box a feature of one size. Source: Li et al. 2019, arXiv:1908.03557, sec. 3.1, with pooled pixels in place of
  * Faster R-CNN's features; pooling by cells: Girshick 2015, arXiv:1504.08083, sec. 2.1 (RoI pooling, here the mean).
  */
+import { createReadStream } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { createInterface } from 'node:readline';
 import { writeFileDurably } from '../../proto/durable-file.ts';
 import { messageOf } from '../../proto/errors.ts';
 import type { MediaFile } from '../../video/index/sample.ts';
@@ -12,9 +14,9 @@ import { DataError, type SampleIndex } from '../../video/index/sample-index.ts';
 import { stemOf } from '../../video/sources/media-names.ts';
 import { isUrl } from '../../video/storage/paths.ts';
 import type { Box } from '../../video/world/ground-truth.ts';
-import { regionBoxesOf, type RegionBoxes } from '../../video/world/region-boxes.ts';
+import { largestBoxes, regionBoxesOf, type RegionBoxes } from '../../video/world/region-boxes.ts';
 
-const REGIONS_FILE = 'regions.json';
+const REGIONS_FILE = 'regions.jsonl';
 /** Beside `a/b.mp4`: `a/b.regions.json`, else what the demo world tells of it. */
 const ENDINGS = ['.regions.json', '.json'];
 const READS_AT_ONCE = 64;
@@ -35,24 +37,43 @@ export type RegionsOfFiles = readonly (RegionBoxes | null)[];
 export async function findRegions(
   { root, files }: Pick<SampleIndex, 'root' | 'files'>,
   folder: string,
+  maxRegions: number,
 ): Promise<number> {
   const found: (RegionBoxes | null)[] = [];
   for (let first = 0; first < files.length; first += READS_AT_ONCE) {
     const some = files.slice(first, first + READS_AT_ONCE);
     found.push(...(await Promise.all(some.map((file) => regionsBeside(root, file)))));
   }
-  await writeFileDurably(join(folder, REGIONS_FILE), JSON.stringify(found));
+  await writeRegions(
+    folder,
+    found.map((regions) => regions && largestOf(regions, maxRegions)),
+  );
   return found.filter((regions) => regions !== null).length;
 }
 
+function largestOf({ timesSeconds, boxes }: RegionBoxes, most: number): RegionBoxes {
+  return { timesSeconds, boxes: boxes.map((each) => largestBoxes(each, most)) };
+}
+
+/** A line each: the whole may be longer than any string. */
+async function writeRegions(folder: string, regions: RegionsOfFiles): Promise<void> {
+  const lines = regions.map((each) => `${JSON.stringify(each)}\n`);
+  await writeFileDurably(join(folder, REGIONS_FILE), lines);
+}
+
 export async function readRegions(folder: string): Promise<RegionsOfFiles> {
-  return JSON.parse(await readFile(join(folder, REGIONS_FILE), 'utf8')) as RegionsOfFiles;
+  const regions: (RegionBoxes | null)[] = [];
+  const lines = createInterface({ input: createReadStream(join(folder, REGIONS_FILE)) });
+  for await (const line of lines) regions.push(JSON.parse(line) as RegionBoxes | null);
+  return regions;
 }
 
 /** None of any medium: for a plan by shapes. */
 export async function writeNoRegions(folder: string, numFiles: number): Promise<void> {
-  const none = Array.from({ length: numFiles }, () => null);
-  await writeFileDurably(join(folder, REGIONS_FILE), JSON.stringify(none));
+  await writeRegions(
+    folder,
+    Array.from({ length: numFiles }, () => null),
+  );
 }
 
 async function regionsBeside(root: string, file: MediaFile): Promise<RegionBoxes | null> {
@@ -63,7 +84,8 @@ async function regionsBeside(root: string, file: MediaFile): Promise<RegionBoxes
     const text = await readFile(path, 'utf8').catch(() => undefined);
     if (text === undefined) continue;
     const isMeant = ending === ENDINGS[0];
-    let why = 'it has no width, height and frames with boxes of four numbers';
+    let why =
+      'it has no width, height and frames with boxes of left, top, right and bottom, and seconds where they are several';
     try {
       const regions = regionBoxesOf(JSON.parse(text));
       if (regions !== undefined) return regions;

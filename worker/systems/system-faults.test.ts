@@ -80,3 +80,20 @@ test('pixels that are no whole number of int32 are refused', () => {
   const ofa = [...sized(2), 'model.patchSize=7'];
   assert.match(faultOf('video-ofa', ofa, 'clips')!, /^video-ofa: data\.frameSize \(21\) is odd/);
 });
+
+test('pictures that are framed in another way than their boxes are refused, and grids that are not seen whole', () => {
+  for (const [recipe, stage] of [
+    ['visual-bert', undefined],
+    ['minigpt-v2', 'pretraining'],
+  ] as const) {
+    for (const override of ['data.fit=cover', 'data.augment.flip=true', 'data.augment.crop=square'])
+      assert.match(
+        faultOf(recipe, [override], stage)!,
+        /boxes, which are shares of whole pictures/,
+      );
+  }
+  assert.match(
+    faultOf('visual-bert', ['model.grid=4', 'model.maxRegions=9'])!,
+    /model\.grid of 4 has 16 regions, and model\.maxRegions is 9/,
+  );
+});

@@ -67,6 +67,15 @@ export function checkBlocks(path: string, { width, heads }: EncoderFields): stri
 }
 
 /** As {@link checkBlocks}. */
+/** Why boxes in shares of a medium would be elsewhere in its frames; undefined where they are not. */
+export function boxesFault({ fit, augment }: RunConfig['data']): string | undefined {
+  if (fit === 'stretch' && augment.crop === false && !augment.flip) return undefined;
+  return (
+    'data.fit and data.augment frame pictures in another way than their boxes, which are shares of whole pictures: set ' +
+    'data.fit to stretch, data.augment.crop and data.augment.flip to false'
+  );
+}
+
 export function checkVision(
   path: string,
   fields: VisionFields,

@@ -2,9 +2,9 @@
 import { openRng, type Rng } from '../../proto/random.ts';
 import type { Sample } from '../../video/index/sample.ts';
 import type { Tokenizer } from '../../video/text/tokenizer.ts';
-import type { Box } from '../../video/world/ground-truth.ts';
-import { boxesAt, gridBoxes } from '../../video/world/region-boxes.ts';
+import { boxesAt, gridBoxes, largestBoxes } from '../../video/world/region-boxes.ts';
 import { maskWords, wordPositions } from '../tokens/masked-tokens.ts';
+import { otherRow } from './frame-changes.ts';
 import { floatArray, intArray } from './host-arrays.ts';
 import { exchanged, openPictureWords } from './picture-words.ts';
 import { REGION_FEATURE_WIDTH, regionFeature, type RegionsOfFiles } from './regions.ts';
@@ -79,23 +79,20 @@ export function openVisualBertAssembler(assembly: VisualBertAssembly) {
     const [chosen] = anyPicture(seed, `visual-bert/${purpose}`)(row, numFrames);
     const frame = row.frames.subarray(chosen! * frameBytes, (chosen! + 1) * frameBytes);
     const known = regionsOfFiles[row.sample.media[0]!.file];
-    const seen = known == null ? grid : boxesAt(known, row.timesSeconds[chosen!]!);
-    const area = ([left, top, right, bottom]: Box): number => (right - left) * (bottom - top);
-    return [...seen]
-      .sort((a, b) => area(b) - area(a))
-      .slice(0, maxRegions)
-      .map((box) => {
-        const region = new Float32Array(width);
-        if (assembly.blank) return region;
-        region.set(regionFeature(frame, frameSize, box));
-        const [left, top, right, bottom] = box;
-        if (hasBoxes)
-          region.set(
-            [(left + right) / 2, (top + bottom) / 2, right - left, bottom - top],
-            REGION_FEATURE_WIDTH,
-          );
-        return region;
-      });
+    const seen =
+      known == null ? grid : largestBoxes(boxesAt(known, row.timesSeconds[chosen!]!), maxRegions);
+    return seen.map((box) => {
+      const region = new Float32Array(width);
+      if (assembly.blank) return region;
+      region.set(regionFeature(frame, frameSize, box));
+      const [left, top, right, bottom] = box;
+      if (hasBoxes)
+        region.set(
+          [(left + right) / 2, (top + bottom) / 2, right - left, bottom - top],
+          REGION_FEATURE_WIDTH,
+        );
+      return region;
+    });
   };
 
   const emptyArrays = (numRows: number) => {
@@ -156,10 +153,12 @@ export function openVisualBertAssembler(assembly: VisualBertAssembly) {
   };
 
   /** Another sample's text that does not belong to the picture too; undefined where none is within reach. */
-  const foreignText = (own: string, split: readonly Sample[], rng: Rng): string | undefined => {
+  const foreignText = (own: Sample, split: readonly Sample[], rng: Rng): string | undefined => {
+    const isOfItsOwn = (text: string): boolean =>
+      captions.get(placeOf(own))?.has(text) === true || groupOf(text) === groupOf(own.text);
     for (let attempt = 0; attempt < 8; attempt++) {
       const { text } = split[rng.integer(split.length)]!;
-      if (groupOf(text) !== groupOf(own)) return text;
+      if (!isOfItsOwn(text)) return text;
     }
     return undefined;
   };
@@ -169,7 +168,7 @@ export function openVisualBertAssembler(assembly: VisualBertAssembly) {
     for (const [i, row] of rows.entries()) {
       const rng = openRng(seed, 'visual-bert/train', row.epoch, row.number);
       const foreign =
-        rng.uniform() < 0.5 ? foreignText(row.sample.text, split, rng.fork('foreign')) : undefined;
+        rng.uniform() < 0.5 ? foreignText(row.sample, split, rng.fork('foreign')) : undefined;
       // With several captions the first is always the picture's own.
       const others = otherCaptionsOf(row.sample);
       const isPair = others.length > 0;
@@ -204,8 +203,8 @@ export function openVisualBertAssembler(assembly: VisualBertAssembly) {
     for (const [i, row] of rows.entries()) {
       const { text } = row.sample;
       const rng = openRng(seed, `visual-bert/${asked.kind}`, row.epoch, row.number);
-      const shown = asked.isOther === true ? rows[(i + 1) % rows.length]! : row;
-      putRegions(arrays, i, regionsOf(shown, asked.kind));
+      const other = asked.isOther === true ? otherRow(rows, i) : row;
+      if (other !== undefined) putRegions(arrays, i, regionsOf(other, asked.kind));
       const ids = idsOf(text);
       if (asked.kind === 'word') {
         const choices = wordPositions(ids, firstWordId).filter(
@@ -213,7 +212,7 @@ export function openVisualBertAssembler(assembly: VisualBertAssembly) {
         );
         const positions = choices.length === 0 ? [] : [choices[rng.integer(choices.length)]!];
         const hidden = ids.map((id, at) => (positions.includes(at) ? special.mask : id));
-        putText(arrays, i, { own: ids, ids: hidden, positions, counts: () => true });
+        putText(arrays, i, { own: ids, ids: hidden, positions, counts: () => other !== undefined });
         continue;
       }
       const isMatch = (row.epoch + row.number) % 2 === 1;
@@ -221,17 +220,17 @@ export function openVisualBertAssembler(assembly: VisualBertAssembly) {
       const asRead = (last: string): Int32Array =>
         second === undefined ? idsOf(last) : idsOf(text, last);
       const last = second ?? text;
-      const other = isMatch
+      const said = isMatch
         ? last
         : assembly.pictureWords.length > 0
           ? exchanged(last, assembly.pictureWords, rng)
-          : foreignText(text, split, rng);
-      const read = asRead(other ?? last);
+          : foreignText(row.sample, split, rng);
+      const read = asRead(said ?? last);
       putText(arrays, i, { own: read, ids: read, positions: [], counts: () => false });
       arrays.matchLabels.data[i] = isMatch ? 1 : 0;
       // A word that is cut off can be exchanged, and then nothing is.
       const isAsked = isMatch || textKey(read) !== textKey(asRead(last));
-      arrays.matchWeights.data[i] = isAsked ? 1 : 0;
+      arrays.matchWeights.data[i] = isAsked && other !== undefined ? 1 : 0;
     }
     return batchOf(arrays);
   };

@@ -188,7 +188,7 @@ test('regions come from a file beside the medium, or the ground truth of the dem
   const files = ['told.jpg', 'truth.mp4', 'words.mp4', 'alone.mp4'].map((name) =>
     file(`a/${name}`),
   );
-  assert.equal(await findRegions({ root, files }, folder), 2);
+  assert.equal(await findRegions({ root, files }, folder, 9), 2);
   assert.deepEqual(await readRegions(folder), [
     { timesSeconds: [0], boxes: [[[0.25, 0.25, 0.5, 1]]] },
     { timesSeconds: [0, 0.5, 1], boxes: [[], [[0, 0, 0.5, 0.5]], []] },
@@ -196,7 +196,7 @@ test('regions come from a file beside the medium, or the ground truth of the dem
     null,
   ]);
   await writeFile(join(root, 'a/alone.regions.json'), '{"frames": []}');
-  await assert.rejects(findRegions({ root, files }, folder), {
+  await assert.rejects(findRegions({ root, files }, folder, 9), {
     code: 'REGIONS_UNREADABLE',
     message: /alone\.regions\.json.*width, height and frames/,
   });

@@ -29,7 +29,7 @@ import {
   type VideoLanguageSystem,
 } from './system.ts';
 import { fitTokenizer, readTokenizer } from './text-assets.ts';
-import { checkBlocks, encoderSizes, textFields } from './tower-fields.ts';
+import { boxesFault, checkBlocks, encoderSizes, textFields } from './tower-fields.ts';
 import {
   openVisualBertAssembler,
   regionWidth,
@@ -55,10 +55,19 @@ export const visualBert = defineSystem<VisualBertConfig, VisualBertParams>({
   schema: fields,
   sampleKind: 'a picture or a clip of one video, with words',
   takes: isOneMediumWithWords,
-  check: ({ model }) => checkBlocks('model.text', model.text),
+  check: ({ model, data }) => {
+    const { grid, maxRegions } = model;
+    if (grid ** 2 > maxRegions)
+      return `model.grid of ${grid} has ${grid ** 2} regions, and model.maxRegions is ${maxRegions}: lower the one or raise the other`;
+    return checkBlocks('model.text', model.text) ?? boxesFault(data);
+  },
   async fit(context) {
     const { vocabularySize } = await fitTokenizer(context, context.config.model.text.vocabulary);
-    const numKnown = await findRegions(context.index, context.folder);
+    const numKnown = await findRegions(
+      context.index,
+      context.folder,
+      context.config.model.maxRegions,
+    );
     const { files } = context.index;
     return `${vocabularySize} word pieces, regions of ${numKnown} of ${files.length} media, of the others a grid`;
   },

@@ -81,10 +81,19 @@ test('answers are normalized and counted as in the evaluation of VQA v2', () => 
     REFERENCE.vqa.reduce((sum, { accuracy }) => sum + accuracy, 0) / REFERENCE.vqa.length;
   near(score!.value, mean, 'mean');
   const [exact] = scoreAnswers([
-    { id: '1', answer: 'The two dogs.', references: ['cats', '2 dogs'] },
+    { id: '1', answer: ' Two  dogs.', references: ['cats', 'two dogs'] },
     { id: '2', answer: 'left', references: ['right'] },
   ]);
   assert.equal(exact!.value, 0.5);
+  // Whoever says nothing, or something else, is not right.
+  for (const [answer, reference] of [
+    ['', 'A'],
+    ['a', 'the'],
+    ['-3', '3'],
+    ['<', '>'],
+    ['', '.'],
+  ] as const)
+    assert.equal(scoreAnswers([{ id: '1', answer, references: [reference] }])[0]!.value, 0, answer);
 });
 
 test('an interval narrows with the number of answers, and is the same each time', () => {

@@ -3,7 +3,7 @@ import { BLEU_ORDERS, bleuCounts, corpusBleu } from './bleu.ts';
 import { captionWords } from './caption-words.ts';
 import { ciderD } from './cider.ts';
 import { rougeL } from './rouge.ts';
-import { normalizedAnswer, vqaAccuracy } from './vqa-accuracy.ts';
+import { vqaAccuracy } from './vqa-accuracy.ts';
 
 /** What was said of something, and what people said. */
 export interface Answered {
@@ -48,12 +48,19 @@ export function scoreVqa(answered: readonly Answered[]): Score[] {
   return meanScore('VQA accuracy', scores);
 }
 
-/** How many answers are one of the references, both normalized as for VQA. */
+/** How many answers are one of the references, but for upper case, spaces and the mark that ends a sentence. */
 export function scoreAnswers(answered: readonly Answered[]): Score[] {
   const scores = answered.map(({ answer, references }) =>
-    references.some((each) => normalizedAnswer(each) === normalizedAnswer(answer)) ? 1 : 0,
+    references.some((each) => plainAnswer(each) === plainAnswer(answer)) ? 1 : 0,
   );
   return meanScore('exact match', scores);
+}
+
+/** As it is compared; what consists of marks alone is left as it is. */
+export function plainAnswer(text: string): string {
+  const plain = text.normalize('NFC').toLowerCase().replaceAll(/\s+/g, ' ').trim();
+  const withoutEnd = plain.replace(/[\s.!?]+$/, '');
+  return withoutEnd === '' ? plain : withoutEnd;
 }
 
 function meanScore(name: string, values: readonly number[]): Score[] {
