@@ -121,18 +121,16 @@ describe('the journal', () => {
 
   it('renewed, has what was written, and nothing more of whoever had it open', async () => {
     const path = await scratch();
-    renewJournal(path, () => true); // there is none yet
+    await renewJournal(path, () => true); // there is none yet
     const old = openJournal(path, () => undefined, surroundings);
     const written = [1, 2].map((step) => old.append({ type: 'restored', step, from: 'memory' }));
     const descriptor = openSync(path, 'r+');
-    assert.throws(
-      () => {
-        renewJournal(path, () => false);
-      },
+    await assert.rejects(
+      renewJournal(path, () => false),
       { code: 'RUN_FENCED' },
     );
     written.push(old.append({ type: 'stop-requested' }));
-    renewJournal(path, () => true);
+    await renewJournal(path, () => true);
     assert.deepEqual(recordsOf(path), written);
     assert.throws(() => old.append({ type: 'stop-requested' }), {
       code: 'RUN_FENCED',

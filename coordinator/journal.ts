@@ -21,7 +21,6 @@ import {
   fdatasyncSync,
   ftruncateSync,
   fstatSync,
-  fsyncSync,
   openSync,
   readSync,
   renameSync,
@@ -35,6 +34,7 @@ import { dirname } from 'node:path';
 
 import { crc32c } from '@node-rs/crc32';
 
+import { syncFolder } from '../proto/durable-file.ts';
 import { messageOf, VideoloomError } from '../proto/errors.ts';
 import { reviveNumbers, spellNumbers } from './json-numbers.ts';
 import type { JournalEvent } from './journal-events.ts';
@@ -155,7 +155,7 @@ export interface JournalSurroundings {
  * @param isOurs whether this process still has the right to; asked before the copy takes its place
  * @throws VideoloomError JOURNAL_WRITE_FAILED, RUN_FENCED
  */
-export function renewJournal(path: string, isOurs: () => boolean): void {
+export async function renewJournal(path: string, isOurs: () => boolean): Promise<void> {
   let old: number;
   try {
     old = openSync(path, 'r');
@@ -180,7 +180,7 @@ export function renewJournal(path: string, isOurs: () => boolean): void {
         at += length;
       }
       fdatasyncSync(file);
-      syncFolder(dirname(path));
+      await syncFolder(dirname(path));
     } finally {
       closeSync(file);
     }
@@ -309,15 +309,6 @@ function placeOf(path: string, file: number): { readonly ino: bigint; readonly s
     return fstatSync(found, { bigint: true });
   } finally {
     closeSync(found);
-  }
-}
-
-function syncFolder(path: string): void {
-  const folder = openSync(path, 'r');
-  try {
-    fsyncSync(folder);
-  } finally {
-    closeSync(folder);
   }
 }
 

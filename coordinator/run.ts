@@ -200,7 +200,7 @@ async function takeJournal(
   },
 ): Promise<TakenJournal> {
   const path = join(folder, JOURNAL_FILE);
-  if (lock.isContested) renewJournal(path, () => lock.isHeld());
+  if (lock.isContested) await renewJournal(path, () => lock.isHeld());
   for (let takes = 1; ; takes++) {
     const history = emptyHistory();
     const completed = new Map<number, { readonly sizeBytes: number; readonly time: string }>();

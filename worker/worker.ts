@@ -6,7 +6,7 @@ import { openLog } from '../proto/log.ts';
 import { serveMetrics } from '../proto/metrics.ts';
 import { checkReach, refusalLog, warnWhileInsecure, type Security } from '../proto/security.ts';
 import { timeLimits } from '../proto/time-limits.ts';
-import type { EngineName } from './backend/engine.ts';
+import { enginePlugin, type EngineName } from './backend/engine.ts';
 import { openBlackBox, type BlackBox } from './black-box/black-box.ts';
 import { recordedCollectives, recordedLedger } from './black-box/recorders.ts';
 import { openLedger } from './ledger.ts';
@@ -17,7 +17,7 @@ import type { OpenDeviceSum } from './parallel/device-sum.ts';
 import { openCollectives } from './parallel/mesh-collectives.ts';
 import { gpuJoin, openSumProcesses } from './parallel/sum-child.ts';
 import { workerService, type PublishedState } from './peer-state.ts';
-import { enginePlugin, openRunEngine } from './run-engine.ts';
+import { openRunEngine } from './run-engine.ts';
 import { describeRun, openRunData } from './run.ts';
 import { runEndOf, train, type RunEnd } from './train.ts';
 

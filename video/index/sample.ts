@@ -65,6 +65,11 @@ export interface Sample {
   readonly decodeMegapixels: number;
 }
 
+/** What a sample shows in one string: equal for those that show the same. */
+export function shownKey({ media }: Pick<Sample, 'media'>): string {
+  return JSON.stringify(media);
+}
+
 /** A location in one string, for telling locations apart. It may hold secrets: see {@link locationShown}. */
 export function locationName({ path, range, cell }: MediaLocation): string {
   if (range !== undefined) return `${path}@${range.offset}+${range.sizeBytes}`;

@@ -159,6 +159,17 @@ export async function openEngine(options: EngineOptions): Promise<Engine> {
   }
 }
 
+/** The file of the plugin that the xla engine loads; fetched where it is not there. */
+export function enginePlugin({
+  cacheDir,
+  pluginPath,
+}: {
+  readonly cacheDir: string;
+  readonly pluginPath?: string | undefined;
+}): Promise<string> {
+  return ensurePlugin({ name: 'cpu', cacheDir: join(cacheDir, 'pjrt'), pluginPath });
+}
+
 async function openXlaEngine({
   pluginPath,
   cacheDir,
@@ -177,7 +188,7 @@ async function openXlaEngine({
       'This process has an xla engine open already, and tfjs knows one backend by that name. Close it first.',
     );
   }
-  const plugin = await ensurePlugin({ name: 'cpu', cacheDir: join(cacheDir, 'pjrt'), pluginPath });
+  const plugin = await enginePlugin({ cacheDir, pluginPath });
   const deviceOptions = {
     pluginPath: plugin,
     devices,

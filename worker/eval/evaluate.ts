@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { UsageError } from '../../proto/errors.ts';
 import { checkOutputFile, outputError } from '../../proto/output-path.ts';
 import { drawnOf, openRng } from '../../proto/random.ts';
-import type { Sample, SamplePart } from '../../video/index/sample.ts';
+import { shownKey, type Sample, type SamplePart } from '../../video/index/sample.ts';
 import { isFileFault } from '../../video/loading/file-fault.ts';
 import type { Clip } from '../../video/loading/loader.ts';
 import { rowsOf } from '../batches.ts';
@@ -120,7 +120,7 @@ export function questionsOf(samples: readonly Sample[], question: string): HeldO
     questions.set(key, { ...found, id, references: [reference] });
   };
   for (const [number, { id, media, text, parts = [] }] of samples.entries()) {
-    const where = media.length === 0 ? id : JSON.stringify(media);
+    const where = media.length === 0 ? id : shownKey({ media });
     const turns = turnsOf(parts);
     for (const turn of turns) {
       if (question !== '' && plainAnswer(turn.question) !== plainAnswer(question)) continue;
@@ -157,9 +157,8 @@ async function answersTo(
   asked: readonly HeldOutQuestion[],
   answering: Answering,
 ): Promise<{ said: Said[]; numSkipped: number }> {
-  const { signal } = new AbortController();
   const load = (sample: number): Promise<Clip | undefined> =>
-    heldOutLoader.load([{ sample, epoch: 0, substitutes: [] }], signal).then(
+    heldOutLoader.load([{ sample, epoch: 0, substitutes: [] }]).then(
       ([clip]) => clip,
       (error: unknown) => {
         if (!isFileFault(error)) throw error;

@@ -201,16 +201,16 @@ class SocketCollectives implements MeshCollectives {
       await this.#endDevices();
       const sum = openDeviceSum({ generation, rank, numElements, precision });
       this.#devices = sum;
-      let mostMs = JOINING_MS;
+      let slowestMs: number | undefined;
       return {
         ...{ transport: 'devices', result: sum.result },
         run: async (of, blocks) => {
+          const isFirst = slowestMs === undefined;
+          const mostMs = isFirst ? JOINING_MS : Math.max(SLOW_SUM_MS, SLOWER * slowestMs!);
           const startMs = performance.now();
           const exchange = new DeviceReduceExchange(of, sum, blocks, mostMs);
           await runDeviceReduce(exchange, (each) => this.#mesh.run(each));
-          const tookMs = performance.now() - startMs;
-          const isJoined = mostMs < JOINING_MS;
-          mostMs = Math.max(SLOW_SUM_MS, isJoined ? mostMs : 0, isJoined ? SLOWER * tookMs : 0);
+          slowestMs = isFirst ? 0 : Math.max(slowestMs!, performance.now() - startMs);
         },
       };
     }

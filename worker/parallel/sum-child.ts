@@ -4,7 +4,7 @@ import { compiled } from '../../proto/compiled.mjs';
 import { messageOf, VideoloomError } from '../../proto/errors.ts';
 import { withoutTrainingMemory } from '../../proto/memory-environment.ts';
 import { createSharedMemory, mapSharedMemory } from '../../video/decode/shared-memory.ts';
-import type { KeyValueStore } from '../pjrt/key-value.ts';
+import { askStore, type KeyValueQuestion, type KeyValueStore } from '../pjrt/key-value.ts';
 import type { NamedValues } from '../pjrt/named-values.ts';
 import {
   vectorsOfWorker,
@@ -15,7 +15,6 @@ import {
 import {
   strideOf,
   vectorOf,
-  type KeyValueQuestion,
   type SumOrder,
   type ToSumProcess,
   type ToWorker,
@@ -174,15 +173,7 @@ async function answer(
   question: KeyValueQuestion,
 ): Promise<{ value?: Uint8Array | undefined; error?: { code: string; message: string } }> {
   try {
-    switch (question.call) {
-      case 'put':
-        await store.put(question.key, question.value);
-        return {};
-      case 'get':
-        return { value: await store.get(question.key, question.timeoutMs) };
-      case 'tryGet':
-        return { value: await store.tryGet(question.key) };
-    }
+    return { value: await askStore(store, question) };
   } catch (error) {
     const code = error instanceof VideoloomError ? error.code : 'UNAVAILABLE';
     return { error: { code, message: messageOf(error) } };

@@ -1,4 +1,5 @@
 /** What a worker and the process that sums for it tell each other. */
+import type { KeyValueQuestion } from '../pjrt/key-value.ts';
 import type { NamedValues } from '../pjrt/named-values.ts';
 import type { DeviceSumPlan } from './device-sum.ts';
 
@@ -12,11 +13,6 @@ export interface SumOrder {
   /** Of the shared vectors: one for each block that a worker may bring, and one for the sum. */
   readonly memoryBytes: number;
 }
-
-export type KeyValueQuestion =
-  | { readonly call: 'put'; readonly key: string; readonly value: Uint8Array }
-  | { readonly call: 'get'; readonly key: string; readonly timeoutMs: number }
-  | { readonly call: 'tryGet'; readonly key: string };
 
 export type ToSumProcess =
   | { readonly kind: 'open'; readonly order: SumOrder }

@@ -5,12 +5,11 @@ import { messageOf, VideoloomError } from '../../proto/errors.ts';
 import { mapSharedMemory } from '../../video/decode/shared-memory.ts';
 import type { PjrtBuffer } from '../pjrt/buffer.ts';
 import { openPjrtClient, type PjrtClient } from '../pjrt/client.ts';
-import type { KeyValueStore } from '../pjrt/key-value.ts';
+import type { KeyValueQuestion, KeyValueStore } from '../pjrt/key-value.ts';
 import { deviceSumProgram, vectorsOfWorker } from './device-sum.ts';
 import {
   vectorOf,
   VECTORS_DESCRIPTOR,
-  type KeyValueQuestion,
   type SumOrder,
   type ToSumProcess,
   type ToWorker,
@@ -43,12 +42,12 @@ async function ask(question: KeyValueQuestion): Promise<Uint8Array | undefined> 
 /** The coordinator's store, as the worker reaches it. */
 const keyValues: KeyValueStore = {
   async put(key, value) {
-    await ask({ call: 'put', key, value });
+    await ask({ call: 'put', key, value, timeoutMs: 0 });
   },
   async get(key, timeoutMs) {
-    return (await ask({ call: 'get', key, timeoutMs }))!;
+    return (await ask({ call: 'get', key, value: undefined, timeoutMs }))!;
   },
-  tryGet: (key) => ask({ call: 'tryGet', key }),
+  tryGet: (key) => ask({ call: 'tryGet', key, value: undefined, timeoutMs: 0 }),
 };
 
 /** Joins the devices of the generation's workers; gives what sums the first `numBlocks` vectors into the last. */

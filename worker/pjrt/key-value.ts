@@ -23,13 +23,17 @@ export interface KeyValueCallbacks {
 
 export type KeyValueCall = 'get' | 'put' | 'tryGet';
 
-/** @internal What a plugin's thread asks for. */
-export interface KeyValueRequest {
-  readonly id: number;
+/** @internal What a plugin asks for, from where its store is not at hand. */
+export interface KeyValueQuestion {
   readonly call: KeyValueCall;
   readonly key: string;
   readonly value: Uint8Array | undefined;
   readonly timeoutMs: number;
+}
+
+/** @internal Of a plugin's thread. */
+export interface KeyValueRequest extends KeyValueQuestion {
+  readonly id: number;
 }
 
 /** @internal */
@@ -83,23 +87,24 @@ async function startThread(store: KeyValueStore, calls: readonly KeyValueCall[])
   return { worker, addresses };
 }
 
-async function answer(
+/** @internal What a store says to a question: the value of `get`, and of `tryGet` where there is one. */
+export async function askStore(
   store: KeyValueStore,
-  { id, call, key, value, timeoutMs }: KeyValueRequest,
-): Promise<KeyValueAnswer> {
+  { call, key, value, timeoutMs }: KeyValueQuestion,
+): Promise<Uint8Array | undefined> {
+  if (call === 'put') await store.put(key, value!);
+  else if (call === 'get') return store.get(key, timeoutMs);
+  else return store.tryGet(key);
+  return undefined;
+}
+
+async function answer(store: KeyValueStore, request: KeyValueRequest): Promise<KeyValueAnswer> {
+  const { id, call, key } = request;
   try {
-    switch (call) {
-      case 'put':
-        await store.put(key, value!);
-        return { id };
-      case 'get':
-        return { id, value: await store.get(key, timeoutMs) };
-      case 'tryGet': {
-        const found = await store.tryGet(key);
-        if (found !== undefined) return { id, value: found };
-        return { id, error: { status: NOT_FOUND, message: `nobody has put the key ${key}` } };
-      }
-    }
+    const value = await askStore(store, request);
+    if (call === 'tryGet' && value === undefined)
+      return { id, error: { status: NOT_FOUND, message: `nobody has put the key ${key}` } };
+    return value === undefined ? { id } : { id, value };
   } catch (error) {
     const isLate = error instanceof VideoloomError && error.code === 'KEY_VALUE_TIMEOUT';
     const status = isLate ? DEADLINE_EXCEEDED : UNAVAILABLE;

@@ -1,6 +1,6 @@
 /** What FLAVA is shown of clips and texts: pairs, pictures alone and texts alone, and what of them is hidden. */
 import { openRng, type Rng } from '../../proto/random.ts';
-import type { Sample } from '../../video/index/sample.ts';
+import { shownKey, type Sample } from '../../video/index/sample.ts';
 import type { Tokenizer } from '../../video/text/tokenizer.ts';
 import { patchFeatures } from '../../video/visual-words/patch-features.ts';
 import {
@@ -9,6 +9,7 @@ import {
 } from '../../video/visual-words/visual-vocabulary.ts';
 import { blockMask } from '../tokens/block-mask.ts';
 import { maskWords, wordPositions } from '../tokens/masked-tokens.ts';
+import { foreignSample } from './foreign-sample.ts';
 import { otherRow } from './frame-changes.ts';
 import { floatArray, intArray } from './host-arrays.ts';
 import { exchanged, openPictureWords } from './picture-words.ts';
@@ -84,10 +85,6 @@ type MaskedArrays = ReturnType<typeof maskedArrays>;
 
 export type FlavaAssembler = ReturnType<typeof openFlavaAssembler>;
 
-function placeOf({ media }: Sample): string {
-  return JSON.stringify(media);
-}
-
 /** Of a sample the number of the first one of its split that shows the same. */
 function firstOfEachMedium() {
   const known = new WeakMap<readonly Sample[], Map<string, number>>();
@@ -96,10 +93,10 @@ function firstOfEachMedium() {
     if (first === undefined) {
       first = new Map();
       for (const [at, each] of split.entries())
-        if (!first.has(placeOf(each))) first.set(placeOf(each), at);
+        if (!first.has(shownKey(each))) first.set(shownKey(each), at);
       known.set(split, first);
     }
-    return first.get(placeOf(sample)) ?? number;
+    return first.get(shownKey(sample)) ?? number;
   };
 }
 
@@ -207,13 +204,10 @@ export function openFlavaAssembler(assembly: FlavaAssembly) {
   /** Another sample's text that does not belong to the picture too; undefined where none is within reach. */
   const foreignText = ({ sample }: Row, split: readonly Sample[], rng: Rng): string | undefined => {
     const own = textKey(groupOf(sample.text));
-    const place = placeOf(sample);
-    for (let attempt = 0; attempt < 8; attempt++) {
-      const other = split[rng.integer(split.length)]!;
-      const isOfItsOwn = placeOf(other) === place || textKey(groupOf(other.text)) === own;
-      if (other.text.trim() !== '' && !isOfItsOwn) return other.text;
-    }
-    return undefined;
+    const place = shownKey(sample);
+    const fits = (other: Sample): boolean =>
+      other.text.trim() !== '' && shownKey(other) !== place && textKey(groupOf(other.text)) !== own;
+    return foreignSample(split, rng, fits)?.text;
   };
 
   const counted = (arrays: MaskedArrays, numPairs: number): HostBatch['counts'] => {

@@ -1,6 +1,7 @@
 /** Clips with something taken away, to find out what an answer comes from. */
 import { SILENCE } from '../../video/audio/clip-sound.ts';
 import { openRng, shuffled } from '../../proto/random.ts';
+import { shownKey } from '../../video/index/sample.ts';
 import type { Row } from './system.ts';
 
 /**
@@ -19,10 +20,9 @@ export type FrameChange = (typeof FRAME_CHANGES)[number];
 
 /** The next row of another medium, behind the last the first again; undefined where all are of one. */
 export function otherRow(rows: readonly Row[], at: number): Row | undefined {
-  const placeOf = ({ sample: { media } }: Row): string => JSON.stringify(media);
-  const own = placeOf(rows[at]!);
+  const own = shownKey(rows[at]!.sample);
   const behind = [...rows.slice(at + 1), ...rows.slice(0, at)];
-  return behind.find((row) => placeOf(row) !== own);
+  return behind.find(({ sample }) => shownKey(sample) !== own);
 }
 
 /** In the place of each row one of another medium, where there is any: what is shown beside a conversation is not its own. */

@@ -1,11 +1,12 @@
 /** What VisualBERT is shown: captions, then the regions of a picture, and what of the words is hidden. */
 import { openRng, type Rng } from '../../proto/random.ts';
-import type { Sample } from '../../video/index/sample.ts';
+import { shownKey, type Sample } from '../../video/index/sample.ts';
 import type { Tokenizer } from '../../video/text/tokenizer.ts';
 import { boxesAt, gridBoxes, largestBoxes } from '../../video/world/region-boxes.ts';
 import { maskWords, wordPositions } from '../tokens/masked-tokens.ts';
 import { otherRow } from './frame-changes.ts';
 import { floatArray, intArray } from './host-arrays.ts';
+import { foreignSample } from './foreign-sample.ts';
 import { exchanged, openPictureWords } from './picture-words.ts';
 import { REGION_FEATURE_WIDTH, regionFeature, type RegionsOfFiles } from './regions.ts';
 import type { HostBatch, Row } from './system.ts';
@@ -65,13 +66,12 @@ export function openVisualBertAssembler(assembly: VisualBertAssembly) {
   const groupOf = (text: string): string => textKey(told.groupedBy(idsOf(text)));
   /** Captions of each picture or clip of the splits. */
   const captions = new Map<string, Set<string>>();
-  const placeOf = ({ media: [span] }: Sample): string => JSON.stringify(span);
   for (const sample of assembly.samples) {
-    const place = placeOf(sample);
+    const place = shownKey(sample);
     captions.set(place, (captions.get(place) ?? new Set()).add(sample.text));
   }
   const otherCaptionsOf = (sample: Sample): string[] =>
-    [...(captions.get(placeOf(sample)) ?? [])].filter((text) => text !== sample.text);
+    [...(captions.get(shownKey(sample)) ?? [])].filter((text) => text !== sample.text);
 
   /** Features and boxes (cx, cy, w, h) of what is seen in one frame of a row. */
   const regionsOf = (row: Row, purpose: string): Float32Array[] => {
@@ -154,13 +154,10 @@ export function openVisualBertAssembler(assembly: VisualBertAssembly) {
 
   /** Another sample's text that does not belong to the picture too; undefined where none is within reach. */
   const foreignText = (own: Sample, split: readonly Sample[], rng: Rng): string | undefined => {
-    const isOfItsOwn = (text: string): boolean =>
-      captions.get(placeOf(own))?.has(text) === true || groupOf(text) === groupOf(own.text);
-    for (let attempt = 0; attempt < 8; attempt++) {
-      const { text } = split[rng.integer(split.length)]!;
-      if (!isOfItsOwn(text)) return text;
-    }
-    return undefined;
+    const alike = captions.get(shownKey(own));
+    const fits = ({ text }: Sample): boolean =>
+      alike?.has(text) !== true && groupOf(text) !== groupOf(own.text);
+    return foreignSample(split, rng, fits)?.text;
   };
 
   const training = (rows: readonly Row[], split: readonly Sample[]): HostBatch => {
