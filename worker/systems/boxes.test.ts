@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { openRng } from '../../proto/random.ts';
-import { boxIou, boxOf, type WordBox } from './boxes.ts';
+import { boxesIn, boxesJoined, boxIou, boxOf, type WordBox } from './boxes.ts';
 
 test('a box is four numbers in braces and nothing beside, however a tokenizer spaces it', () => {
   const box = [10, 20, 40, 100];
@@ -36,4 +36,17 @@ test('what two boxes share of both together is that of the hundredths they cover
     assert.equal(boxIou(a, b), inBoth / inAny, `${a.join()} and ${b.join()}`);
     assert.equal(boxIou(b, a), boxIou(a, b));
   }
+});
+
+test('boxes among words are found, and put in one piece as the data have them', () => {
+  const said =
+    '< p > red square < / p > { < 10 > < 20 > < 40 > < 100 > } and { < 1 > <2>< 3 ><4> }';
+  assert.deepEqual(boxesIn(said), [
+    [10, 20, 40, 100],
+    [1, 2, 3, 4],
+  ]);
+  assert.deepEqual(boxesIn('{<40><20><40><100>} is none'), []);
+  assert.equal(boxesJoined(said), '<p>red square</p> {<10><20><40><100>} and {<1><2><3><4>}');
+  for (const text of ['a < b', 'top left, {1}', '<px> < pp >'])
+    assert.equal(boxesJoined(text), text);
 });

@@ -10,6 +10,7 @@ import { dialogueSums, seeingModel, type DialogueBatch } from '../models/soft-pr
 import type { PartKinds } from '../part-kind.ts';
 import type { PublishedPart } from '../pretrained/published-parts.ts';
 import type { TensorTree } from '../tree.ts';
+import { boxesJoined } from './boxes.ts';
 import { assembleDialogues, dialogueGiven, turnsOf, type Piece, type Turn } from './dialogue.ts';
 import { changedRow, FRAME_CHANGES, type FrameChange } from './frame-changes.ts';
 import type { Language } from './language-part.ts';
@@ -178,7 +179,7 @@ export function dialogueSystem<P extends TensorTree>(
     };
   });
   // Of a tokenizer that reads spaces with words an answer begins with one.
-  const decode = (ids: readonly number[]): string => tokenizer.decode(ids).trimStart();
+  const decode = (ids: readonly number[]): string => boxesJoined(tokenizer.decode(ids).trimStart());
   const asking = (rows: readonly Row[], question: (row: Row) => string): HostBatch => {
     const dialogues = assembleDialogues(
       shape,

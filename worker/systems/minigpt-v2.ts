@@ -5,7 +5,7 @@
  */
 import type * as tf from '@tensorflow/tfjs-core';
 import * as z from 'zod';
-import { boxIou, boxOf } from './boxes.ts';
+import { boxesJoined, boxIou, boxOf } from './boxes.ts';
 import { filledTemplate, type Turn } from './dialogue.ts';
 import { dialogueFields, dialogueSystem, type WrittenFigure } from './dialogue-system.ts';
 import { languageOf } from './language-part.ts';
@@ -97,7 +97,9 @@ export const miniGptV2 = defineSystem<z.infer<typeof fields>, MergedPatchesParam
             },
           ],
         }),
-      written: writtenFigures(model.written, (text) => tokenizer.decode(tokenizer.encode(text))),
+      written: writtenFigures(model.written, (text) =>
+        boxesJoined(tokenizer.decode(tokenizer.encode(text))),
+      ),
     });
   },
 });

@@ -8,7 +8,14 @@ import { readAnswered } from './answer-files.ts';
 import { captionWords } from './caption-words.ts';
 import { ciderD } from './cider.ts';
 import { rougeL } from './rouge.ts';
-import { scoreAnswers, scoreCaptions, scoreTable, scoreVqa, type Answered } from './score.ts';
+import {
+  plainAnswer,
+  scoreAnswers,
+  scoreCaptions,
+  scoreTable,
+  scoreVqa,
+  type Answered,
+} from './score.ts';
 import { normalizedAnswer, vqaAccuracy } from './vqa-accuracy.ts';
 
 /** What coco-caption and the evaluation code of VQA v2 say: fixtures/make.py. */
@@ -180,4 +187,17 @@ test("COCO's, VQA's and plain files are read, and what is wrong is told with its
     code: 'SCORE_FILE_INVALID',
     message: /none cannot be read: ENOENT/,
   });
+});
+
+test('an answer is the same however a tokenizer spaces its marks', () => {
+  for (const [said, meant] of [
+    ['A star , top left .', 'a star, top left'],
+    ['{ < 10 > < 20 > < 30 > < 40 > }', '{<10><20><30><40>}'],
+    ["it ' s red", "it's red"],
+    ['  two\n words ', 'two words'],
+  ])
+    assert.equal(plainAnswer(said!), plainAnswer(meant!));
+  assert.notEqual(plainAnswer('two words'), plainAnswer('twowords'));
+  assert.notEqual(plainAnswer('{<1><2><3><4>}'), plainAnswer('{<12><3><4>}'));
+  assert.equal(plainAnswer('?'), '?');
 });

@@ -56,9 +56,17 @@ export function scoreAnswers(answered: readonly Answered[]): Score[] {
   return meanScore('exact match', scores);
 }
 
-/** As it is compared; what consists of marks alone is left as it is. */
+/**
+ * As it is compared: without case, and without the spaces around marks, which tokenizers put and leave out; what consists
+ * of marks alone is left as it is.
+ */
 export function plainAnswer(text: string): string {
-  const plain = text.normalize('NFC').toLowerCase().replaceAll(/\s+/g, ' ').trim();
+  const plain = text
+    .normalize('NFC')
+    .toLowerCase()
+    .replaceAll(/\s+/g, ' ')
+    .replaceAll(/ ?([^\p{L}\p{M}\p{N} ]) ?/gu, '$1')
+    .trim();
   const withoutEnd = plain.replace(/[\s.!?]+$/, '');
   return withoutEnd === '' ? plain : withoutEnd;
 }
