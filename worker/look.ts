@@ -2,19 +2,21 @@ import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { UsageError } from '../proto/errors.ts';
 import { checkOutputFile, outputError } from '../proto/output-path.ts';
+import { drawnOf, openRng } from '../proto/random.ts';
 import { isFileFault } from '../video/loading/file-fault.ts';
-import {
-  openClipLoader,
-  type Clip,
-  type ClipLoader,
-  type ClipRequest,
-} from '../video/loading/loader.ts';
-import { escapeXml, pictureUrl } from '../video/look/picture.ts';
+import { openClipLoader, type Clip } from '../video/loading/loader.ts';
+import { pictureUrl } from '../video/look/picture.ts';
 import { rowsOf, uploadBatch } from './batches.ts';
-import type { Explained, Row } from './systems/system.ts';
-import { clipLoaderOptions } from './run.ts';
-import { openTrainedRun, type TrainedRunOptions } from './trained-run.ts';
-import type { TensorTree } from './tree.ts';
+import { questionsOf } from './eval/evaluate.ts';
+import { plainAnswer } from './eval/scores/score.ts';
+import { openAnswering } from './generation/answers.ts';
+import { drawLookPage, type LookEntry, type ShownBox, type ShownPicture } from './look-page.ts';
+import { clipLoaderOptions, type Run } from './run.ts';
+import { boxesIn } from './systems/boxes.ts';
+import { framesShown } from './shown-frames.ts';
+import type { Answers, Row, VideoLanguageSystem } from './systems/system.ts';
+import { openTrainedRun, type TrainedRun, type TrainedRunOptions } from './trained-run.ts';
+import { type TensorTree } from './tree.ts';
 
 export interface LookOptions extends TrainedRunOptions {
   readonly clips: number;
@@ -24,66 +26,59 @@ export interface LookOptions extends TrainedRunOptions {
   readonly say?: (line: string) => void;
 }
 
+/** Held-out samples with what a model made of them. */
+interface Looked {
+  readonly legend: string;
+  readonly entries: readonly {
+    readonly row: Row;
+    readonly lines: LookEntry['lines'];
+    /** The frames that are drawn; a hidden one with whether it was named right. */
+    readonly frames: readonly { readonly place: number; readonly guess?: boolean | undefined }[];
+    /** On each of them. */
+    readonly boxes: readonly ShownBox[];
+  }[];
+}
+
 const SHOWN_FRAME_PIXELS = 112;
+/** Of one sample, evenly drawn from those that the model sees. */
+const MAX_PICTURES = 8;
 
 /**
- * Draws held-out clips with what was hidden from the newest checkpoint's model and what it guessed; gives the file. Clips
- * that do not decode are left out.
+ * Draws held-out samples with what the newest checkpoint's model made of them: what it guessed for what was hidden, or
+ * what it wrote; gives the file. Samples that do not decode are left out.
  *
- * @throws UsageError `NO_CHECKPOINT` when the run has none yet; `OUT_NOT_WRITABLE`; where no clip decodes, what the first
- *   of them failed by
+ * @throws UsageError `NO_CHECKPOINT` when the run has none yet; `OUT_NOT_WRITABLE`; `NOTHING_HELD_OUT`; where no sample
+ *   decodes, what the first of them failed by
  */
 export async function look({ clips, out, say, ...options }: LookOptions): Promise<string> {
   if (out !== undefined) await checkOutputFile(out);
   const trained = await openTrainedRun(options);
-  const { run, engine, step, params, frozen } = trained;
+  const { run, step } = trained;
   try {
-    const { look: looking } = run.system;
-    if (looking === undefined) {
+    const { look: looking, answers, name } = run.system;
+    const looked =
+      looking !== undefined
+        ? await guessHidden(trained, looking, clips, say)
+        : answers !== undefined
+          ? await writeAnswers(trained, answers, clips, say)
+          : undefined;
+    if (looked === undefined) {
       throw new UsageError(
         'LOOK_UNAVAILABLE',
-        `${run.system.name} has nothing that is hidden and guessed: ask it with videoloom sample`,
+        `${name} compares clips with texts and writes none: see its held-out figures with videoloom probe`,
       );
     }
-    const { heldOut } = run.index;
-    const spread = Array.from({ length: Math.min(clips, heldOut.length) }, (_, i) =>
-      Math.floor((i * heldOut.length) / Math.min(clips, heldOut.length)),
-    );
-    const { decoded, leftOut } = await decodable(
-      run.heldOutLoader,
-      spread.map((sample) => ({ sample, epoch: 0, substitutes: [] })),
-    );
-    if (leftOut.length > 0) {
-      const names = leftOut.map(({ sample, code }) => `${heldOut[sample]!.id} (${code})`);
-      say?.(`left out, for they do not decode: ${names.join(', ')}`);
-    }
-    const requests = decoded.map(({ sample }) => ({ sample, epoch: 0, substitutes: [] }));
-    const rows = rowsOf(heldOut, requests, decoded);
-    const batch = looking.assemble(rows);
-    const guess = engine.compile(
-      (own: TensorTree, arrays: TensorTree, inputs: TensorTree) =>
-        looking.guess(own, arrays, inputs),
-      { name: 'look' },
-    );
-    const answers = await guess(params, frozen, uploadBatch(engine, batch));
-    const guesses = Object.fromEntries(
-      await Promise.all(
-        Object.entries(answers).map(async ([name, tensor]) => [name, await tensor.data()] as const),
-      ),
-    );
-    const explained = looking.explain(batch, guesses);
-
-    // The model sees small frames; people see better on larger ones of the same times.
-    const large = openClipLoader({
-      ...clipLoaderOptions(run.config, run.index, 'heldOut', run.data),
-      frameSize: SHOWN_FRAME_PIXELS,
-    });
-    const pictures = await Promise.all(
-      (await large.load(requests)).map(({ frames }) => windowPictures(frames, run.config.data)),
-    );
     const file = out ?? join(run.folder, 'look.svg');
-    const title = `${run.config.model.name}, step ${step}: what it sees and guesses`;
-    await writeFile(file, drawPage(title, rows, explained, pictures)).catch((error: unknown) => {
+    const pictures = await largePictures(run, looked);
+    const page = drawLookPage({
+      title: `${name}, step ${step}: what it sees and ${looking === undefined ? 'says' : 'guesses'}`,
+      legend: looked.legend,
+      entries: looked.entries.map(({ row, lines }, at) => ({
+        id: row.sample.id,
+        ...{ lines, pictures: pictures[at]! },
+      })),
+    });
+    await writeFile(file, page).catch((error: unknown) => {
       throw outputError(error, file);
     });
     return file;
@@ -92,90 +87,146 @@ export async function look({ clips, out, say, ...options }: LookOptions): Promis
   }
 }
 
-/** The clips that decode, in the order of the requests, and those that do not. */
+async function guessHidden(
+  { run, engine, params, frozen }: TrainedRun,
+  looking: NonNullable<VideoLanguageSystem['look']>,
+  clips: number,
+  say: LookOptions['say'],
+): Promise<Looked> {
+  const rows = await decodable(run, spread(run.index.heldOut.keys(), clips), say);
+  const batch = looking.assemble(rows);
+  const guess = engine.compile(
+    (own: TensorTree, arrays: TensorTree, inputs: TensorTree) => looking.guess(own, arrays, inputs),
+    { name: 'look' },
+  );
+  const answers = await guess(params, frozen, uploadBatch(engine, batch));
+  const guesses = Object.fromEntries(
+    await Promise.all(
+      Object.entries(answers).map(async ([name, tensor]) => [name, await tensor.data()] as const),
+    ),
+  );
+  const { framesPerWindow } = run.config.data;
+  return {
+    legend:
+      'Underlined words and hatched frames were hidden. {green}: guessed right. {red}: guessed wrong (the truth in brackets).',
+    entries: looking.explain(batch, guesses).map(({ words, windows }, at) => ({
+      row: rows[at]!,
+      lines: [words],
+      frames: windows.map(({ guess: right }, window) => ({
+        place: window * framesPerWindow,
+        guess: right,
+      })),
+      boxes: [],
+    })),
+  };
+}
+
+async function writeAnswers(
+  { run, engine, params, frozen }: TrainedRun,
+  answers: Answers,
+  clips: number,
+  say: LookOptions['say'],
+): Promise<Looked> {
+  const rng = openRng(run.config.train.seed, 'look');
+  const asked = drawnOf(questionsOf(run.index.heldOut, ''), clips, rng);
+  const decoded = await decodable(run, [...new Set(asked.map(({ sample }) => sample))], say);
+  const rows = new Map(decoded.map((row) => [row.number, row]));
+  const answering = openAnswering(engine, answers, { params, frozen });
+  try {
+    const entries: Looked['entries'][number][] = [];
+    for (const { sample, question, references } of asked) {
+      const row = rows.get(sample);
+      if (row === undefined) continue;
+      const [said] = await answering.ask([row], question);
+      const given = answers.given(row, question);
+      const right = references.find((each) => plainAnswer(each) === plainAnswer(said!.text));
+      const truth = right ?? references[0]!;
+      const boxes = (of: ShownBox['of'], text: string): ShownBox[] =>
+        boxesIn(text).map((box) => ({ box, of }));
+      const places = framesShown(row, given.windows, run.config.data.framesPerWindow);
+      entries.push({
+        row,
+        lines: [
+          ...(given.question === '' ? [] : [[{ text: given.question }]]),
+          ...(given.words === undefined
+            ? []
+            : [[{ text: `read before the answer: ${given.words}` }]]),
+          [{ text: truth, guess: right ?? said!.text }],
+        ],
+        frames: spread(places.values(), MAX_PICTURES).map((place) => ({ place })),
+        boxes: [
+          ...boxes('question', given.question),
+          ...boxes(right === undefined ? 'wrong' : 'right', said!.text),
+          ...(right === undefined ? boxes('data', truth) : []),
+        ],
+      });
+    }
+    return {
+      legend:
+        'Underlined: what it wrote. {green}: as the data have it. {red}: something else (in brackets and dashed what they have).',
+      entries,
+    };
+  } finally {
+    answering.close();
+  }
+}
+
+/** So many of them at most, evenly drawn. */
+function spread<T>(items: Iterable<T>, limit: number): T[] {
+  const all = [...items];
+  const count = Math.min(limit, all.length);
+  return Array.from({ length: count }, (_, i) => all[Math.floor((i * all.length) / count)]!);
+}
+
+/** The held-out samples that decode, in their order; tells of the others. */
 async function decodable(
-  loader: ClipLoader,
-  requests: readonly ClipRequest[],
-): Promise<{
-  readonly decoded: readonly Clip[];
-  readonly leftOut: readonly { readonly sample: number; readonly code: string }[];
-}> {
-  const tried = await Promise.allSettled(requests.map((request) => loader.load([request])));
+  { heldOutLoader, index: { heldOut }, folder }: Run,
+  samples: readonly number[],
+  say: LookOptions['say'],
+): Promise<Row[]> {
+  if (samples.length === 0)
+    throw new UsageError('NOTHING_HELD_OUT', `${folder} holds out no sample to look at`);
+  const requests = samples.map((sample) => ({ sample, epoch: 0, substitutes: [] }));
+  const tried = await Promise.allSettled(requests.map((request) => heldOutLoader.load([request])));
   const decoded: Clip[] = [];
-  const leftOut: { readonly sample: number; readonly code: string }[] = [];
+  const leftOut: string[] = [];
   for (const [i, result] of tried.entries()) {
     if (result.status === 'fulfilled') decoded.push(...result.value);
     else if (isFileFault(result.reason))
-      leftOut.push({ sample: requests[i]!.sample, code: result.reason.code });
+      leftOut.push(`${heldOut[samples[i]!]!.id} (${result.reason.code})`);
     else throw result.reason;
   }
   const failed = tried.find(({ status }) => status === 'rejected');
   if (decoded.length === 0 && failed?.status === 'rejected') throw failed.reason;
-  return { decoded, leftOut };
-}
-
-/** The first frame of each window as a PNG data URL. */
-async function windowPictures(
-  frames: Uint8Array,
-  { windows, framesPerWindow }: { windows: number; framesPerWindow: number },
-): Promise<string[]> {
-  const size = SHOWN_FRAME_PIXELS;
-  const frameBytes = size * size * 3;
-  return Promise.all(
-    Array.from({ length: windows }, (_, window) => {
-      const start = window * framesPerWindow * frameBytes;
-      const pixels = frames.subarray(start, start + frameBytes);
-      return pictureUrl(pixels, { width: size, height: size });
-    }),
+  if (leftOut.length > 0) say?.(`left out, for they do not decode: ${leftOut.join(', ')}`);
+  return rowsOf(
+    heldOut,
+    decoded.map(() => ({ epoch: 0 })),
+    decoded,
   );
 }
 
-function drawPage(
-  title: string,
-  rows: readonly Row[],
-  explained: readonly Explained[],
-  pictures: readonly string[][],
-): string {
-  const [cell, gap, margin, rowHeight] = [116, 8, 24, 200];
-  const windows = Math.max(...pictures.map(({ length }) => length));
-  const width = 2 * margin + windows * (cell + gap) - gap;
-  const height = 88 + rows.length * rowHeight;
-  const body = rows.map((row, index) => {
-    const top = 72 + index * rowHeight;
-    const frames = pictures[index]!.map((url, window) => {
-      const x = margin + window * (cell + gap);
-      const { guess } = explained[index]!.windows[window]!;
-      const image = `<image x="${x}" y="${top + 44}" width="${cell}" height="${cell}" href="${url}"/>`;
-      if (guess === undefined) return image;
-      const colour = guess ? GREEN : RED;
-      return (
-        image +
-        `<rect x="${x}" y="${top + 44}" width="${cell}" height="${cell}" fill="url(#hidden)" stroke="${colour}" stroke-width="3"/>` +
-        `<text x="${x + cell / 2}" y="${top + 44 + cell + 18}" text-anchor="middle" font-size="12" fill="${colour}">hidden: ${guess ? 'right' : 'wrong'} word</text>`
-      );
-    });
-    const words = explained[index]!.words.map(({ text, guess }) => {
-      if (guess === undefined) return `<tspan> ${escapeXml(text)}</tspan>`;
-      const colour = guess === text ? GREEN : RED;
-      return (
-        `<tspan> </tspan><tspan fill="${colour}" font-weight="bold" text-decoration="underline">${escapeXml(guess)}</tspan>` +
-        (guess === text ? '' : `<tspan fill="#667"> (${escapeXml(text)})</tspan>`)
-      );
-    });
-    return (
-      `<text x="${margin}" y="${top + 10}" font-size="11" fill="#889">${escapeXml(row.sample.id)}</text>` +
-      `<text x="${margin}" y="${top + 32}" font-size="15" fill="#223">${words.join('')}</text>${frames.join('')}`
-    );
+/** The model sees small frames; people see better on larger ones of the same times. */
+async function largePictures(
+  { config, index, data }: Run,
+  { entries }: Looked,
+): Promise<ShownPicture[][]> {
+  const large = openClipLoader({
+    ...clipLoaderOptions(config, index, 'heldOut', data),
+    ...{ frameSize: SHOWN_FRAME_PIXELS, audio: undefined, cacheBytes: 0 },
   });
-  return `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height}" viewBox="0 0 ${width} ${height}" font-family="system-ui, sans-serif">
-<defs><pattern id="hidden" width="8" height="8" patternUnits="userSpaceOnUse" patternTransform="rotate(45)"><rect width="8" height="8" fill="#fff" fill-opacity=".55"/><rect width="4" height="8" fill="#223" fill-opacity=".45"/></pattern></defs>
-<rect width="${width}" height="${height}" fill="#fff"/>
-<text x="${margin}" y="34" font-size="19" font-weight="bold" fill="#223">${escapeXml(title)}</text>
-<text x="${margin}" y="54" font-size="12" fill="#667">Underlined words and hatched frames were hidden. <tspan fill="${GREEN}">Green</tspan>: guessed right. <tspan fill="${RED}">Red</tspan>: guessed wrong (the truth in brackets).</text>
-${body.join('\n')}
-</svg>
-`;
+  const size = { width: SHOWN_FRAME_PIXELS, height: SHOWN_FRAME_PIXELS };
+  const bytes = size.width * size.height * 3;
+  return Promise.all(
+    entries.map(async ({ row, frames, boxes }) => {
+      if (frames.length === 0) return [];
+      const [clip] = await large.load([{ sample: row.number, epoch: row.epoch, substitutes: [] }]);
+      return Promise.all(
+        frames.map(async ({ place, guess }) => ({
+          url: await pictureUrl(clip!.frames.subarray(place * bytes, (place + 1) * bytes), size),
+          ...{ guess, boxes },
+        })),
+      );
+    }),
+  );
 }
-
-const GREEN = '#0a7d3c';
-const RED = '#c02639';

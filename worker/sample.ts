@@ -10,7 +10,8 @@ import { uploadBatch } from './batches.ts';
 import { openClipsOfFile, type ClipsOfFile } from './clip-of-file.ts';
 import { openAnswering } from './generation/answers.ts';
 import { clipLoaderOptions, type Run } from './run.ts';
-import { isOneFrame, type Given, type Row } from './systems/system.ts';
+import { framesShown } from './shown-frames.ts';
+import type { Given, Row } from './systems/system.ts';
 import { openTrainedRun, type TrainedRun, type TrainedRunOptions } from './trained-run.ts';
 import { disposeTree, type TensorTree } from './tree.ts';
 
@@ -35,8 +36,6 @@ export interface Sampled {
 
 /** Frames beside one another. */
 const SHEET_FRAMES = 6;
-/** Of clips with more frames, the first one of each window is drawn. */
-const MAX_FRAMES = 64;
 
 /**
  * Asks the newest checkpoint of a run about a file, and draws a contact sheet of what it saw and said.
@@ -162,14 +161,4 @@ async function sheetOf(
     }),
   );
   return { index, framesPerSample: SHEET_FRAMES, entries };
-}
-
-/** Places of the frames that are drawn: of the windows that are shown, the same frame once. */
-function framesShown(row: Row, windows: Given['windows'], framesPerWindow: number): number[] {
-  const every = row.timesSeconds.length > MAX_FRAMES ? framesPerWindow : 1;
-  const frames = [...row.timesSeconds.keys()].filter(
-    (frame) =>
-      frame % every === 0 && (windows?.includes(Math.floor(frame / framesPerWindow)) ?? true),
-  );
-  return frames.filter((frame, i) => i === 0 || !isOneFrame(row, frames[i - 1]!, frame));
 }

@@ -1,6 +1,7 @@
 /** MERLOT: frames beside what is said, hidden words, and shuffled frames. Source: Zellers et al. 2021, arXiv:2106.02636. */
 import * as tf from '@tensorflow/tfjs-core';
 import * as z from 'zod';
+import type { Tokenizer } from '../../video/text/tokenizer.ts';
 import { count, share, type RunConfig } from '../config-fields.ts';
 import { crossEntropySums, type ObjectiveSums } from '../losses/cross-entropy.ts';
 import { infoNceSums } from '../losses/contrastive.ts';
@@ -21,6 +22,7 @@ import { attendedPositions } from '../tokens/attended-mask.ts';
 import { constantOf } from '../tokens/constant.ts';
 import { rowsOfAll } from '../tokens/gather-tokens.ts';
 import { CLIP_PIXELS, normalizePixels } from '../tokens/pixels.ts';
+import { hiddenWordsExplained } from './hidden-words.ts';
 import { countedOf, floatArray, intArray } from './host-arrays.ts';
 import {
   assembleMerlot,
@@ -34,6 +36,7 @@ import { wordsAt } from './subtitles.ts';
 import {
   defineSystem,
   isClipOfOneVideo,
+  type Explained,
   type HeldOutTask,
   type HostBatch,
   type Row,
@@ -177,22 +180,29 @@ async function open({
     const shown = normalizePixels(pixels, [count, frameSize, frameSize, 3], CLIP_PIXELS);
     return merlotFrames(params, shown, sizes);
   };
-  const sums = (params: MerlotParams, batch: MerlotBatch): Record<string, ObjectiveSums> => {
-    const { groupSize } = sizes;
+  /** Frames and words, of which some are hidden, of each group together. */
+  const read = (params: MerlotParams, batch: MerlotBatch) => {
     const [groups, length] = batch.jointPresent.shape as [number, number];
     const { tokens, embeddings } = frames(params, batch);
-    const ids = tf.reshape(batch.ids, [groups, length]);
+    const ids: tf.Tensor = tf.reshape(batch.ids, [groups, length]);
     const { positions, hidden } = hideWords(params, batch, ids);
     const states = merlotJoint(
       params,
       {
-        tokens: tf.reshape(tokens, [groups, groupSize, -1, sizes.joint.width]),
+        tokens: tf.reshape(tokens, [groups, sizes.groupSize, -1, sizes.joint.width]),
         moments: batch.moments,
         ids: hidden,
         present: batch.jointPresent,
       },
       sizes,
     );
+    return { embeddings, ids, positions, states };
+  };
+  const sums = (params: MerlotParams, batch: MerlotBatch): Record<string, ObjectiveSums> => {
+    const { groupSize } = sizes;
+    const groups = batch.jointPresent.shape[0];
+    const { embeddings, ids, positions, states } = read(params, batch);
+    const length = ids.shape[1]!;
     const labels = tf.gather(tf.reshape(ids, [-1]), rowsOfAll(positions, length));
     const order = tf.reshape(merlotPairLogits(params, states, sizes), [
       groups * 2 * groupSize ** 2,
@@ -282,6 +292,18 @@ async function open({
       shape.length > 1 && !/(^|\/)(words|position|alonePosition|moment|classTokens)$/.test(path),
     assemble: (rows) => assembleMerlot(assembly, rows, MERLOT_TRAINING),
     sums: (params, _frozen, batch) => sums(params, batch as MerlotBatch),
+    ...(assembly.showsWords && {
+      look: {
+        assemble: (rows) =>
+          assembleMerlot(assembly, rows, { purpose: 'look', words: 'asked', order: 'told' }),
+        guess(params, _frozen, batch) {
+          const { positions, states } = read(params, batch as MerlotBatch);
+          const logits = merlotWordLogits(params, states.words, positions, sizes);
+          return { words: tf.argMax(logits, -1), positions };
+        },
+        explain: (batch, guesses) => explained(tokenizer, assembly, batch, guesses),
+      },
+    }),
     contrast: {
       objectives: ['frame-text'],
       parameters: [],
@@ -306,6 +328,33 @@ async function open({
       },
     },
   };
+}
+
+/** Hidden words of all groups of a row, one group after another. */
+function explained(
+  tokenizer: Tokenizer,
+  { numSegments, groupSize, segmentLength }: MerlotAssembly,
+  { arrays }: HostBatch,
+  { words, positions }: Readonly<Record<string, ArrayLike<number>>>,
+): Explained[] {
+  const weights = arrays['maskWeights']!;
+  const ids = arrays['ids']!;
+  const numRows = ids.shape[0]!;
+  const [slotsPerGroup, groupsPerRow] = [weights.shape[1]!, numSegments / groupSize];
+  const shape = [numRows, groupsPerRow * slotsPerGroup];
+  const places = intArray(...shape);
+  const labels = intArray(...shape);
+  for (const slot of places.data.keys()) {
+    const group = Math.floor(slot / slotsPerGroup);
+    places.data[slot] = (group % groupsPerRow) * groupSize * segmentLength + positions![slot]!;
+    labels.data[slot] =
+      ids.data[Math.floor(group / groupsPerRow) * ids.shape[1]! + places.data[slot]]!;
+  }
+  return hiddenWordsExplained(tokenizer, {
+    ...{ ids, positions: places, labels, guesses: words! },
+    weights: { data: weights.data, shape },
+    numWindows: numSegments,
+  });
 }
 
 /** Which word is hidden, beside frames whose places are told. */
