@@ -1,4 +1,5 @@
 /** A page of what a model saw and made of it, as SVG. */
+import { drawnBox, type ShownBox } from '../video/look/drawn-box.ts';
 import { escapeXml } from '../video/look/picture.ts';
 
 /** Words in one line of text; those with a guess were the model's to find. */
@@ -14,13 +15,6 @@ export interface ShownPicture {
   /** Whether a hidden one was named right; absent: it was shown. */
   readonly guess?: boolean | undefined;
   readonly boxes?: readonly ShownBox[];
-}
-
-/** A box on a picture, in hundredths of its sides. */
-export interface ShownBox {
-  readonly box: readonly [left: number, top: number, right: number, bottom: number];
-  /** Whose: of the question, of the answer, right or wrong, or of the data where the answer is another. */
-  readonly of: 'question' | 'right' | 'wrong' | 'data';
 }
 
 /** One sample. */
@@ -99,7 +93,7 @@ ${body.join('\n')}
 function drawn({ url, guess, boxes = [] }: ShownPicture, x: number, y: number): string {
   const image =
     `<image x="${x}" y="${y}" width="${CELL}" height="${CELL}" href="${url}"/>` +
-    boxes.map((box) => drawnBox(box, x, y)).join('');
+    boxes.map((box) => drawnBox(box, { x, y, width: CELL, height: CELL })).join('');
   if (guess === undefined) return image;
   const colour = guess ? GREEN : RED;
   return (
@@ -108,23 +102,6 @@ function drawn({ url, guess, boxes = [] }: ShownPicture, x: number, y: number): 
     `<text x="${x + CELL / 2}" y="${y + CELL + 18}" text-anchor="middle" font-size="12" fill="${colour}">hidden: ${guess ? 'right' : 'wrong'} word</text>`
   );
 }
-
-function drawnBox({ box: [left, top, right, bottom], of }: ShownBox, x: number, y: number): string {
-  const unit = CELL / 100;
-  const corner = `x="${x + left * unit}" y="${y + top * unit}"`;
-  const size = `width="${(right - left) * unit}" height="${(bottom - top) * unit}"`;
-  // Light below, so that it is seen on any picture.
-  return ['stroke="#fff" stroke-width="4"', BOX_LINES[of]]
-    .map((line) => `<rect ${corner} ${size} fill="none" ${line}/>`)
-    .join('');
-}
-
-const BOX_LINES = {
-  question: `stroke="${INK}" stroke-width="2"`,
-  right: `stroke="${GREEN}" stroke-width="2"`,
-  wrong: `stroke="${RED}" stroke-width="2"`,
-  data: `stroke="${INK}" stroke-width="2" stroke-dasharray="4 3"`,
-};
 
 /** Word by word, so that lines can be broken between them; the truth stands behind a guess that is another. */
 function piecesOf(words: readonly ShownWords[]): Piece[] {

@@ -62,6 +62,7 @@ describe('a run is asked about a file', { skip: WITHOUT_FFMPEG }, () => {
   it('the sheet shows the frames and subtitles that the model is given, and no others', async () => {
     const all = await ask(MINIGPT, ASKED, ...FOUR);
     assert.deepEqual(all.times, [0.5, 1.5, 2.5, 3.5]);
+    assert.match(all.page, />minigpt4-video, step 1: what it saw and said</);
     assert.match(all.page, />read before the answer: apple house what colour is it\?</);
     const middle = 'data.sampling={policy: random-clip, seconds: 1}';
     const part = await ask(MINIGPT, ASKED, ...FOUR, middle, 'model.subtitles=false');

@@ -9,7 +9,8 @@ import { drawPage } from '../video/look/contact-sheet-page.ts';
 import { uploadBatch } from './batches.ts';
 import { openClipsOfFile, type ClipsOfFile } from './clip-of-file.ts';
 import { openAnswering } from './generation/answers.ts';
-import { clipLoaderOptions, type Run } from './run.ts';
+import { clipLoaderOptions } from './run.ts';
+import { boxesIn } from './systems/boxes.ts';
 import { framesShown } from './shown-frames.ts';
 import type { Given, Row } from './systems/system.ts';
 import { openTrainedRun, type TrainedRun, type TrainedRunOptions } from './trained-run.ts';
@@ -60,7 +61,7 @@ export async function sample(options: SampleOptions): Promise<Sampled> {
       text: texts[i]!,
     }));
     const sheet = out ?? join(trained.run.folder, `sample-${basename(file, extname(file))}.svg`);
-    const page = await drawPage(await sheetOf(trained.run, clips, { given, texts }), sheet);
+    const page = await drawPage(await sheetOf(trained, clips, { given, texts }), sheet);
     await writeFile(sheet, page).catch((error: unknown) => {
       throw outputError(error, sheet);
     });
@@ -120,7 +121,7 @@ async function ask(
 
 /** The clips with what was given of them and what was said, in place of their own words. */
 async function sheetOf(
-  { config }: Run,
+  { run: { config, system }, step }: TrainedRun,
   { index, data, rows }: ClipsOfFile,
   { given, texts }: { readonly given: readonly Given[]; readonly texts: readonly string[] },
 ): Promise<ContactSheet> {
@@ -144,7 +145,7 @@ async function sheetOf(
             { role: 'assistant' as const, text: texts[i]! },
           ],
         },
-        split: 'held-out' as const,
+        split: undefined,
         pictures: framesShown(row, windows, config.data.framesPerWindow).map(
           (frame): SheetPicture => {
             const bytes = CELL.width * CELL.width * 3;
@@ -153,6 +154,10 @@ async function sheetOf(
               pixels: clip!.frames.slice(frame * bytes, (frame + 1) * bytes),
               ...{ width: CELL.width, height: CELL.width },
               ptsSeconds: isVideo ? row.timesSeconds[frame] : undefined,
+              boxes: [
+                ...boxesIn(question).map((box) => ({ box, of: 'question' as const })),
+                ...boxesIn(texts[i]!).map((box) => ({ box, of: 'answer' as const })),
+              ],
             };
           },
         ),
@@ -160,5 +165,6 @@ async function sheetOf(
       };
     }),
   );
-  return { index, framesPerSample: SHEET_FRAMES, entries };
+  const title = `${system.name}, step ${step}: what it saw and said`;
+  return { title, index, framesPerSample: SHEET_FRAMES, entries };
 }

@@ -3,6 +3,7 @@ import { extname } from 'node:path';
 import sharp from 'sharp';
 import { UsageError } from '../../proto/errors.ts';
 import { CELL, wordsOf, type ContactSheet } from './contact-sheet.ts';
+import { drawnBox } from './drawn-box.ts';
 import { escapeXml, pictureUrl } from './picture.ts';
 
 const GAP = 8;
@@ -23,7 +24,7 @@ export async function drawPage(sheet: ContactSheet, file: string): Promise<strin
     case '.svg':
       return svg;
     case '.html':
-      return `<!doctype html>\n<meta charset="utf-8">\n<title>${escapeXml(sheet.index.root)}</title>\n${svg}`;
+      return `<!doctype html>\n<meta charset="utf-8">\n<title>${escapeXml(sheet.title ?? sheet.index.root)}</title>\n${svg}`;
     case '.png':
       return sharp(Buffer.from(svg), { limitInputPixels: false, unlimited: true }).png().toBuffer();
     default:
@@ -32,7 +33,7 @@ export async function drawPage(sheet: ContactSheet, file: string): Promise<strin
 }
 
 async function drawSvg(sheet: ContactSheet): Promise<string> {
-  const { index, framesPerSample, entries } = sheet;
+  const { title, index, framesPerSample, entries } = sheet;
   const width = Math.max(NARROWEST, 2 * MARGIN + framesPerSample * (CELL.width + GAP) - GAP);
   const { train, heldOut, skipped } = index;
   const body: string[] = [];
@@ -46,11 +47,12 @@ async function drawSvg(sheet: ContactSheet): Promise<string> {
       );
     }
   };
-  line(index.root, { size: 19, bold: true });
-  line(
-    `${train.length} samples to train on, ${heldOut.length} held out; ${entries.length} of them are shown`,
-    { fill: PALE },
-  );
+  line(title ?? index.root, { size: 19, bold: true });
+  if (title === undefined)
+    line(
+      `${train.length} samples to train on, ${heldOut.length} held out; ${entries.length} of them are shown`,
+      { fill: PALE },
+    );
   for (const entry of entries) {
     const { title, lines } = wordsOf(entry, index);
     top += 16;
@@ -63,8 +65,11 @@ async function drawSvg(sheet: ContactSheet): Promise<string> {
         const x = MARGIN + i * (CELL.width + GAP);
         const label = picture.ptsSeconds === undefined ? '' : `${picture.ptsSeconds.toFixed(2)} s`;
         const url = await pictureUrl(picture.pixels, picture, 'jpeg');
+        const { width: across, height: down, boxes = [] } = picture;
+        const place = { x, y: top + 8, width: across, height: down };
         body.push(
-          `<image x="${x}" y="${top + 8}" width="${picture.width}" height="${picture.height}" href="${url}"/>` +
+          `<image x="${x}" y="${top + 8}" width="${across}" height="${down}" href="${url}"/>` +
+            boxes.map((box) => drawnBox(box, place)).join('') +
             `<text x="${x}" y="${top + rowHeight + 22}" font-size="11" fill="${PALE}">${label}</text>`,
         );
       }

@@ -6,6 +6,7 @@ import type { TimedText } from '../text/captions.ts';
 import { locationShown, type MediaSpan, type Sample, type SamplePart } from '../index/sample.ts';
 import type { SampleIndex } from '../index/sample-index.ts';
 import type { MediaCache } from '../storage/media-cache.ts';
+import type { ShownBox } from './drawn-box.ts';
 
 export interface ContactSheetOptions {
   readonly index: SampleIndex;
@@ -24,17 +25,22 @@ export interface SheetPicture {
   readonly height: number;
   /** When it is shown; undefined for a picture that stands still. */
   readonly ptsSeconds: number | undefined;
+  /** Drawn on it, on a page. */
+  readonly boxes?: readonly ShownBox[];
 }
 
 /** A sample with its frames, or with what kept them from being decoded. */
 export interface SheetEntry {
   readonly sample: Sample;
-  readonly split: 'train' | 'held-out';
+  /** Undefined where the sample is of no data to train on. */
+  readonly split: 'train' | 'held-out' | undefined;
   readonly pictures: readonly SheetPicture[];
   readonly failure: string | undefined;
 }
 
 export interface ContactSheet {
+  /** What it is of; undefined: the data, and how much of them are shown. */
+  readonly title?: string;
   readonly index: SampleIndex;
   readonly framesPerSample: number;
   readonly entries: readonly SheetEntry[];
@@ -124,7 +130,8 @@ export function wordsOf(
     const file = files[row]!;
     return `${locationShown(file)}${file.kind === 'video' ? ` · ${spanOf(startSeconds, endSeconds)}` : ''}`;
   });
-  const title = `${names.length === 0 ? id : names.join(', ')} · ${split}`;
+  const what = names.length === 0 ? id : names.join(', ');
+  const title = split === undefined ? what : `${what} · ${split}`;
   // Turns and paragraphs have an order, subtitles times of their own; a caption speaks of the whole.
   const isSaidByCues = text === '' || text === cues.map((cue) => cue.text).join(' ');
   const whole = parts !== undefined ? parts.map(partLine) : isSaidByCues ? [] : [text];
