@@ -387,11 +387,15 @@ passOn(
 passOn(
   'score',
   { program: 'worker', args: ['score'], options: 'score' },
-  'score captions and answers in files, of whatever model, as COCO and VQA do',
+  'score what whatever model has said, found or compared: captions, answers, POPE, CHAIR, retrieval, Winoground and its like',
   [
     'videoloom score captions captions.json annotations/captions_val2014.json',
     'videoloom score vqa answers.json v2_mscoco_val2014_annotations.json',
     'videoloom score answers runs/video-llava/answers.jsonl --json',
+    'videoloom score pope answers.jsonl coco_pope_adversarial.json',
+    'videoloom score chair captions.json instances_val2014.json captions_val2014.json --synonyms synonyms.txt',
+    'videoloom score retrieval similarity.npy coco_karpathy_test.json',
+    'videoloom score pairs winoground_scores.jsonl',
   ],
 );
 

@@ -60,9 +60,19 @@ export const VERBS = {
     },
   },
   score: {
-    usage: 'videoloom score captions|vqa|answers PREDICTIONS [REFERENCES] [--json]',
+    usage:
+      'videoloom score captions|vqa|answers|pope|retrieval PREDICTIONS [REFERENCES] [--json]\n' +
+      '       videoloom score chair CAPTIONS OBJECTS [REFERENCES] [--synonyms FILE] [--json]\n' +
+      '       videoloom score pairs SCORES [--json]',
     takesPositionals: true,
-    options: { json: { type: 'boolean', default: false, about: 'the scores as JSON' } },
+    options: {
+      synonyms: {
+        type: 'string',
+        value: 'file',
+        about: 'of chair: an object a line, all its names with commas between them',
+      },
+      json: { type: 'boolean', default: false, about: 'the scores as JSON' },
+    },
   },
   export: {
     usage: 'videoloom export RUN_FOLDER [--step N] --out DIR',

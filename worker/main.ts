@@ -9,7 +9,7 @@ import {
 } from '../proto/parent-process.ts';
 import { awaitRun } from './await-run.ts';
 import type { PrepareOptions } from './prepare.ts';
-import type { Score } from './eval/scores/score.ts';
+import type { Score } from './eval/scores/bootstrap.ts';
 import { openSecurity } from '../proto/security-folder.ts';
 import { checkReach, type Security } from '../proto/security.ts';
 import { userCacheDir } from '../proto/user-cache.mjs';
@@ -145,18 +145,12 @@ async function runEvaluate(argv: string[]): Promise<void> {
 
 async function runScore(argv: string[]): Promise<void> {
   const { values, positionals } = parseVerb('score', argv);
-  const [kind, predictions, references] = positionals;
-  const { scoreAnswers, scoreCaptions, scoreVqa } = await import('./eval/scores/score.ts');
-  const kinds = { captions: scoreCaptions, vqa: scoreVqa, answers: scoreAnswers };
-  const score = new Map(Object.entries(kinds)).get(kind ?? '');
-  if (score === undefined || predictions === undefined || positionals.length > 3)
-    throw new UsageError('USAGE', VERBS.score.usage);
-  const { readAnswered } = await import('./eval/scores/answer-files.ts');
-  await printScores(score(await readAnswered(predictions, references)), values.json);
+  const { scoreFiles } = await import('./eval/scores/score-files.ts');
+  await printScores(await scoreFiles(positionals, values), values.json);
 }
 
 async function printScores(scores: readonly Score[], asJson: boolean): Promise<void> {
-  const { scoreTable } = await import('./eval/scores/score.ts');
+  const { scoreTable } = await import('./eval/scores/bootstrap.ts');
   process.stdout.write(asJson ? `${JSON.stringify(scores)}\n` : scoreTable(scores));
 }
 

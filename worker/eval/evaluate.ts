@@ -11,13 +11,8 @@ import { openAnswering, type Answering } from '../generation/answers.ts';
 import type { Run } from '../run.ts';
 import type { Row } from '../systems/system.ts';
 import { openTrainedRun, type TrainedRunOptions } from '../trained-run.ts';
-import {
-  plainAnswer,
-  scoreAnswers,
-  scoreCaptions,
-  type Answered,
-  type Score,
-} from './scores/score.ts';
+import { plainAnswer, scoreAnswers, scoreCaptions, type Answered } from './scores/score.ts';
+import type { Score } from './scores/bootstrap.ts';
 
 export interface EvaluateOptions extends TrainedRunOptions {
   /** Asked of every clip, in place of what the samples ask; empty: theirs, or what the system asks by itself. */

@@ -1,35 +1,28 @@
-import { readFile } from 'node:fs/promises';
 import * as z from 'zod';
-import { messageOf, UsageError } from '../../../proto/errors.ts';
+import { UsageError } from '../../../proto/errors.ts';
+import { invalid, keyForm, keyOf, parse, recordsOf } from './records.ts';
 import type { Answered } from './score.ts';
 
-const id = z.union([z.string(), z.number()]).transform(String);
 const text = z.union([
   z.string(),
   z.object({ answer: z.string() }).transform((each) => each.answer),
 ]);
 
-/** One record of what was said: by its id, or COCO's `image_id` or VQA's `question_id`. */
+/** One record of what was said. */
 const predictionForm = z.looseObject({
-  id: id.optional(),
-  image_id: id.optional(),
-  question_id: id.optional(),
+  ...keyForm,
   caption: z.string().optional(),
   answer: z.string().optional(),
 });
 
 const referenceForm = z.looseObject({
-  id: id.optional(),
-  image_id: id.optional(),
-  question_id: id.optional(),
+  ...keyForm,
   caption: z.string().optional(),
   captions: z.array(z.string()).optional(),
   references: z.array(z.string()).optional(),
   answer: z.string().optional(),
   answers: z.array(text).optional(),
 });
-
-type Keyed = Pick<z.infer<typeof predictionForm>, 'id' | 'image_id' | 'question_id'>;
 
 /**
  * What was said and what people said, from files of JSON or JSON Lines: a list of records, or COCO's and VQA's object with
@@ -82,62 +75,7 @@ function addReferences(
   known.set(key, [...(known.get(key) ?? []), ...own]);
 }
 
-function keyOf({ id: own, image_id: image, question_id: question }: Keyed, at: string): string {
-  const key = question ?? image ?? own;
-  if (key === undefined) throw invalid(at, 'it has no id, image_id or question_id');
-  return key;
-}
-
-/** Each record with its place. */
-async function recordsOf(path: string): Promise<[record: unknown, at: string][]> {
-  let content: string;
-  try {
-    content = await readFile(path, 'utf8');
-  } catch (error) {
-    throw new UsageError('SCORE_FILE_INVALID', `${path} cannot be read: ${messageOf(error)}`);
-  }
-  const whole = parsedJson(content);
-  if (whole === undefined) {
-    return content.split('\n').flatMap((line, at): [unknown, string][] => {
-      if (line.trim() === '') return [];
-      const record = parsedJson(line);
-      if (record === undefined) throw invalid(`${path}:${at + 1}`, 'it is no JSON');
-      return [[record, `${path}:${at + 1}`]];
-    });
-  }
-  const annotations = (whole as { annotations?: unknown }).annotations ?? whole;
-  const list = Array.isArray(annotations) ? (annotations as unknown[]) : [annotations];
-  return list.map((record, at) => [record, `${path}#${at}`]);
-}
-
-function parsedJson(content: string): unknown {
-  try {
-    return JSON.parse(content) ?? {};
-  } catch {
-    return undefined;
-  }
-}
-
-function parse<T>(form: z.ZodType<T>, record: unknown, at: string): T {
-  const result = form.safeParse(record);
-  if (result.success) return result.data;
-  const issue = result.error.issues[0]!;
-  const where = issue.path.length === 0 ? 'it' : issue.path.join('.');
-  throw invalid(at, `${where} is ${JSON.stringify(valueAt(record, issue.path))}: ${issue.message}`);
-}
-
-function valueAt(record: unknown, path: readonly PropertyKey[]): unknown {
-  return path.reduce<unknown>(
-    (value, key) => (value as Record<PropertyKey, unknown> | undefined)?.[key],
-    record,
-  );
-}
-
-function invalid(at: string, why: string): UsageError {
-  return new UsageError('SCORE_FILE_INVALID', `${at}: ${why}`);
-}
-
-function differ(
+export function differ(
   predictions: string,
   references: string,
   {

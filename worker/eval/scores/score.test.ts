@@ -8,14 +8,8 @@ import { readAnswered } from './answer-files.ts';
 import { captionWords } from './caption-words.ts';
 import { ciderD } from './cider.ts';
 import { rougeL } from './rouge.ts';
-import {
-  plainAnswer,
-  scoreAnswers,
-  scoreCaptions,
-  scoreTable,
-  scoreVqa,
-  type Answered,
-} from './score.ts';
+import { plainAnswer, scoreAnswers, scoreCaptions, scoreVqa, type Answered } from './score.ts';
+import { scoreTable } from './bootstrap.ts';
 import { normalizedAnswer, vqaAccuracy } from './vqa-accuracy.ts';
 
 /** What coco-caption and the evaluation code of VQA v2 say: fixtures/make.py. */
