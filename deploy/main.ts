@@ -378,10 +378,13 @@ passOn(
 passOn(
   'evaluate',
   { program: 'worker', args: ['evaluate'], options: 'evaluate' },
-  'have a run caption or answer about its held-out clips, and score what it says',
+  'have a run caption, answer about or find its held-out clips or those of a file, and score it; killed, it goes on',
   [
     'videoloom evaluate runs/video-ofa',
     'videoloom evaluate runs/video-llava "which way does it move ?" --clips 200 --json',
+    'videoloom evaluate runs/clip --retrieval',
+    'videoloom evaluate runs/clip --pairs swap_att.json --media coco/val2017',
+    'videoloom evaluate runs/video-llava --questions coco_pope_popular.json --media coco/val2014',
   ],
 );
 passOn(

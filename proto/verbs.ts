@@ -47,14 +47,42 @@ export const VERBS = {
     options: { json: { type: 'boolean', default: false, about: 'the figures as JSON' } },
   },
   evaluate: {
-    usage: 'videoloom evaluate RUN_FOLDER ["QUESTION"] [--clips N] [--out FILE] [--json]',
+    usage:
+      'videoloom evaluate RUN_FOLDER ["QUESTION"] [--clips N] [--out FILE] [--json]\n' +
+      '       videoloom evaluate RUN_FOLDER --retrieval|--pairs FILE|--pairs demo|--questions FILE [--media DIR] ...',
     takesPositionals: true,
     options: {
-      clips: { type: 'string', default: '1000', value: 'n', about: 'held-out clips to ask about' },
+      clips: {
+        type: 'string',
+        default: '1000',
+        value: 'n',
+        about: 'held-out clips, pairs or questions to ask about at most',
+      },
+      retrieval: {
+        type: 'boolean',
+        default: false,
+        about: 'find held-out clips by captions and captions by clips',
+      },
+      pairs: {
+        type: 'string',
+        value: 'file',
+        about:
+          "captions to be told apart: Winoground's, ARO's or SugarCrepe's file, or demo: made of the demo world's captions",
+      },
+      questions: {
+        type: 'string',
+        value: 'file',
+        about: "answer questions of a file, as POPE's, about the pictures or films that it names",
+      },
+      media: {
+        type: 'string',
+        value: 'dir',
+        about: 'folder that these names are below (default: that of the file)',
+      },
       out: {
         type: 'string',
         value: 'file',
-        about: `${OUT_FILE}, JSON Lines (default: RUN_FOLDER/answers.jsonl)`,
+        about: `${OUT_FILE}, JSON Lines (default: RUN_FOLDER/answers.jsonl, retrieval.jsonl, pairs.jsonl, question-answers.jsonl)`,
       },
       json: { type: 'boolean', default: false, about: 'the scores as JSON' },
     },

@@ -55,7 +55,7 @@ export async function openClipsOfFile(
 }
 
 /** All samples of an index, held out, with its files among the known ones: in the row of the same bytes, or behind. */
-function heldOutAmong(
+export function heldOutAmong(
   known: readonly MediaFile[],
   { files: own, train, heldOut }: SampleIndex,
 ): Pick<SampleIndex, 'files' | 'train' | 'heldOut'> {

@@ -8,7 +8,7 @@ import { openClipLoader, type Clip } from '../video/loading/loader.ts';
 import type { ShownBox } from '../video/look/drawn-box.ts';
 import { pictureUrl } from '../video/look/picture.ts';
 import { rowsOf, uploadBatch } from './batches.ts';
-import { questionsOf } from './eval/evaluate.ts';
+import { questionsOf } from './eval/held-out-questions.ts';
 import { plainAnswer } from './eval/scores/score.ts';
 import { openAnswering } from './generation/answers.ts';
 import { drawLookPage, type LookEntry, type ShownPicture } from './look-page.ts';

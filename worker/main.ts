@@ -9,6 +9,7 @@ import {
 } from '../proto/parent-process.ts';
 import { awaitRun } from './await-run.ts';
 import type { PrepareOptions } from './prepare.ts';
+import type { EvaluatedWhat } from './eval/evaluate.ts';
 import type { Score } from './eval/scores/bootstrap.ts';
 import { openSecurity } from '../proto/security-folder.ts';
 import { checkReach, type Security } from '../proto/security.ts';
@@ -130,17 +131,40 @@ async function runEvaluate(argv: string[]): Promise<void> {
   const { values, positionals } = parseVerb('evaluate', argv);
   const [folder, question = ''] = positionals;
   const limit = Number(values.clips);
-  if (folder === undefined || positionals.length > 2 || !Number.isInteger(limit) || limit < 1)
+  const what = evaluatedWhat(values);
+  const isCall = positionals.length <= 2 && Number.isInteger(limit) && limit >= 1;
+  if (folder === undefined || what === undefined || !isCall)
     throw new UsageError('USAGE', VERBS.evaluate.usage);
   const { evaluate } = await import('./eval/evaluate.ts');
   const { scores, file, step } = await evaluate({
-    ...{ folder, question, limit, out: values.out },
+    ...{ folder, question, limit, what, out: values.out },
     pluginPath: process.env['PJRT_PLUGIN_PATH'],
     cacheDir: userCacheDir(process.env),
     say: sayLine,
   });
   await printScores(scores, values.json);
-  sayLine(`step ${step}; what was said is in ${file}`);
+  sayLine(`step ${step}; what was said or compared is in ${file}`);
+}
+
+/** Undefined where the options contradict one another. */
+function evaluatedWhat({
+  retrieval,
+  pairs,
+  questions,
+  media,
+}: {
+  readonly retrieval: boolean;
+  readonly pairs?: string | undefined;
+  readonly questions?: string | undefined;
+  readonly media?: string | undefined;
+}): EvaluatedWhat | undefined {
+  if (Number(retrieval) + Number(pairs !== undefined) + Number(questions !== undefined) > 1)
+    return undefined;
+  if (questions !== undefined) return { kind: 'questions', file: questions, media };
+  if (pairs !== undefined && pairs !== 'demo') return { kind: 'pairs', file: pairs, media };
+  if (media !== undefined) return undefined;
+  if (pairs !== undefined) return { kind: 'pairs' };
+  return { kind: retrieval ? 'retrieval' : 'held-out' };
 }
 
 async function runScore(argv: string[]): Promise<void> {

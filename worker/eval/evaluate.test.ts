@@ -12,7 +12,8 @@ import { openCpuEngine } from '../backend/cpu-engine.ts';
 import { dataAccessOptions } from '../run.ts';
 import { RUN_FILES } from '../run-system.ts';
 import { makeRunFolder } from '../test/run-folder.ts';
-import { evaluate, questionsOf } from './evaluate.ts';
+import { evaluate } from './evaluate.ts';
+import { questionsOf } from './held-out-questions.ts';
 
 const span = { file: 0, startSeconds: 0, endSeconds: 2 };
 const sample = (id: string, own: Partial<Sample>): Sample => ({
@@ -115,7 +116,9 @@ test(
     await writeFile(join(films, 'b.mp4'), 'no film any more');
 
     const said: string[] = [];
-    const asked = { folder: run, cacheDir: scratch, say: (line: string) => said.push(line) };
+    const say = (line: string): unknown => said.push(line);
+    const what = { kind: 'held-out' } as const;
+    const asked = { folder: run, cacheDir: scratch, what, say };
     const { scores, file, step } = await evaluate({ ...asked, question: '', limit: 10 });
     assert.equal(step, 1);
     assert.deepEqual(said, ['1 of 3 clips do not decode, and do not count']);
@@ -140,9 +143,14 @@ test(
     const silent = join(scratch, 'silent');
     await mkdir(silent);
     await makeRunFolder(silent, { recipe: 'clip', overrides: ['engine.name=cpu'] });
-    await assert.rejects(evaluate({ ...asked, folder: silent, question: '', limit: 1 }), {
+    const ask = { kind: 'questions', file: out } as const;
+    await assert.rejects(
+      evaluate({ ...asked, folder: silent, what: ask, question: '', limit: 1 }),
+      { code: 'EVALUATE_UNAVAILABLE', message: /clip writes no text.*--retrieval/ },
+    );
+    await assert.rejects(evaluate({ ...asked, what: { kind: 'pairs' }, question: '', limit: 1 }), {
       code: 'EVALUATE_UNAVAILABLE',
-      message: /clip writes no text/,
+      message: /minigpt4-video has no vectors of clips and texts/,
     });
   },
 );

@@ -1,17 +1,18 @@
-import { writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { createHash } from 'node:crypto';
+import { dirname, join } from 'node:path';
+import {
+  checkpointFolderName,
+  CHECKPOINTS_FOLDER,
+  readManifest,
+} from '../../proto/checkpoint-manifest.ts';
 import { UsageError } from '../../proto/errors.ts';
-import { checkOutputFile, outputError } from '../../proto/output-path.ts';
-import { drawnOf, openRng } from '../../proto/random.ts';
-import { shownKey, type Sample, type SamplePart } from '../../video/index/sample.ts';
-import { isFileFault } from '../../video/loading/file-fault.ts';
-import type { Clip } from '../../video/loading/loader.ts';
-import { rowsOf } from '../batches.ts';
-import { openAnswering, type Answering } from '../generation/answers.ts';
-import type { Run } from '../run.ts';
-import type { Row } from '../systems/system.ts';
-import { openTrainedRun, type TrainedRunOptions } from '../trained-run.ts';
-import { plainAnswer, scoreAnswers, scoreCaptions, type Answered } from './scores/score.ts';
+import { checkOutputFile } from '../../proto/output-path.ts';
+import { openClipsOfFiles, type ClipsOfFiles } from '../clips-of-files.ts';
+import type { Answers, Similarity } from '../systems/system.ts';
+import { openTrainedRun, type TrainedRun, type TrainedRunOptions } from '../trained-run.ts';
+import { openEvaluationFile, partialPath, type EvaluationFile } from './evaluation-file.ts';
+import { evaluateFileQuestions, evaluateHeldOutQuestions } from './evaluate-answers.ts';
+import { evaluatePairs, evaluateRetrieval } from './evaluate-similarity.ts';
 import type { Score } from './scores/bootstrap.ts';
 
 export interface EvaluateOptions extends TrainedRunOptions {
@@ -19,22 +20,25 @@ export interface EvaluateOptions extends TrainedRunOptions {
   readonly question: string;
   /** How many are asked at most, evenly drawn. */
   readonly limit: number;
-  /** JSON Lines with what was said; undefined: in the run folder. */
+  readonly what: EvaluatedWhat;
+  /** JSON Lines with what was said or compared; undefined: in the run folder. */
   readonly out?: string | undefined;
   readonly say: (line: string) => void;
 }
 
-/** A question about a held-out sample's media. */
-export interface HeldOutQuestion {
-  readonly id: string;
-  /** Number of the sample. */
-  readonly sample: number;
-  /** Empty where the system asks by itself. */
-  readonly question: string;
-  readonly references: readonly string[];
-  /** A caption is scored by its words, an answer by being right. */
-  readonly kind: 'caption' | 'answer';
-}
+/**
+ * What is evaluated. `held-out`: what the system writes about held-out clips; of one that writes nothing `retrieval`, which
+ * finds held-out clips by their captions and the other way round. `pairs`: captions of a file that are to be told apart, or
+ * without one those of the held-out clips. `questions`: those of a file. Files name media below a folder.
+ */
+export type EvaluatedWhat =
+  | { readonly kind: 'held-out' | 'retrieval' }
+  | {
+      readonly kind: 'pairs';
+      readonly file?: string | undefined;
+      readonly media?: string | undefined;
+    }
+  | { readonly kind: 'questions'; readonly file: string; readonly media?: string | undefined };
 
 export interface Evaluated {
   readonly scores: readonly Score[];
@@ -42,169 +46,139 @@ export interface Evaluated {
   readonly step: number;
 }
 
+/** What all kinds of evaluation are given. */
+export interface EvaluationContext {
+  readonly trained: TrainedRun;
+  readonly limit: number;
+  readonly say: (line: string) => void;
+  /** Opens the file with what is done, which is of these questions and no others. */
+  readonly open: (asked: unknown) => Promise<EvaluationFile>;
+  /** Opens files that are not of the run's data. */
+  readonly openMedia: (root: string, paths: readonly string[]) => Promise<ClipsOfFiles>;
+}
+
+const FILES = {
+  'held-out': 'answers.jsonl',
+  retrieval: 'retrieval.jsonl',
+  pairs: 'pairs.jsonl',
+  questions: 'question-answers.jsonl',
+} as const satisfies Record<EvaluatedWhat['kind'], string>;
+
 /**
- * Has the newest checkpoint of a run caption its held-out clips, or answer their questions, and scores what it says.
+ * Has the newest checkpoint of a run caption its held-out clips, answer questions about clips, or compare clips with texts,
+ * and scores what comes of it. What is done is kept from batch to batch: an evaluation that was killed goes on, and ends
+ * in the same bytes.
  *
- * @throws UsageError `NO_CHECKPOINT`, `OUT_NOT_WRITABLE`, `EVALUATE_UNAVAILABLE` where the system writes no text,
- *   `NOTHING_HELD_OUT`; errors of the data
+ * @throws UsageError `NO_CHECKPOINT`, `OUT_NOT_WRITABLE`, `EVALUATE_UNAVAILABLE` where the system writes no text or
+ *   compares none, `NOTHING_HELD_OUT`, `EVALUATION_OTHER`, `SCORE_FILE_INVALID`; errors of the data
  */
 export async function evaluate(options: EvaluateOptions): Promise<Evaluated> {
   const { folder, limit, question, say } = options;
-  const file = options.out ?? join(folder, 'answers.jsonl');
-  await checkOutputFile(file);
   const trained = await openTrainedRun(options);
-  const { run, engine, step, params, frozen } = trained;
-  let answering: Answering | undefined;
+  const { step } = trained;
+  let file: EvaluationFile | undefined;
+  let media: ClipsOfFiles | undefined;
   try {
-    const { answers, name } = run.system;
-    if (answers === undefined) {
-      throw new UsageError(
-        'EVALUATE_UNAVAILABLE',
-        `${name} writes no text: its held-out figures are those of videoloom probe`,
-      );
-    }
-    const all = questionsOf(run.index.heldOut, question);
-    if (all.length === 0)
-      throw new UsageError(
-        'NOTHING_HELD_OUT',
-        `${folder} holds out no sample with words` +
-          (question === '' ? '' : `, or only conversations in which nobody asks "${question}"`),
-      );
-    const asked = drawnOf(all, limit, openRng(run.config.train.seed, 'evaluate'));
-    answering = openAnswering(engine, answers, { params, frozen });
-    const { said, numSkipped } = await answersTo(run, asked, answering);
-    if (numSkipped > 0)
-      say(`${numSkipped} of ${asked.length} clips do not decode, and do not count`);
-    const lines = said.map(({ asked: { id, question: own, references }, answer }) =>
-      JSON.stringify({ id, ...(own === '' ? {} : { question: own }), answer, references }),
-    );
-    await writeFile(file, lines.map((line) => `${line}\n`).join('')).catch((error: unknown) => {
-      throw outputError(error, file);
-    });
-    return { scores: scoresOf(said), file, step };
+    const what = ofSystem(trained, options.what);
+    const path = options.out ?? join(folder, FILES[what.kind]);
+    await checkOutputFile(path);
+    const context: EvaluationContext = {
+      ...{ trained, limit, say },
+      async open(asked) {
+        file = await openEvaluationFile(path, await evaluationOf(trained, what.kind, asked));
+        if (file.numKnown > 0)
+          say(`going on: ${file.numKnown} batches are done in ${partialPath(path)}`);
+        return file;
+      },
+      async openMedia(root, paths) {
+        const { run } = trained;
+        media = await openClipsOfFiles(run, { root, paths, cacheDir: options.cacheDir });
+        return media;
+      },
+    };
+    const { lines, scores } = await evaluated(context, what, question);
+    await file!.finish(lines);
+    return { scores, file: path, step };
   } finally {
-    answering?.close();
+    await file?.close();
+    await media?.close();
     await trained.close();
   }
 }
 
-/**
- * What held-out samples ask, in their order: each question of a conversation, by itself, with its answer; of anything else
- * the text is a caption. What is said of the same media, as captions of data sets that have five a picture, are references
- * of one question.
- * @param question asked in place of theirs: captions are its references, and of conversations the answers to that question
- */
-export function questionsOf(samples: readonly Sample[], question: string): HeldOutQuestion[] {
-  const questions = new Map<string, HeldOutQuestion>();
-  const ids = new Set<string>();
-  const add = (
-    found: Omit<HeldOutQuestion, 'references'>,
-    where: string,
-    reference: string,
-  ): void => {
-    const key = JSON.stringify([where, plainAnswer(found.question)]);
-    const known = questions.get(key);
-    if (known !== undefined) {
-      questions.set(key, { ...known, references: [...known.references, reference] });
-      return;
-    }
-    // Of a conversation with several questions each has an id.
-    let id = found.id;
-    for (let turn = 2; ids.has(id); turn++) id = `${found.id}/${turn}`;
-    ids.add(id);
-    questions.set(key, { ...found, id, references: [reference] });
-  };
-  for (const [number, { id, media, text, parts = [] }] of samples.entries()) {
-    const where = media.length === 0 ? id : shownKey({ media });
-    const turns = turnsOf(parts);
-    for (const turn of turns) {
-      if (question !== '' && plainAnswer(turn.question) !== plainAnswer(question)) continue;
-      add({ id, sample: number, question: turn.question, kind: 'answer' }, where, turn.answer);
-    }
-    if (turns.length === 0 && text.trim() !== '')
-      add({ id, sample: number, question, kind: 'caption' }, where, text);
-  }
-  return [...questions.values()];
+/** What there is to evaluate of a system. */
+function ofSystem({ run }: TrainedRun, what: EvaluatedWhat): EvaluatedWhat {
+  const hasAnswers = run.system.answers !== undefined;
+  if (what.kind === 'held-out' && !hasAnswers && run.system.similarity !== undefined)
+    return { kind: 'retrieval' };
+  return what;
 }
 
-/** What a user asks, and the words that answer it. */
-function turnsOf(parts: readonly SamplePart[]): { question: string; answer: string }[] {
-  const turns: { question: string; answer: string }[] = [];
-  let asked: string[] = [];
-  for (const { role, text = '' } of parts) {
-    if (role === 'user') asked.push(text);
-    if (role !== 'assistant') continue;
-    const question = asked.join(' ').replaceAll(/\s+/g, ' ').trim();
-    if (question !== '') turns.push({ question, answer: text });
-    asked = [];
-  }
-  return turns;
+/** Lines of the file, and the scores of them. */
+export interface EvaluationResult {
+  readonly lines: readonly unknown[];
+  readonly scores: readonly Score[];
 }
 
-interface Said {
-  readonly asked: HeldOutQuestion;
-  readonly answer: string;
-}
-
-/** Answers in order of the questions; those about clips that do not decode are left out. */
-async function answersTo(
-  { index, config, heldOutLoader }: Run,
-  asked: readonly HeldOutQuestion[],
-  answering: Answering,
-): Promise<{ said: Said[]; numSkipped: number }> {
-  const load = (sample: number): Promise<Clip | undefined> =>
-    heldOutLoader.load([{ sample, epoch: 0, substitutes: [] }]).then(
-      ([clip]) => clip,
-      (error: unknown) => {
-        if (!isFileFault(error)) throw error;
-        return undefined;
-      },
-    );
-  const answers = new Map<HeldOutQuestion, string>();
-  for (const [question, group] of groupedBy(asked, (each) => each.question)) {
-    const size = config.train.microbatchSize;
-    for (let start = 0; start < group.length; start += size) {
-      const batch = group.slice(start, start + size);
-      const clips = await Promise.all(batch.map(({ sample }) => load(sample)));
-      const shown = batch.filter((_, at) => clips[at] !== undefined);
-      const whole = clips.filter((clip) => clip !== undefined);
-      if (whole.length === 0) continue;
-      const rows = rowsOf(
-        index.heldOut,
-        whole.map(() => ({ epoch: 0 })),
-        whole,
+function evaluated(
+  context: EvaluationContext,
+  what: EvaluatedWhat,
+  question: string,
+): Promise<EvaluationResult> {
+  switch (what.kind) {
+    case 'held-out':
+      return evaluateHeldOutQuestions(context, answersOf(context.trained), question);
+    case 'questions':
+      return evaluateFileQuestions(context, answersOf(context.trained), {
+        file: what.file,
+        root: what.media ?? dirname(what.file),
+      });
+    case 'retrieval':
+      return evaluateRetrieval(context, similarityOf(context.trained));
+    case 'pairs':
+      return evaluatePairs(
+        context,
+        similarityOf(context.trained),
+        what.file === undefined
+          ? undefined
+          : { file: what.file, root: what.media ?? dirname(what.file) },
       );
-      // One program for each number of rows: the last ones are filled up.
-      const filled: Row[] = Array.from({ length: size }, (_, at) => rows[at % rows.length]!);
-      const texts = await answering.ask(filled, question);
-      for (const [at, one] of shown.entries()) answers.set(one, texts[at]!.text);
-    }
   }
-  const said = asked.flatMap((one) => {
-    const answer = answers.get(one);
-    return answer === undefined ? [] : [{ asked: one, answer }];
-  });
-  return { said, numSkipped: asked.length - said.length };
 }
 
-function groupedBy<T>(items: readonly T[], keyOf: (item: T) => string): Map<string, T[]> {
-  const groups = new Map<string, T[]>();
-  for (const item of items) {
-    const group = groups.get(keyOf(item));
-    if (group === undefined) groups.set(keyOf(item), [item]);
-    else group.push(item);
-  }
-  return groups;
+function answersOf({ run: { system } }: TrainedRun): Answers {
+  if (system.answers !== undefined) return system.answers;
+  throw new UsageError(
+    'EVALUATE_UNAVAILABLE',
+    `${system.name} writes no text: its held-out figures are those of videoloom probe` +
+      (system.similarity === undefined ? '' : ', and it has --retrieval and --pairs'),
+  );
 }
 
-function scoresOf(said: readonly Said[]): Score[] {
-  const of = (kind: HeldOutQuestion['kind']): Answered[] =>
-    said.flatMap(({ asked, answer }) =>
-      asked.kind === kind ? [{ id: asked.id, answer, references: asked.references }] : [],
-    );
-  const [captions, answers] = [of('caption'), of('answer')];
-  return [
-    ...(captions.length === 0 ? [] : [...scoreCaptions(captions), ...scoreAnswers(captions)]),
-    ...(answers.length === 0 ? [] : scoreAnswers(answers)),
-  ];
+function similarityOf({ run: { system } }: TrainedRun): Similarity {
+  if (system.similarity !== undefined) return system.similarity;
+  throw new UsageError(
+    'EVALUATE_UNAVAILABLE',
+    `${system.name} has no vectors of clips and texts to compare: --retrieval and --pairs are for systems that have`,
+  );
+}
+
+/** What the results are results of: the weights, how they are used, and what is asked. */
+async function evaluationOf(
+  { run, step }: TrainedRun,
+  kind: EvaluatedWhat['kind'],
+  asked: unknown,
+): Promise<Record<string, string | number>> {
+  const { files } = await readManifest(
+    join(run.folder, CHECKPOINTS_FOLDER, checkpointFolderName(step)),
+  );
+  const weights = [...files.map(({ sha256 }) => sha256), run.plan.initialSha256];
+  return {
+    ...{ kind, run: run.plan.runId, step, weights: digestOf(weights) },
+    ...{ config: digestOf(run.config), data: run.index.digest, asked: digestOf(asked) },
+  };
+}
+
+function digestOf(value: unknown): string {
+  return createHash('sha256').update(JSON.stringify(value)).digest('hex').slice(0, 16);
 }

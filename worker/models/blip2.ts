@@ -74,12 +74,38 @@ export function blip2Contrast(
   sizes: Blip2Sizes,
 ): { images: tf.Tensor; texts: tf.Tensor } {
   const queries = blip2Queries(params, seen, sizes);
-  const text = { text: wordsOf(params, ids), bias: keyBias(present) };
-  const states = qFormer(params.qFormer, text, sizes.qFormer);
+  const states = textStates(params, { ids, present }, sizes);
   return {
     images: unit(dense(params.visionProjection, queries)),
     texts: unit(dense(params.textProjection, tokenAt(states, 0))),
   };
+}
+
+/** As {@link blip2Contrast} has those of images, [B, Q, E]. */
+export function blip2ImageEmbeddings(
+  params: Blip2Params,
+  seen: tf.Tensor,
+  sizes: Blip2Sizes,
+): tf.Tensor {
+  return unit(dense(params.visionProjection, blip2Queries(params, seen, sizes)));
+}
+
+/** As {@link blip2Contrast} has those of texts, [B, E]. */
+export function blip2TextEmbeddings(
+  params: Blip2Params,
+  text: Blip2Text,
+  sizes: Blip2Sizes,
+): tf.Tensor {
+  return unit(dense(params.textProjection, tokenAt(textStates(params, text, sizes), 0)));
+}
+
+function textStates(
+  params: Blip2Params,
+  { ids, present }: Blip2Text,
+  sizes: Blip2Sizes,
+): tf.Tensor {
+  const text = { text: wordsOf(params, ids), bias: keyBias(present) };
+  return qFormer(params.qFormer, text, sizes.qFormer);
 }
 
 /** Logits of whether image and text belong together, [B, 2]: the mean of what each query says. */

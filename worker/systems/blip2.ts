@@ -9,7 +9,7 @@ import type { Tokenizer } from '../../video/text/tokenizer.ts';
 import { count } from '../config-fields.ts';
 import { NO_LABEL } from '../losses/next-token.ts';
 import { queryContrastSums } from '../losses/query-contrast.ts';
-import type { Blip2Sizes } from '../models/blip2.ts';
+import { blip2ImageEmbeddings, blip2TextEmbeddings, type Blip2Sizes } from '../models/blip2.ts';
 import {
   blip2Embeddings,
   blip2PairSums,
@@ -239,6 +239,24 @@ export function blip2System(
     frozen: {},
     decays: decaysMatrices,
     assemble: (rows) => assemble(rows, 'train'),
+    similarity: {
+      assembleClips: (rows) => ({
+        arrays: { images: packedPictures(rows, data, anyPicture(seed, 'contrast')) },
+        ...{ counts: {}, numTokens: rows.length },
+      }),
+      clips(params, batch) {
+        const seen = unpackedPictures((batch as TensorBatch)['images']!, data);
+        return blip2ImageEmbeddings(params, vit(params.vision, seen, sizes.vision), sizes);
+      },
+      assembleTexts(texts) {
+        const { ids, present } = tokens(texts, cls);
+        return { arrays: { ids, present }, counts: {}, numTokens: texts.length * textLength };
+      },
+      texts(params, batch) {
+        const { ids, present } = batch as TensorBatch;
+        return blip2TextEmbeddings(params, { ids: ids!, present: present! }, sizes);
+      },
+    },
     sums(params, _frozen, batch) {
       const own = batch as TensorBatch;
       const { pairLabels, pairWeights, writeIds, textNoise } = own;

@@ -247,11 +247,14 @@ export function flavaSystem(
       { positions: batch['wordPositions']!, length: maxTokens },
       sizes,
     );
-  const captionScores = (params: FlavaTrainingParams, batch: TensorBatch): ObjectiveSums => {
-    const ids = tf.reshape(batch['candidates']!, [-1, maxTokens]);
+  /** @param ids [texts, L] */
+  const textVectors = (params: FlavaTrainingParams, ids: tf.Tensor): tf.Tensor => {
     const pad = tf.scalar(tokenizer.special.pad, 'int32');
     const present = tf.cast(tf.notEqual(ids, pad), 'float32');
-    const texts = flavaTextEmbedding(params, bertInput(ids, present), sizes);
+    return flavaTextEmbedding(params, bertInput(ids, present), sizes);
+  };
+  const captionScores = (params: FlavaTrainingParams, batch: TensorBatch): ObjectiveSums => {
+    const texts = textVectors(params, tf.reshape(batch['candidates']!, [-1, maxTokens]));
     const scores = tf.matMul(
       flavaImageEmbedding(params, imagesOf(batch), sizes),
       texts,
@@ -294,6 +297,15 @@ export function flavaSystem(
     decays: decaysMatrices,
     bounds: { logitScale: LOGIT_SCALE_BOUNDS },
     assemble: (rows) => assembler.training(shown(rows), splits.train),
+    similarity: {
+      assembleClips: (rows) => assembler.pictures(shown(rows)),
+      clips: (params, batch) => flavaImageEmbedding(params, imagesOf(batch as TensorBatch), sizes),
+      assembleTexts: (texts) => {
+        const { ids } = assembler.textArrays(texts, texts.length);
+        return { arrays: { ids }, counts: {}, numTokens: texts.length * maxTokens };
+      },
+      texts: (params, batch) => textVectors(params, (batch as TensorBatch)['ids']!),
+    },
     sums(params, _frozen, batch): Record<string, ObjectiveSums> {
       const own = batch as TensorBatch;
       if (own['candidates'] !== undefined) return { contrastive: captionScores(params, own) };

@@ -123,6 +123,18 @@ export function retrievalSystem<P extends TensorTree>(
     decays: (path, shape) => shape.length > 1 && !/(^|\/)(words|position)$/.test(path),
     ...(options.bounds && { bounds: options.bounds }),
     assemble,
+    similarity: {
+      assembleClips: (rows) => ({
+        ...{ arrays: { pixels: packedFrames(rows) }, counts: {} },
+        numTokens: rows.length * options.tokensOfClip,
+      }),
+      clips: (params, batch) => options.clips(params, (batch as RetrievalBatch).pixels),
+      assembleTexts: (texts) => ({
+        ...{ arrays: { ids: textArray(texts, texts.length) }, counts: {} },
+        numTokens: texts.length * maxTokens,
+      }),
+      texts: (params, batch) => options.texts(params, (batch as RetrievalBatch).ids),
+    },
     sums(params, _frozen, batch): Record<string, ObjectiveSums> {
       const asked = batch as RetrievalBatch;
       if (asked.candidates === undefined) return {};

@@ -121,6 +121,16 @@ export interface Contrast<P extends TensorTree = TensorTree> {
   ): Record<string, ObjectiveSums>;
 }
 
+/** How alike clips and texts are, of a system that compares vectors of the two: the higher their products the more. */
+export interface Similarity<P extends TensorTree = TensorTree> {
+  assembleClips(rows: readonly Row[]): HostBatch;
+  /** [rows, E], or several of each clip, [rows, K, E], of which the one that is most like a text counts. */
+  clips(params: P, batch: TensorTree): tf.Tensor;
+  assembleTexts(texts: readonly string[]): HostBatch;
+  /** [texts, E]. */
+  texts(params: P, batch: TensorTree): tf.Tensor;
+}
+
 /** What is given of a clip and of what is asked about it, as people read it. */
 export interface Given {
   /** What is asked, as far as it is given: the end of a long one is cut off. */
@@ -200,6 +210,8 @@ export interface VideoLanguageSystem<P extends TensorTree = TensorTree> {
   };
   readonly answers?: Answers<P>;
   readonly fillIn?: FillIn<P>;
+  /** For retrieval and for telling captions apart; none unless given. */
+  readonly similarity?: Similarity<P>;
   /**
    * Sums over a microbatch by objective, but for those of {@link contrast}, save where a held-out question's batch
    * holds all that is compared: what is given of them then counts.

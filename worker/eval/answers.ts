@@ -1,0 +1,42 @@
+/** What a run says to questions about clips. */
+import { openAnswering } from '../generation/answers.ts';
+import type { Answers } from '../systems/system.ts';
+import type { TrainedRun } from '../trained-run.ts';
+import { inBatches, type ClipSource } from './asked.ts';
+import type { EvaluationFile } from './evaluation-file.ts';
+
+/** What is asked of a clip. */
+export interface Asked {
+  /** Number of the sample in its source. */
+  readonly sample: number;
+  /** Empty where the system asks by itself. */
+  readonly question: string;
+}
+
+/** Answers in the order of the questions; undefined about clips that do not decode. */
+export async function answersTo(
+  { run, engine, params, frozen }: TrainedRun,
+  answers: Answers,
+  asked: readonly Asked[],
+  { source, file }: { readonly source: ClipSource; readonly file: EvaluationFile },
+): Promise<(string | undefined)[]> {
+  const answering = openAnswering(engine, answers, { params, frozen });
+  const said: (string | undefined)[] = asked.map(() => undefined);
+  const batches = { source, file, batchSize: run.config.train.microbatchSize };
+  try {
+    const groups = new Map<string, number[]>();
+    for (const [at, { question }] of asked.entries())
+      groups.set(question, [...(groups.get(question) ?? []), at]);
+    for (const [question, group] of groups) {
+      const found = await inBatches(
+        group.map((at) => asked[at]!.sample),
+        { ...batches, name: `answers ${JSON.stringify(question)}` },
+        async (rows) => (await answering.ask(rows, question)).map(({ text }) => text),
+      );
+      for (const [i, at] of group.entries()) said[at] = found[i];
+    }
+    return said;
+  } finally {
+    answering.close();
+  }
+}

@@ -1,0 +1,158 @@
+/** How well a system that compares clips with texts finds one by the other, and tells captions apart. */
+import { UsageError } from '../../proto/errors.ts';
+import { drawnOf, openRng } from '../../proto/random.ts';
+import { shownKey, type Sample } from '../../video/index/sample.ts';
+import type { Similarity } from '../systems/system.ts';
+import { demoPairs } from './demo-pairs.ts';
+import { tellSkipped } from './evaluate-answers.ts';
+import type { EvaluationContext, EvaluationResult } from './evaluate.ts';
+import { readPairs, type PairItem } from './pairs-file.ts';
+import { scorePairs, type PairScores } from './scores/pairs.ts';
+import { scoreRetrieval } from './scores/retrieval.ts';
+import { similarityOf, vectorsOf } from './vectors.ts';
+
+/** Held-out clips by their captions, and captions by their clips: of clips that several samples show, all captions. */
+export async function evaluateRetrieval(
+  { trained, limit, say, open }: EvaluationContext,
+  similarity: Similarity,
+): Promise<EvaluationResult> {
+  const { index, config, heldOutLoader: loader, folder } = trained.run;
+  const captioned = captionedOf(index.heldOut);
+  if (captioned.length === 0)
+    throw new UsageError('NOTHING_HELD_OUT', `${folder} holds out no clip with a caption`);
+  const asked = drawnOf(captioned, limit, openRng(config.train.seed, 'evaluate'));
+  const texts = [...new Set(asked.flatMap(({ captions }) => captions))];
+  const samples = asked.map(({ sample }) => sample);
+  const source = { samples: index.heldOut, loader };
+  const file = await open(asked);
+  const vectors = await vectorsOf(trained, similarity, { samples, texts }, { source, file });
+  const whole = asked.flatMap(({ id, captions }, at) => {
+    const vector = vectors.clips[at];
+    return vector === undefined ? [] : [{ id, captions, vector }];
+  });
+  tellSkipped(say, asked.length - whole.length, asked.length);
+  // Of texts whose clips do not decode none is left.
+  const left = [...new Set(whole.flatMap(({ captions }) => captions))];
+  const places = left.map((text) => texts.indexOf(text));
+  const lines = whole.map(({ id, captions, vector }) => {
+    const scores = places.map((place) => similarityOf(vector, vectors.texts[place]!));
+    return { id, captions, scores };
+  });
+  const scores = scoreRetrieval({
+    values: lines.flatMap((line) => line.scores),
+    ...{ numMedia: lines.length, numTexts: left.length },
+    mediaOf: left.map((text) =>
+      [...lines.keys()].filter((at) => lines[at]!.captions.includes(text)),
+    ),
+  });
+  return { lines, scores };
+}
+
+interface Captioned {
+  readonly id: string;
+  readonly sample: number;
+  readonly captions: readonly string[];
+}
+
+/** What is shown, once, with all captions of it. */
+function captionedOf(samples: readonly Sample[]): Captioned[] {
+  const found = new Map<string, Captioned>();
+  for (const [number, sample] of samples.entries()) {
+    const { id, media, text, parts } = sample;
+    if (media.length === 0 || parts !== undefined || text.trim() === '') continue;
+    const key = shownKey(sample);
+    const known = found.get(key) ?? { id, sample: number, captions: [] };
+    found.set(key, { ...known, captions: [...new Set([...known.captions, text])] });
+  }
+  return [...found.values()];
+}
+
+/**
+ * Captions of a file about media below the folder `root`, or without one those that can be made of the held-out captions
+ * of the demo world.
+ */
+export async function evaluatePairs(
+  context: EvaluationContext,
+  similarity: Similarity,
+  from: { readonly file: string; readonly root: string } | undefined,
+): Promise<EvaluationResult> {
+  const { trained, say, open } = context;
+  const { items, source, sampleOf, digest } = await (from === undefined
+    ? heldOutPairs(context)
+    : filePairs(context, from));
+  const media = [...new Set(items.flatMap((item) => item.media))];
+  const usable = media.filter((medium) => sampleOf(medium) !== undefined);
+  const texts = [...new Set(items.flatMap((item) => item.captions))];
+  const samples = usable.map((medium) => sampleOf(medium)!);
+  const file = await open([items, digest]);
+  const vectors = await vectorsOf(trained, similarity, { samples, texts }, { source, file });
+  const clipOf = new Map(usable.map((medium, at) => [medium, vectors.clips[at]]));
+  const textOf = new Map(texts.map((text, at) => [text, vectors.texts[at]!]));
+  const compared = items.flatMap((item) => {
+    const clips = item.media.map((medium) => clipOf.get(medium));
+    if (clips.some((clip) => clip === undefined)) return [];
+    const table = clips.map((clip) =>
+      item.captions.map((caption) => similarityOf(clip!, textOf.get(caption)!)),
+    );
+    return [comparedOf(item, table)];
+  });
+  tellSkipped(say, items.length - compared.length, items.length);
+  return {
+    lines: compared.map(({ line }) => line),
+    scores: scorePairs(compared.map(({ scores }) => scores)),
+  };
+}
+
+/** @param table of each medium how alike it is to each caption */
+function comparedOf(
+  item: PairItem,
+  table: readonly (readonly number[])[],
+): { readonly line: unknown; readonly scores: PairScores } {
+  const { id, captions } = item;
+  if (item.kind === 'list') {
+    const { type } = item;
+    const [scores] = table as [readonly number[]];
+    return {
+      line: { id, type, captions, scores },
+      scores: { kind: 'list', type, right: scores[0]!, wrong: scores.slice(1) },
+    };
+  }
+  const [[c0i0, c1i0], [c0i1, c1i1]] = table as [[number, number], [number, number]];
+  return {
+    line: { id, captions, c0_i0: c0i0, c0_i1: c0i1, c1_i0: c1i0, c1_i1: c1i1 },
+    scores: { kind: 'cross', c0i0, c0i1, c1i0, c1i1 },
+  };
+}
+
+async function filePairs(
+  { trained, limit, openMedia }: EvaluationContext,
+  { file, root }: { readonly file: string; readonly root: string },
+) {
+  const rng = openRng(trained.run.config.train.seed, 'evaluate');
+  const items = drawnOf(await readPairs(file), limit, rng);
+  const media = await openMedia(root, [...new Set(items.flatMap((item) => item.media))]);
+  return {
+    items,
+    source: { samples: media.index.heldOut, loader: media.loader },
+    sampleOf: (path: string) => media.sampleOf(path),
+    digest: media.index.digest,
+  };
+}
+
+function heldOutPairs({ trained: { run }, limit }: EvaluationContext) {
+  const samples = run.index.heldOut;
+  const { data, train } = run.config;
+  // Of anything else, and of stories with several things, nobody knows that a changed caption is false.
+  const isTold = data.folder === null && data.demoWorld !== 'stories';
+  const items = isTold ? drawnOf(demoPairs(samples), limit, openRng(train.seed, 'evaluate')) : [];
+  if (items.length === 0)
+    throw new UsageError(
+      'NOTHING_HELD_OUT',
+      `${run.folder} was not trained on a demo world of moves, slides or places, of which false captions are made: name a ` +
+        'file with --pairs',
+    );
+  return Promise.resolve({
+    ...{ items, source: { samples, loader: run.heldOutLoader }, digest: '' },
+    sampleOf: (number: string): number | undefined => Number(number),
+  });
+}
