@@ -4,7 +4,7 @@ import { once } from 'node:events';
 import { copyFile, mkdir, readFile, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import { after, before, describe, it } from 'node:test';
+import { before, describe, it } from 'node:test';
 import sharp from 'sharp';
 import { temporaryFolder } from '../../proto/test/temporary-folder.ts';
 import { makeIndex } from '../../video/index/make-index.ts';
@@ -63,21 +63,18 @@ describe('an evaluation of a model that compares and writes', () => {
     await access.close();
     await writeIndex(index, join(run, RUN_FILES.index));
   });
-  after(() => {
-    said = [];
-  });
-
   it('goes on after kill -9, and ends in the same bytes; another checkpoint is refused', async () => {
     const [undisturbed, killed] = [join(scratch, 'undisturbed.jsonl'), join(scratch, 'k.jsonl')];
     const { scores } = await of({ kind: 'held-out' }, { out: undisturbed });
     const main = new URL('../main.ts', import.meta.url).pathname;
     const args = ['--import', 'tsx', main, 'evaluate', run, '--out', killed];
     const child = spawn(process.execPath, args, { stdio: 'ignore' });
+    const exit = once(child, 'exit');
     const numLines = async (): Promise<number> =>
       (await readFile(partialPath(killed), 'utf8').catch(() => '')).split('\n').length - 1;
     while ((await numLines()) < 3 && child.exitCode === null) await delay(2);
     child.kill('SIGKILL');
-    await once(child, 'exit');
+    await exit;
     const numDone = await numLines();
     assert.ok(numDone >= 3 && numDone <= NUM_PICTURES / 2, `killed after ${numDone} lines`);
     await assert.rejects(stat(killed), 'the whole is not there yet');

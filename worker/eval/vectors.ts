@@ -62,7 +62,7 @@ export async function vectorsOf(
   }
 }
 
-/** How alike a clip and a text are, as float32 is written in the fewest digits that tell it from any other. */
+/** How alike a clip and a text are, in nine digits, which tell every float32 from any other. */
 export function similarityOf(clip: Float32Array, text: Float32Array): number {
   let most = -Infinity;
   for (let start = 0; start < clip.length; start += text.length) {

@@ -1,0 +1,58 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { openCpuEngine } from '../backend/cpu-engine.ts';
+import { uploadBatch } from '../batches.ts';
+import { similarityOf } from '../eval/vectors.ts';
+import { openInitializer } from '../initializer.ts';
+import { CAPTIONED, captionedRows, openCaptioned } from '../test/captioned-system.ts';
+
+interface Compared {
+  readonly recipe: string;
+  readonly clips: string;
+  readonly stage?: string;
+  readonly overrides?: readonly string[];
+}
+
+/** Of each system that compares, what its contrast calls clips and texts. */
+const SYSTEMS: readonly Compared[] = [
+  { recipe: 'clip', clips: 'clips' },
+  { recipe: 'siglip', clips: 'clips' },
+  { recipe: 'coca', clips: 'clips' },
+  { recipe: 'flava', clips: 'pictures', overrides: ['model.maskedPatches=2'] },
+  { recipe: 'blip2', stage: 'represent', clips: 'images' },
+];
+
+for (const { recipe, clips, overrides = [], ...own } of SYSTEMS) {
+  test(`${recipe} compares clips and texts apart as in training together`, async () => {
+    const engine = await openCpuEngine();
+    const { system, config } = await openCaptioned(recipe, {
+      ...{ preset: 'tiny', overrides: ['data.windows=1', 'data.frameSize=16', ...overrides] },
+      ...own,
+    });
+    const rows = captionedRows(config, CAPTIONED.slice(0, 3));
+    const params = system.init(openInitializer(4));
+    const { similarity, contrast } = system;
+    const together = contrast!.embed(params, {}, uploadBatch(engine, system.assemble(rows)));
+    const wanted = [together[clips]!, together['texts']!];
+    const apart = [
+      similarity!.clips(params, uploadBatch(engine, similarity!.assembleClips(rows))),
+      similarity!.texts(
+        params,
+        uploadBatch(engine, similarity!.assembleTexts(rows.map(({ sample }) => sample.text))),
+      ),
+    ];
+    for (const [which, tensor] of apart.entries()) {
+      assert.deepEqual(tensor.shape, wanted[which]!.shape);
+      const [values, others] = [tensor.dataSync(), wanted[which]!.dataSync()];
+      for (const [i, value] of values.entries()) assert.ok(Math.abs(value - others[i]!) < 1e-5);
+    }
+    assert.ok(new Set(apart[1]!.dataSync()).size > apart[1]!.shape[1]!, 'texts differ');
+  });
+}
+
+test('a clip of several vectors is as like a text as the most alike of them', () => {
+  const text = Float32Array.from([1, 0.5]);
+  // Products 2, 3.5 and -1.
+  assert.equal(similarityOf(Float32Array.from([1, 2, 3, 1, 0, -2]), text), 3.5);
+  assert.equal(similarityOf(Float32Array.from([0.125, 0]), text), 0.125);
+});
