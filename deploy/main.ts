@@ -366,6 +366,7 @@ passOn(
   [
     'videoloom sample runs/video-llava clip.mp4 "which way does it move ?"',
     'videoloom sample runs/videobert clip.mp4 "look now [MASK] and see [MASK]" --out said.png',
+    'videoloom sample runs/clip clip.mp4 "a red circle moves left | a blue star moves up"',
   ],
 );
 passOn(

@@ -6,7 +6,9 @@ import { temporaryFolder } from '../proto/test/temporary-folder.ts';
 import { makeFilm, WITHOUT_FFMPEG } from '../video/test/films.ts';
 import { openCpuEngine } from './backend/cpu-engine.ts';
 import { plainAnswer } from './eval/scores/score.ts';
+import { evaluate } from './eval/evaluate.ts';
 import { look } from './look.ts';
+import { sample } from './sample.ts';
 import { TEST_SAMPLES } from './test/open-system.ts';
 import { makeRunFolder } from './test/run-folder.ts';
 
@@ -56,6 +58,12 @@ describe('what a model guesses of held-out clips', { skip: WITHOUT_FFMPEG }, () 
     await assert.rejects(draw(), { code: /^VIDEO_/, message: /0\.mp4/ });
   });
 });
+
+/** Of each film one caption, two alike. */
+const CAPTIONED = TEST_SAMPLES.filter((_, i) => i % 3 === 2).map(({ parts, ...sample }) => ({
+  ...sample,
+  text: parts!.at(-1)!.text!,
+}));
 
 describe('what other systems make of held-out clips', { skip: WITHOUT_FFMPEG }, () => {
   let scratch: string;
@@ -132,5 +140,55 @@ describe('what other systems make of held-out clips', { skip: WITHOUT_FFMPEG }, 
       for (const group of [words.slice(0, half), words.slice(half)])
         assert.ok(group.some(({ isHidden }) => isHidden));
     }
+  });
+
+  it('one that compares finds of all held-out captions the one nearest, as its evaluation does', async () => {
+    const page = await pageOf('compares', {
+      recipe: 'clip',
+      overrides: [
+        ...[
+          'engine.name=cpu',
+          'data.frameDiskGibibytes=0',
+          'data.frameSize=16',
+          'model.embedding=8',
+        ],
+        'model.vision={width: 16, layers: 1, heads: 2, mlpWidth: 24}',
+        'model.text={width: 16, layers: 1, heads: 2, mlpWidth: 24}',
+        ...['data.windows=1', 'train.microbatchSize=2'],
+      ],
+      samples: CAPTIONED,
+    });
+    const folder = join(scratch, 'compares');
+    const { file } = await evaluate({
+      ...{ folder, cacheDir: scratch, question: '', limit: 10, what: { kind: 'retrieval' } },
+      say: () => undefined,
+    });
+    const lines = (await readFile(file, 'utf8')).trim().split('\n');
+    const found = lines.map((line) => {
+      const { id, captions, scores } = JSON.parse(line) as Record<'id', string> &
+        Record<'captions', string[]> &
+        Record<'scores', number[]>;
+      const isRed = scores[0]! > scores[1]!;
+      const nearest = CAPTIONED[isRed ? 0 : 1]!.text;
+      const alike = Math.max(...scores).toFixed(3);
+      return { id, own: captions[0]!, nearest, alike };
+    });
+    assert.equal(found.length, CAPTIONED.length);
+    const drawn = page.split('font-size="11" fill="#889">').slice(1);
+    assert.equal(drawn.length, 2);
+    for (const clip of drawn) {
+      const id = clip.slice(0, clip.indexOf('<'));
+      const { own, nearest, alike } = found.find((each) => each.id === id)!;
+      assert.ok(clip.includes(`text-decoration="underline">${nearest}<`), clip);
+      assert.equal(clip.includes(`(${own})`), nearest !== own);
+      assert.match(clip, new RegExp(`>alike ${alike}[,<]`));
+    }
+    const { answers } = await sample({
+      ...{ folder, cacheDir: scratch, file: join(folder, '0.mp4') },
+      question: `${CAPTIONED[0]!.text} | ${CAPTIONED[1]!.text}`,
+    });
+    const { nearest, alike } = found.find(({ id }) => id === CAPTIONED[0]!.id)!;
+    assert.equal(answers.length, 1);
+    assert.ok(answers[0]!.text.startsWith(`${alike} ${nearest} | `), answers[0]!.text);
   });
 });

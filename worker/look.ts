@@ -12,10 +12,11 @@ import { questionsOf } from './eval/held-out-questions.ts';
 import { plainAnswer } from './eval/scores/score.ts';
 import { openAnswering } from './generation/answers.ts';
 import { drawLookPage, type LookEntry, type ShownPicture } from './look-page.ts';
+import { heldOutCaptions, rankedTexts } from './ranked-texts.ts';
 import { clipLoaderOptions, type Run } from './run.ts';
 import { boxesIn } from './systems/boxes.ts';
 import { framesShown } from './shown-frames.ts';
-import type { Answers, Row, VideoLanguageSystem } from './systems/system.ts';
+import type { Answers, Given, Row, Similarity, VideoLanguageSystem } from './systems/system.ts';
 import { openTrainedRun, type TrainedRun, type TrainedRunOptions } from './trained-run.ts';
 import { type TensorTree } from './tree.ts';
 
@@ -29,6 +30,7 @@ export interface LookOptions extends TrainedRunOptions {
 
 /** Held-out samples with what a model made of them. */
 interface Looked {
+  readonly title: string;
   readonly legend: string;
   readonly entries: readonly {
     readonly row: Row;
@@ -45,8 +47,8 @@ const SHOWN_FRAME_PIXELS = 112;
 const MAX_PICTURES = 8;
 
 /**
- * Draws held-out samples with what the newest checkpoint's model made of them: what it guessed for what was hidden, or
- * what it wrote; gives the file. Samples that do not decode are left out.
+ * Draws held-out samples with what the newest checkpoint's model made of them: what it guessed for what was hidden, what
+ * it wrote, or the caption that it finds nearest; gives the file. Samples that do not decode are left out.
  *
  * @throws UsageError `NO_CHECKPOINT` when the run has none yet; `OUT_NOT_WRITABLE`; `NOTHING_HELD_OUT`; where no sample
  *   decodes, what the first of them failed by
@@ -56,23 +58,25 @@ export async function look({ clips, out, say, ...options }: LookOptions): Promis
   const trained = await openTrainedRun(options);
   const { run, step } = trained;
   try {
-    const { look: looking, answers, name } = run.system;
+    const { look: looking, answers, similarity, name } = run.system;
     const looked =
       looking !== undefined
         ? await guessHidden(trained, looking, clips, say)
         : answers !== undefined
           ? await writeAnswers(trained, answers, clips, say)
-          : undefined;
+          : similarity !== undefined
+            ? await findNearest(trained, similarity, clips, say)
+            : undefined;
     if (looked === undefined) {
       throw new UsageError(
         'LOOK_UNAVAILABLE',
-        `${name} compares clips with texts and writes none: see its held-out figures with videoloom probe`,
+        `${name} neither guesses nor writes nor compares: see its held-out figures with videoloom probe`,
       );
     }
     const file = out ?? join(run.folder, 'look.svg');
     const pictures = await largePictures(run, looked);
     const page = drawLookPage({
-      title: `${name}, step ${step}: what it sees and ${looking === undefined ? 'says' : 'guesses'}`,
+      title: `${name}, step ${step}: ${looked.title}`,
       legend: looked.legend,
       entries: looked.entries.map(({ row, lines }, at) => ({
         id: row.sample.id,
@@ -108,6 +112,7 @@ async function guessHidden(
   );
   const { framesPerWindow } = run.config.data;
   return {
+    title: 'what it sees and guesses',
     legend:
       'Underlined words and hatched frames were hidden. {green}: guessed right. {red}: guessed wrong (the truth in brackets).',
     entries: looking.explain(batch, guesses).map(({ words, windows }, at) => ({
@@ -144,7 +149,6 @@ async function writeAnswers(
       const truth = right ?? references[0]!;
       const boxes = (of: ShownBox['of'], text: string): ShownBox[] =>
         boxesIn(text).map((box) => ({ box, of }));
-      const places = framesShown(row, given.windows, run.config.data.framesPerWindow);
       entries.push({
         row,
         lines: [
@@ -154,7 +158,7 @@ async function writeAnswers(
             : [[{ text: `read before the answer: ${given.words}` }]]),
           [{ text: truth, guess: right ?? said!.text }],
         ],
-        frames: spread(places.values(), MAX_PICTURES).map((place) => ({ place })),
+        frames: framesOf(run, row, given.windows),
         boxes: [
           ...boxes('question', given.question),
           ...boxes(right === undefined ? 'wrong' : 'right', said!.text),
@@ -163,6 +167,7 @@ async function writeAnswers(
       });
     }
     return {
+      title: 'what it sees and says',
       legend:
         'Underlined: what it wrote. {green}: as the data have it. {red}: something else (in brackets and dashed what they have).',
       entries,
@@ -170,6 +175,56 @@ async function writeAnswers(
   } finally {
     answering.close();
   }
+}
+
+async function findNearest(
+  trained: TrainedRun,
+  similarity: Similarity,
+  clips: number,
+  say: LookOptions['say'],
+): Promise<Looked> {
+  const { run } = trained;
+  const { texts, clips: asked } = heldOutCaptions(run, clips);
+  const rows = await decodable(
+    run,
+    asked.map(({ sample }) => sample),
+    say,
+  );
+  const captionsOf = new Map(asked.map(({ sample, captions }) => [sample, captions]));
+  const ranked = await rankedTexts(trained, similarity, rows, texts);
+  return {
+    title: 'what it sees and finds nearest',
+    legend: `Underlined: the nearest of ${texts.length} held-out captions. {green}: its own. {red}: another (its own in brackets).`,
+    entries: rows.map((row, at) => {
+      const own = captionsOf.get(row.number)!;
+      const [first] = ranked[at]!;
+      const place = ranked[at]!.findIndex(({ text }) => own.includes(text));
+      const { text: truth, alike } = ranked[at]![place]!;
+      const compared = `alike ${first!.alike.toFixed(3)}`;
+      return {
+        row,
+        lines: [
+          [{ text: truth, guess: first!.text }],
+          [
+            {
+              text:
+                place === 0
+                  ? compared
+                  : `${compared}, its own ${alike.toFixed(3)} in place ${place + 1}`,
+            },
+          ],
+        ],
+        frames: framesOf(run, row, undefined),
+        boxes: [],
+      };
+    }),
+  };
+}
+
+/** Some of the frames that the model sees, evenly drawn. */
+function framesOf(run: Run, row: Row, windows: Given['windows']): { readonly place: number }[] {
+  const places = framesShown(row, windows, run.config.data.framesPerWindow);
+  return spread(places.values(), MAX_PICTURES).map((place) => ({ place }));
 }
 
 /** So many of them at most, evenly drawn. */

@@ -9,6 +9,7 @@ import { drawPage } from '../video/look/contact-sheet-page.ts';
 import { uploadBatch } from './batches.ts';
 import { openClipsOfFile, type ClipsOfFile } from './clip-of-file.ts';
 import { openAnswering } from './generation/answers.ts';
+import { heldOutCaptions, rankedTexts } from './ranked-texts.ts';
 import { clipLoaderOptions } from './run.ts';
 import { boxesIn } from './systems/boxes.ts';
 import { framesShown } from './shown-frames.ts';
@@ -19,7 +20,7 @@ import { disposeTree, type TensorTree } from './tree.ts';
 export interface SampleOptions extends TrainedRunOptions {
   /** A video or picture. */
   readonly file: string;
-  /** What is asked; for a system that completes texts, one with `[MASK]`s. Empty: what the system is asked by itself. */
+  /** What is asked; for a system that completes texts, one with `[MASK]`s; for one that compares, texts with `|` between. Empty: what the system is asked by itself. */
   readonly question: string;
   /** Contact sheet to write, .svg, .html or .png; undefined: in the run folder, with the file's name. */
   readonly out?: string | undefined;
@@ -35,6 +36,8 @@ export interface Sampled {
   readonly sheet: string;
 }
 
+/** Captions that are told of those which a clip is compared with. */
+const NUM_NEAREST = 5;
 /** Frames beside one another. */
 const SHEET_FRAMES = 6;
 
@@ -85,11 +88,12 @@ function linesAbout(given: readonly Given[], question: string): ReadonlySet<stri
 }
 
 async function ask(
-  { run, engine, params, frozen }: TrainedRun,
+  trained: TrainedRun,
   rows: readonly Row[],
   question: string,
 ): Promise<{ given: readonly Given[]; texts: readonly string[] }> {
-  const { name, answers, fillIn } = run.system;
+  const { run, engine, params, frozen } = trained;
+  const { name, answers, fillIn, similarity } = run.system;
   if (answers !== undefined) {
     const answering = openAnswering(engine, answers, { params, frozen });
     const said = await answering.ask(rows, question);
@@ -99,10 +103,26 @@ async function ask(
       texts: said.map(({ text }) => text),
     };
   }
+  if (fillIn === undefined && similarity !== undefined) {
+    const given = question.split('|').flatMap((text) => text.trim() || []);
+    const texts = given.length > 0 ? given : heldOutCaptions(run, 0).texts;
+    const ranked = await rankedTexts(trained, similarity, rows, texts);
+    const asked =
+      given.length > 0 ? given.join(' | ') : `which of ${texts.length} held-out captions ?`;
+    return {
+      given: rows.map(() => ({ question: asked })),
+      texts: ranked.map((all) =>
+        all
+          .slice(0, Math.max(given.length, NUM_NEAREST))
+          .map(({ text, alike }) => `${alike.toFixed(3)} ${text}`)
+          .join(' | '),
+      ),
+    };
+  }
   if (fillIn === undefined) {
     throw new UsageError(
       'SAMPLE_UNAVAILABLE',
-      `${name} compares clips with texts and writes none: see its held-out figures with videoloom probe`,
+      `${name} neither writes nor compares: see its held-out figures with videoloom probe`,
     );
   }
   const asked = question === '' ? fillIn.example : question;

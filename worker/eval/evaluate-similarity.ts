@@ -48,14 +48,15 @@ export async function evaluateRetrieval(
   return { lines, scores };
 }
 
-interface Captioned {
+/** What is shown, and what is said of it. */
+export interface Captioned {
   readonly id: string;
   readonly sample: number;
   readonly captions: readonly string[];
 }
 
 /** What is shown, once, with all captions of it. */
-function captionedOf(samples: readonly Sample[]): Captioned[] {
+export function captionedOf(samples: readonly Sample[]): Captioned[] {
   const found = new Map<string, Captioned>();
   for (const [number, sample] of samples.entries()) {
     const { id, media, text, parts } = sample;

@@ -1,6 +1,6 @@
 /** Clips and texts as the vectors by which a system compares them. */
 import { uploadBatch } from '../batches.ts';
-import type { HostBatch, Similarity } from '../systems/system.ts';
+import type { HostBatch, Row, Similarity } from '../systems/system.ts';
 import type { TrainedRun } from '../trained-run.ts';
 import { disposeTree, type TensorTree } from '../tree.ts';
 import { inBatches, type ClipSource } from './asked.ts';
@@ -13,52 +13,84 @@ export interface Vectors {
   readonly texts: readonly Float32Array[];
 }
 
-export async function vectorsOf(
-  { run, engine, params }: TrainedRun,
+/** A system's programs that make vectors, one for clips and one for texts, whatever their number. */
+export interface Vectorizer {
+  /** Of rows, in their order. */
+  clips(rows: readonly Row[]): Promise<Float32Array[]>;
+  texts(texts: readonly string[]): Promise<Float32Array[]>;
+  /** Frees the programs. Idempotent. */
+  close(): void;
+}
+
+export function openVectorizer(
+  { run, engine, params }: Pick<TrainedRun, 'run' | 'engine' | 'params'>,
   similarity: Similarity,
-  { samples, texts }: { readonly samples: readonly number[]; readonly texts: readonly string[] },
-  { source, file }: { readonly source: ClipSource; readonly file: EvaluationFile },
-): Promise<Vectors> {
+): Vectorizer {
   const batchSize = run.config.train.microbatchSize;
   const compiled = (what: 'clips' | 'texts') =>
     engine.compile(
       (own: TensorTree, batch: TensorTree) => ({ vectors: similarity[what](own, batch) }),
       { name: `vectors of ${what}` },
     );
-  type Program = ReturnType<typeof compiled>;
-  const [clipsProgram, textsProgram] = [compiled('clips'), compiled('texts')];
-  const rowsBy = async (program: Program, batch: HostBatch): Promise<string[]> => {
-    const inputs = uploadBatch(engine, batch);
-    const { vectors } = await program(params, inputs);
-    const values = (await vectors.data()) as Float32Array;
-    disposeTree([vectors, inputs]);
-    const width = values.length / batchSize;
-    return Array.from({ length: batchSize }, (_, row) =>
-      encoded(values.subarray(row * width, (row + 1) * width)),
-    );
+  const programs = { clips: compiled('clips'), texts: compiled('texts') };
+  const made = async <T>(
+    what: 'clips' | 'texts',
+    items: readonly T[],
+    assemble: (batch: readonly T[]) => HostBatch,
+  ): Promise<Float32Array[]> => {
+    const rows: Float32Array[] = [];
+    for (let start = 0; start < items.length; start += batchSize) {
+      const own = items.slice(start, start + batchSize);
+      // One program for any number: the last ones are filled up.
+      const filled = Array.from({ length: batchSize }, (_, at) => own[at % own.length]!);
+      const inputs = uploadBatch(engine, assemble(filled));
+      const { vectors } = await programs[what](params, inputs);
+      const values = (await vectors.data()) as Float32Array;
+      disposeTree([vectors, inputs]);
+      const width = values.length / batchSize;
+      rows.push(...own.map((_, row) => values.slice(row * width, (row + 1) * width)));
+    }
+    return rows;
   };
+  return {
+    clips: (rows) => made('clips', rows, (batch) => similarity.assembleClips(batch)),
+    texts: (texts) => made('texts', texts, (batch) => similarity.assembleTexts(batch)),
+    close() {
+      programs.clips.close();
+      programs.texts.close();
+    },
+  };
+}
+
+/** Vectors of samples and texts, batch by batch into the file of an evaluation. */
+export async function vectorsOf(
+  trained: TrainedRun,
+  similarity: Similarity,
+  { samples, texts }: { readonly samples: readonly number[]; readonly texts: readonly string[] },
+  { source, file }: { readonly source: ClipSource; readonly file: EvaluationFile },
+): Promise<Vectors> {
+  const batchSize = trained.run.config.train.microbatchSize;
+  const vectorizer = openVectorizer(trained, similarity);
   try {
     const clips = await inBatches(
       samples,
       { source, batchSize, file, name: 'clips' },
-      async (rows) => rowsBy(clipsProgram, similarity.assembleClips(rows)),
+      async (rows) => (await vectorizer.clips(rows)).map(encoded),
     );
     const read: string[] = [];
     for (let start = 0; start < texts.length; start += batchSize) {
       const own = texts.slice(start, start + batchSize);
-      const filled = Array.from({ length: batchSize }, (_, at) => own[at % own.length]!);
-      const rows = await file.unit(`texts ${start}`, () =>
-        rowsBy(textsProgram, similarity.assembleTexts(filled)),
+      const rows = await file.unit(`texts ${start}`, async () =>
+        (await vectorizer.texts(own)).map(encoded),
       );
-      read.push(...rows.slice(0, own.length));
+      read.push(...rows);
     }
     return {
       clips: clips.map((row) => (row === undefined ? undefined : decoded(row))),
       texts: read.map(decoded),
     };
   } finally {
-    clipsProgram.close();
-    textsProgram.close();
+    vectorizer.close();
   }
 }
 

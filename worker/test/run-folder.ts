@@ -7,7 +7,7 @@ import { checkpointFolderName, CHECKPOINTS_FOLDER } from '../../proto/checkpoint
 import { openRng } from '../../proto/random.ts';
 import { RUN_PLAN_FILE } from '../../proto/run-plan.ts';
 import { digestOf, writeIndex, type SampleIndex } from '../../video/index/sample-index.ts';
-import type { MediaFile } from '../../video/index/sample.ts';
+import type { MediaFile, Sample } from '../../video/index/sample.ts';
 import type { ClipLoader } from '../../video/loading/loader.ts';
 import { FEATURE_WIDTH, fitVisualVocabulary } from '../../video/visual-words/visual-vocabulary.ts';
 import { writeVisualVocabulary } from '../assets.ts';
@@ -81,7 +81,7 @@ async function writeWords(folder: string, model: Config['model']): Promise<void>
 }
 
 /**
- * A run of a recipe on {@link TEST_SAMPLES}: config, index, tokenizer, initial weights and a checkpoint of what they
+ * A run of a recipe on `samples` of four films, {@link TEST_SAMPLES} unless given: config, index, tokenizer, initial weights and a checkpoint of what they
  * are. Stages before it are beside it. @param folder is there, and empty but for what `config.init` names
  */
 export async function makeRunFolder(
@@ -90,7 +90,13 @@ export async function makeRunFolder(
     recipe,
     stage,
     overrides,
-  }: { readonly recipe: string; readonly stage?: string; readonly overrides: readonly string[] },
+    samples = TEST_SAMPLES,
+  }: {
+    readonly recipe: string;
+    readonly stage?: string;
+    readonly overrides: readonly string[];
+    readonly samples?: readonly Sample[];
+  },
 ): Promise<{ readonly system: VideoLanguageSystem; readonly config: Config; params: TensorTree }> {
   const text = await readFile(new URL(`../recipes/${recipe}.yaml`, import.meta.url), 'utf8');
   const config = resolveConfig({ text, file: recipe, stage, overrides });
@@ -100,7 +106,7 @@ export async function makeRunFolder(
     ...{ framesPerSecond: 10, width: 32, height: 32, codec: 'h264', hasAudio: false },
     keyFrameSeconds: [0],
   }));
-  const content = { files, train: TEST_SAMPLES, heldOut: TEST_SAMPLES };
+  const content = { files, train: samples, heldOut: samples };
   const about = { root: folder, skipped: [], numCaptionWarnings: 0 };
   const index: SampleIndex = { ...content, ...about, digest: digestOf(content) };
   await writeIndex(index, join(folder, RUN_FILES.index));
