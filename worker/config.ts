@@ -315,6 +315,8 @@ function shapeAt(path: readonly string[], given: Tree): Tree | undefined {
   let [schema, value]: [unknown, unknown] = [config, given];
   for (const key of path) {
     schema = schema instanceof z.ZodObject ? schema.shape[key] : undefined;
+    while (schema instanceof z.ZodOptional || schema instanceof z.ZodNullable)
+      schema = schema.unwrap();
     value = isTree(value) ? value[key] : undefined;
     if (schema instanceof z.ZodDiscriminatedUnion) schema = chosenOption(schema, value);
   }

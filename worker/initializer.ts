@@ -40,19 +40,30 @@ function stacked(shape: readonly number[], numLayers: number | undefined): numbe
   return numLayers === undefined ? [...shape] : [numLayers, ...shape];
 }
 
+/** As {@link Initializer} draws them. @param purpose tells these numbers from others of the same seed */
+export function drawnNormal(
+  seed: number,
+  purpose: string,
+  size: number,
+  std: number,
+): Float32Array {
+  const rng = openRng(seed, purpose);
+  const values = new Float32Array(size);
+  for (let i = 0; i < values.length; i++) {
+    let value = rng.normal();
+    while (Math.abs(value) > 2) value = rng.normal();
+    values[i] = value * std;
+  }
+  return values;
+}
+
 function initializerOf(seed: number, numLayers?: number): Initializer {
   return {
     normal(path, shape, std) {
       const whole = stacked(shape, numLayers);
       const parts = partsOf(path, whole).map(({ name, shape: own }) => {
-        const rng = openRng(seed, `init/${name}`);
-        const values = new Float32Array(own.reduce((a, b) => a * b, 1));
-        for (let i = 0; i < values.length; i++) {
-          let value = rng.normal();
-          while (Math.abs(value) > 2) value = rng.normal();
-          values[i] = value * std;
-        }
-        return values;
+        const size = own.reduce((a, b) => a * b, 1);
+        return drawnNormal(seed, `init/${name}`, size, std);
       });
       const values = new Float32Array(whole.reduce((a, b) => a * b, 1));
       for (const [k, part] of parts.entries()) values.set(part, k * part.length);

@@ -18,7 +18,7 @@ import { initVision, visionSizes, type VisionConfig } from '../systems/vision-pa
 import { shapesOnly } from '../initializer.ts';
 import { runPeer, whyNoPeer } from '../pretrained/parity/peer.ts';
 import { largestDifference, readTensors } from '../pretrained/parity/reference-tensors.ts';
-import { initLora, withLora, type LoraConfig } from '../layers/lora.ts';
+import { initLora, withLora, type LoraConfig } from '../tuning/lora.ts';
 import { leavesOf, partsOf, withLeaves, type TensorTree } from '../tree.ts';
 import { blip2SizesOf } from '../pretrained/blip2.ts';
 import { TEST_SAMPLES, testRows } from '../test/open-system.ts';

@@ -7,6 +7,7 @@ import { formOf } from '../initial-weights.ts';
 import { writeAdapterFolder } from '../pretrained/lora.ts';
 import { writeModelFolder } from '../pretrained/model-folder.ts';
 import type { PublishedPart } from '../pretrained/published-parts.ts';
+import type { HostTensor } from '../pretrained/tensor-source.ts';
 import { exportValues } from '../pretrained/weights.ts';
 import { weightsOfRun, type Weights } from '../run-weights.ts';
 import { openRunSystem } from '../run-system.ts';
@@ -96,22 +97,37 @@ export async function exportPublished(
 async function writePart(
   folder: string,
   {
-    part: { path, table, json, isAdapter = false },
+    part,
     form,
     weights,
   }: { readonly part: PublishedPart; readonly form: TensorTree; readonly weights: Weights },
 ): Promise<void> {
+  const { json, isAdapter = false } = part;
+  const tensors = publishedTensors(
+    part,
+    form,
+    (name) => new Float32Array(weights.get(name)!.data.slice().buffer),
+  );
+  if (isAdapter) await writeAdapterFolder(folder, { config: json, tensors });
+  else await writeModelFolder(folder, { config: { ...json, torch_dtype: 'float32' }, tensors });
+}
+
+/**
+ * A part's tensors as they are called and laid out there.
+ * @param form of the system's parameters
+ * @param valuesOf of them by name, one a layer
+ */
+export function publishedTensors(
+  { path, table, further }: PublishedPart,
+  form: TensorTree,
+  valuesOf: (name: string) => Float32Array,
+): Map<string, HostTensor> {
   const prefix = path === '' ? '' : `${path}/`;
   const leaves = leavesOf(form).flatMap(([name, tensor]) => {
     const own = name.slice(prefix.length);
     return name.startsWith(prefix) && Object.hasOwn(table.weights, own) ? [[own, tensor]] : [];
   });
-  const valuesOf = (name: string): Float32Array => {
-    const { data } = weights.get(`${prefix}${name}`)!;
-    return new Float32Array(data.slice().buffer);
-  };
   const flat = Object.fromEntries(leaves) as TensorTree;
-  const tensors = exportValues(flat, table, valuesOf);
-  if (isAdapter) await writeAdapterFolder(folder, { config: json, tensors });
-  else await writeModelFolder(folder, { config: { ...json, torch_dtype: 'float32' }, tensors });
+  const own = exportValues(flat, table, (name) => valuesOf(`${prefix}${name}`));
+  return further === undefined ? own : new Map([...own, ...further(valuesOf)]);
 }

@@ -11,6 +11,8 @@ export type DecoderAttentionParams = {
   readonly key: DenseParams; // D to K W
   readonly value: DenseParams; // D to K W
   readonly output: DenseParams; // A W to D
+  /** What stands in place of the first keys and values of every row, [K, P, W]; see tuning/prefix.ts. */
+  readonly prefix?: KeyValues;
 };
 
 /** What a block sees beside the states. */
@@ -51,8 +53,12 @@ export function decoderAttention(
     tf.transpose(tf.reshape(y, [batch, length, count, -1]), [0, 2, 1, 3]);
   const turned = (y: tf.Tensor): tf.Tensor => (rope === undefined ? y : applyRope(y, rope));
   const query = turned(heads(dense(params.query, x), numHeads)); // [B, A, L, W]
-  const key = turned(heads(dense(params.key, x), numKeyValueHeads)); // [B, K, L, W]
-  const value = heads(dense(params.value, x), numKeyValueHeads);
+  const own = {
+    key: turned(heads(dense(params.key, x), numKeyValueHeads)), // [B, K, L, W]
+    value: heads(dense(params.value, x), numKeyValueHeads),
+  };
+  // With earlier tokens it is among theirs.
+  const { key, value } = past === undefined ? withPrefix(params.prefix, own) : own;
   const allKeys = past === undefined ? key : tf.concat([past.key, key], 2); // [B, K, S + L, W]
   const allValues = past === undefined ? value : tf.concat([past.value, value], 2);
 
@@ -60,4 +66,13 @@ export function decoderAttention(
   const mixed = dotProductAttention({ query, key: allKeys, value: allValues, bias, positions });
   const joined = tf.reshape(tf.transpose(mixed, [0, 2, 1, 3]), [batch, length, numHeads * width]);
   return { output: dense(params.output, joined), made: { key, value } };
+}
+
+function withPrefix(prefix: KeyValues | undefined, { key, value }: KeyValues): KeyValues {
+  if (prefix === undefined) return { key, value };
+  const replaced = (first: tf.Tensor, all: tf.Tensor): tf.Tensor => {
+    const rows = tf.tile(tf.expandDims(first, 0), [all.shape[0], 1, 1, 1]);
+    return tf.concat([rows, tf.slice(all, [0, 0, first.shape[1]!, 0], [-1, -1, -1, -1])], 2);
+  };
+  return { key: replaced(prefix.key, key), value: replaced(prefix.value, value) };
 }

@@ -5,7 +5,7 @@ import * as z from 'zod';
 import { messageOf } from '../../proto/errors.ts';
 import { encodeSafetensors } from '../checkpoint/format.ts';
 import { shapesOnly } from '../initializer.ts';
-import { initLora, type LoraConfig, type LoraParams } from '../layers/lora.ts';
+import { initLora, type LoraConfig, type LoraParams } from '../tuning/lora.ts';
 import type { TensorTree } from '../tree.ts';
 import { openWeights } from './model-folder.ts';
 import { PretrainedError } from './pretrained-error.ts';
@@ -16,7 +16,7 @@ import { exportTree, loadTree, type LoadOptions } from './weights.ts';
 const WEIGHTS_FILE = 'adapter_model.safetensors';
 const CONFIG_FILE = 'adapter_config.json';
 /** What peft puts before the names of the model that it wraps. */
-const WRAPPED = 'base_model.model.';
+export const WRAPPED = 'base_model.model.';
 
 /** What peft has for modules one by one; ours have all the same. */
 const noPattern = z
@@ -83,14 +83,13 @@ export function adapterJson(
   { rank, alpha }: LoraConfig,
   table: WeightTable,
 ): Record<string, unknown> {
-  const modules = Object.keys(lora).map((path) => moduleOf(table, path).split('.').at(-1)!);
   return {
     peft_type: 'LORA',
     task_type: 'CAUSAL_LM',
     r: rank,
     lora_alpha: alpha,
     lora_dropout: 0,
-    target_modules: [...new Set(modules)].sort(),
+    target_modules: modulesOf(lora, table),
     bias: 'none',
     inference_mode: true,
   };
@@ -133,8 +132,14 @@ export function loraWeights(lora: LoraParams, table: WeightTable): WeightTable {
   return { weights: Object.fromEntries(entries) };
 }
 
+/** `target_modules` of what adapts these layers. */
+export function modulesOf(layers: Readonly<Record<string, unknown>>, table: WeightTable): string[] {
+  const modules = Object.keys(layers).map((path) => moduleOf(table, path).split('.').at(-1)!);
+  return [...new Set(modules)].sort();
+}
+
 /** What a dense layer of ours is called there. */
-function moduleOf({ weights }: WeightTable, path: string): string {
+export function moduleOf({ weights }: WeightTable, path: string): string {
   const names = weights[`${path}/kernel`]?.names ?? [];
   if (names.length !== 1) {
     throw new PretrainedError(

@@ -1,5 +1,4 @@
 /** Parts of systems that transformers has too: how they are called and configured there, to be exported. */
-import type { LoraConfig, LoraParams } from '../layers/lora.ts';
 import type { Blip2Sizes } from '../models/blip2.ts';
 import type { ClipSizes } from '../models/clip.ts';
 import type { FlavaTrainingSizes } from '../models/flava-training.ts';
@@ -18,10 +17,10 @@ import {
 } from './clip.ts';
 import { flavaPretrainingJson, flavaPretrainingWeights } from './flava.ts';
 import type { HuggingFaceConfig } from './known-models.ts';
-import { adapterJson, loraWeights } from './lora.ts';
 import { siglipConfigJson, siglipTextWeights, siglipWeights } from './siglip.ts';
 import { VISUAL_BERT_WEIGHTS, visualBertConfigJson } from './visual-bert.ts';
 import { vitJson } from './vit.ts';
+import type { HostTensor } from './tensor-source.ts';
 import type { WeightTable } from './weight-table.ts';
 
 export interface PublishedPart {
@@ -39,6 +38,8 @@ export interface PublishedPart {
   readonly unfit?: string;
   /** Whether it is an adapter of peft, which is loaded beside the model that it adapts. */
   readonly isAdapter?: boolean;
+  /** Tensors that are no parameter each, by their names there. @param valuesOf of the system's parameters, one a layer */
+  readonly further?: (valuesOf: (name: string) => Float32Array) => ReadonlyMap<string, HostTensor>;
 }
 
 export interface PublishedTexts {
@@ -127,16 +128,6 @@ export function publishedVisualBert(sizes: VisualBertSizes): PublishedPart {
     ...{ path: '', table: VISUAL_BERT_WEIGHTS, json: visualBertConfigJson(sizes) },
     ...{ hasWords: true, texts: { hasStart: true, maxTokens: sizes.length } },
   };
-}
-
-/** Factors of LoRA for a model of these names. @param form the factors without values */
-export function publishedAdapter(
-  path: string,
-  form: LoraParams,
-  { config, table }: { readonly config: LoraConfig; readonly table: WeightTable },
-): PublishedPart {
-  const json = adapterJson(form, config, table);
-  return { path, table: loraWeights(form, table), json, hasWords: false, isAdapter: true };
 }
 
 /** A tower that sees single pictures: CLIP's or BLIP-2's. */

@@ -5,11 +5,13 @@ import { openRng } from '../../proto/random.ts';
 import type { Sample } from '../../video/index/sample.ts';
 import type { Tokenizer } from '../../video/text/tokenizer.ts';
 import { count } from '../config-fields.ts';
-import type { Initializer } from '../initializer.ts';
+import { under, type Initializer } from '../initializer.ts';
+import type { Decoder } from '../models/decoder.ts';
 import { dialogueSums, seeingModel, type DialogueBatch } from '../models/soft-prompt.ts';
 import type { PartKinds } from '../part-kind.ts';
 import type { PublishedPart } from '../pretrained/published-parts.ts';
 import type { TensorTree } from '../tree.ts';
+import type { LoraConfig } from '../tuning/lora.ts';
 import { boxesJoined } from './boxes.ts';
 import { assembleDialogues, dialogueGiven, turnsOf, type Piece, type Turn } from './dialogue.ts';
 import { changedRow, FRAME_CHANGES, type FrameChange } from './frame-changes.ts';
@@ -23,6 +25,7 @@ import type {
   VideoLanguageSystem,
   WrittenTask,
 } from './system.ts';
+import { openTuning, tuningFields } from './tuning-part.ts';
 import { wholeWords } from './whole-words.ts';
 
 /** Fields that every such system has. */
@@ -51,6 +54,7 @@ export const dialogueFields = {
         .describe('The figures again for clips with something taken away'),
     })
     .describe('What is found out about held-out clips beside the next token'),
+  tuning: tuningFields.nullable().optional(),
 };
 
 export type DialogueConfig = z.infer<z.ZodObject<typeof dialogueFields>>;
@@ -74,6 +78,8 @@ export interface DialogueParts<P extends TensorTree> {
   readonly languagePath?: string;
   /** The decoder's parameters out of all. */
   languageOf(params: P): TensorTree;
+  /** What the language model is adapted by, at the path `lora`, unless `config.tuning` takes its place. */
+  readonly lora?: LoraConfig;
   /** What is seen and heard as soft tokens, [B, N, W]; undefined where there is nothing but words. */
   see(params: P, batch: TensorTree): tf.Tensor | undefined;
   /**
@@ -114,6 +120,8 @@ export function dialogueSystem<P extends TensorTree>(
   parts: DialogueParts<P>,
 ): VideoLanguageSystem<P> {
   const { name, config, tokenizer, language, seed, frameSize, languagePath = 'language' } = parts;
+  const tuned = withTuning(parts);
+  const { languageOf, decoder } = tuned;
   const shape = { tokenizer, length: config.length };
   const allViews = parts.views ?? ['film'];
   const alike = (rows: readonly Row[], view: View): View[] => rows.map(() => view);
@@ -210,13 +218,14 @@ export function dialogueSystem<P extends TensorTree>(
       ),
     ],
     ...(parts.written === undefined ? {} : { writtenTasks: parts.written.map(writtenTask) }),
-    init: (initializer) => parts.init(initializer),
-    kinds: { ...parts.kinds, [languagePath]: language.kind },
+    init: (initializer) => tuned.init(initializer),
+    kinds: { ...parts.kinds, ...tuned.kinds, [languagePath]: language.kind },
     published: [
       ...(parts.published ?? []),
+      ...tuned.published,
       { path: languagePath, ...language.published, hasWords: true },
     ],
-    frozen: {},
+    frozen: tuned.fixed,
     decays: decaysMatrices,
     assemble: (rows) =>
       assemble(
@@ -236,22 +245,64 @@ export function dialogueSystem<P extends TensorTree>(
         ...(parts.windowsShown === undefined ? {} : { windows: parts.windowsShown(row) }),
       }),
       model: seeingModel<AnsweringParams<P>>(
-        language.decoder,
-        ({ params }) => parts.languageOf(params),
+        decoder,
+        ({ params, frozen }) => languageOf(params, frozen),
         ({ params }, prompt) => parts.see(params, prompt),
       ),
       eosIds: [tokenizer.special.sep],
       maxNewTokens: config.maxAnswerTokens,
       decode,
     },
-    sums: (params, _frozen, batch) => ({
+    sums: (params, frozen, batch) => ({
       [OBJECTIVE]: dialogueSums(
-        language.decoder,
-        parts.languageOf(params),
+        decoder,
+        languageOf(params, frozen),
         batch as DialogueBatch,
         parts.see(params, batch),
       ),
     }),
+  };
+}
+
+/** The parts of a system that its language model has to do with, which is adapted where the config says so. */
+function withTuning<P extends TensorTree>(
+  parts: DialogueParts<P>,
+): Pick<VideoLanguageSystem<P>, 'init'> & {
+  readonly languageOf: (params: P, frozen: TensorTree) => TensorTree;
+  readonly decoder: Decoder<TensorTree>;
+  readonly kinds: PartKinds;
+  readonly published: readonly PublishedPart[];
+  readonly fixed: Readonly<Record<string, HostArray>>;
+} {
+  const { config, language, languagePath = 'language', lora } = parts;
+  const own =
+    config.tuning ?? (lora === undefined ? undefined : { method: 'lora' as const, ...lora });
+  if (own === undefined) {
+    return {
+      init: (initializer) => parts.init(initializer),
+      languageOf: (params) => parts.languageOf(params),
+      decoder: language.decoder,
+      kinds: {},
+      published: [],
+      fixed: {},
+    };
+  }
+  // Where runs with LoRA have always had it.
+  const path = own === config.tuning ? 'tuning' : 'lora';
+  const { tuning, published } = openTuning(own, language, { path, languagePath });
+  return {
+    init: (initializer) =>
+      Object.assign({}, parts.init(initializer), {
+        [path]: tuning.init(under(path, initializer)),
+      }),
+    languageOf(params, frozen) {
+      const trained = (params as Readonly<Record<string, TensorTree>>)[path]!;
+      return tuning.adapted(parts.languageOf(params), trained, frozen);
+    },
+    decoder: tuning.decoder,
+    kinds: { [path]: tuning.kind },
+    published: [published],
+    fixed: tuning.fixed,
   };
 }
 
@@ -260,7 +311,7 @@ export function dialogueSystem<P extends TensorTree>(
  * embeddings.
  */
 export function decaysMatrices(path: string, shape: readonly number[]): boolean {
-  return shape.length > 1 && /(^|\/)kernel$|^lora\/.*\/[ab]$/.test(path);
+  return shape.length > 1 && /(^|\/)kernel$|^(lora|tuning)\/.*\/[ab]$/.test(path);
 }
 
 function counted(arrays: HostBatch['arrays']): HostBatch {

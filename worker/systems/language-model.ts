@@ -4,11 +4,12 @@
  */
 import * as z from 'zod';
 import { openRng, shuffled } from '../../proto/random.ts';
+import { shapesOnly } from '../initializer.ts';
 import type { TensorTree } from '../tree.ts';
 import { clipOf, factsByClip, longestOf, type Facts } from './clip-facts.ts';
 import { filledTemplate } from './dialogue.ts';
 import { dialogueFields, dialogueSystem } from './dialogue-system.ts';
-import { languageFault, languageFields, languageOf } from './language-part.ts';
+import { languageFault, languageFields, languageOf, type LanguageConfig } from './language-part.ts';
 import { defineSystem, isOneMediumWithWords, type Row } from './system.ts';
 import { fitTokenizer, readTokenizer } from './text-assets.ts';
 
@@ -25,11 +26,15 @@ const fields = z.strictObject({
 
 type LanguageModelConfig = z.infer<typeof fields>;
 
+function partsOfLanguage(config: LanguageConfig): string[] {
+  return Object.keys(languageOf(config, 1).init(shapesOnly()));
+}
+
 export const languageModel = defineSystem<LanguageModelConfig, TensorTree>({
   schema: fields,
   sampleKind: 'a picture or a clip of one video, with words',
   takes: isOneMediumWithWords,
-  check: ({ model }) => languageFault(model),
+  check: (config) => languageFault(config, partsOfLanguage(config.model.language)),
   async fit(context) {
     const { vocabularySize } = await fitTokenizer(context, context.config.model.textVocabulary);
     return `${vocabularySize} word pieces`;

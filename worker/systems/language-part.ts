@@ -11,6 +11,7 @@ import { llamaConfigJson, llamaWeights } from '../pretrained/llama.ts';
 import { OPT_WEIGHTS, optConfigJson } from '../pretrained/opt.ts';
 import type { WeightTable } from '../pretrained/weight-table.ts';
 import type { TensorTree } from '../tree.ts';
+import { tokensBefore, tuningFault, type TuningConfig } from './tuning-part.ts';
 
 export const languageFields = z
   .strictObject({
@@ -42,6 +43,7 @@ export type LanguageConfig = z.infer<typeof languageFields>;
 export interface Language {
   readonly decoder: Decoder<TensorTree>;
   readonly kind: PartKind;
+  readonly sizes: Pick<LanguageConfig, 'width' | 'layers' | 'heads' | 'keyValueHeads'>;
   /** How transformers names and configures it. */
   readonly published: { readonly table: WeightTable; readonly json: HuggingFaceConfig };
   init(initializer: Initializer): TensorTree;
@@ -62,6 +64,7 @@ export function languageOf(config: LanguageConfig, vocabularySize: number): Lang
     return {
       decoder: opt(own),
       kind: optKind(own),
+      sizes: { ...config, keyValueHeads: numHeads },
       published: { table: OPT_WEIGHTS, json: optConfigJson(own) },
       init: (initializer) => initOpt(own, initializer),
     };
@@ -77,24 +80,32 @@ export function languageOf(config: LanguageConfig, vocabularySize: number): Lang
   return {
     decoder: llama(own),
     kind: llamaKind(own),
+    sizes: config,
     published: { table: llamaWeights(own), json: llamaConfigJson(own, config.maxPositions) },
     init: (initializer) => initLlama(own, initializer),
   };
 }
 
+/** The fields of a config that have to do with its language model. */
+export interface LanguageFields {
+  readonly model: {
+    readonly language: LanguageConfig;
+    readonly tuning?: TuningConfig | null | undefined;
+    /** Tokens of a conversation, and of the answer that is written behind it. */
+    readonly length: number;
+    readonly maxAnswerTokens: number;
+  };
+  readonly train: { readonly frozen: readonly string[] };
+}
+
 /**
  * What is wrong with the fields taken together, if anything.
- * @param model with the tokens of a conversation and of the answer that is written behind it
+ * @param parts as {@link tuningFault}'s
  */
-export function languageFault({
-  language,
-  length,
-  maxAnswerTokens,
-}: {
-  readonly language: LanguageConfig;
-  readonly length: number;
-  readonly maxAnswerTokens: number;
-}): string | undefined {
+export function languageFault(
+  { model: { language, tuning, length, maxAnswerTokens }, train }: LanguageFields,
+  parts: readonly string[] = ['language'],
+): string | undefined {
   const { kind, width, heads, keyValueHeads, maxPositions } = language;
   if (width % heads !== 0)
     return `model.language.width (${width}) is not a multiple of its heads (${heads})`;
@@ -105,11 +116,14 @@ export function languageFault({
       `model.language.width (${width}) is an odd number (${width / heads}) for each of its heads (${heads}), and llama's ` +
       `rotary positions turn pairs: set it to a multiple of ${2 * heads}`
     );
-  const needed = length + maxAnswerTokens;
+  const before = tokensBefore(tuning);
+  const needed = before + length + maxAnswerTokens;
   if (kind === 'opt' && needed > maxPositions)
     return (
-      `model.language.maxPositions (${maxPositions}) has no place for model.length (${length}) tokens and an answer of ` +
+      `model.language.maxPositions (${maxPositions}) has no place for ` +
+      (before === 0 ? '' : `model.tuning.tokens (${before}), `) +
+      `model.length (${length}) tokens and an answer of ` +
       `model.maxAnswerTokens (${maxAnswerTokens}): set it to ${needed} or more, or make those shorter`
     );
-  return undefined;
+  return tuningFault(tuning, train.frozen, parts);
 }

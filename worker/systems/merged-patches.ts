@@ -5,16 +5,21 @@
 import * as tf from '@tensorflow/tfjs-core';
 import * as z from 'zod';
 import { count } from '../config-fields.ts';
-import { shapesOnly, under, type Initializer } from '../initializer.ts';
+import { under, type Initializer } from '../initializer.ts';
 import { dense, initDense, type DenseParams } from '../layers/dense.ts';
-import { initLora, withLora, type LoraConfig, type LoraParams } from '../layers/lora.ts';
+import type { LoraConfig } from '../tuning/lora.ts';
 import { vit, type VitParams } from '../models/vit.ts';
 import { concatenateTokens } from '../tokens/concatenate-merge.ts';
 import { encoderKind } from '../part-kind.ts';
-import { publishedAdapter, publishedVision } from '../pretrained/published-parts.ts';
+import { publishedVision } from '../pretrained/published-parts.ts';
 import type { TensorTree } from '../tree.ts';
-import type { DialogueParts } from './dialogue-system.ts';
-import { languageFault, languageFields, type Language } from './language-part.ts';
+import type { DialogueConfig, DialogueParts } from './dialogue-system.ts';
+import {
+  languageFault,
+  languageFields,
+  type Language,
+  type LanguageFields,
+} from './language-part.ts';
 import {
   initVision,
   patchesPerPicture,
@@ -37,27 +42,30 @@ export const mergedPatchesFields = {
     .describe('Of queries and values of the language model'),
 };
 
-/** What the language model is adapted by; some systems say which of its layers are. */
-type Adapted<T> = Omit<T, 'lora'> & { readonly lora: LoraConfig };
-
-export type MergedPatchesConfig = Adapted<z.infer<z.ZodObject<typeof mergedPatchesFields>>>;
+/** `lora` is what the language model is adapted by unless `tuning` is; some systems say which of its layers are. */
+export type MergedPatchesConfig = Omit<z.infer<z.ZodObject<typeof mergedPatchesFields>>, 'lora'> & {
+  readonly lora: LoraConfig;
+} & Pick<DialogueConfig, 'tuning'>;
 
 export type MergedPatchesParams = {
   readonly vision: VitParams;
   readonly projection: DenseParams;
-  readonly lora: LoraParams;
   readonly language: TensorTree;
 };
 
 /** What is wrong with the fields taken together, if anything. */
-export function mergedPatchesFault(
-  model: MergedPatchesConfig & Parameters<typeof languageFault>[0],
-  frameSize: number,
-): string | undefined {
+export function mergedPatchesFault({
+  model,
+  data: { frameSize },
+  train,
+}: LanguageFields & {
+  readonly model: MergedPatchesConfig;
+  readonly data: { readonly frameSize: number };
+}): string | undefined {
   const perRow = frameSize / model.vision.patchSize;
   return (
     visionFault(model.vision, frameSize) ??
-    languageFault(model) ??
+    languageFault({ model, train }) ??
     (perRow % model.merge === 0
       ? undefined
       : `a row of patches has ${perRow}, which is not a multiple of model.merge (${model.merge})`)
@@ -77,7 +85,10 @@ export function mergedPatches(
   model: MergedPatchesConfig,
   data: PictureShape,
   language: Language,
-): Pick<DialogueParts<MergedPatchesParams>, 'kinds' | 'published' | 'init' | 'languageOf'> & {
+): Pick<
+  DialogueParts<MergedPatchesParams>,
+  'kinds' | 'published' | 'lora' | 'init' | 'languageOf'
+> & {
   /** Pictures as `packedPictures` gives them, N a row, to soft tokens [B N, tokens of a picture, W]. */
   readonly seen: (params: MergedPatchesParams, packed: tf.Tensor) => tf.Tensor;
 } {
@@ -85,13 +96,8 @@ export function mergedPatches(
   const numPatches = patchesPerPicture(model.vision, data.frameSize);
   return {
     kinds: { vision: encoderKind(vision) },
-    published: [
-      publishedVision('vision', model.vision.kind, vision),
-      publishedAdapter('lora', initLora(shapesOnly(), language.init(shapesOnly()), model.lora), {
-        config: model.lora,
-        table: language.published.table,
-      }),
-    ],
+    published: [publishedVision('vision', model.vision.kind, vision)],
+    lora: model.lora,
     init: (init: Initializer) => ({
       vision: initVision(model.vision, data, { init, path: 'vision' }),
       projection: initDense(
@@ -100,10 +106,9 @@ export function mergedPatches(
         model.merge * model.vision.width,
         model.language.width,
       ),
-      lora: initLora(under('lora', init), language.init(shapesOnly()), model.lora),
       language: language.init(under('language', init)),
     }),
-    languageOf: ({ language: own, lora }) => withLora(own, lora, model.lora),
+    languageOf: ({ language: own }) => own,
     seen(params, packed) {
       const states = vit(params.vision, unpackedPictures(packed, data), vision);
       const patches = tf.slice(states, [0, 1, 0], [-1, numPatches, -1]);

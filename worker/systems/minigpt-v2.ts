@@ -67,7 +67,7 @@ export const miniGptV2 = defineSystem<z.infer<typeof fields>, MergedPatchesParam
   schema: fields,
   sampleKind: 'a picture or a clip of one video, with words',
   takes: isOneMediumWithWords,
-  check: ({ model, data }) => mergedPatchesFault(model, data.frameSize) ?? boxesFault(data),
+  check: (config) => mergedPatchesFault(config) ?? boxesFault(config.data),
   async fit(context) {
     const { vocabularySize } = await fitTokenizer(context, context.config.model.textVocabulary);
     return `${vocabularySize} word pieces`;

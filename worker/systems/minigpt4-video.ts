@@ -33,7 +33,7 @@ export const miniGpt4Video = defineSystem<z.infer<typeof fields>, MergedPatchesP
   schema: fields,
   sampleKind: 'a clip of one video with words',
   takes: isClipWithWords,
-  check: ({ model, data }) => mergedPatchesFault(model, data.frameSize),
+  check: mergedPatchesFault,
   async fit(context) {
     const { vocabularySize } = await fitTokenizer(context, context.config.model.textVocabulary);
     return `${vocabularySize} word pieces`;

@@ -55,10 +55,10 @@ export type QueryPromptParams = ImageQueryParams & {
 export const queryPromptSystem = {
   sampleKind: 'a picture or a clip of one video, with words',
   takes: isOneMediumWithWords,
-  check: ({ model, data }) =>
+  check: ({ model, data, train }) =>
     visionFault(model.vision, data.frameSize) ??
     qFormerFault(model.qFormer) ??
-    languageFault(model),
+    languageFault({ model, train }),
   async fit(context) {
     const { vocabularySize } = await fitTokenizer(context, context.config.model.textVocabulary);
     return `${vocabularySize} word pieces`;

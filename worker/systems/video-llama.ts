@@ -76,13 +76,13 @@ export const videoLlama = defineSystem<VideoLlamaConfig, VideoLlamaParams>({
   schema: fields,
   sampleKind: 'a clip of one video with words',
   takes: isClipWithWords,
-  check: ({ model, data }) =>
+  check: ({ model, data, train }) =>
     visionFault(model.vision, data.frameSize) ??
     [model.qFormer, model.videoQFormer, model.audioQFormer]
       .map(qFormerFault)
       .find((fault) => fault !== undefined) ??
     (model.audio === null ? undefined : audioFault(model.audio, data.audio)) ??
-    languageFault(model),
+    languageFault({ model, train }),
   async fit(context) {
     const { vocabularySize } = await fitTokenizer(context, context.config.model.textVocabulary);
     return `${vocabularySize} word pieces`;

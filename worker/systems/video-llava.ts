@@ -60,7 +60,7 @@ export const videoLlava = defineSystem<VideoLlavaConfig, VideoLlavaParams>({
   takes: isClipWithWords,
   check: ({ model, data, ...config }) =>
     visionFault(model.vision, data.frameSize) ??
-    languageFault(model) ??
+    languageFault({ model, train: config.train }) ??
     (model.pictures ? halvesFault(config) : undefined),
   async fit(context) {
     const { vocabularySize } = await fitTokenizer(context, context.config.model.textVocabulary);

@@ -7,12 +7,13 @@ import { temporaryFolder } from '../../../proto/test/temporary-folder.ts';
 import { userCacheDir } from '../../../proto/user-cache.mjs';
 import { openEngine, type Engine } from '../../backend/engine.ts';
 import { openInitializer, shapesOnly } from '../../initializer.ts';
-import { initLora, mergeLora, withLora, type LoraParams } from '../../layers/lora.ts';
+import { initLora, withLora, type LoraParams } from '../../tuning/lora.ts';
 import { nextTokenSums, numNextTokens } from '../../losses/next-token.ts';
 import type { Decoder } from '../../models/decoder.ts';
 import { initLlama, llama, type LlamaParams } from '../../models/llama.ts';
 import { leavesOf, withLeaves } from '../../tree.ts';
 import { llamaConfigOf, llamaWeights } from '../llama.ts';
+import { merged as mergedKernels } from '../../tuning/merged.ts';
 import { readAdapter, writeAdapter, type Adapter } from '../lora.ts';
 import { openModelFolder } from '../model-folder.ts';
 import type { WeightTable } from '../weight-table.ts';
@@ -80,7 +81,7 @@ describe('LoRA is that of peft', { skip: missing ?? false }, () => {
           return tf.add(tf.sum(tf.mul(logits, x.weight)), weighted);
         };
         const gradients = tf.grads(total)(leavesOf(lora).map(([, leaf]) => leaf));
-        const merged = logitsOf(mergeLora(base, lora, adapter.config));
+        const merged = logitsOf(mergedKernels(withLora(base, lora, adapter.config)) as LlamaParams);
         return { found, gradients, merged };
       },
       { name: 'lora' },
@@ -126,7 +127,7 @@ describe('LoRA is that of peft', { skip: missing ?? false }, () => {
     const config = { rank: 2, alpha: 4, targets: ['query', 'mlp/up'] };
     const lora = initLora(openInitializer(3), params, config);
     assert.deepEqual(Object.keys(lora), ['blocks/*/attention/query', 'blocks/*/mlp/up']);
-    const merged = mergeLora(params, lora, config);
+    const merged = mergedKernels(withLora(params, lora, config));
     for (const [i, [at, kernel]] of leavesOf(merged).entries()) {
       assert.equal(await largestDifference(kernel, leavesOf(params)[i]![1]), 0, at);
     }
@@ -138,7 +139,7 @@ describe('LoRA is that of peft', { skip: missing ?? false }, () => {
   it('a target that the model lacks is refused, with what it has', () => {
     assert.throws(
       () => initLora(openInitializer(3), params, { rank: 2, alpha: 4, targets: ['q_proj'] }),
-      { code: 'LORA_NO_TARGET', message: /q_proj.*blocks\/\*\/attention\/query/ },
+      { code: 'TUNING_NO_TARGET', message: /q_proj.*blocks\/\*\/attention\/query/ },
     );
   });
 
