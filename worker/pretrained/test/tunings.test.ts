@@ -72,7 +72,7 @@ describe('tunings are those of peft', { skip: missing ?? false }, () => {
     base = mapTree(language.init(shapesOnly()), ({ shape }, path) =>
       formulaTensor(path, shape, { scale: 0.3, mean: path.endsWith('/scale') ? 1 : 0 }),
     );
-    const write = async (tree: TensorTree): Promise<(name: string) => Float32Array> => {
+    const reading = async (tree: TensorTree): Promise<(name: string) => Float32Array> => {
       const values = await valuesOf(tree);
       return (name) => new Float32Array(values.get(name)!.data.slice().buffer);
     };
@@ -80,12 +80,13 @@ describe('tunings are those of peft', { skip: missing ?? false }, () => {
     const part = { path: '', table, json, hasWords: true };
     await writeModelFolder(join(folder, 'base'), {
       config: { ...json, torch_dtype: 'float32' },
-      tensors: publishedTensors(part, base, await write(base)),
+      tensors: publishedTensors(part, base, await reading(base)),
     });
     for (const [name, method] of Object.entries(METHODS)) {
-      const { published, form, own } = opened(method);
-      all.set(name, opened(method));
-      const read = await write({ language: base, tuning: own });
+      const given = opened(method);
+      const { published, form, own } = given;
+      all.set(name, given);
+      const read = await reading({ language: base, tuning: own });
       await mkdir(join(folder, 'adapters'), { recursive: true });
       await writeAdapterFolder(join(folder, 'adapters', name), {
         config: published.json,
