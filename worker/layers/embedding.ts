@@ -11,10 +11,10 @@ export function addPositions(x: tf.Tensor, table: tf.Tensor): tf.Tensor {
   return tf.add(x, length === table.shape[0] ? table : tf.slice(table, 0, length));
 }
 
-/** The same learned vector [D] in front of every row of x: [B, 1 + L, D]. */
+/** The same learned vector [D], or several [K, D], in front of every row of x: [B, 1 + L, D], [B, K + L, D]. */
 export function prependToken(token: tf.Tensor, x: tf.Tensor): tf.Tensor {
   const [batch, , width] = x.shape as [number, number, number];
-  return tf.concat([tf.tile(tf.reshape(token, [1, 1, width]), [batch, 1, 1]), x], 1);
+  return tf.concat([tf.tile(tf.reshape(token, [1, -1, width]), [batch, 1, 1]), x], 1);
 }
 
 /** The same learned vector [D] behind every row of x: [B, L + 1, D]. */

@@ -73,21 +73,29 @@ export function clipImages(
 
 /** The normed states of all words, [B, L, D]; each sees those before it. */
 export function clipTextStates(
-  params: ClipParams,
+  params: Pick<ClipParams, 'text'>,
   { ids, present }: TextInput,
-  { text }: ClipSizes,
+  { text }: Pick<ClipSizes, 'text'>,
 ): tf.Tensor {
   const causal = causalBias(ids.shape[1]!);
   const bias = present === undefined ? causal : tf.add(causal, keyBias(present));
   return textTower(params.text, ids, text, { bias });
 }
 
-/** Texts to embeddings of length 1, [B, E]. */
-export function clipTexts(params: ClipParams, input: TextInput, sizes: ClipSizes): tf.Tensor {
+/** The normed state of each text's end, [B, D]. */
+export function clipTextEnds(
+  params: Pick<ClipParams, 'text'>,
+  input: TextInput,
+  sizes: Pick<ClipSizes, 'text' | 'endId'>,
+): tf.Tensor {
   const states = clipTextStates(params, input, sizes);
   const end = constantOf(() => endsOf(input.ids, sizes.endId)); // [B, 1]
-  const state = tf.reshape(gatherTokens(states, end), [-1, sizes.text.width]);
-  return l2Normalize(dense(params.textProjection, state));
+  return tf.reshape(gatherTokens(states, end), [-1, sizes.text.width]);
+}
+
+/** Texts to embeddings of length 1, [B, E]. */
+export function clipTexts(params: ClipParams, input: TextInput, sizes: ClipSizes): tf.Tensor {
+  return l2Normalize(dense(params.textProjection, clipTextEnds(params, input, sizes)));
 }
 
 /** The logit of each pair of embeddings [I, E] and [T, E]: [I, T]. */

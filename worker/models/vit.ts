@@ -20,6 +20,8 @@ export interface VitSizes extends EncoderSizes {
 /** Which of the parts that differ between vision transformers one has. */
 export interface VitParts {
   readonly hasClassToken: boolean;
+  /** Where there are several class tokens, their number. */
+  readonly numClassTokens?: number;
   readonly hasPatchBias: boolean;
   /** A norm before the first block: CLIP's. */
   readonly hasInputNorm: boolean;
@@ -29,8 +31,8 @@ export const VIT: VitParts = { hasClassToken: true, hasPatchBias: true, hasInput
 
 export type VitParams = {
   readonly patches: DenseParams; // P P C to D
-  readonly classToken?: tf.Tensor; // [D]
-  readonly position: tf.Tensor; // [N, D], the class token's first
+  readonly classToken?: tf.Tensor; // [D], or [K, D] of several
+  readonly position: tf.Tensor; // [N, D], those of class tokens first
   readonly inputNorm?: LayerNormParams;
   readonly blocks: Stacked<BlockParams>;
   readonly finalNorm: LayerNormParams;
@@ -43,12 +45,14 @@ export function initVit(
   { parts = VIT, path = '' }: { readonly parts?: VitParts; readonly path?: string } = {},
 ): VitParams {
   const { width, imageSize, patchSize, channels, moments = 1 } = sizes;
-  const { hasClassToken, hasPatchBias, hasInputNorm } = parts;
+  const { hasClassToken, numClassTokens, hasPatchBias, hasInputNorm } = parts;
   const { kernel, bias } = initDense(init, `${path}patches`, patchSize ** 2 * channels, width);
-  const length = moments * Math.floor(imageSize / patchSize) ** 2 + (hasClassToken ? 1 : 0);
+  const numTokens = hasClassToken ? (numClassTokens ?? 1) : 0;
+  const length = moments * Math.floor(imageSize / patchSize) ** 2 + numTokens;
+  const tokenShape = numClassTokens === undefined ? [width] : [numClassTokens, width];
   return {
     patches: hasPatchBias ? { kernel, bias: bias! } : { kernel },
-    ...(hasClassToken && { classToken: init.normal(`${path}classToken`, [width], 0.02) }),
+    ...(hasClassToken && { classToken: init.normal(`${path}classToken`, tokenShape, 0.02) }),
     position: init.normal(`${path}position`, [length, width], 0.02),
     ...(hasInputNorm && { inputNorm: initLayerNorm(init, `${path}inputNorm`, width) }),
     blocks: initEncoder(init, `${path}blocks`, sizes),

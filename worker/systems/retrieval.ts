@@ -2,7 +2,6 @@
 import * as tf from '@tensorflow/tfjs-core';
 import * as z from 'zod';
 import type { Sample } from '../../video/index/sample.ts';
-import type { Tokenizer } from '../../video/text/tokenizer.ts';
 import { count, type RunConfig } from '../config-fields.ts';
 import type { Initializer } from '../initializer.ts';
 import { crossEntropySums, type ObjectiveSums } from '../losses/cross-entropy.ts';
@@ -15,8 +14,7 @@ import type { PublishedPart } from '../pretrained/published-parts.ts';
 import { tubelets } from '../tokens/tubelets.ts';
 import type { TensorTree } from '../tree.ts';
 import { captionRecall } from './caption-recall.ts';
-import { intArray, packedFrames } from './host-arrays.ts';
-import { textNumbers } from './text-number.ts';
+import { captionedBatches, type CaptionedBatchOptions } from './captioned-batch.ts';
 import type { HostBatch, Row, VideoLanguageSystem } from './system.ts';
 
 /** Fields of recipes that systems of two towers share. */
@@ -44,14 +42,9 @@ type RetrievalBatch = {
 };
 
 /** What is to be said of a system of two towers. */
-export interface RetrievalOptions<P extends TensorTree> {
+export interface RetrievalOptions<P extends TensorTree> extends CaptionedBatchOptions {
   readonly name: string;
   readonly seed: number;
-  readonly tokenizer: Tokenizer;
-  readonly maxTokens: number;
-  /** Whether texts begin with `[CLS]`; all end with `[SEP]`. */
-  readonly hasStart: boolean;
-  readonly tokensOfClip: number;
   readonly splits: { readonly heldOut: readonly Sample[] };
   readonly kinds: PartKinds;
   readonly published: readonly PublishedPart[];
@@ -80,32 +73,13 @@ export function momentsOf(frames: FrameUse, { windows }: RunConfig['data']): num
 export function retrievalSystem<P extends TensorTree>(
   options: RetrievalOptions<P>,
 ): VideoLanguageSystem<P> {
-  const { name, tokenizer, maxTokens, splits } = options;
-  const { sep, pad } = tokenizer.special;
-  const idsOf = (text: string): number[] => {
-    const start = options.hasStart ? [tokenizer.special.cls] : [];
-    const words = tokenizer.encode(text).slice(0, maxTokens - 1 - start.length);
-    return [...start, ...words, sep];
-  };
-  const textArray = (texts: readonly string[], ...shape: number[]) => {
-    const ids = intArray(...shape, maxTokens);
-    ids.data.fill(pad);
-    for (const [i, text] of texts.entries()) ids.data.set(idsOf(text), i * maxTokens);
-    return ids;
-  };
-  const assemble = (rows: readonly Row[]): HostBatch => {
-    const captions = textNumbers(rows.map(({ sample }) => idsOf(sample.text)));
-    const ids = textArray(
+  const { name, maxTokens, splits } = options;
+  const { idsOf, textArray, assemble: withCaptions } = captionedBatches(options);
+  const assemble = (rows: readonly Row[]): HostBatch =>
+    withCaptions(
+      rows,
       rows.map(({ sample }) => sample.text),
-      rows.length,
     );
-    const numWords = ids.data.reduce((sum, id) => sum + (id === pad ? 0 : 1), 0);
-    return {
-      arrays: { pixels: packedFrames(rows), ids, captions },
-      counts: { contrastive: rows.length },
-      numTokens: rows.length * options.tokensOfClip + numWords,
-    };
-  };
 
   const recall = captionRecall({
     ...{ seed: options.seed, heldOut: splits.heldOut },

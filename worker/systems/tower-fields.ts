@@ -60,7 +60,10 @@ export function textSizes(fields: TextFields, kind: Kind): TextTowerSizes {
 }
 
 /** What is wrong with a part's fields, if anything. */
-export function checkBlocks(path: string, { width, heads }: EncoderFields): string | undefined {
+export function checkBlocks(
+  path: string,
+  { width, heads }: Pick<EncoderFields, 'width' | 'heads'>,
+): string | undefined {
   return width % heads === 0
     ? undefined
     : `${path}.width (${width}) is not a multiple of ${path}.heads (${heads})`;
