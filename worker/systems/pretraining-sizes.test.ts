@@ -103,7 +103,9 @@ test("VisualBERT's paper preset has the parameters of BERT-base with regions", a
 /** Pictures of the base preset, where smaller ones have too few patches for it. */
 const SMALLEST: Readonly<Record<string, number>> = { flava: 112 };
 
-for (const recipe of ['clip', 'siglip', 'coca', 'merlot', 'video-ofa', 'flava', 'visual-bert']) {
+for (const recipe of [
+  ...['clip', 'siglip', 'llip', 'coca', 'merlot', 'video-ofa', 'flava', 'visual-bert'],
+]) {
   test(`${recipe}'s base preset is valid, and rows become a batch of it`, async () => {
     const { system, config } = await openCaptioned(recipe, {
       preset: 'base',

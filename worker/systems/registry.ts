@@ -5,6 +5,7 @@ import { clip } from './clip.ts';
 import { coca } from './coca.ts';
 import { flava } from './flava.ts';
 import { languageModel } from './language-model.ts';
+import { llip } from './llip.ts';
 import { merlot } from './merlot.ts';
 import { miniGptV2 } from './minigpt-v2.ts';
 import { miniGpt4 } from './minigpt4.ts';
@@ -26,6 +27,7 @@ export const systems: readonly SystemDefinition[] = [
   coca,
   flava,
   languageModel,
+  llip,
   merlot,
   miniGpt4,
   miniGpt4Video,

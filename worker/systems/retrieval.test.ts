@@ -17,13 +17,17 @@ const OVERRIDES = [
 /** Two clips of it have one caption. */
 const ROWS = [0, 1, 2, 3, 4, 5, 6, 0].map((row) => CAPTIONED[row]!);
 
-for (const recipe of ['clip', 'siglip', 'coca']) {
+/** Where captions are whole texts. */
+const WHOLE: Readonly<Record<string, readonly string[]>> = { llip: ['model.captions=[]'] };
+
+for (const recipe of ['clip', 'siglip', 'coca', 'llip']) {
+  const overrides = [...OVERRIDES, ...(WHOLE[recipe] ?? [])];
   describe(recipe, () => {
     test('the gradient of the global batch is that of one comparison of all rows, whatever its parts', async () => {
       const engine = await openCpuEngine();
       const { system, config } = await openCaptioned(recipe, {
         preset: 'tiny',
-        overrides: OVERRIDES,
+        overrides,
       });
       const rows = captionedRows(config, ROWS);
       const { counts } = system.assemble(rows);
@@ -37,7 +41,7 @@ for (const recipe of ['clip', 'siglip', 'coca']) {
       const engine = await openCpuEngine();
       const { system, config } = await openCaptioned(recipe, {
         preset: 'tiny',
-        overrides: OVERRIDES,
+        overrides,
       });
       const [recall] = system.heldOutTasks;
       assert.equal(recall!.numClasses, CAPTIONED.length);

@@ -67,7 +67,7 @@ test('pixels that are no whole number of int32 are refused', () => {
   const sized = (windows: number) => [
     ...['data.frameSize=21', `data.windows=${windows}`, 'data.framesPerWindow=1'],
   ];
-  for (const recipe of ['clip', 'siglip', 'coca']) {
+  for (const recipe of ['clip', 'siglip', 'coca', 'llip']) {
     const fault = (windows: number) =>
       faultOf(recipe, [...sized(windows), 'model.vision.patchSize=7']);
     assert.equal(fault(4), undefined);
@@ -96,4 +96,12 @@ test('pictures that are framed in another way than their boxes are refused, and 
     faultOf('visual-bert', ['model.grid=4', 'model.maxRegions=9'])!,
     /model\.grid of 4 has 16 regions, and model\.maxRegions is 9/,
   );
+});
+
+test('llip: heads divide the width of mixtures, and captions are patterns', () => {
+  assert.equal(
+    faultOf('llip', ['model.mixture.heads=5']),
+    'llip: model.mixture.width (64) is not a multiple of model.mixture.heads (5)',
+  );
+  assert.match(faultOf('llip', ['model.captions=["a (red"]'])!, /^llip: model\.captions: Invalid/);
 });

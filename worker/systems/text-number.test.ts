@@ -69,10 +69,13 @@ test('of more texts than can be compared some are drawn from all, by the seed', 
   assert.equal(texts.filter((text) => classOf(text) !== undefined).length, 1024);
 });
 
-for (const recipe of ['clip', 'siglip', 'coca']) {
+for (const recipe of ['clip', 'siglip', 'coca', 'llip']) {
   test(`${recipe}: captions that are read alike belong together, and are one candidate`, async () => {
     // Begun and ended, and five words; siglip has no beginning.
-    const overrides = [`model.text.maxTokens=${recipe === 'siglip' ? 6 : 7}`, 'data.frameSize=32'];
+    const overrides = [
+      ...[`model.text.maxTokens=${recipe === 'siglip' ? 6 : 7}`, 'data.frameSize=32'],
+      ...(recipe === 'llip' ? ['model.captions=[]'] : []),
+    ];
     const { system, config } = await openCaptioned(recipe, {
       ...{ preset: 'tiny', overrides, samples: spelt },
     });
