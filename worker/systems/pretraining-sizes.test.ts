@@ -34,6 +34,16 @@ for (const [recipe, released] of Object.entries(RELEASED)) {
   });
 }
 
+test("Llip's paper preset is CLIP-B/16 with 64 tokens in place of one, and what mixes them", async () => {
+  const clip = 149_620_737; // openai/clip-vit-base-patch16
+  const [vision, width, embedding] = [768, 512, 512];
+  const tokens = (64 - 1) * 2 * vision; // each with a place of its own
+  const mixing = width * width + vision * 2 * width + width * embedding;
+  const bias = 1;
+  const { total } = await countsOf('llip');
+  assert.equal(total, clip - vision * embedding + tokens + mixing + bias);
+});
+
 test("MERLOT's paper preset is its released code's model but for what is listed", async () => {
   const { total, sum } = await countsOf('merlot');
   assert.equal(sumOf(MERLOT_REFERENCE), 235_534_634);

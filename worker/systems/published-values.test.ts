@@ -62,6 +62,14 @@ test('FLAVA: 75 of 196 patches in blocks of 16 and more, batches of 8,192, a ten
   assert.equal(batchOf(config), 8192);
 });
 
+test('Llip: 64 tokens, in the recipe of MetaCLIP, on whose code it is built: batches of 32,768', async () => {
+  // Source: Lavoie et al. 2024, arXiv:2405.00740; Xu et al. 2024, arXiv:2309.16671, sec. 4.
+  const text = await readFile(new URL('../recipes/llip.yaml', import.meta.url), 'utf8');
+  const config = resolveConfig({ text, file: 'llip', preset: 'paper', overrides: [] });
+  assert.equal((modelOf(config)['mixture'] as Record<string, number>)['tokens'], 64);
+  assert.equal(batchOf(config), 32_768);
+});
+
 test('MiniGPT-4: 20,000 steps of 256 pictures that no word is said before, then 1,000 of 12', async () => {
   // Source: arXiv:2304.10592, sec. 3.1 and 3.3; Vision-CAIR/MiniGPT-4, train_configs/minigpt4_stage{1,2}_pretrain.yaml.
   const { pretraining, finetuning } = await stages('minigpt4', 'paper');
