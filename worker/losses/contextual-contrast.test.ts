@@ -120,7 +120,7 @@ describe('the sigmoid loss of contextual pictures', () => {
         },
         { name: 'contextual gradients' },
       );
-      const [lossSum, correct, ...gradients] = (await program(...tensors())) as tf.Tensor[];
+      const [lossSum, correct, ...gradients] = await program(...tensors());
       const loss = await lossSum!.data();
       assert.ok(Math.abs(loss[0]! / lossInScalars(numbers) - 1) < 1e-5, `chunk ${chunk}`);
       assert.equal((await correct!.data())[0], right);
