@@ -57,3 +57,46 @@ function groupNormal(x: tf.Tensor4D): tf.Tensor {
   const variance = tf.mean(tf.square(centred), [1, 3], true);
   return tf.reshape(tf.mul(centred, tf.rsqrt(tf.add(variance, EPSILON))), x.shape);
 }
+
+export type ScaledConvolutionParams = {
+  readonly kernel: tf.Tensor; // [size, size, in, out]
+  readonly gain: tf.Tensor; // [out]
+  readonly bias: tf.Tensor; // [out]
+};
+
+/** Of the squares of a kernel's column, once its mean is taken away; as the released code has it. */
+const LEAST_SQUARES = 1e-4;
+
+export function initScaledConvolution(
+  init: Initializer,
+  path: string,
+  {
+    size,
+    numIn,
+    numOut,
+  }: { readonly size: number; readonly numIn: number; readonly numOut: number },
+): ScaledConvolutionParams {
+  const std = Math.sqrt(1 / (size * size * numIn));
+  return {
+    kernel: init.normal(`${path}/kernel`, [size, size, numIn, numOut], std),
+    gain: init.fill(`${path}/gain`, [numOut], 1),
+    bias: init.fill(`${path}/bias`, [numOut], 0),
+  };
+}
+
+/**
+ * Images [B, H, W, C] through a convolution whose weights have mean 0 and squares that sum to 1 for each output, so that
+ * what comes out varies as what goes in does and no norm is needed. H and W are divided by `stride`.
+ * Source: Brock et al. 2021, arXiv:2101.08692, sec. 4.1 (scaled weight standardization).
+ */
+export function scaledConvolution(
+  { kernel, gain, bias }: ScaledConvolutionParams,
+  x: tf.Tensor,
+  stride = 1,
+): tf.Tensor {
+  const centred = tf.sub(kernel, tf.mean(kernel, [0, 1, 2], true));
+  const squares = tf.sum(tf.square(centred), [0, 1, 2], true);
+  const unit = tf.mul(centred, tf.rsqrt(tf.maximum(squares, LEAST_SQUARES)));
+  const scaled = tf.mul<tf.Tensor4D>(unit, gain);
+  return tf.add(tf.conv2d(x as tf.Tensor4D, scaled, stride, 'same'), bias);
+}
