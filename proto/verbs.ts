@@ -31,9 +31,16 @@ export const VERBS = {
     },
   },
   sample: {
-    usage: 'videoloom sample RUN_FOLDER VIDEO ["QUESTION"] [--out FILE]',
+    usage:
+      'videoloom sample RUN_FOLDER VIDEO ["QUESTION"] [--example FILE=ANSWER ...] [--out FILE]',
     takesPositionals: true,
     options: {
+      example: {
+        type: 'string',
+        multiple: true,
+        value: 'file=answer',
+        about: 'shown before with the right answer; again for several (few-shot)',
+      },
       out: {
         type: 'string',
         value: 'file',

@@ -11,6 +11,7 @@ import { awaitRun } from './await-run.ts';
 import type { PrepareOptions } from './prepare.ts';
 import type { EvaluatedWhat } from './eval/evaluate.ts';
 import type { Score } from './eval/scores/bootstrap.ts';
+import type { SampleExample } from './sample.ts';
 import { openSecurity } from '../proto/security-folder.ts';
 import { checkReach, type Security } from '../proto/security.ts';
 import { userCacheDir } from '../proto/user-cache.mjs';
@@ -96,7 +97,7 @@ async function runSample(argv: string[]): Promise<void> {
   }
   const { sample } = await import('./sample.ts');
   const { answers, sheet } = await sample({
-    ...{ folder, file, question, out: values.out },
+    ...{ folder, file, question, out: values.out, examples: (values.example ?? []).map(exampleOf) },
     pluginPath: process.env['PJRT_PLUGIN_PATH'],
     cacheDir: userCacheDir(process.env),
     say: sayLine,
@@ -106,6 +107,17 @@ async function runSample(argv: string[]): Promise<void> {
     process.stdout.write(`${place}${text}\n`);
   }
   sayLine(sheet);
+}
+
+/** @throws UsageError USAGE unless it is FILE=ANSWER */
+function exampleOf(text: string): SampleExample {
+  const at = text.indexOf('=');
+  const [file, answer] = [text.slice(0, at), text.slice(at + 1).trim()];
+  if (at > 0 && answer !== '') return { file, answer };
+  throw new UsageError(
+    'USAGE',
+    `--example is ${text}, expected FILE=ANSWER: ${VERBS.sample.usage}`,
+  );
 }
 
 async function runProbe(argv: string[]): Promise<void> {

@@ -22,10 +22,18 @@ export interface SampleOptions extends TrainedRunOptions {
   readonly file: string;
   /** What is asked; for a system that completes texts, one with `[MASK]`s; for one that compares, texts with `|` between. Empty: what the system is asked by itself. */
   readonly question: string;
+  /** Shown before what is asked, in their order; none unless given. */
+  readonly examples?: readonly SampleExample[];
   /** Contact sheet to write, .svg, .html or .png; undefined: in the run folder, with the file's name. */
   readonly out?: string | undefined;
   /** Told what is asked where it is not the question as it stands, a line each. */
   readonly say?: (line: string) => void;
+}
+
+/** A video or picture whose first clip is shown with the right answer. */
+export interface SampleExample {
+  readonly file: string;
+  readonly answer: string;
 }
 
 /** What was said of a file's clips. */
@@ -45,19 +53,26 @@ const SHEET_FRAMES = 6;
  * Asks the newest checkpoint of a run about a file, and draws a contact sheet of what it saw and said.
  *
  * @throws UsageError `NO_CHECKPOINT`, `VIDEO_NOT_FOUND`, `OUT_NOT_WRITABLE`, `SAMPLE_UNAVAILABLE` where the system
- *   says nothing in words; errors of the data
+ *   says nothing in words, `EXAMPLES_UNAVAILABLE` where it reads none; errors of the data
  */
 export async function sample(options: SampleOptions): Promise<Sampled> {
-  const { file, question, out, say } = options;
-  if (!(await exists(file))) {
-    throw new UsageError('VIDEO_NOT_FOUND', `there is no file ${file}: name a video or a picture`);
+  const { file, question, examples = [], out, say } = options;
+  for (const named of [file, ...examples.map((example) => example.file)]) {
+    if (await exists(named)) continue;
+    throw new UsageError('VIDEO_NOT_FOUND', `there is no file ${named}: name a video or a picture`);
   }
   if (out !== undefined) await checkOutputFile(out);
   const trained = await openTrainedRun(options);
   let clips: ClipsOfFile | undefined;
   try {
+    const { name, answers: answering } = trained.run.system;
+    if (examples.length > 0 && answering?.takesExamples !== true)
+      throw new UsageError('EXAMPLES_UNAVAILABLE', `${name} reads no examples before a question`);
     clips = await openClipsOfFile(trained.run, file, options.cacheDir);
-    const { given, texts } = await ask(trained, clips.rows, question);
+    const shown = await rowsOfExamples(trained.run, examples, options.cacheDir);
+    const rows =
+      examples.length === 0 ? clips.rows : clips.rows.map((row) => ({ ...row, examples: shown }));
+    const { given, texts } = await ask(trained, rows, question);
     for (const line of linesAbout(given, question)) say?.(line);
     const answers = clips.rows.map((row, i) => ({
       startSeconds: row.sample.media[0]?.startSeconds ?? 0,
@@ -73,6 +88,26 @@ export async function sample(options: SampleOptions): Promise<Sampled> {
     await clips?.close();
     await trained.close();
   }
+}
+
+/** The first clip of each file, of which nothing is said but the answer. */
+async function rowsOfExamples(
+  run: Run,
+  examples: readonly SampleExample[],
+  cacheDir: string,
+): Promise<Row[]> {
+  const rows: Row[] = [];
+  for (const { file, answer } of examples) {
+    const clips = await openClipsOfFile(run, file, cacheDir);
+    try {
+      const row = clips.rows[0]!;
+      const { id, media, decodeMegapixels } = row.sample;
+      rows.push({ ...row, sample: { id, media, decodeMegapixels, text: answer, cues: [] } });
+    } finally {
+      await clips.close();
+    }
+  }
+  return rows;
 }
 
 /** What of the question is to be told: that the system's own is asked, that its end is cut off, or all of it. */

@@ -91,6 +91,12 @@ export interface DialogueParts<P extends TensorTree> {
   arrays(rows: readonly Row[], views: readonly View[]): Readonly<Record<string, HostArray>>;
   /** The windows of frames that {@link arrays} shows where a question is answered; all unless given. */
   windowsShown?(row: Row): readonly number[];
+  /** Whether {@link prompt} and {@link arrays} read examples of rows. */
+  readonly takesExamples?: boolean;
+  /** Examples before a conversation of the data, in whose place a row has none; not where people ask. */
+  examplesOf?(row: Row, question: string): readonly Row[];
+  /** The figures of questions again for rows that are shown in other ways, by what these are called. */
+  readonly askedAgain?: Readonly<Record<string, (rows: readonly Row[]) => readonly Row[]>>;
   /** Figures of answers that are written out. */
   readonly written?: readonly WrittenFigure[];
   /** The conversation up to the answer. */
@@ -126,10 +132,15 @@ export function dialogueSystem<P extends TensorTree>(
   const allViews = parts.views ?? ['film'];
   const alike = (rows: readonly Row[], view: View): View[] => rows.map(() => view);
   const assemble = (
-    rows: readonly Row[],
+    given: readonly Row[],
     turns: readonly Turn[],
     views: readonly View[],
   ): HostBatch => {
+    const rows = given.map((row, i) =>
+      parts.examplesOf === undefined
+        ? row
+        : { ...row, examples: parts.examplesOf(row, turns[i]!.question) },
+    );
     const dialogues = assembleDialogues(
       shape,
       rows.map((row, i): Piece[] => [
@@ -145,12 +156,17 @@ export function dialogueSystem<P extends TensorTree>(
   const firstTurn = (sample: Sample): Turn => turnsOf(sample, config.describe)[0]!;
   const task = (
     { name: figure, asks, isCounted }: HeldOutFigure,
-    { view, change }: { readonly view: View; readonly change?: FrameChange },
+    {
+      view,
+      change,
+      again,
+    }: { readonly view: View; readonly change?: FrameChange; readonly again?: string },
   ): HeldOutTask => ({
     name: [
       figure,
       ...(allViews.length > 1 ? [`of a ${view}`] : []),
       ...(change === undefined ? [] : [change]),
+      ...(again === undefined ? [] : [again]),
     ].join(', '),
     objective: OBJECTIVE,
     numClasses: tokenizer.vocabularySize,
@@ -160,8 +176,9 @@ export function dialogueSystem<P extends TensorTree>(
         change === undefined
           ? rows
           : rows.map((row) => changedRow(row, change, { frameSize, seed }));
+      const other = again === undefined ? undefined : parts.askedAgain?.[again];
       const turns = rows.map(({ sample }) => firstTurn(sample));
-      const { arrays } = assemble(shown, turns, alike(rows, view));
+      const { arrays } = assemble(other?.(shown) ?? shown, turns, alike(rows, view));
       const [labels, weights] = [arrays['labels']!.data, arrays['labelWeights']!];
       const data = Float32Array.from(weights.data, (weight, at) =>
         weight !== 0 && isCounted(labels[at]!, weights.data[at - 1] === 0) ? 1 : 0,
@@ -216,6 +233,9 @@ export function dialogueSystem<P extends TensorTree>(
       ...config.heldOut.changes.flatMap((change) =>
         figures.map((figure) => task(figure, { view: 'film', change })),
       ),
+      ...Object.keys(parts.askedAgain ?? {}).flatMap((again) =>
+        asked.map((figure) => task(figure, { view: answeredView, again })),
+      ),
     ],
     ...(parts.written === undefined ? {} : { writtenTasks: parts.written.map(writtenTask) }),
     init: (initializer) => tuned.init(initializer),
@@ -251,6 +271,7 @@ export function dialogueSystem<P extends TensorTree>(
       ),
       eosIds: [tokenizer.special.sep],
       maxNewTokens: config.maxAnswerTokens,
+      ...(parts.takesExamples === undefined ? {} : { takesExamples: parts.takesExamples }),
       decode,
     },
     sums: (params, frozen, batch) => ({

@@ -40,6 +40,8 @@ export interface Row {
   readonly timesSeconds: readonly number[];
   /** Log-mel spectrogram of the clip, [mel bands, frames] flat; where `data.audio` asks for it. */
   readonly audio?: Float32Array;
+  /** Clips that are shown before this one, each with what its sample says as the right answer (few-shot). */
+  readonly examples?: readonly Row[];
 }
 
 /** Whether two places show the same frame, as where a clip has fewer than are shown: they have no order. */
@@ -155,6 +157,8 @@ export interface Answers<P extends TensorTree = TensorTree> {
   readonly eosIds: readonly number[];
   /** Longer answers are cut. */
   readonly maxNewTokens: number;
+  /** Whether {@link Row.examples} are read, as many of each row of a batch; false unless given. */
+  readonly takesExamples?: boolean;
   /** Ids of an answer, without its end, in words. */
   decode(ids: readonly number[]): string;
 }
