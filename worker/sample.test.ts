@@ -80,8 +80,38 @@ describe('a run is asked about a file', { skip: WITHOUT_FFMPEG }, () => {
     const generate = ['blip2', 'generate'] as const;
     const { times } = await ask(generate, ASKED, VISION, queries, 'data.windows=4');
     assert.equal(times.length, 1);
+    const folder = join(scratch, `run-${runs - 1}`);
+    const examples = [{ file: film, answer: 'red' }];
+    await assert.rejects(
+      sample({ folder, file: film, question: ASKED, cacheDir: scratch, examples }),
+      { code: 'EXAMPLES_UNAVAILABLE' },
+    );
     const blind = await ask(generate, ASKED, VISION, queries, 'model.blind=true');
     assert.equal(blind.images.length, 0);
+  });
+
+  it('examples are shown before what is asked, to systems that read them', async () => {
+    const folder = join(scratch, 'few-shot');
+    await mkdir(folder);
+    const small = ['model.vision={width: 2, blocks: [1]}', 'train.frozen=[language]'];
+    await makeRunFolder(folder, {
+      ...{ recipe: 'frozen', stage: 'captioning', overrides: [...TINY, ...small] },
+    });
+    const other = join(scratch, 'other.mp4');
+    await makeFilm(other, { seconds: 1, size: '64x48', rate: 20 });
+    const examples = [
+      { file: other, answer: 'a blue star' },
+      { file: film, answer: 'a red circle' },
+    ];
+    const asked = { folder, file: film, question: ASKED, cacheDir: scratch };
+    const { sheet } = await sample({ ...asked, examples });
+    const page = (await readFile(sheet, 'utf8')).replace(/<\/?text[^>]*>\s*/g, ' ');
+    assert.match(
+      page,
+      /before the answer: what colour is it\? a blue star what colour is it\? a red circle what colour is it\?/,
+    );
+    const missing = [{ file: join(scratch, 'none.mp4'), answer: 'red' }];
+    await assert.rejects(sample({ ...asked, examples: missing }), { code: 'VIDEO_NOT_FOUND' });
   });
 
   it('nothing is told of a new film that was said of another one', async () => {

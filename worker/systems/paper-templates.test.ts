@@ -38,6 +38,7 @@ for (const recipe of [
   'blip2',
   'video-llama',
   'video-llava',
+  'frozen',
   'minigpt4',
   'minigpt4-video',
   'minigpt-v2',
@@ -81,5 +82,5 @@ for (const recipe of [
 }
 
 test('every paper preset with a language model was looked at', () => {
-  assert.equal(numTemplates, 13);
+  assert.equal(numTemplates, 14);
 });

@@ -63,6 +63,16 @@ test('Video-LLaVA: CLIP-L towers but for their last blocks, and Vicuna-7B', asyn
   isNear(sizes.below('projection'), 1024 * 4096 + 4096 + 4096 * 4096 + 4096);
 });
 
+test('Frozen: NF-ResNet-50 and a linear layer to two vectors are all that is trained', async () => {
+  const sizes = await sizesOf('frozen', 'captioning', 32_000);
+  isNear(sizes.below('language'), 6_738_415_616); // meta-llama/Llama-2-7b
+  // torchvision's ResNet-50 of 25,557,032 without its classifier; of each norm two numbers a channel, which here a gain
+  // and a bias are; and a gain of each block.
+  assert.equal(sizes.below('vision'), 25_557_032 - (2048 * 1000 + 1000) + 16);
+  assert.equal(sizes.below('prefix'), 2 * 4096 * (2048 + 1));
+  assert.equal(sizes.trained, sizes.below('vision', 'prefix'));
+});
+
 test('MiniGPT-4: one linear layer of 768 to 4,096 is all that is trained', async () => {
   for (const stage of ['pretraining', 'finetuning']) {
     const sizes = await sizesOf('minigpt4', stage, 32_000);

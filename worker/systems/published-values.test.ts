@@ -70,6 +70,19 @@ test('Llip: 64 tokens, in the recipe of MetaCLIP, on whose code it is built: bat
   assert.equal(batchOf(config), 32_768);
 });
 
+test('Frozen: Adam at a constant 3e-4, batches of 128 pictures of 224 pixels that are padded to squares, two vectors', async () => {
+  // Source: arXiv:2106.13884, sec. 3 and 4.
+  const { captioning } = await stages('frozen', 'paper');
+  const { data, optimizer, model } = captioning!;
+  assert.equal(batchOf(captioning!), 128);
+  assert.deepEqual([data.frameSize, data.fit], [224, 'contain']);
+  const { learningRate, warmupSteps, finalFraction, beta1, beta2, weightDecay } = optimizer;
+  assert.deepEqual([learningRate, warmupSteps, finalFraction], [3e-4, 0, 1]);
+  assert.deepEqual([beta1, beta2, weightDecay], [0.9, 0.95, 0]);
+  const { prefix, vision } = model as unknown as { prefix: number; vision: { blocks: number[] } };
+  assert.deepEqual([prefix, vision.blocks], [2, [3, 4, 6, 3]]);
+});
+
 test('MiniGPT-4: 20,000 steps of 256 pictures that no word is said before, then 1,000 of 12', async () => {
   // Source: arXiv:2304.10592, sec. 3.1 and 3.3; Vision-CAIR/MiniGPT-4, train_configs/minigpt4_stage{1,2}_pretrain.yaml.
   const { pretraining, finetuning } = await stages('minigpt4', 'paper');

@@ -13,6 +13,7 @@ import { disposeTree } from '../tree.ts';
 for (const recipe of [
   'blip2',
   'video-llava',
+  'frozen',
   'minigpt4',
   'minigpt4-video',
   'minigpt-v2',

@@ -4,6 +4,7 @@ import { blip2Generation } from './blip2-generation.ts';
 import { clip } from './clip.ts';
 import { coca } from './coca.ts';
 import { flava } from './flava.ts';
+import { frozen } from './frozen.ts';
 import { languageModel } from './language-model.ts';
 import { llip } from './llip.ts';
 import { merlot } from './merlot.ts';
@@ -26,6 +27,7 @@ export const systems: readonly SystemDefinition[] = [
   clip,
   coca,
   flava,
+  frozen,
   languageModel,
   llip,
   merlot,

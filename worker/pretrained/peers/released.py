@@ -19,6 +19,7 @@ def released():
     """The configs as they are published; what is not given is the class's own default, as there."""
     llama = lambda **more: hf.LlamaForCausalLM(hf.LlamaConfig(**LLAMA_2_7B, **more))
     yield "Llama-2-7b-chat-hf", llama
+    yield "Llama-2-7b-hf", llama
     yield "vicuna-7b-v1.5", llama
     yield "opt-2.7b", lambda: hf.OPTForCausalLM(
         hf.OPTConfig(

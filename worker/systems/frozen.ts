@@ -1,0 +1,145 @@
+/**
+ * Frozen: a vision encoder is trained from nothing, through a language model that never changes, to say what a picture
+ * shows in a few vectors among the model's words. It learns from captions alone; what else the language model can do, as
+ * answering questions and reading examples before one, it does with pictures too. Source: Tsimpoukelli et al. 2021,
+ * arXiv:2106.13884, sec. 3.
+ */
+import * as tf from '@tensorflow/tfjs-core';
+import * as z from 'zod';
+import type { Sample } from '../../video/index/sample.ts';
+import { count } from '../config-fields.ts';
+import { under } from '../initializer.ts';
+import { dense, type DenseParams } from '../layers/dense.ts';
+import {
+  initNfResNet,
+  nfResNet,
+  nfResNetChannels,
+  type NfResNetParams,
+  type NfResNetSizes,
+} from '../models/nf-resnet.ts';
+import type { TensorTree } from '../tree.ts';
+import { clipOf, factsByClip, longestOf } from './clip-facts.ts';
+import { turnsOf } from './dialogue.ts';
+import { dialogueFields, dialogueSystem } from './dialogue-system.ts';
+import { fewShotPrompt } from './few-shot.ts';
+import { ofOthers, otherRow } from './frame-changes.ts';
+import { languageFault, languageFields, languageOf } from './language-part.ts';
+import { defineSystem, isOneMediumWithWords } from './system.ts';
+import { fitTokenizer, readTokenizer } from './text-assets.ts';
+import { anyPicture, packedPictures, unpackedPictures } from './vision-part.ts';
+
+const fields = z.strictObject({
+  name: z.literal('frozen').describe('Tsimpoukelli et al. 2021, arXiv:2106.13884'),
+  permuted: z
+    .boolean()
+    .describe('Each conversation has the picture of another one of its microbatch; for comparison'),
+  vision: z
+    .strictObject({
+      width: count('Channels of the first convolution; stage s has 4 x 2^s times as many'),
+      blocks: z
+        .array(z.int().positive())
+        .min(1)
+        .describe('Blocks of each stage, 3, 4, 6 and 3 in NF-ResNet-50'),
+    })
+    .describe('The NF-ResNet that looks at each picture'),
+  prefix: count('Vectors that a picture becomes'),
+  language: languageFields,
+  template: z
+    .string()
+    .describe('A conversation up to the answer, with {examples}, {seen} and {question}'),
+  exampleTemplate: z
+    .string()
+    .describe(
+      'What stands for an example before what is asked, with {seen}, {question} and {answer}',
+    ),
+  ...dialogueFields,
+});
+
+type FrozenConfig = z.infer<typeof fields>;
+
+type FrozenParams = {
+  readonly vision: NfResNetParams;
+  readonly prefix: DenseParams; // channels of the last stage to prefix x width
+  readonly language: TensorTree;
+};
+
+export const frozen = defineSystem<FrozenConfig, FrozenParams>({
+  schema: fields,
+  sampleKind: 'a picture or a clip of one video, with words',
+  takes: isOneMediumWithWords,
+  check({ model, data, train }) {
+    const own = train.frozen.filter((part) => part !== 'language');
+    if (own.length > 0 || !train.frozen.includes('language'))
+      return `the language model is frozen and nothing else: set train.frozen to [language], not [${train.frozen.join(', ')}]`;
+    return data.frameSize % 2 !== 0
+      ? `data.frameSize (${data.frameSize}) is odd`
+      : languageFault(model);
+  },
+  arrange: ({ model }, samples) => captionsOf(samples, model.describe),
+  async fit(context) {
+    const { vocabularySize } = await fitTokenizer(context, context.config.model.textVocabulary);
+    return `${vocabularySize} word pieces`;
+  },
+  async open({ config: { model, data, train }, folder }) {
+    const tokenizer = await readTokenizer(folder);
+    const language = languageOf(model.language, tokenizer.vocabularySize);
+    const sizes: NfResNetSizes = { ...model.vision, channels: 3 * data.framesPerWindow };
+    const [numRead, numPrefix] = [nfResNetChannels(sizes), model.prefix * model.language.width];
+    const picture = anyPicture(train.seed, 'picture');
+    const seen = [{ numSoft: model.prefix }];
+    return dialogueSystem<FrozenParams>({
+      name: 'frozen',
+      config: model,
+      ...{ frameSize: data.frameSize, seed: train.seed, tokenizer, language },
+      views: ['picture'],
+      takesExamples: true,
+      askedAgain: {
+        'after an example': (rows) =>
+          rows.map((row, at) => ({ ...row, examples: [otherRow(rows, at) ?? row] })),
+        'another picture': (rows) =>
+          ofOthers(rows).map(({ frames }, at) => ({ ...rows[at]!, frames })),
+      },
+      init: (init) => ({
+        vision: initNfResNet(sizes, init, 'vision'),
+        prefix: {
+          // A picture's vectors begin as long as the words of a language model do.
+          kernel: init.normal('prefix/kernel', [numRead, numPrefix], 0.02 / Math.sqrt(numRead)),
+          bias: init.fill('prefix/bias', [numPrefix], 0),
+        },
+        language: language.init(under('language', init)),
+      }),
+      languageOf: ({ language: own }) => own,
+      see({ vision, prefix }, batch) {
+        const { pictures } = batch as Readonly<Record<string, tf.Tensor>>;
+        const read = nfResNet(vision, unpackedPictures(pictures!, data));
+        return tf.reshape(dense(prefix, read), [pictures!.shape[0], -1, model.language.width]);
+      },
+      arrays(rows) {
+        const own = model.permuted ? ofOthers(rows) : rows;
+        const shown = rows.flatMap(({ examples = [] }, at) => [...examples, own[at]!]);
+        const { data: pixels } = packedPictures(shown, data, picture);
+        return { pictures: { data: pixels, shape: [rows.length, pixels.length / rows.length] } };
+      },
+      windowsShown: (row) => picture(row, data.windows),
+      prompt: ({ examples = [] }, question) =>
+        fewShotPrompt(
+          model,
+          examples.map(({ sample }) => ({ seen, ...turnsOf(sample, question)[0]! })),
+          { seen, question },
+        ),
+    });
+  },
+});
+
+/**
+ * In the place of each sample the caption of its clip, which of several things said of it is the longest: questions are
+ * not trained on.
+ */
+function captionsOf(samples: readonly Sample[], describe: string): Sample[] {
+  const facts = factsByClip(samples, describe);
+  return samples.map((sample) => {
+    const { parts, ...others } = sample;
+    const caption = longestOf(facts.get(clipOf(sample)) ?? []);
+    return parts === undefined || caption === '' ? sample : { ...others, text: caption };
+  });
+}
