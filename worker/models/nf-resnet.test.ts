@@ -7,7 +7,7 @@ import { openInitializer } from '../initializer.ts';
 import { leavesOf, withLeaves } from '../tree.ts';
 import { initNfResNet, nfResNet, type NfResNetParams } from './nf-resnet.ts';
 
-const SIZES = { channels: 3, width: 2, blocks: [2, 1] };
+const SIZES = { channels: 3, width: 2, blocks: [2, 2] };
 const [HEIGHT, WIDTH] = [10, 12];
 
 /** Rows, columns, channels. */
@@ -179,7 +179,7 @@ void describe('NF-ResNet', () => {
     const gains = leavesOf(drawn).filter(([path]) => /\d\/gain$/.test(path));
     assert.deepEqual(
       gains.map(([, gain]) => gain.dataSync()[0]),
-      [0, 0, 0],
+      [0, 0, 0, 0],
     );
     const other = withLeaves(
       drawn,

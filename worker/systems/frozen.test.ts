@@ -199,6 +199,33 @@ test('asked behind an example, a row has that clip, its question and its answer 
   assert.equal(given.words, 'what colour is it? blue what colour is it?');
 });
 
+test('every second caption is trained on behind the picture and the caption of another clip', async () => {
+  const { system, config } = await open('data.windows=1');
+  const rows = testRows(frozen.arrange!(config, TEST_SAMPLES), config);
+  const batch = system.assemble(rows);
+  const { data, shape } = batch.arrays['ids']!;
+  for (const [row, { sample }] of rows.entries()) {
+    const read = system.answers!.decode([...data.slice(row * shape[1]!, (row + 1) * shape[1]!)]);
+    const asked = `what happens? ${sample.text}`;
+    const other = rows
+      .slice(row)
+      .find((one) => one.sample.media[0]!.file !== sample.media[0]!.file);
+    const [first, second] = picturesOf(batch, config, row);
+    if (row % 2 === 0) assert.equal(read, asked);
+    else {
+      const example = other ?? rows[0]!;
+      assert.equal(read, `what happens? ${example.sample.text} ${asked}`);
+      assert.deepEqual(first, example.frames);
+    }
+    assert.deepEqual(row % 2 === 0 ? first : second, rows[row]!.frames);
+  }
+  // Captions and their ends alone count, once each.
+  const words = rows.reduce((sum, { sample }) => sum + sample.text.split(' ').length + 1, 0);
+  assert.equal(batch.counts['next-token'], words);
+  const { system: alone } = await open('data.windows=1', 'model.examples=0');
+  assert.equal(picturesOf(alone.assemble(rows), config, 1).length, 1);
+});
+
 test('pictures of others in training: words and examples stay, what is asked about is of another', async () => {
   const [own, permuted] = await Promise.all([
     open('data.windows=1'),

@@ -6,7 +6,7 @@
  */
 import * as tf from '@tensorflow/tfjs-core';
 import * as z from 'zod';
-import type { Sample } from '../../video/index/sample.ts';
+import { shownKey, type Sample } from '../../video/index/sample.ts';
 import { count } from '../config-fields.ts';
 import { under } from '../initializer.ts';
 import { dense, type DenseParams } from '../layers/dense.ts';
@@ -24,7 +24,7 @@ import { dialogueFields, dialogueSystem } from './dialogue-system.ts';
 import { fewShotPrompt } from './few-shot.ts';
 import { ofOthers, otherRow } from './frame-changes.ts';
 import { languageFault, languageFields, languageOf } from './language-part.ts';
-import { defineSystem, isOneMediumWithWords } from './system.ts';
+import { defineSystem, isOneMediumWithWords, type Row } from './system.ts';
 import { fitTokenizer, readTokenizer } from './text-assets.ts';
 import { anyPicture, packedPictures, unpackedPictures } from './vision-part.ts';
 
@@ -43,6 +43,11 @@ const fields = z.strictObject({
     })
     .describe('The NF-ResNet that looks at each picture'),
   prefix: count('Vectors that a picture becomes'),
+  examples: count(
+    'A caption is trained on behind others with their pictures, so many at most and each number equally often; 0 in the ' +
+      'original',
+    0,
+  ),
   language: languageFields,
   template: z
     .string()
@@ -87,7 +92,7 @@ export const frozen = defineSystem<FrozenConfig, FrozenParams>({
     const [numRead, numPrefix] = [nfResNetChannels(sizes), model.prefix * model.language.width];
     const picture = anyPicture(train.seed, 'picture');
     const seen = [{ numSoft: model.prefix }];
-    return dialogueSystem<FrozenParams>({
+    const system = dialogueSystem<FrozenParams>({
       name: 'frozen',
       config: model,
       ...{ frameSize: data.frameSize, seed: train.seed, tokenizer, language },
@@ -116,7 +121,12 @@ export const frozen = defineSystem<FrozenConfig, FrozenParams>({
       },
       arrays(rows) {
         const own = model.permuted ? ofOthers(rows) : rows;
-        const shown = rows.flatMap(({ examples = [] }, at) => [...examples, own[at]!]);
+        const most = Math.max(...rows.map(({ examples = [] }) => examples.length));
+        // Nothing points to what a row with fewer examples is filled up with.
+        const shown = rows.flatMap(({ examples = [] }, at) => [
+          ...[...examples, own[at]!],
+          ...Array.from({ length: most - examples.length }, () => own[at]!),
+        ]);
         const { data: pixels } = packedPictures(shown, data, picture);
         return { pictures: { data: pixels, shape: [rows.length, pixels.length / rows.length] } };
       },
@@ -128,8 +138,27 @@ export const frozen = defineSystem<FrozenConfig, FrozenParams>({
           { seen, question },
         ),
     });
+    return { ...system, assemble: (rows) => system.assemble(behindOthers(rows, model.examples)) };
   },
 });
+
+/**
+ * Rows with none to `most` examples, in turns, so that each microbatch has as many pictures: rows of other media, the
+ * next ones first. Those that have some keep them.
+ */
+function behindOthers(rows: readonly Row[], most: number): Row[] {
+  return rows.map((row, at) => {
+    if (row.examples !== undefined) return row;
+    const others = [...rows.slice(at + 1), ...rows.slice(0, at)].filter(
+      ({ sample }) => shownKey(sample) !== shownKey(row.sample),
+    );
+    const number = at % (most + 1);
+    return {
+      ...row,
+      examples: Array.from({ length: number }, (_, k) => others[k % others.length] ?? row),
+    };
+  });
+}
 
 /**
  * In the place of each sample the caption of its clip, which of several things said of it is the longest: questions are
