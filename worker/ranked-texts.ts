@@ -1,6 +1,6 @@
 import { drawnOf, openRng } from '../proto/random.ts';
 import { captionedOf, type Captioned } from './eval/evaluate-similarity.ts';
-import { openVectorizer, similarityOf } from './eval/vectors.ts';
+import { openComparer } from './eval/vectors.ts';
 import type { Run } from './run.ts';
 import type { Row, Similarity } from './systems/system.ts';
 import type { TrainedRun } from './trained-run.ts';
@@ -21,16 +21,19 @@ export async function rankedTexts(
   rows: readonly Row[],
   texts: readonly string[],
 ): Promise<RankedText[][]> {
-  const vectorizer = openVectorizer(trained, similarity);
+  const comparer = openComparer(trained, similarity);
   try {
-    const read = await vectorizer.texts(texts);
-    return (await vectorizer.clips(rows)).map((clip) =>
-      texts
-        .map((text, at) => ({ text, alike: similarityOf(clip, read[at]!) }))
-        .sort((a, b) => b.alike - a.alike),
-    );
+    const read = await comparer.texts(texts);
+    const ranked: RankedText[][] = [];
+    for (const clip of await comparer.clips(rows)) {
+      const alike = await comparer.alike(clip, read);
+      ranked.push(
+        texts.map((text, at) => ({ text, alike: alike[at]! })).sort((a, b) => b.alike - a.alike),
+      );
+    }
+    return ranked;
   } finally {
-    vectorizer.close();
+    comparer.close();
   }
 }
 

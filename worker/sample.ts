@@ -10,7 +10,7 @@ import { uploadBatch } from './batches.ts';
 import { openClipsOfFile, type ClipsOfFile } from './clip-of-file.ts';
 import { openAnswering } from './generation/answers.ts';
 import { heldOutCaptions, rankedTexts } from './ranked-texts.ts';
-import { clipLoaderOptions } from './run.ts';
+import { clipLoaderOptions, type Run } from './run.ts';
 import { boxesIn } from './systems/boxes.ts';
 import { framesShown } from './shown-frames.ts';
 import type { Given, Row } from './systems/system.ts';

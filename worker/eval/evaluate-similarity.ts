@@ -9,12 +9,19 @@ import type { EvaluationContext, EvaluationResult } from './evaluate.ts';
 import { readPairs, type PairItem } from './pairs-file.ts';
 import { scorePairs, type PairScores } from './scores/pairs.ts';
 import { scoreRetrieval } from './scores/retrieval.ts';
-import { similarityOf, vectorsOf } from './vectors.ts';
+import { openComparer, vectorsOf, type Comparer } from './vectors.ts';
 
 /** Held-out clips by their captions, and captions by their clips: of clips that several samples show, all captions. */
-export async function evaluateRetrieval(
-  { trained, limit, say, open }: EvaluationContext,
+export function evaluateRetrieval(
+  context: EvaluationContext,
   similarity: Similarity,
+): Promise<EvaluationResult> {
+  return comparing(context, similarity, (comparer) => retrieval(context, comparer));
+}
+
+async function retrieval(
+  { trained, limit, say, open }: EvaluationContext,
+  comparer: Comparer,
 ): Promise<EvaluationResult> {
   const { index, config, heldOutLoader: loader, folder } = trained.run;
   const captioned = captionedOf(index.heldOut);
@@ -25,7 +32,8 @@ export async function evaluateRetrieval(
   const samples = asked.map(({ sample }) => sample);
   const source = { samples: index.heldOut, loader };
   const file = await open(asked);
-  const vectors = await vectorsOf(trained, similarity, { samples, texts }, { source, file });
+  const batchSize = config.train.microbatchSize;
+  const vectors = await vectorsOf(comparer, { samples, texts }, { source, file, batchSize });
   const whole = asked.flatMap(({ id, captions }, at) => {
     const vector = vectors.clips[at];
     return vector === undefined ? [] : [{ id, captions, vector }];
@@ -34,10 +42,10 @@ export async function evaluateRetrieval(
   // Of texts whose clips do not decode none is left.
   const left = [...new Set(whole.flatMap(({ captions }) => captions))];
   const places = left.map((text) => texts.indexOf(text));
-  const lines = whole.map(({ id, captions, vector }) => {
-    const scores = places.map((place) => similarityOf(vector, vectors.texts[place]!));
-    return { id, captions, scores };
-  });
+  const read = places.map((place) => vectors.texts[place]!);
+  const lines: { id: string; captions: readonly string[]; scores: number[] }[] = [];
+  for (const { id, captions, vector } of whole)
+    lines.push({ id, captions, scores: await comparer.alike(vector, read) });
   const scores = scoreRetrieval({
     values: lines.flatMap((line) => line.scores),
     ...{ numMedia: lines.length, numTexts: left.length },
@@ -72,10 +80,20 @@ export function captionedOf(samples: readonly Sample[]): Captioned[] {
  * Captions of a file about media below the folder `root`, or without one those that can be made of the held-out captions
  * of the demo world.
  */
-export async function evaluatePairs(
+export function evaluatePairs(
   context: EvaluationContext,
   similarity: Similarity,
-  from: { readonly file: string; readonly root: string } | undefined,
+  from: PairsFrom,
+): Promise<EvaluationResult> {
+  return comparing(context, similarity, (comparer) => pairs(context, comparer, from));
+}
+
+type PairsFrom = { readonly file: string; readonly root: string } | undefined;
+
+async function pairs(
+  context: EvaluationContext,
+  comparer: Comparer,
+  from: PairsFrom,
 ): Promise<EvaluationResult> {
   const { trained, say, open } = context;
   const { items, source, sampleOf, digest } = await (from === undefined
@@ -86,22 +104,36 @@ export async function evaluatePairs(
   const texts = [...new Set(items.flatMap((item) => item.captions))];
   const samples = usable.map((medium) => sampleOf(medium)!);
   const file = await open([items, digest]);
-  const vectors = await vectorsOf(trained, similarity, { samples, texts }, { source, file });
+  const batchSize = trained.run.config.train.microbatchSize;
+  const vectors = await vectorsOf(comparer, { samples, texts }, { source, file, batchSize });
   const clipOf = new Map(usable.map((medium, at) => [medium, vectors.clips[at]]));
   const textOf = new Map(texts.map((text, at) => [text, vectors.texts[at]!]));
-  const compared = items.flatMap((item) => {
+  const compared: ReturnType<typeof comparedOf>[] = [];
+  for (const item of items) {
     const clips = item.media.map((medium) => clipOf.get(medium));
-    if (clips.some((clip) => clip === undefined)) return [];
-    const table = clips.map((clip) =>
-      item.captions.map((caption) => similarityOf(clip!, textOf.get(caption)!)),
-    );
-    return [comparedOf(item, table)];
-  });
+    if (clips.some((clip) => clip === undefined)) continue;
+    const read = item.captions.map((caption) => textOf.get(caption)!);
+    const table = await Promise.all(clips.map((clip) => comparer.alike(clip!, read)));
+    compared.push(comparedOf(item, table));
+  }
   tellSkipped(say, items.length - compared.length, items.length);
   return {
     lines: compared.map(({ line }) => line),
     scores: scorePairs(compared.map(({ scores }) => scores)),
   };
+}
+
+async function comparing<T>(
+  { trained }: EvaluationContext,
+  similarity: Similarity,
+  body: (comparer: Comparer) => Promise<T>,
+): Promise<T> {
+  const comparer = openComparer(trained, similarity);
+  try {
+    return await body(comparer);
+  } finally {
+    comparer.close();
+  }
 }
 
 /** @param table of each medium how alike it is to each caption */

@@ -1,6 +1,7 @@
 /** Clips and texts as the vectors by which a system compares them. */
+import type * as tf from '@tensorflow/tfjs-core';
 import { uploadBatch } from '../batches.ts';
-import type { HostBatch, Row, Similarity } from '../systems/system.ts';
+import type { HostArray, HostBatch, Row, Similarity } from '../systems/system.ts';
 import type { TrainedRun } from '../trained-run.ts';
 import { disposeTree, type TensorTree } from '../tree.ts';
 import { inBatches, type ClipSource } from './asked.ts';
@@ -13,37 +14,48 @@ export interface Vectors {
   readonly texts: readonly Float32Array[];
 }
 
-/** A system's programs that make vectors, one for clips and one for texts, whatever their number. */
-export interface Vectorizer {
+/** A system's programs that make vectors and compare them, each one for any number of clips or texts. */
+export interface Comparer {
   /** Of rows, in their order. */
   clips(rows: readonly Row[]): Promise<Float32Array[]>;
   texts(texts: readonly string[]): Promise<Float32Array[]>;
+  /** How alike a clip is to each of some texts, as float32 is written in the fewest digits that tell it from any other. */
+  alike(clip: Float32Array, texts: readonly Float32Array[]): Promise<number[]>;
   /** Frees the programs. Idempotent. */
   close(): void;
 }
 
-export function openVectorizer(
+export function openComparer(
   { run, engine, params }: Pick<TrainedRun, 'run' | 'engine' | 'params'>,
   similarity: Similarity,
-): Vectorizer {
+): Comparer {
   const batchSize = run.config.train.microbatchSize;
+  const compare = similarity.compare?.bind(similarity);
   const compiled = (what: 'clips' | 'texts') =>
     engine.compile(
       (own: TensorTree, batch: TensorTree) => ({ vectors: similarity[what](own, batch) }),
       { name: `vectors of ${what}` },
     );
-  const programs = { clips: compiled('clips'), texts: compiled('texts') };
+  const programs = {
+    clips: compiled('clips'),
+    texts: compiled('texts'),
+    compare:
+      compare &&
+      engine.compile(
+        (own: TensorTree, { clips, texts }: { clips: tf.Tensor; texts: tf.Tensor }) => ({
+          alike: compare(own, clips, texts),
+        }),
+        { name: 'how alike clips and texts are' },
+      ),
+  };
   const made = async <T>(
     what: 'clips' | 'texts',
     items: readonly T[],
     assemble: (batch: readonly T[]) => HostBatch,
   ): Promise<Float32Array[]> => {
     const rows: Float32Array[] = [];
-    for (let start = 0; start < items.length; start += batchSize) {
-      const own = items.slice(start, start + batchSize);
-      // One program for any number: the last ones are filled up.
-      const filled = Array.from({ length: batchSize }, (_, at) => own[at % own.length]!);
-      const inputs = uploadBatch(engine, assemble(filled));
+    for (const own of batchesOf(items, batchSize)) {
+      const inputs = uploadBatch(engine, assemble(filledUp(own, batchSize)));
       const { vectors } = await programs[what](params, inputs);
       const values = (await vectors.data()) as Float32Array;
       disposeTree([vectors, inputs]);
@@ -55,43 +67,74 @@ export function openVectorizer(
   return {
     clips: (rows) => made('clips', rows, (batch) => similarity.assembleClips(batch)),
     texts: (texts) => made('texts', texts, (batch) => similarity.assembleTexts(batch)),
+    async alike(clip, texts) {
+      if (programs.compare === undefined) return texts.map((text) => similarityOf(clip, text));
+      const found: number[] = [];
+      for (const own of batchesOf(texts, batchSize)) {
+        const arrays = { clips: tableOf([clip]), texts: tableOf(filledUp(own, batchSize)) };
+        const inputs = uploadBatch(engine, { arrays, counts: {}, numTokens: 0 });
+        const { alike } = await programs.compare(
+          params,
+          inputs as { clips: tf.Tensor; texts: tf.Tensor },
+        );
+        const values = (await alike.data()) as Float32Array;
+        disposeTree([alike, inputs]);
+        found.push(...own.map((_, at) => inFewDigits(values[at]!)));
+      }
+      return found;
+    },
     close() {
       programs.clips.close();
       programs.texts.close();
+      programs.compare?.close();
     },
   };
 }
 
+function* batchesOf<T>(items: readonly T[], size: number): Generator<readonly T[]> {
+  for (let start = 0; start < items.length; start += size) yield items.slice(start, start + size);
+}
+
+/** One program for any number: the last ones come again. */
+function filledUp<T>(items: readonly T[], size: number): T[] {
+  return Array.from({ length: size }, (_, at) => items[at % items.length]!);
+}
+
+function tableOf(rows: readonly Float32Array[]): HostArray {
+  const width = rows[0]!.length;
+  const data = new Float32Array(rows.length * width);
+  for (const [at, row] of rows.entries()) data.set(row, at * width);
+  return { data, shape: [rows.length, width] };
+}
+
 /** Vectors of samples and texts, batch by batch into the file of an evaluation. */
 export async function vectorsOf(
-  trained: TrainedRun,
-  similarity: Similarity,
+  comparer: Comparer,
   { samples, texts }: { readonly samples: readonly number[]; readonly texts: readonly string[] },
-  { source, file }: { readonly source: ClipSource; readonly file: EvaluationFile },
+  {
+    source,
+    file,
+    batchSize,
+  }: {
+    readonly source: ClipSource;
+    readonly file: EvaluationFile;
+    readonly batchSize: number;
+  },
 ): Promise<Vectors> {
-  const batchSize = trained.run.config.train.microbatchSize;
-  const vectorizer = openVectorizer(trained, similarity);
-  try {
-    const clips = await inBatches(
-      samples,
-      { source, batchSize, file, name: 'clips' },
-      async (rows) => (await vectorizer.clips(rows)).map(encoded),
+  const clips = await inBatches(samples, { source, batchSize, file, name: 'clips' }, async (rows) =>
+    (await comparer.clips(rows)).map(encoded),
+  );
+  const read: string[] = [];
+  for (const [at, own] of [...batchesOf(texts, batchSize)].entries()) {
+    const rows = await file.unit(`texts ${at * batchSize}`, async () =>
+      (await comparer.texts(own)).map(encoded),
     );
-    const read: string[] = [];
-    for (let start = 0; start < texts.length; start += batchSize) {
-      const own = texts.slice(start, start + batchSize);
-      const rows = await file.unit(`texts ${start}`, async () =>
-        (await vectorizer.texts(own)).map(encoded),
-      );
-      read.push(...rows);
-    }
-    return {
-      clips: clips.map((row) => (row === undefined ? undefined : decoded(row))),
-      texts: read.map(decoded),
-    };
-  } finally {
-    vectorizer.close();
+    read.push(...rows);
   }
+  return {
+    clips: clips.map((row) => (row === undefined ? undefined : decoded(row))),
+    texts: read.map(decoded),
+  };
 }
 
 /** How alike a clip and a text are, in nine digits, which tell every float32 from any other. */
@@ -102,7 +145,11 @@ export function similarityOf(clip: Float32Array, text: Float32Array): number {
     for (const [k, value] of text.entries()) sum += clip[start + k]! * value;
     most = Math.max(most, sum);
   }
-  return Number(Math.fround(most).toPrecision(9));
+  return most;
+}
+
+function inFewDigits(value: number): number {
+  return Number(Math.fround(value).toPrecision(9));
 }
 
 /** In base64, little-endian. */

@@ -2,7 +2,7 @@
 import type { Tokenizer } from '../../video/text/tokenizer.ts';
 import { intArray, packedFrames } from './host-arrays.ts';
 import { textNumbers } from './text-number.ts';
-import type { HostArray, HostBatch, Row } from './system.ts';
+import type { HostArray, HostBatch, Row, Similarity } from './system.ts';
 
 export interface CaptionedBatchOptions {
   readonly tokenizer: Tokenizer;
@@ -22,6 +22,8 @@ export interface CaptionedBatches {
    * {@link textNumbers}.
    */
   readonly assemble: (rows: readonly Row[], captions: readonly string[]) => HostBatch;
+  /** `pixels` alone, and `ids` alone. */
+  readonly similarity: Pick<Similarity, 'assembleClips' | 'assembleTexts'>;
 }
 
 export function captionedBatches({
@@ -53,6 +55,16 @@ export function captionedBatches({
         counts: { contrastive: rows.length },
         numTokens: rows.length * tokensOfClip + numWords,
       };
+    },
+    similarity: {
+      assembleClips: (rows) => ({
+        ...{ arrays: { pixels: packedFrames(rows) }, counts: {} },
+        numTokens: rows.length * tokensOfClip,
+      }),
+      assembleTexts: (texts) => ({
+        ...{ arrays: { ids: textArray(texts, texts.length) }, counts: {} },
+        numTokens: texts.length * maxTokens,
+      }),
     },
   };
 }

@@ -72,13 +72,14 @@ export const frozen = defineSystem<FrozenConfig, FrozenParams>({
   schema: fields,
   sampleKind: 'a picture or a clip of one video, with words',
   takes: isOneMediumWithWords,
-  check({ model, data, train }) {
+  check(config) {
+    const { data, train } = config;
     const own = train.frozen.filter((part) => part !== 'language');
     if (own.length > 0 || !train.frozen.includes('language'))
       return `the language model is frozen and nothing else: set train.frozen to [language], not [${train.frozen.join(', ')}]`;
     return data.frameSize % 2 !== 0
       ? `data.frameSize (${data.frameSize}) is odd`
-      : languageFault(model);
+      : languageFault(config);
   },
   arrange: ({ model }, samples) => captionsOf(samples, model.describe),
   async fit(context) {

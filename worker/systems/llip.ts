@@ -163,7 +163,7 @@ function llipSystem(
   const shape: ClipShape = { data, frames, pixels: CLIP_PIXELS };
   const see = (params: LlipParams, pixels: tf.Tensor): MixtureTokens =>
     llipImages(params, clipPictures(pixels, shape), picturesPerClip(shape), sizes);
-  const { idsOf, textArray, assemble } = captionedBatches({
+  const { idsOf, textArray, assemble, similarity } = captionedBatches({
     ...{ tokenizer, maxTokens: text.maxTokens, hasStart: true },
     tokensOfClip:
       picturesPerClip(shape) * mixture.tokens +
@@ -216,6 +216,30 @@ function llipSystem(
     frozen: {},
     decays: decaysMatrices,
     assemble: training,
+    similarity: {
+      ...similarity,
+      clips(params, batch) {
+        const { keys, values } = see(params, (batch as LlipBatch).pixels);
+        return tf.concat([keys, values], -1);
+      },
+      texts(params, batch) {
+        const { queries, texts } = llipTexts(params, { ids: (batch as LlipBatch).ids }, sizes);
+        return tf.concat([queries, texts], -1);
+      },
+      compare({ output }, clips, texts) {
+        const width = mixture.width;
+        const [keys, values] = tf.split(
+          tf.reshape(clips, [clips.shape[0], -1, 2 * width]),
+          2,
+          -1,
+        ) as [tf.Tensor, tf.Tensor];
+        const [queries, own] = tf.split(texts, [width, config.embedding], -1) as [
+          tf.Tensor,
+          tf.Tensor,
+        ];
+        return llipSimilarities(output, { keys, values }, { queries, texts: own }, sizes.mixture);
+      },
+    },
     sums(params, _frozen, batch) {
       const given = batch as LlipBatch;
       if (given.candidates === undefined) return {};

@@ -74,7 +74,7 @@ export function retrievalSystem<P extends TensorTree>(
   options: RetrievalOptions<P>,
 ): VideoLanguageSystem<P> {
   const { name, maxTokens, splits } = options;
-  const { idsOf, textArray, assemble: withCaptions } = captionedBatches(options);
+  const { idsOf, textArray, assemble: withCaptions, similarity } = captionedBatches(options);
   const assemble = (rows: readonly Row[]): HostBatch =>
     withCaptions(
       rows,
@@ -98,15 +98,8 @@ export function retrievalSystem<P extends TensorTree>(
     ...(options.bounds && { bounds: options.bounds }),
     assemble,
     similarity: {
-      assembleClips: (rows) => ({
-        ...{ arrays: { pixels: packedFrames(rows) }, counts: {} },
-        numTokens: rows.length * options.tokensOfClip,
-      }),
+      ...similarity,
       clips: (params, batch) => options.clips(params, (batch as RetrievalBatch).pixels),
-      assembleTexts: (texts) => ({
-        ...{ arrays: { ids: textArray(texts, texts.length) }, counts: {} },
-        numTokens: texts.length * maxTokens,
-      }),
       texts: (params, batch) => options.texts(params, (batch as RetrievalBatch).ids),
     },
     sums(params, _frozen, batch): Record<string, ObjectiveSums> {

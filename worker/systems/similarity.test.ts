@@ -1,9 +1,11 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import * as tf from '@tensorflow/tfjs-core';
 import { openCpuEngine } from '../backend/cpu-engine.ts';
 import { uploadBatch } from '../batches.ts';
 import { similarityOf } from '../eval/vectors.ts';
 import { openInitializer } from '../initializer.ts';
+import { llipSimilarities, type LlipParams } from '../models/llip.ts';
 import { CAPTIONED, captionedRows, openCaptioned } from '../test/captioned-system.ts';
 
 interface Compared {
@@ -49,6 +51,41 @@ for (const { recipe, clips, overrides = [], ...own } of SYSTEMS) {
     assert.ok(new Set(apart[1]!.dataSync()).size > apart[1]!.shape[1]!, 'texts differ');
   });
 }
+
+test('Llip mixes a clip for each text apart as in training together', async () => {
+  const engine = await openCpuEngine();
+  const { system, config } = await openCaptioned('llip', {
+    ...{ preset: 'tiny', overrides: ['data.windows=2', 'data.frameSize=16', 'model.captions=[]'] },
+  });
+  const rows = captionedRows(config, CAPTIONED.slice(0, 3));
+  const params = system.init(openInitializer(4)) as LlipParams;
+  const { similarity, contrast } = system;
+  const together = contrast!.embed(params, {}, uploadBatch(engine, system.assemble(rows)));
+  const { keys, values, queries, texts } = together as Record<
+    'keys' | 'values' | 'queries' | 'texts',
+    tf.Tensor
+  >;
+  const { heads: numHeads, temperature } = (
+    config.model as unknown as { mixture: { heads: number; temperature: number } }
+  ).mixture;
+  const sizes = { numHeads, temperature };
+  const wanted = llipSimilarities(params.output, { keys, values }, { queries, texts }, sizes);
+  const flat = (x: tf.Tensor): tf.Tensor => tf.reshape(x, [3, -1]);
+  const found = similarity!.compare!(
+    params,
+    flat(similarity!.clips(params, uploadBatch(engine, similarity!.assembleClips(rows)))),
+    flat(
+      similarity!.texts(
+        params,
+        uploadBatch(engine, similarity!.assembleTexts(rows.map(({ sample }) => sample.text))),
+      ),
+    ),
+  );
+  assert.deepEqual(found.shape, [3, 3]);
+  const [own, other] = [found.dataSync(), wanted.dataSync()];
+  for (const [i, value] of own.entries()) assert.ok(Math.abs(value - other[i]!) < 1e-5);
+  assert.ok(new Set(own).size > 3, 'pairs differ');
+});
 
 test('a clip of several vectors is as like a text as the most alike of them', () => {
   const text = Float32Array.from([1, 0.5]);

@@ -131,6 +131,11 @@ export interface Similarity<P extends TensorTree = TensorTree> {
   assembleTexts(texts: readonly string[]): HostBatch;
   /** [texts, E]. */
   texts(params: P, batch: TensorTree): tf.Tensor;
+  /**
+   * How alike they are, [clips, texts], where that is another thing than products: of what {@link clips} and
+   * {@link texts} give, each flat in a row, float32 [clips, ...] and [texts, ...].
+   */
+  compare?(params: P, clips: tf.Tensor, texts: tf.Tensor): tf.Tensor;
 }
 
 /** What is given of a clip and of what is asked about it, as people read it. */
