@@ -45,6 +45,8 @@ export interface SamplePart {
   /** Who says it, in a conversation. */
   readonly role?: 'system' | 'user' | 'assistant';
   readonly text?: string;
+  /** What was liked less in place of `text`, where two answers were compared. */
+  readonly rejected?: string;
   /** Place in the sample's `media`. */
   readonly media?: number;
 }

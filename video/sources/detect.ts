@@ -5,6 +5,7 @@ import { documents } from './documents.ts';
 import { folder } from './folder.ts';
 import { imageText } from './image-text.ts';
 import { instructions } from './instructions.ts';
+import { preferences } from './preferences.ts';
 import { parquet } from './parquet.ts';
 import type { Source } from './source.ts';
 import { webdataset } from './webdataset.ts';
@@ -19,6 +20,7 @@ export const SOURCES: readonly Source[] = [
   webdataset,
   parquet,
   webvid,
+  preferences,
   instructions,
   documents,
   imageText,
@@ -38,6 +40,7 @@ const LOOKED_FOR: readonly string[] = [
   'parquet (tables with bytes, paths or URLs of media)',
   'webvid (.csv or .tsv with media and words)',
   'instructions (.json or .jsonl with conversations)',
+  'preferences (.json or .jsonl with two answers, one preferred)',
   'documents (.json or .jsonl with images and texts in order)',
   'image-text (.json or .jsonl with images and captions)',
   'folder (videos or pictures, with .vtt, .srt, .txt or .json beside them)',

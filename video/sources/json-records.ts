@@ -105,13 +105,15 @@ export function recordFiles(files: readonly StoredFile[]): StoredFile[] {
 }
 
 /** The forms that records of JSON files have. */
-export type RecordForm = 'instructions' | 'image-text' | 'documents';
+export type RecordForm = 'instructions' | 'preferences' | 'image-text' | 'documents';
 
 /** The form of one record, by the names of its fields. */
 export function formOf({ key, value }: Pick<JsonRecord, 'key' | 'value'>): RecordForm | undefined {
   const fields = fieldsOf(value);
   if (fields === undefined) return undefined;
   const has = (...names: string[]): boolean => names.every((name) => Object.hasOwn(fields, name));
+  // Before conversations, which they have too.
+  if (has('chosen', 'rejected') || has('output_1', 'output_2', 'preference')) return 'preferences';
   if (has('conversations') || has('messages') || has('q', 'a', 'video_id')) return 'instructions';
   if (has('text_list', 'image_info') || has('images', 'texts')) return 'documents';
   const isCoco =
@@ -189,12 +191,14 @@ export async function* readRecords(
   readFile: (file: StoredFile) => AsyncIterable<SourceRecord>,
 ): AsyncGenerator<SourceRecord> {
   let numRead = 0;
+  // Questions and preferences of a demo world are read when they are asked for.
+  const isWorld = files.some(({ path }) => path === WORLD_MANIFEST);
   for (const file of recordFiles(files)) {
     const found = await formOfFile(store, file, signal);
     if (found === form) {
       numRead++;
       yield* readFile(file);
-    } else {
+    } else if (!isWorld || found === undefined) {
       const message =
         found === undefined
           ? `its records are of no known form`

@@ -4,6 +4,7 @@ export const SOURCE_NAMES = [
   'webdataset',
   'webvid',
   'instructions',
+  'preferences',
   'image-text',
   'documents',
   'parquet',

@@ -5,6 +5,7 @@ import type { SamplePart } from '../index/sample.ts';
 import { documents } from './documents.ts';
 import { imageText } from './image-text.ts';
 import { instructions } from './instructions.ts';
+import { preferences } from './preferences.ts';
 import type { SourceMedia, SourceSample } from './source.ts';
 import { FIXTURES, makeFolder, readSource } from './test/read-source.ts';
 import { webvid } from './webvid.ts';
@@ -66,6 +67,71 @@ test('rows with too many or too few fields and stray quotes cost themselves alon
     'x.csv:9 RECORD_INCOMPLETE',
     'y.csv TABLE_COLUMNS',
     'z.csv:4 ROW_UNREADABLE',
+  ]);
+});
+
+test('preferences of LLaVA-RLHF, TRL and LLaVA-Hound: the sample has the preferred answer, its part the other', async () => {
+  const asked = [
+    { from: 'human', value: 'Hello' },
+    { from: 'gpt', value: 'Hi' },
+    { from: 'human', value: '<image>\nWhat is it?' },
+    { from: 'gpt', value: '' },
+  ];
+  const outputs = (preference: unknown) => ({
+    ...{ image: 'a.jpg', output_1: { from: 'llava', value: 'A cat. ' } },
+    ...{ output_2: { from: 'llava', value: 'A dog.' }, preference },
+  });
+  const said = (role: string, content: unknown) => ({ role, content });
+  const user = said('user', [{ type: 'image' }, { type: 'text', text: 'What?' }]);
+  const bare = { image: 'a.jpg', prompt: 'What?' };
+  const root = await makeFolder({
+    'a.jpg': '',
+    'b.mp4': '',
+    'rlhf.json': JSON.stringify([
+      { id: 'x', conversations: asked, ...outputs(1) },
+      { id: 'x', conversations: [asked], ...outputs(2) },
+      { conversations: asked, ...outputs(0) },
+    ]),
+    'trl.jsonl': [
+      { id: 'v', video: 'b.mp4', prompt: '<video>\nWhat?', chosen: 'Yes.', rejected: 'No.' },
+      { image: 'a.jpg', question: 'What?', chosen: 'Yes.', rejected: 'No.' },
+      {
+        images: ['a.jpg'],
+        prompt: [user],
+        chosen: [said('assistant', 'Yes.')],
+        rejected: [said('assistant', 'No.')],
+      },
+      {
+        chosen: [said('user', 'Q'), said('assistant', 'Yes.')],
+        rejected: [said('user', 'Q'), said('assistant', 'No.')],
+      },
+      { ...bare, chosen: 'Yes.', rejected: 'Yes. ' },
+      { ...bare, chosen: 'Yes.', rejected: '' },
+      { ...bare, prompt: '<video>', chosen: 'Yes.', rejected: 'No.' },
+      { ...bare, prompt: [], chosen: 'Yes.', rejected: 'No.' },
+    ]
+      .map((record) => JSON.stringify(record))
+      .join('\n'),
+  });
+  const { samples, faults } = await readSource(preferences, root);
+  assert.deepEqual(
+    samples.map(({ id, parts }) => [id, lineOf(parts), parts!.at(-1)!.rejected]),
+    [
+      ['rlhf/x#0', 'user:Hello|assistant:Hi|user:<0>|user:What is it?|assistant:A cat.', 'A dog.'],
+      ['rlhf/x#1', 'user:Hello|assistant:Hi|user:<0>|user:What is it?|assistant:A dog.', 'A cat.'],
+      ['trl/v#0', 'user:<0>|user:What?|assistant:Yes.', 'No.'],
+      ['trl/1', 'user:<0>|user:What?|assistant:Yes.', 'No.'],
+      ['trl/2', 'user:<0>|user:What?|assistant:Yes.', 'No.'],
+      ['trl/3', 'user:Q|assistant:Yes.', 'No.'],
+    ],
+  );
+  assert.deepEqual(placesOf(samples[2]!), ['video b.mp4']);
+  assert.deepEqual(faults, [
+    'rlhf.json:1#2 RECORD_INCOMPLETE',
+    'trl.jsonl:5 RECORD_INCOMPLETE',
+    'trl.jsonl:6 RECORD_INCOMPLETE',
+    'trl.jsonl:7 MEDIA_MARKS',
+    'trl.jsonl:8 RECORD_INCOMPLETE',
   ]);
 });
 

@@ -8,7 +8,7 @@ import { join } from 'node:path';
 import { compiled } from '../../proto/compiled.mjs';
 import { messageOf, UsageError, VideoloomError } from '../../proto/errors.ts';
 import type { ChildMessage, ChildSettings } from './child.ts';
-import type { ControlledTruth } from './controlled-truth.ts';
+import type { ControlledTruth, MovesTruth, PlacesTruth } from './controlled-truth.ts';
 import {
   clipPaths,
   controlledTruth,
@@ -24,7 +24,8 @@ import { looksOf, movesVocabulary, type Look } from './moves.ts';
 import { worldVocabulary } from './narrate.ts';
 import { placeQuestionsOf } from './place-questions.ts';
 import { placesVocabulary } from './places.ts';
-import { questionsOf, type QuestionRecord } from './questions.ts';
+import { preferencesOf } from './preferences.ts';
+import { questionsOf } from './questions.ts';
 import { TICKS_PER_SECOND } from './scene.ts';
 import { SLIDES_PER_STORY, slidesVocabulary } from './slides.ts';
 import { WORLD_KINDS, type WorldKind } from './world-kinds.ts';
@@ -75,7 +76,6 @@ export interface WorldSummary {
   readonly vocabularySize: number;
 }
 
-const QUESTIONS = 'questions.json';
 /** There while a world is not complete, so that what is begun is not mixed with another. */
 const DRAFT = '.world.partial.json';
 
@@ -96,7 +96,12 @@ export async function generateWorld(options: WorldOptions): Promise<WorldSummary
   const description = describe(parameters, options);
   const finished = await readDescription(join(dir, WORLD_MANIFEST), description, dir);
   const begun = finished ?? (await readDescription(join(dir, DRAFT), description, dir));
-  if (finished !== null && (await allThere(dir, finished))) {
+  const isComplete =
+    finished !== null &&
+    recordPaths(parameters, places).every((path) =>
+      finished.files.some((file) => file.path === path),
+    );
+  if (isComplete && (await allThere(dir, finished))) {
     options.onProgress?.(places.length, places.length);
     return summarize(dir, finished, 0);
   }
@@ -121,7 +126,7 @@ export async function generateWorld(options: WorldOptions): Promise<WorldSummary
     ...description,
     files: [
       ...places.flatMap((place) => files.get(keyOf(place))!),
-      ...(await writeQuestions(dir, parameters, places)),
+      ...(await writeRecords(dir, parameters, places)),
     ],
   };
   await writeFile(join(dir, `${WORLD_MANIFEST}.partial`), `${JSON.stringify(manifest, null, 1)}\n`);
@@ -130,24 +135,38 @@ export async function generateWorld(options: WorldOptions): Promise<WorldSummary
   return summarize(dir, manifest, missing.length);
 }
 
-/** `questions.json` of each split, in a world that has them. */
-async function writeQuestions(
+/** What is asked and said about a clip, by the name of the file in a split's folder. */
+const RECORDS: Partial<
+  Readonly<Record<WorldKind, Readonly<Record<string, (truth: ControlledTruth) => object[]>>>>
+> = {
+  moves: {
+    'questions.json': (truth) => questionsOf(truth as MovesTruth),
+    'preferences.json': (truth) => preferencesOf(truth as MovesTruth),
+  },
+  places: { 'questions.json': (truth) => placeQuestionsOf(truth as PlacesTruth) },
+};
+
+/** The files of {@link RECORDS} that a world has. */
+function recordPaths({ kind }: WorldParameters, places: readonly ClipPlace[]): string[] {
+  const names = Object.keys(RECORDS[kind ?? 'stories'] ?? {});
+  const splits = SPLITS.filter((split) => places.some((place) => place.split === split));
+  return splits.flatMap((split) => names.map((name) => `${split}/${name}`));
+}
+
+/** {@link RECORDS} of each split, in a world that has them. */
+async function writeRecords(
   dir: string,
   parameters: WorldParameters,
   places: readonly ClipPlace[],
 ): Promise<ClipFile[]> {
-  const { kind } = parameters;
-  if (kind !== 'moves' && kind !== 'places') return [];
+  const { kind = 'stories' } = parameters;
+  if (kind === 'stories') return [];
   const files: ClipFile[] = [];
-  for (const split of SPLITS) {
+  for (const path of recordPaths(parameters, places)) {
+    const [split, name] = path.split('/') as [string, string];
     const records = places
       .filter((place) => place.split === split)
-      .flatMap((place) => {
-        const truth = controlledTruth({ ...parameters, kind }, place);
-        return questionsAbout(truth);
-      });
-    if (records.length === 0) continue;
-    const path = `${split}/${QUESTIONS}`;
+      .flatMap((place) => RECORDS[kind]![name]!(controlledTruth({ ...parameters, kind }, place)));
     // One record a line, so that it can be read and cut without a parser.
     const lines = records.map((record) => JSON.stringify(record)).join(',\n');
     await writeFile(join(dir, `${path}.partial`), `[\n${lines}\n]\n`);
@@ -155,17 +174,6 @@ async function writeQuestions(
     files.push(await fingerprint(dir, path));
   }
   return files;
-}
-
-function questionsAbout(truth: ControlledTruth): QuestionRecord[] {
-  switch (truth.kind) {
-    case 'moves':
-      return questionsOf(truth);
-    case 'places':
-      return placeQuestionsOf(truth);
-    case 'slides':
-      return [];
-  }
 }
 
 /** What a world of each kind is like unless options say otherwise. */
