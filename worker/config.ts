@@ -6,6 +6,7 @@ import { parseNatsServers } from '../proto/nats-servers.ts';
 import { timeConflict } from '../proto/time-limits.ts';
 import { runFields, type RunConfig } from './config-fields.ts';
 import { nearest } from './nearest.ts';
+import { preferenceFault } from './systems/preference-part.ts';
 import { systemNamed, systems } from './systems/registry.ts';
 import type { ModelConfig } from './systems/system.ts';
 
@@ -194,7 +195,7 @@ function checkAcross(config: Config, file: string): void {
   });
   if (late !== undefined) throw invalid(`${file}: cluster and data do not go together: ${late}`);
   if (cluster.events !== null) parseNatsServers(cluster.events, 'cluster.events');
-  const wrong = systemNamed(model.name).check?.(config);
+  const wrong = systemNamed(model.name).check?.(config) ?? preferenceFault(config);
   if (wrong !== undefined) throw invalid(`${file}: ${wrong}`);
   if (cluster.workers > train.microbatches) {
     throw invalid(

@@ -32,8 +32,7 @@ export function freezeParameters(
   const frozen: Record<string, HostArray> = { ...system.frozen };
   for (const [path, { shape }] of leavesOf(form)) {
     if (!isFrozen.has(path)) continue;
-    const data = weights === 'shapes alone' ? new Float32Array(0) : valuesOf(path, shape, weights);
-    frozen[PREFIX + path] = { data, shape };
+    frozen[PREFIX + path] = frozenValues(path, shape, weights);
   }
   /** The whole tree from both parts. */
   const join = (trained: TensorTree, arrays: TensorTree): TensorTree => {
@@ -140,13 +139,15 @@ export function frozenPaths(patterns: readonly string[], paths: readonly string[
   return frozen;
 }
 
-function valuesOf(
+/** A parameter's values, of a plan by shapes none. */
+export function frozenValues(
   path: string,
   shape: readonly number[],
-  weights: ReadonlyMap<string, TensorData>,
-): Float32Array {
+  weights: ReadonlyMap<string, TensorData> | 'shapes alone',
+): HostArray {
+  if (weights === 'shapes alone') return { data: new Float32Array(0), shape };
   const bytes = Buffer.concat(partsOf(path, shape).map(({ name }) => weights.get(name)!.data));
-  const values = new Float32Array(bytes.length / 4);
-  bytes.copy(new Uint8Array(values.buffer));
-  return values;
+  const data = new Float32Array(bytes.length / 4);
+  bytes.copy(new Uint8Array(data.buffer));
+  return { data, shape };
 }

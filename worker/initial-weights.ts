@@ -8,6 +8,7 @@ import { openCpuEngine } from './backend/cpu-engine.ts';
 import { encodeHeader } from './checkpoint/format.ts';
 import type { RunConfig } from './config-fields.ts';
 import { freezeParameters, frozenPaths } from './frozen-parameters.ts';
+import { withReference } from './reference-parameters.ts';
 import {
   nameBelow,
   openInitialSource,
@@ -32,7 +33,7 @@ import { leavesOf, partsOf, withLeaves, type TensorTree } from './tree.ts';
 
 /**
  * Writes into a run's folder what its parameters are not drawn for: those taken from elsewhere, and all frozen ones,
- * which no checkpoint has. Where there are none, a file that is there is of a preparation that broke off: it goes.
+ * which no checkpoint has; of a system that compares with the model as it began, all. Where there are none, a file that is there is of a preparation that broke off: it goes.
  * Tensors are read and written one by one. Gives what was taken, for people, and the file's SHA-256, undefined where none
  * was written.
  *
@@ -60,10 +61,7 @@ export async function writeInitialWeights(
     const progress = source.progress === undefined ? '' : ` (${source.progress})`;
     said.push(`${taken.size} tensors of ${basename(runs[k]!)}${progress}`);
   }
-  const isFrozen = frozenPaths(
-    train.frozen,
-    leavesOf(form).map(([path]) => path),
-  );
+  const isFrozen = keptPaths(system, train.frozen, form);
   const isMissing = leavesOf(form).some(
     ([path, { shape }]) =>
       isFrozen.has(path) && partsOf(path, shape).some(({ name }) => !weights.has(name)),
@@ -225,9 +223,12 @@ export async function withInitialWeights(
   const { frozen } = config.train;
   const weights = await readInitialWeights(folder, config, sha256);
   const form = formOf(system);
-  checkFit(form, weights, { file: join(folder, INITIAL_FILE), frozen });
+  const isKept = keptPaths(system, frozen, form);
+  checkFit(form, weights, { file: join(folder, INITIAL_FILE), isKept });
+  const compared =
+    system.needsReference === true ? withReference(system, frozen, form, weights) : system;
   const beginning: VideoLanguageSystem = {
-    ...system,
+    ...compared,
     init: (initializer) => filled(system.init(initializer), weights),
   };
   return frozen.length === 0 ? beginning : freezeParameters(beginning, frozen, form, weights);
@@ -238,11 +239,21 @@ export function formOf(system: VideoLanguageSystem): TensorTree {
   return system.init(shapesOnly());
 }
 
-/** @throws UsageError INITIAL_WEIGHTS_UNFIT where it has not what is frozen, or what the model has not */
+/** Paths of what stays as it began: what is frozen; all where the system compares with it. */
+function keptPaths(
+  { needsReference }: Pick<VideoLanguageSystem, 'needsReference'>,
+  frozen: readonly string[],
+  form: TensorTree,
+): Set<string> {
+  const paths = leavesOf(form).map(([path]) => path);
+  return needsReference === true ? new Set(paths) : frozenPaths(frozen, paths);
+}
+
+/** @throws UsageError INITIAL_WEIGHTS_UNFIT where it has not what is kept, or what the model has not */
 function checkFit(
   form: TensorTree,
   weights: Weights,
-  { file, frozen }: { readonly file: string; readonly frozen: readonly string[] },
+  { file, isKept }: { readonly file: string; readonly isKept: ReadonlySet<string> },
 ): void {
   const unfit = (what: string): UsageError =>
     new UsageError(
@@ -264,12 +275,8 @@ function checkFit(
       throw unfit(`${name} is ${dtype} [${there}] there, and F32 [${here}] in the model`);
     }
   }
-  const isFrozen = frozenPaths(
-    frozen,
-    leaves.map(([path]) => path),
-  );
   for (const [path, { shape }] of leaves) {
-    if (!isFrozen.has(path)) continue;
+    if (!isKept.has(path)) continue;
     const missing = partsOf(path, shape).find(({ name }) => !weights.has(name));
     if (missing !== undefined) throw unfit(`it lacks ${missing.name}, which is frozen`);
   }

@@ -9,6 +9,7 @@ import type { Engine } from './backend/engine.ts';
 import type { Config } from './config.ts';
 import { freezeParameters, frozenLeaves } from './frozen-parameters.ts';
 import { formOf } from './initial-weights.ts';
+import { withReference } from './reference-parameters.ts';
 import { shapesOnly } from './initializer.ts';
 import { parameterShardings, rowParts, rowSharding } from './parallel/sharding.ts';
 import { compilePrograms } from './programs.ts';
@@ -57,10 +58,14 @@ export async function openShapeSystem(config: Config): Promise<ShapeSystem> {
     await definition.standIn?.({ config, index, folder });
     const opened = await definition.open({ config, index, folder });
     const form = formOf(opened);
+    const compared =
+      opened.needsReference === true
+        ? withReference(opened, train.frozen, form, 'shapes alone')
+        : opened;
     const system =
       train.frozen.length === 0
-        ? opened
-        : freezeParameters(opened, train.frozen, form, 'shapes alone');
+        ? compared
+        : freezeParameters(compared, train.frozen, form, 'shapes alone');
     return {
       system,
       trained: countsOf(leavesOf(formOf(system))),
@@ -147,7 +152,7 @@ function sampleOf(number: number, windows: number): Sample {
     parts: [
       { role: 'user', media: 0 },
       { role: 'user', text: 'what happens ?' },
-      { role: 'assistant', text: answer },
+      { role: 'assistant', text: answer, rejected: 'a circle' },
     ],
     decodeMegapixels: 1,
   };

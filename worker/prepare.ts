@@ -34,6 +34,7 @@ import { ensurePlugin, findPlugin } from './pjrt/plugin.ts';
 import { nearest } from './nearest.ts';
 import { clipLoaderOptions, dataAccessOptions } from './run.ts';
 import { RUN_FILES } from './run-system.ts';
+import { preferenceOf, wantsPreferences } from './systems/preference-part.ts';
 import { systemNamed } from './systems/registry.ts';
 import type { SystemDefinition } from './systems/system.ts';
 import { findTensorflow, notInstalled } from './tensorflow/install.ts';
@@ -439,7 +440,10 @@ async function indexData(
         progress.update(numDone / numFiles, `${numDone} of ${numFiles} files`);
       },
     }));
-  const takes = (sample: Sample): boolean => definition.takes(sample, whole.files);
+  const wantsTwo = wantsPreferences(model);
+  const sampleKind = `${definition.sampleKind}${wantsTwo ? ' and two answers, one preferred' : ''}`;
+  const takes = (sample: Sample): boolean =>
+    definition.takes(sample, whole.files) && (!wantsTwo || preferenceOf(sample) !== undefined);
   const train = whole.train.filter(takes);
   const index = subsetOf(whole, {
     train: definition.arrange?.(config, train) ?? train,
@@ -450,7 +454,7 @@ async function indexData(
   if (numClips === 0) {
     throw new DataError(
       'DATA_UNFIT',
-      `none of the ${numOthers} samples of ${root} is ${definition.sampleKind}, which is what ${model.name} trains on` +
+      `none of the ${numOthers} samples of ${root} is ${sampleKind}, which is what ${model.name} trains on` +
         (whole.train.concat(whole.heldOut).some(({ text }) => text.trim() !== '')
           ? ''
           : `; none has words: in a folder of videos they are looked for in ${WORDS_ENDINGS.join(' ')} of the same name ` +
@@ -460,7 +464,7 @@ async function indexData(
   progress.done(
     `${numClips} clips of ${isUrl(root) ? root : relative(process.cwd(), root) || root}`,
   );
-  if (numOthers > 0) say(`${numOthers} samples left out: not ${definition.sampleKind}`);
+  if (numOthers > 0) say(`${numOthers} samples left out: not ${sampleKind}`);
   const wordless = [...index.train, ...index.heldOut].filter(({ text }) => text.trim() === '');
   if (wordless.length > numClips / 2) {
     say(

@@ -20,6 +20,28 @@ export function nextTokenSums(logits: tf.Tensor, labels: tf.Tensor): ObjectiveSu
   );
 }
 
+/** What is made of each label of {@link nextTokenSums}, [B, L - 1] float32 each; 0 where it does not count. */
+export interface TokenScores {
+  /** Log-probability, nats. */
+  readonly logProbs: tf.Tensor;
+  /** 1 where it is the likeliest; no gradient. */
+  readonly right: tf.Tensor;
+  /** 1. */
+  readonly counted: tf.Tensor;
+}
+
+/** As {@link nextTokenSums}, by token. */
+export function nextTokenScores(logits: tf.Tensor, labels: tf.Tensor): TokenScores {
+  const [batch, length, numWords] = logits.shape as [number, number, number];
+  const before = tf.slice(logits, [0, 0, 0], [batch, length - 1, numWords]);
+  const wanted = tf.slice(labels, [0, 1], [batch, length - 1]);
+  const counted = tf.cast(tf.greaterEqual(wanted, tf.scalar(0, 'int32')), 'float32');
+  const isLabel = tf.oneHot(tf.maximum(wanted, tf.scalar(0, 'int32')), numWords, 1, 0, 'bool');
+  const logProbs = tf.sum(tf.where(isLabel, tf.logSoftmax(before), 0), -1);
+  const right = tf.cast(tf.equal(tf.argMax(before, -1), wanted), 'float32');
+  return { logProbs: tf.mul(logProbs, counted), right: tf.mul(right, counted), counted };
+}
+
 /** How many labels [B, L] {@link nextTokenSums} counts: what its sums are to be divided by. */
 export function numNextTokens(labels: Int32Array, length: number): number {
   return labels.reduce((sum, label, i) => sum + (i % length > 0 && label >= 0 ? 1 : 0), 0);

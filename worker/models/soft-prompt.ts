@@ -1,7 +1,12 @@
 /** A decoder-only language model that is given soft tokens among its words: what was seen and heard. */
 import * as tf from '@tensorflow/tfjs-core';
 import type { ObjectiveSums } from '../losses/cross-entropy.ts';
-import { NO_LABEL, nextTokenSums } from '../losses/next-token.ts';
+import {
+  NO_LABEL,
+  nextTokenScores,
+  nextTokenSums,
+  type TokenScores,
+} from '../losses/next-token.ts';
 import type { TensorTree } from '../tree.ts';
 import type { Decoder, DecoderInputs } from './decoder.ts';
 import type { LanguageModel } from './language-model.ts';
@@ -22,11 +27,32 @@ export function dialogueSums<P extends TensorTree>(
   batch: DialogueBatch,
   soft?: tf.Tensor,
 ): ObjectiveSums {
+  const { logits, labels } = answered(decoder, params, batch, soft);
+  return nextTokenSums(logits, labels);
+}
+
+/** As {@link dialogueSums}, by token. */
+export function dialogueScores<P extends TensorTree>(
+  decoder: Decoder<P>,
+  params: P,
+  batch: DialogueBatch,
+  soft?: tf.Tensor,
+): TokenScores {
+  const { logits, labels } = answered(decoder, params, batch, soft);
+  return nextTokenScores(logits, labels);
+}
+
+function answered<P extends TensorTree>(
+  decoder: Decoder<P>,
+  params: P,
+  batch: DialogueBatch,
+  soft: tf.Tensor | undefined,
+): { readonly logits: tf.Tensor; readonly labels: tf.Tensor } {
   const states = decoder.states(params, inputsOf(batch, soft));
   const isCounted = tf.greater(batch.labelWeights, 0);
   const none = tf.fill(batch.labels.shape, NO_LABEL, 'int32');
   const labels = tf.where(isCounted, batch.labels, none);
-  return nextTokenSums(decoder.logits(params, states), labels);
+  return { logits: decoder.logits(params, states), labels };
 }
 
 /**

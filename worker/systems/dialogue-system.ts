@@ -6,16 +6,33 @@ import type { Sample } from '../../video/index/sample.ts';
 import type { Tokenizer } from '../../video/text/tokenizer.ts';
 import { count } from '../config-fields.ts';
 import { under, type Initializer } from '../initializer.ts';
+import type { TokenScores } from '../losses/next-token.ts';
 import type { Decoder } from '../models/decoder.ts';
-import { dialogueSums, seeingModel, type DialogueBatch } from '../models/soft-prompt.ts';
+import {
+  dialogueScores,
+  dialogueSums,
+  seeingModel,
+  type DialogueBatch,
+} from '../models/soft-prompt.ts';
 import type { PartKinds } from '../part-kind.ts';
 import type { PublishedPart } from '../pretrained/published-parts.ts';
+import { referenceOf } from '../reference-parameters.ts';
 import type { TensorTree } from '../tree.ts';
 import type { LoraConfig } from '../tuning/lora.ts';
 import { boxesJoined } from './boxes.ts';
 import { assembleDialogues, dialogueGiven, turnsOf, type Piece, type Turn } from './dialogue.ts';
 import { changedRow, FRAME_CHANGES, type FrameChange } from './frame-changes.ts';
 import type { Language } from './language-part.ts';
+import {
+  forBothAnswers,
+  pairSums,
+  PREFERENCE,
+  preferenceFields,
+  preferenceOf,
+  REWARD_MARGIN,
+  trainedPreference,
+  type PreferenceTurn,
+} from './preference-part.ts';
 import type {
   AnsweringParams,
   HeldOutTask,
@@ -55,6 +72,11 @@ export const dialogueFields = {
     })
     .describe('What is found out about held-out clips beside the next token'),
   tuning: tuningFields.nullable().optional(),
+  preference: preferenceFields
+    .optional()
+    .describe(
+      'It learns which of two answers is preferred, beside the model that the run begins with; absent: it learns answers',
+    ),
 };
 
 export type DialogueConfig = z.infer<z.ZodObject<typeof dialogueFields>>;
@@ -114,6 +136,15 @@ export interface WrittenFigure {
 
 const OBJECTIVE = 'next-token';
 
+/** @param spelt a text as the tokenizer writes it, which is how an answer comes */
+function preferredFigure(spelt: (text: string) => string): WrittenFigure {
+  return {
+    name: 'preferred answer, written',
+    asks: ({ rejected }) => rejected !== undefined,
+    isRight: ({ answer }, text) => text === spelt(answer),
+  };
+}
+
 /** What is counted of the answers to some questions. */
 interface HeldOutFigure {
   readonly name: string;
@@ -128,6 +159,7 @@ export function dialogueSystem<P extends TensorTree>(
   const { name, config, tokenizer, language, seed, frameSize, languagePath = 'language' } = parts;
   const tuned = withTuning(parts);
   const { languageOf, decoder } = tuned;
+  const { preference } = config;
   const shape = { tokenizer, length: config.length };
   const allViews = parts.views ?? ['film'];
   const alike = (rows: readonly Row[], view: View): View[] => rows.map(() => view);
@@ -150,10 +182,40 @@ export function dialogueSystem<P extends TensorTree>(
     );
     return counted({ ...dialogues, ...parts.arrays(rows, views) });
   };
+  /** Both answers of a row stand side by side. */
+  const assemblePairs = (
+    rows: readonly Row[],
+    turns: readonly PreferenceTurn[],
+    views: readonly View[],
+  ): HostBatch => {
+    const dialogues = assembleDialogues(
+      shape,
+      rows.flatMap((row, i) => {
+        const { question, answer, rejected } = turns[i]!;
+        const asked = parts.prompt(row, question, views[i]!);
+        return [answer, rejected].map((words): Piece[] => [...asked, { words, isAnswer: true }]);
+      }),
+    );
+    const pairWeights = { data: new Float32Array(rows.length).fill(1), shape: [rows.length] };
+    const { arrays, counts, numTokens } = counted({ ...dialogues, ...parts.arrays(rows, views) });
+    const ofPreferred = dialogues.labelWeights.data.reduce(
+      (sum, weight, at) => sum + (Math.floor(at / config.length) % 2 === 0 ? weight : 0),
+      0,
+    );
+    return {
+      arrays: { ...arrays, pairWeights },
+      counts: {
+        ...counts,
+        ...{ [PREFERENCE]: rows.length, [REWARD_MARGIN]: rows.length, [OBJECTIVE]: ofPreferred },
+      },
+      numTokens,
+    };
+  };
   const answeredView = allViews.at(-1)!;
   const answered = (row: Row, question: string): readonly Piece[] =>
     parts.prompt(row, question === '' ? config.describe : question, answeredView);
-  const firstTurn = (sample: Sample): Turn => turnsOf(sample, config.describe)[0]!;
+  const firstTurn = (sample: Sample): Turn =>
+    (preference && preferenceOf(sample)) ?? turnsOf(sample, config.describe)[0]!;
   const task = (
     { name: figure, asks, isCounted }: HeldOutFigure,
     {
@@ -223,12 +285,38 @@ export function dialogueSystem<P extends TensorTree>(
     answerOf: (sample) => decode(tokenizer.encode(firstTurn(sample).answer)),
     isRight: (sample, text) => isRight(firstTurn(sample), text),
   });
+  const pairTask = (view: View): HeldOutTask => ({
+    name: ['preferred of two answers', ...(allViews.length > 1 ? [`of a ${view}`] : [])].join(', '),
+    objective: PREFERENCE,
+    numClasses: 2,
+    asks: (sample) => preferenceOf(sample) !== undefined,
+    assemble: (rows) =>
+      assemblePairs(
+        rows,
+        rows.map(({ sample }) => preferenceOf(sample)!),
+        alike(rows, view),
+      ),
+    // Named in whatever order, either answer is the preferred one as often.
+    labels: ({ arrays }) =>
+      [...arrays['pairWeights']!.data].flatMap((weight, at) => (weight === 0 ? [] : [at % 2])),
+  });
+  const written: readonly WrittenFigure[] = [
+    ...(parts.written ?? []),
+    ...(preference === undefined
+      ? []
+      : [preferredFigure((text) => decode(tokenizer.encode(text)))]),
+  ];
   const overall: HeldOutFigure = { name: OBJECTIVE, isCounted: () => true };
   const figures = [...asked, ...spoken];
   return {
     name,
-    objectives: { [OBJECTIVE]: 1 },
+    objectives:
+      preference === undefined
+        ? { [OBJECTIVE]: 1 }
+        : { [PREFERENCE]: 1, [REWARD_MARGIN]: 0, [OBJECTIVE]: preference.answerWeight },
+    ...(preference === undefined ? {} : { needsReference: true }),
     heldOutTasks: [
+      ...(preference === undefined ? [] : allViews.map(pairTask)),
       ...allViews.flatMap((view) => [overall, ...figures].map((figure) => task(figure, { view }))),
       ...config.heldOut.changes.flatMap((change) =>
         figures.map((figure) => task(figure, { view: 'film', change })),
@@ -237,7 +325,7 @@ export function dialogueSystem<P extends TensorTree>(
         asked.map((figure) => task(figure, { view: answeredView, again })),
       ),
     ],
-    ...(parts.written === undefined ? {} : { writtenTasks: parts.written.map(writtenTask) }),
+    ...(written.length === 0 ? {} : { writtenTasks: written.map(writtenTask) }),
     init: (initializer) => tuned.init(initializer),
     kinds: { ...parts.kinds, ...tuned.kinds, [languagePath]: language.kind },
     published: [
@@ -247,17 +335,23 @@ export function dialogueSystem<P extends TensorTree>(
     ],
     frozen: tuned.fixed,
     decays: decaysMatrices,
-    assemble: (rows) =>
-      assemble(
-        rows,
-        rows.map(({ sample, epoch, number }) => {
-          const turns = turnsOf(sample, config.describe);
-          return turns[openRng(seed, 'turn', epoch, number).integer(turns.length)]!;
-        }),
+    assemble(rows) {
+      const views =
         allViews.length === 1
           ? alike(rows, allViews[0]!)
-          : rows.map((_, at): View => (at < rows.length >> 1 ? 'picture' : 'film')),
-      ),
+          : rows.map((_, at): View => (at < rows.length >> 1 ? 'picture' : 'film'));
+      if (preference !== undefined) {
+        const pairs = rows.map(({ sample, number }) =>
+          trainedPreference(preferenceOf(sample)!, preference, { seed, number }),
+        );
+        return assemblePairs(rows, pairs, views);
+      }
+      const turns = rows.map(({ sample, epoch, number }) => {
+        const all = turnsOf(sample, config.describe);
+        return all[openRng(seed, 'turn', epoch, number).integer(all.length)]!;
+      });
+      return assemble(rows, turns, views);
+    },
     answers: {
       assemble: (rows, question) => asking(rows, () => question),
       given: (row, question) => ({
@@ -274,14 +368,29 @@ export function dialogueSystem<P extends TensorTree>(
       ...(parts.takesExamples === undefined ? {} : { takesExamples: parts.takesExamples }),
       decode,
     },
-    sums: (params, frozen, batch) => ({
-      [OBJECTIVE]: dialogueSums(
-        decoder,
-        languageOf(params, frozen),
-        batch as DialogueBatch,
-        parts.see(params, batch),
-      ),
-    }),
+    sums(params, frozen, batch) {
+      const { pairWeights } = batch as Readonly<Record<string, tf.Tensor | undefined>>;
+      // Held-out questions about words come with one answer.
+      if (preference === undefined || pairWeights === undefined) {
+        return {
+          [OBJECTIVE]: dialogueSums(
+            decoder,
+            languageOf(params, frozen),
+            batch as DialogueBatch,
+            parts.see(params, batch),
+          ),
+        };
+      }
+      const scores = (own: P): TokenScores =>
+        dialogueScores(
+          decoder,
+          languageOf(own, frozen),
+          batch as DialogueBatch,
+          forBothAnswers(parts.see(own, batch)),
+        );
+      const both = { policy: scores(params), reference: scores(referenceOf(params, frozen)) };
+      return pairSums(both, pairWeights, { preference, answerObjective: OBJECTIVE });
+    },
   };
 }
 

@@ -22,6 +22,8 @@ export type Piece =
 export interface Turn {
   readonly question: string;
   readonly answer: string;
+  /** An answer that was liked less. */
+  readonly rejected?: string;
 }
 
 /**
@@ -59,11 +61,12 @@ export function turnsOf({ parts, text }: Sample, describe: string): Turn[] {
     return [{ question: describe, answer: text }];
   const turns: Turn[] = [];
   let question: string[] = [];
-  for (const { role, text: words } of parts) {
+  for (const { role, text: words, rejected } of parts) {
     if (words === undefined) continue;
     if (role !== 'assistant') question.push(words);
     else {
-      turns.push({ question: question.join(' '), answer: words });
+      const less = rejected === undefined ? {} : { rejected };
+      turns.push({ question: question.join(' '), answer: words, ...less });
       question = [];
     }
   }

@@ -39,6 +39,7 @@ for (const recipe of [
   'video-llama',
   'video-llava',
   'frozen',
+  'llava-dpo',
   'minigpt4',
   'minigpt4-video',
   'minigpt-v2',
@@ -82,5 +83,5 @@ for (const recipe of [
 }
 
 test('every paper preset with a language model was looked at', () => {
-  assert.equal(numTemplates, 14);
+  assert.equal(numTemplates, 17);
 });

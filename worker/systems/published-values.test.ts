@@ -109,10 +109,24 @@ test('MiniGPT-v2: pictures of 448 pixels in 256 tokens, 400,000 steps of 96, 50,
   }
 });
 
+test('LLaVA-Hound: three times 17,000 preferences in steps of 128, beta 0.1, the language model alone', async () => {
+  // Source: RifleZhang/LLaVA-Hound-DPO, llava_hound_dpo/dpo_scripts/train_dpo.sh (8 GPUs).
+  const { preference } = await stages('llava-dpo', 'paper');
+  assert.equal(batchOf(preference!), 128);
+  assert.equal(preference!.train.steps, Math.floor((3 * 17_000) / 128));
+  assert.deepEqual(preference!.train.frozen, ['image', 'video', 'projection']);
+  const { learningRate, warmupSteps, weightDecay } = preference!.optimizer;
+  assert.deepEqual([learningRate, warmupSteps, weightDecay], [5e-7, 40, 0]);
+  assert.deepEqual(modelOf(preference!)['preference'], {
+    ...{ loss: 'sigmoid', beta: 0.1, labelSmoothing: 0, answerWeight: 0, shuffled: false },
+  });
+});
+
 /** New tokens that released code asks for. */
 const ANSWERS = {
   blip2: 30, // salesforce/LAVIS, blip2_opt.py, generate
   'video-llama': 300, // DAMO-NLP-SG/Video-LLaMA, demo_video.py
+  'llava-dpo': 1024, // as its Video-LLaVA
   'video-llava': 1024, // PKU-YuanGroup/Video-LLaVA, run_inference_video_qa.py
   minigpt4: 300, // Vision-CAIR/MiniGPT-4, minigpt4/conversation/conversation.py
   'minigpt-v2': 500, // Vision-CAIR/MiniGPT-4, demo_v2.py

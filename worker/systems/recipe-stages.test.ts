@@ -14,6 +14,7 @@ for (const recipe of [
   'blip2',
   'video-llava',
   'frozen',
+  'llava-dpo',
   'minigpt4',
   'minigpt4-video',
   'minigpt-v2',

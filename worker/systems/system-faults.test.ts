@@ -18,6 +18,13 @@ function faultOf(recipe: string, overrides: string[], stage?: string): string | 
   }
 }
 
+test('preferences compare with what the run begins with: there is to be something', () => {
+  const fault = (...overrides: string[]) => faultOf('llava-dpo', overrides, 'preference');
+  assert.equal(fault(), undefined);
+  assert.match(fault('init=[]')!, /^llava-dpo: model\.preference compares .* begin from a run/);
+  assert.match(fault('model.preference.labelSmoothing=0.5')!, /expected less than 0\.5/);
+});
+
 test('video-llava: a microbatch has pictures and films, and devices share each', () => {
   const fault = (...overrides: string[]) => faultOf('video-llava', overrides, 'instruction');
   assert.equal(

@@ -204,6 +204,8 @@ export interface VideoLanguageSystem<P extends TensorTree = TensorTree> {
   readonly published?: readonly PublishedPart[];
   /** Arrays that the program takes but does not train. */
   readonly frozen: Readonly<Record<string, HostArray>>;
+  /** {@link sums} compares with the model as the run began: see `referenceOf`. */
+  readonly needsReference?: boolean;
   /** Whether weight decay applies to a parameter; of stacked layers, `shape` is that of one. */
   decays(path: string, shape: readonly number[]): boolean;
   /** Least and greatest value that a step leaves to a parameter, by its path; none unless given. */

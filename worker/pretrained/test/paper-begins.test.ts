@@ -20,6 +20,7 @@ const VOCABULARY: Readonly<Record<string, Readonly<Record<string, number>>>> = {
   'video-llama': { listen: 32_000, alignment: 32_000, instruction: 32_000 },
   'video-llava': { alignment: 32_000, instruction: 32_000 },
   frozen: { captioning: 32_000 },
+  'llava-dpo': { alignment: 32_000, instruction: 32_000, preference: 32_000 },
   minigpt4: { pretraining: 32_000, finetuning: 32_000 },
   'minigpt-v2': { pretraining: 32_000, multitask: 32_000, instruction: 32_000 },
   'minigpt4-video': { pictures: 32_000, films: 32_000, instruction: 32_000 },
