@@ -9,7 +9,7 @@ import type { Engine } from './backend/engine.ts';
 import type { Config } from './config.ts';
 import { freezeParameters, frozenLeaves } from './frozen-parameters.ts';
 import { formOf } from './initial-weights.ts';
-import { withReference } from './reference-parameters.ts';
+import { referenceLeaves, withReference } from './reference-parameters.ts';
 import { shapesOnly } from './initializer.ts';
 import { parameterShardings, rowParts, rowSharding } from './parallel/sharding.ts';
 import { compilePrograms } from './programs.ts';
@@ -69,7 +69,7 @@ export async function openShapeSystem(config: Config): Promise<ShapeSystem> {
     return {
       system,
       trained: countsOf(leavesOf(formOf(system))),
-      frozen: countsOf(frozenLeaves(system)),
+      frozen: countsOf([...frozenLeaves(system), ...referenceLeaves(system)]),
       rows: samples.map((sample, number) => rowOf(sample, number, config)),
     };
   } finally {

@@ -20,6 +20,7 @@ import {
   type ShapeSystem,
 } from './plan-shapes.ts';
 import { pluginOf, prepare, readRecipe, type PrepareOptions } from './prepare.ts';
+import { referenceLeaves } from './reference-parameters.ts';
 import { openRunEngine } from './run-engine.ts';
 import { openRun, type Run } from './run.ts';
 import { disposeState, initState } from './state.ts';
@@ -107,7 +108,7 @@ export async function planRun(run: Run, engine: Engine): Promise<Plan> {
 
   const plan: Plan = {
     parameters: countsOf(leavesOf(params)),
-    frozen: countsOf(frozenLeaves(system)),
+    frozen: countsOf([...frozenLeaves(system), ...referenceLeaves(system)]),
     devices: numDevicesOf(engine.mesh),
     platform: engine.platform,
     peakBytes: gradientProgram && updateProgram && peakOf(gradientProgram, updateProgram),

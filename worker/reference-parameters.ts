@@ -33,6 +33,18 @@ export function withReference(
   return { ...system, frozen };
 }
 
+/** Path, below `reference`, and size of each parameter that the system has a copy of. */
+export function referenceLeaves({
+  frozen,
+}: Pick<VideoLanguageSystem, 'frozen'>): [path: string, leaf: { readonly size: number }][] {
+  return Object.entries(frozen)
+    .filter(([name]) => name.startsWith(PREFIX))
+    .map(([name, { shape }]) => [
+      `reference/${name.slice(PREFIX.length)}`,
+      { size: shape.reduce((a, b) => a * b, 1) },
+    ]);
+}
+
 /** The reference's parameters: those of {@link withReference}, and of the policy's what is not trained. */
 export function referenceOf<P extends TensorTree>(params: P, frozen: TensorTree): P {
   const kept = frozen as Readonly<Record<string, tf.Tensor | undefined>>;

@@ -12,6 +12,7 @@ import { formOf } from '../initial-weights.ts';
 import { openInitializer } from '../initializer.ts';
 import { adamWScalars, initAdamW } from '../optim/adamw.ts';
 import { compilePrograms } from '../programs.ts';
+import { openShapeSystem } from '../plan-shapes.ts';
 import { withReference } from '../reference-parameters.ts';
 import { openTestSystem, TEST_SAMPLES, testRows } from '../test/open-system.ts';
 import { valuesOf } from '../test/run-folder.ts';
@@ -47,10 +48,23 @@ const BETA = 0.3;
 
 registerGradients();
 
-for (const [what, overrides] of [
-  ['films', []],
-  ['pictures and films', ['model.pictures=true', 'train.frozen=[image, video]']],
-] as const) {
+const CASES = [
+  { what: 'films', recipe: 'llava-dpo', stage: 'preference', views: [''], overrides: [] },
+  {
+    ...{ what: 'pictures and films', recipe: 'llava-dpo', stage: 'preference' },
+    views: [', of a picture', ', of a film'],
+    overrides: ['model.pictures=true'],
+  },
+  {
+    ...{ what: 'pictures, with LoRA', recipe: 'minigpt-v2', stage: 'instruction', views: [''] },
+    overrides: [
+      'model.vision={patchSize: 4, width: 16, layers: 1, heads: 2, mlpWidth: 24}',
+      'model.preference={loss: sigmoid, labelSmoothing: 0, shuffled: false}',
+    ],
+  },
+] as const;
+
+for (const { what, recipe, stage, views, overrides } of CASES) {
   void describe(`preferences, of ${what}`, () => {
     let engine: Engine;
     let system: VideoLanguageSystem;
@@ -62,9 +76,10 @@ for (const [what, overrides] of [
 
     before(async () => {
       engine = await openCpuEngine();
-      const opened = await openTestSystem('llava-dpo', 'preference', [
-        ...[...SMALL, `model.preference.beta=${BETA}`, 'model.preference.answerWeight=0.5'],
+      const opened = await openTestSystem(recipe, stage, [
+        ...SMALL,
         ...overrides,
+        ...[`model.preference.beta=${BETA}`, 'model.preference.answerWeight=0.5'],
       ]);
       config = opened.config;
       const form = formOf(opened.system);
@@ -99,7 +114,6 @@ for (const [what, overrides] of [
       const moved = mapTree(params, (tensor) =>
         tf.add(tensor, tf.mul(tf.sin(tf.reshape(tf.range(0, tensor.size), tensor.shape)), 0.1)),
       );
-      const views = what === 'films' ? [''] : [', of a picture', ', of a film'];
       const single = (own: TensorTree, sample: Sample, view: string, at: number): number => {
         const task = system.heldOutTasks.find(({ name }) => name === `next-token${view}`)!;
         const [row] = rowsOf([sample]);
@@ -168,9 +182,7 @@ test('steps move the policy to the preferred answers, and of the reference not a
   assert.ok(!(await bytesOf(params)).equals(trained));
   assert.ok((await bytesOf(frozen)).equals(before));
   // Its weights are those that the policy began with, and a copy of what is trained alone.
-  const kept = Object.entries(frozen).filter(([name]) =>
-    name.startsWith('reference:'),
-  );
+  const kept = Object.entries(frozen).filter(([name]) => name.startsWith('reference:'));
   assert.ok((await bytesOf(Object.fromEntries(kept))).equals(trained));
 });
 
@@ -193,4 +205,11 @@ test('drawn by lot, half of the preferences are turned round, in every epoch the
   const own = plain.system.heldOutTasks.find(({ objective }) => objective === 'preference')!;
   const rows = testRows(SAMPLES, config);
   assert.deepEqual(task.assemble(rows).arrays['ids'], own.assemble(rows).arrays['ids']);
+});
+
+test('a plan counts the copy of what is trained', async () => {
+  const { config } = await openTestSystem('llava-dpo', 'preference', SMALL);
+  const { trained, frozen } = await openShapeSystem(config);
+  assert.equal(frozen.get('reference'), trained.get('language'));
+  assert.deepEqual([...frozen.keys()].sort(), ['image', 'projection', 'reference', 'video']);
 });
