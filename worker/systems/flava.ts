@@ -2,18 +2,11 @@
  * FLAVA: an encoder for pictures, one for texts and one for both, trained together on pairs, on pictures alone and on
  * texts alone. Source: Singh et al. 2022, arXiv:2112.04482.
  */
-import { join } from 'node:path';
 import * as tf from '@tensorflow/tfjs-core';
 import * as z from 'zod';
 import type { Sample } from '../../video/index/sample.ts';
 import type { Tokenizer } from '../../video/text/tokenizer.ts';
-import { patchFeatures, patchFeatureWidth } from '../../video/visual-words/patch-features.ts';
-import {
-  emptyVocabulary,
-  fitVisualVocabulary,
-  type VisualVocabulary,
-} from '../../video/visual-words/visual-vocabulary.ts';
-import { readVisualVocabulary, writeVisualVocabulary } from '../assets.ts';
+import type { VisualVocabulary } from '../../video/visual-words/visual-vocabulary.ts';
 import { count, share, type RunConfig } from '../config-fields.ts';
 import { infoNceSums } from '../losses/contrastive.ts';
 import { crossEntropySums, type ObjectiveSums } from '../losses/cross-entropy.ts';
@@ -33,16 +26,20 @@ import { publishedFlava } from '../pretrained/published-parts.ts';
 import { captionRecall } from './caption-recall.ts';
 import { decaysMatrices } from './dialogue-system.ts';
 import { filledIn, idsToFillIn } from './fill-in.ts';
-import { fittingFeatures } from './fitting-features.ts';
 import { openFlavaAssembler, ownKind, type FlavaQuestion } from './flava-batch.ts';
 import { hiddenWordsExplained } from './hidden-words.ts';
 import { countedOf } from './host-arrays.ts';
+import {
+  codebookFields,
+  fitCodebook,
+  readCodebook,
+  writeStandInCodebook,
+} from './picture-codebook.ts';
 import { pictureWordsField } from './picture-words.ts';
 import { questionGiven } from './question-given.ts';
 import {
   defineSystem,
   isTextAlone,
-  type FitContext,
   type HeldOutTask,
   type HostBatch,
   type Row,
@@ -66,9 +63,7 @@ const fields = z.strictObject({
   joint: encoderFields.describe('The encoder of what these two make of a picture and its text'),
   embedding: count('Width of what is contrasted'),
   contrastChunk: count('Rows of the global batch that are contrasted at a time').nullable(),
-  visualBranching: count('Branches of each level of the hierarchical k-means', 2),
-  visualDepth: count('Levels of the hierarchical k-means; branching^depth visual words of patches'),
-  visualComponents: count('Principal components of what patches look like'),
+  ...codebookFields,
   textMaskRatio: share('Share of the word pieces that is hidden'),
   maskedPatches: count('Patches of a picture that are hidden, in blocks'),
   leastBlock: count('Least patches of a block, as long as so many are left to hide'),
@@ -88,7 +83,6 @@ const fields = z.strictObject({
 
 type FlavaConfig = z.infer<typeof fields>;
 
-const VOCABULARY_FILE = 'visual-vocabulary.safetensors';
 /** Of the logarithm of the scale. Source: transformers, modeling_flava.py, LOGIT_SCALE_CLAMP_MIN and _MAX. */
 const LOGIT_SCALE_BOUNDS = [0, 4.6052] as const;
 
@@ -99,22 +93,14 @@ export const flava = defineSystem<FlavaConfig, FlavaTrainingParams>({
   check: ({ model, data }) => fault(model, data),
   async fit(context) {
     const { vocabularySize } = await fitTokenizer(context, context.config.model.text.vocabulary);
-    const vocabulary = await fitVocabulary(context);
-    await writeVisualVocabulary(join(context.folder, VOCABULARY_FILE), vocabulary);
-    return `${vocabularySize} word pieces, ${vocabulary.numWords} visual words`;
+    const numCodes = await fitCodebook(context, context.config.model.image.patchSize);
+    return `${vocabularySize} word pieces, ${numCodes} visual words`;
   },
-  async standIn({ config: { model, data }, folder }) {
-    const { visualBranching: branching, visualDepth: depth, visualComponents } = model;
-    const featureWidth = patchFeatureWidth(data.framesPerWindow);
-    const vocabulary = emptyVocabulary({
-      ...{ branching, depth, numComponents: visualComponents, featureWidth },
-    });
-    await writeVisualVocabulary(join(folder, VOCABULARY_FILE), vocabulary);
-  },
+  standIn: writeStandInCodebook,
   async open({ config: { model, data, train }, folder, index }) {
     const assets = {
       tokenizer: await readTokenizer(folder),
-      vocabulary: await readVisualVocabulary(join(folder, VOCABULARY_FILE)),
+      vocabulary: await readCodebook(folder),
     };
     return flavaSystem(model, { ...data, seed: train.seed }, assets, index);
   },
@@ -389,34 +375,4 @@ export function flavaSystem(
         ),
     },
   };
-}
-
-/** Visual words of the patches of the training split: of one picture of each clip. */
-async function fitVocabulary({
-  config: { model, data, train },
-  index,
-  loader,
-}: FitContext<FlavaConfig>): Promise<VisualVocabulary> {
-  const pictureBytes = data.framesPerWindow * data.frameSize ** 2 * 3;
-  const shape = { size: data.frameSize, patchSize: model.image.patchSize };
-  const { features, numClips, progress } = await fittingFeatures(
-    { index, loader, seed: train.seed, what: 'visual words' },
-    ({ sample, frames }) => {
-      if (isTextAlone(index.train[sample]!)) return new Float32Array(0);
-      const middle = Math.floor(frames.length / pictureBytes / 2);
-      return patchFeatures(
-        frames.subarray(middle * pictureBytes, (middle + 1) * pictureBytes),
-        shape,
-      );
-    },
-  );
-  const vocabulary = fitVisualVocabulary(features, {
-    branching: model.visualBranching,
-    depth: model.visualDepth,
-    seed: train.seed,
-    pcaDims: model.visualComponents,
-    featureWidth: patchFeatureWidth(data.framesPerWindow),
-  });
-  progress.done(`${vocabulary.numWords} words of the patches of ${numClips} clips`);
-  return vocabulary;
 }
