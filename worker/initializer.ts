@@ -4,8 +4,8 @@ import { partsOf } from './tree.ts';
 
 /** Source of initial weights: named by path, so that they do not depend on the order of creation. */
 export interface Initializer {
-  /** Normal of the given standard deviation, cut at two of them. */
-  normal(path: string, shape: readonly number[], std: number): tf.Tensor;
+  /** Normal of the given standard deviation, cut at two of them unless given. */
+  normal(path: string, shape: readonly number[], std: number, cut?: number): tf.Tensor;
   fill(path: string, shape: readonly number[], value: number): tf.Tensor;
   /** For the tensors of that many equal layers at once: paths have `*` for the layer's number, see `Stacked`. */
   layers(numLayers: number): Initializer;
@@ -13,7 +13,7 @@ export interface Initializer {
 
 /**
  * Initial weights as a function of (seed, path): the same on every worker, whatever else the model has.
- * Normals are redrawn beyond two standard deviations, as BERT's are (Devlin et al. 2019, appendix A.2).
+ * Normals are redrawn beyond two standard deviations unless told, as BERT's are (Devlin et al. 2019, appendix A.2).
  */
 export function openInitializer(seed: number): Initializer {
   return initializerOf(seed);
@@ -44,14 +44,13 @@ function stacked(shape: readonly number[], numLayers: number | undefined): numbe
 export function drawnNormal(
   seed: number,
   purpose: string,
-  size: number,
-  std: number,
+  { size, std, cut = 2 }: { readonly size: number; readonly std: number; readonly cut?: number },
 ): Float32Array {
   const rng = openRng(seed, purpose);
   const values = new Float32Array(size);
   for (let i = 0; i < values.length; i++) {
     let value = rng.normal();
-    while (Math.abs(value) > 2) value = rng.normal();
+    while (Math.abs(value) > cut) value = rng.normal();
     values[i] = value * std;
   }
   return values;
@@ -59,11 +58,11 @@ export function drawnNormal(
 
 function initializerOf(seed: number, numLayers?: number): Initializer {
   return {
-    normal(path, shape, std) {
+    normal(path, shape, std, cut = 2) {
       const whole = stacked(shape, numLayers);
       const parts = partsOf(path, whole).map(({ name, shape: own }) => {
         const size = own.reduce((a, b) => a * b, 1);
-        return drawnNormal(seed, `init/${name}`, size, std);
+        return drawnNormal(seed, `init/${name}`, { size, std, cut });
       });
       const values = new Float32Array(whole.reduce((a, b) => a * b, 1));
       for (const [k, part] of parts.entries()) values.set(part, k * part.length);
@@ -77,7 +76,7 @@ function initializerOf(seed: number, numLayers?: number): Initializer {
 /** An initializer for a part of a model, whose paths begin with `prefix` there. */
 export function under(prefix: string, init: Initializer): Initializer {
   return {
-    normal: (path, shape, std) => init.normal(`${prefix}/${path}`, shape, std),
+    normal: (path, shape, std, cut) => init.normal(`${prefix}/${path}`, shape, std, cut),
     fill: (path, shape, value) => init.fill(`${prefix}/${path}`, shape, value),
     layers: (count) => under(prefix, init.layers(count)),
   };

@@ -20,10 +20,10 @@ export function layerNorm(params: LayerNormParams, x: tf.Tensor, epsilon = 1e-5)
 }
 
 /**
- * Rows of mean 0 and variance 1, over the last axis. The gradient is written out: it needs x and two numbers a row, where
- * that of the single operations needs several arrays of the size of x.
+ * Rows of mean 0 and variance 1, over the last axis: layer norm without parameters. The gradient is written out: it needs
+ * x and two numbers a row, where that of the single operations needs several arrays of the size of x.
  */
-function standardize(x: tf.Tensor, epsilon: number): tf.Tensor {
+export function standardize(x: tf.Tensor, epsilon = 1e-5): tf.Tensor {
   return applyPasses(
     {
       forward() {

@@ -20,6 +20,17 @@ export function nextTokenSums(logits: tf.Tensor, labels: tf.Tensor): ObjectiveSu
   );
 }
 
+/**
+ * Logarithm of what is thought of each token given those before it, nats, [B, L - 1]: logits [B, L, V] for ids [B, L]
+ * (int32), of which the first has nothing before it.
+ */
+export function nextTokenLogProbabilities(logits: tf.Tensor, ids: tf.Tensor): tf.Tensor {
+  const [batch, length, numWords] = logits.shape as [number, number, number];
+  const before = tf.slice(logits, [0, 0, 0], [batch, length - 1, numWords]);
+  const isToken = tf.oneHot(tf.slice(ids, [0, 1], [batch, length - 1]), numWords, 1, 0, 'bool');
+  return tf.sum(tf.where(isToken, tf.logSoftmax(before), 0), -1);
+}
+
 /** What is made of each label of {@link nextTokenSums}, [B, L - 1] float32 each; 0 where it does not count. */
 export interface TokenScores {
   /** Log-probability, nats. */
@@ -36,8 +47,7 @@ export function nextTokenScores(logits: tf.Tensor, labels: tf.Tensor): TokenScor
   const before = tf.slice(logits, [0, 0, 0], [batch, length - 1, numWords]);
   const wanted = tf.slice(labels, [0, 1], [batch, length - 1]);
   const counted = tf.cast(tf.greaterEqual(wanted, tf.scalar(0, 'int32')), 'float32');
-  const isLabel = tf.oneHot(tf.maximum(wanted, tf.scalar(0, 'int32')), numWords, 1, 0, 'bool');
-  const logProbs = tf.sum(tf.where(isLabel, tf.logSoftmax(before), 0), -1);
+  const logProbs = nextTokenLogProbabilities(logits, tf.maximum(labels, tf.scalar(0, 'int32')));
   const right = tf.cast(tf.equal(tf.argMax(before, -1), wanted), 'float32');
   return { logProbs: tf.mul(logProbs, counted), right: tf.mul(right, counted), counted };
 }

@@ -84,7 +84,7 @@ function project(
 /** Paths of a part's own, within the whole. */
 function under(init: Initializer, prefix: string): Initializer {
   return {
-    normal: (path, shape, std) => init.normal(`${prefix}${path}`, shape, std),
+    normal: (path, shape, std, cut) => init.normal(`${prefix}${path}`, shape, std, cut),
     fill: (path, shape, value) => init.fill(`${prefix}${path}`, shape, value),
     layers: (count) => under(init.layers(count), prefix),
   };

@@ -47,7 +47,10 @@ export function sharedMatrices(
   const mostIn = Math.max(...layers.map(({ numIn }) => numIn));
   const mostOut = Math.max(...layers.map(({ numOut }) => numOut));
   const drawn = (name: string, shape: [number, number], fanIn: number): FixedArray => ({
-    data: drawnNormal(key, `vera/${name}`, shape[0] * shape[1], Math.sqrt(2 / fanIn)),
+    data: drawnNormal(key, `vera/${name}`, {
+      size: shape[0] * shape[1],
+      std: Math.sqrt(2 / fanIn),
+    }),
     shape,
   });
   return { a: drawn('a', [mostIn, rank], mostIn), b: drawn('b', [rank, mostOut], rank) };
