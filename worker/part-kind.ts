@@ -1,5 +1,6 @@
 /** What parts of models compute that the shapes of their weights do not tell: two that differ in it fit without a word. */
 import type { EncoderSizes } from './layers/encoder.ts';
+import type { Cm3leonSizes } from './models/cm3leon.ts';
 import type { LlamaConfig } from './models/llama.ts';
 import type { OptConfig } from './models/opt.ts';
 
@@ -30,6 +31,10 @@ export function llamaKind(config: LlamaConfig): PartKind {
 
 export function optKind({ numHeads, activation, normOrder }: OptConfig): PartKind {
   return { decoder: 'opt', heads: numHeads, activation, norms: normOrder };
+}
+
+export function cm3leonKind({ numHeads }: Cm3leonSizes): PartKind {
+  return { decoder: 'cm3leon', heads: numHeads };
 }
 
 /** The kind of the part that a parameter is in. */

@@ -134,4 +134,29 @@ describe('a run is asked about a file', { skip: WITHOUT_FFMPEG }, () => {
     assert.deepEqual(own.said, ['asked: what happens ?']);
     assert.match(own.page, />user: what happens \?</);
   });
+
+  it('a system that draws shows what it sees of the frame, and what it draws of the text', async () => {
+    const draw = async (question: string) => {
+      const folder = join(scratch, `run-${runs++}`);
+      await mkdir(folder);
+      const small = 'model.decoder={width: 8, layers: 1, heads: 2, mlpWidth: 8}';
+      const overrides = [
+        'engine.name=cpu',
+        'data.frameDiskGibibytes=0',
+        'data.frameSize=16',
+        small,
+      ];
+      await makeRunFolder(folder, { recipe: 'cm3leon', overrides });
+      const { answers, sheet } = await sample({ folder, file: film, question, cacheDir: scratch });
+      const page = await readFile(sheet, 'utf8');
+      const images = [...page.matchAll(/href="([^"]+)"/g)].map(([, url]) => url!);
+      return { page, images, text: answers[0]!.text };
+    };
+    const asked = await draw('a blue star');
+    assert.equal(asked.images.length, 3);
+    assert.equal(new Set(asked.images).size, 3);
+    assert.match(asked.page, />as the model sees it<.*>drawn: a blue star</s);
+    const filled = await draw('a [MASK] star');
+    assert.ok(filled.page.includes(`>drawn: a ${filled.text} star<`) || filled.text === '');
+  });
 });

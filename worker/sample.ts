@@ -6,14 +6,16 @@ import { checkOutputFile, outputError } from '../proto/output-path.ts';
 import { openClipLoader } from '../video/loading/loader.ts';
 import { CELL, type ContactSheet, type SheetPicture } from '../video/look/contact-sheet.ts';
 import { drawPage } from '../video/look/contact-sheet-page.ts';
+import { squarePixels } from '../video/look/picture.ts';
 import { uploadBatch } from './batches.ts';
 import { openClipsOfFile, type ClipsOfFile } from './clip-of-file.ts';
 import { openAnswering } from './generation/answers.ts';
+import { openGenerator } from './generation/generator.ts';
 import { heldOutCaptions, rankedTexts } from './ranked-texts.ts';
 import { clipLoaderOptions, type Run } from './run.ts';
 import { boxesIn } from './systems/boxes.ts';
 import { framesShown } from './shown-frames.ts';
-import type { Given, Row } from './systems/system.ts';
+import type { DrawnPicture, Given, Row } from './systems/system.ts';
 import { openTrainedRun, type TrainedRun, type TrainedRunOptions } from './trained-run.ts';
 import { disposeTree, type TensorTree } from './tree.ts';
 
@@ -73,13 +75,14 @@ export async function sample(options: SampleOptions): Promise<Sampled> {
     const rows =
       examples.length === 0 ? clips.rows : clips.rows.map((row) => ({ ...row, examples: shown }));
     const { given, texts } = await ask(trained, rows, question);
+    const drawn = await draw(trained, rows, { question, texts });
     for (const line of linesAbout(given, question)) say?.(line);
     const answers = clips.rows.map((row, i) => ({
       startSeconds: row.sample.media[0]?.startSeconds ?? 0,
       text: texts[i]!,
     }));
     const sheet = out ?? join(trained.run.folder, `sample-${basename(file, extname(file))}.svg`);
-    const page = await drawPage(await sheetOf(trained, clips, { given, texts }), sheet);
+    const page = await drawPage(await sheetOf(trained, clips, { given, texts, drawn }), sheet);
     await writeFile(sheet, page).catch((error: unknown) => {
       throw outputError(error, sheet);
     });
@@ -174,11 +177,50 @@ async function ask(
   return { given: rows.map((row) => fillIn.given(row, asked)), texts };
 }
 
+/** A picture that is no frame, and what it is. */
+interface Drawn extends DrawnPicture {
+  readonly label: string;
+}
+
+/** Where a system draws: of each clip what the model sees of it, and what it draws of the text; else nothing. */
+async function draw(
+  { run, engine, params, frozen }: TrainedRun,
+  rows: readonly Row[],
+  { question, texts }: { readonly question: string; readonly texts: readonly string[] },
+): Promise<readonly (readonly Drawn[])[]> {
+  const { draws } = run.system;
+  if (draws === undefined) return rows.map(() => []);
+  const wanted = texts.map((text) => draws.textOf(question, text));
+  const generator = openGenerator(engine, draws.model, { maxNewTokens: draws.numTokens });
+  const prompt = uploadBatch(engine, draws.assemble(wanted));
+  try {
+    const pictures = await generator.generate({ params, frozen }, prompt, {
+      strategy: { kind: 'sample', seed: run.config.train.seed },
+      eosIds: [],
+    });
+    return rows.map((row, i) => [
+      { ...draws.picture(draws.seen(row)), label: 'as the model sees it' },
+      { ...draws.picture(pictures[i]!.ids), label: `drawn: ${wanted[i]!}` },
+    ]);
+  } finally {
+    disposeTree(prompt);
+    generator.close();
+  }
+}
+
 /** The clips with what was given of them and what was said, in place of their own words. */
 async function sheetOf(
   { run: { config, system }, step }: TrainedRun,
   { index, data, rows }: ClipsOfFile,
-  { given, texts }: { readonly given: readonly Given[]; readonly texts: readonly string[] },
+  {
+    given,
+    texts,
+    drawn,
+  }: {
+    readonly given: readonly Given[];
+    readonly texts: readonly string[];
+    readonly drawn: readonly (readonly Drawn[])[];
+  },
 ): Promise<ContactSheet> {
   // The model sees small frames; people see better on larger ones of the same times.
   const large = openClipLoader({
@@ -189,6 +231,12 @@ async function sheetOf(
     rows.map(async (row, i) => {
       const { question, words, windows } = given[i]!;
       const [clip] = await large.load([{ sample: row.number, epoch: row.epoch, substitutes: [] }]);
+      const own = await Promise.all(
+        drawn[i]!.map(async ({ pixels, label, ...size }): Promise<SheetPicture> => ({
+          pixels: await squarePixels(pixels, size, CELL.width),
+          ...{ width: CELL.width, height: CELL.width, ptsSeconds: undefined, label },
+        })),
+      );
       const isVideo = index.files[row.sample.media[0]!.file]!.kind === 'video';
       return {
         sample: {
@@ -201,8 +249,8 @@ async function sheetOf(
           ],
         },
         split: undefined,
-        pictures: framesShown(row, windows, config.data.framesPerWindow).map(
-          (frame): SheetPicture => {
+        pictures: [
+          ...framesShown(row, windows, config.data.framesPerWindow).map((frame): SheetPicture => {
             const bytes = CELL.width * CELL.width * 3;
             return {
               // A copy: of many frames, all others can go.
@@ -214,8 +262,9 @@ async function sheetOf(
                 ...boxesIn(texts[i]!).map((box) => ({ box, of: 'answer' as const })),
               ],
             };
-          },
-        ),
+          }),
+          ...own,
+        ],
         failure: undefined,
       };
     }),

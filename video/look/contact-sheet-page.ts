@@ -63,7 +63,8 @@ async function drawSvg(sheet: ContactSheet): Promise<string> {
       const rowHeight = Math.max(...row.map(({ height }) => height));
       for (const [i, picture] of row.entries()) {
         const x = MARGIN + i * (CELL.width + GAP);
-        const label = picture.ptsSeconds === undefined ? '' : `${picture.ptsSeconds.toFixed(2)} s`;
+        const time = picture.ptsSeconds === undefined ? '' : `${picture.ptsSeconds.toFixed(2)} s`;
+        const label = escapeXml(picture.label ?? time);
         const url = await pictureUrl(picture.pixels, picture, 'jpeg');
         const { width: across, height: down, boxes = [] } = picture;
         const place = { x, y: top + 8, width: across, height: down };

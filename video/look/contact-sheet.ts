@@ -27,6 +27,8 @@ export interface SheetPicture {
   readonly ptsSeconds: number | undefined;
   /** Drawn on it, on a page. */
   readonly boxes?: readonly ShownBox[];
+  /** What it is, where it is no frame of the sample. */
+  readonly label?: string;
 }
 
 /** A sample with its frames, or with what kept them from being decoded. */

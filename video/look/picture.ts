@@ -11,6 +11,16 @@ export async function pictureUrl(
   return `data:image/${format};base64,${encoded.toString('base64')}`;
 }
 
+/** RGB pixels [height, width, 3] as a square of so many pixels; those of a smaller picture stay squares of one colour. */
+export async function squarePixels(
+  pixels: Uint8Array,
+  { width, height }: { readonly width: number; readonly height: number },
+  side: number,
+): Promise<Uint8Array> {
+  const scaled = sharp(pixels, { raw: { width, height, channels: 3 } });
+  return scaled.resize(side, side, { fit: 'fill', kernel: 'nearest' }).raw().toBuffer();
+}
+
 /** Text as it may stand between the tags of SVG or inside of an attribute. */
 export function escapeXml(text: string): string {
   // Control characters are not allowed in XML in any form.

@@ -53,3 +53,28 @@ export function patchFeatures(
   }
   return features;
 }
+
+/**
+ * The first frame of a picture by the features of its patches, uint8 [size, size, 3]: each part in its colour. Of patches of
+ * more pixels than parts the rest is lost.
+ */
+export function picturedPatches(
+  features: Float32Array,
+  { size, patchSize }: { readonly size: number; readonly patchSize: number },
+): Uint8Array {
+  const across = size / patchSize;
+  const width = features.length / across ** 2;
+  const partAt = (inPatch: number): number => Math.floor((inPatch * PARTS) / patchSize);
+  const frame = new Uint8Array(size * size * CHANNELS);
+  for (let y = 0; y < size; y++) {
+    for (let x = 0; x < size; x++) {
+      const patch = Math.floor(y / patchSize) * across + Math.floor(x / patchSize);
+      const part = partAt(y % patchSize) * PARTS + partAt(x % patchSize);
+      for (let c = 0; c < CHANNELS; c++) {
+        const value = Math.round(255 * features[patch * width + part * CHANNELS + c]!);
+        frame[(y * size + x) * CHANNELS + c] = Math.min(255, Math.max(0, value));
+      }
+    }
+  }
+  return frame;
+}

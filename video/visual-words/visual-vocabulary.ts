@@ -295,6 +295,23 @@ export function assignVisualWords(
   });
 }
 
+/** What words stand for: the features in the middle of each, as far as the components tell, [N, featureWidth]. */
+export function featuresOfWords(
+  { centroids, components, mean, numComponents, featureWidth }: VisualVocabulary,
+  words: ArrayLike<number>,
+): Float32Array {
+  const features = new Float32Array(words.length * featureWidth);
+  for (let row = 0; row < words.length; row++) {
+    for (let d = 0; d < featureWidth; d++) {
+      let sum = mean[d]!;
+      for (let k = 0; k < numComponents; k++)
+        sum += centroids[words[row]! * numComponents + k]! * components[k * featureWidth + d]!;
+      features[row * featureWidth + d] = sum;
+    }
+  }
+  return features;
+}
+
 interface TreeNode {
   readonly firstChild: number;
   readonly numChildren: number;

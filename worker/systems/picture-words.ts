@@ -56,3 +56,17 @@ export function exchanged(
   const { at, others } = places[rng.integer(places.length)]!;
   return words.with(at, others[rng.integer(others.length)]!).join(' ');
 }
+
+/** A text with its first word of a list exchanged for each of the list, and which of them it is; undefined where it has none. */
+export function everyExchange(
+  text: string,
+  list: readonly string[],
+): { readonly texts: readonly string[]; readonly own: number } | undefined {
+  const words = text.split(/\s+/);
+  const at = words.findIndex((word) => list.includes(word));
+  if (at < 0) return undefined;
+  return {
+    texts: list.map((word) => words.with(at, word).join(' ')),
+    own: list.indexOf(words[at]!),
+  };
+}

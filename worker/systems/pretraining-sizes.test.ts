@@ -87,9 +87,9 @@ test("VideoBERT's paper preset is BERT-large with 20,736 visual words", async ()
 });
 
 /** Parameters of a recipe's paper preset. */
-async function paperSize(recipe: string): Promise<number> {
+async function paperSize(recipe: string, overrides: readonly string[] = []): Promise<number> {
   const text = await readFile(new URL(`../recipes/${recipe}.yaml`, import.meta.url), 'utf8');
-  const config = resolveConfig({ text, file: recipe, preset: 'paper', overrides: [] });
+  const config = resolveConfig({ text, file: recipe, preset: 'paper', overrides });
   const { trained } = await openShapeSystem({
     ...config,
     train: { ...config.train, microbatchSize: 1 },
@@ -110,11 +110,33 @@ test("VisualBERT's paper preset has the parameters of BERT-base with regions", a
   assert.equal(await paperSize('visual-bert'), 109_948_988);
 });
 
+/**
+ * Source: Yu et al. 2023, arXiv:2309.02591, sec. 2.3 (words and codes) and table of sizes. Named by round numbers, which the
+ * blocks and both tables are within 7 % of.
+ */
+const CM3LEON = [
+  { published: 350e6, width: 1024, layers: 24, heads: 16 },
+  { published: 760e6, width: 1536, layers: 24, heads: 16 },
+  { published: 7e9, width: 4096, layers: 32, heads: 32 },
+] as const;
+
+for (const { published, width, layers, heads } of CM3LEON) {
+  test(`CM3leon's sizes with ${layers} layers of ${width} are its paper's ${published / 1e6} million`, async () => {
+    const mlpWidth = 4 * width;
+    const size = await paperSize('cm3leon', [
+      `model.decoder={width: ${width}, layers: ${layers}, heads: ${heads}, mlpWidth: ${mlpWidth}}`,
+    ]);
+    // Four products of attention and two of the MLP without biases, norms without parameters, 8,192 codes and <infill>.
+    assert.equal(size, layers * 12 * width ** 2 + (56_320 + 8192 + 1 + 4096) * width);
+    assert.ok(Math.abs(size / published - 1) < 0.07, `${size}`);
+  });
+}
+
 /** Pictures of the base preset, where smaller ones have too few patches for it. */
 const SMALLEST: Readonly<Record<string, number>> = { flava: 112 };
 
 for (const recipe of [
-  ...['clip', 'siglip', 'llip', 'coca', 'merlot', 'video-ofa', 'flava', 'visual-bert'],
+  ...['clip', 'siglip', 'llip', 'cm3leon', 'coca', 'merlot', 'video-ofa', 'flava', 'visual-bert'],
 ]) {
   test(`${recipe}'s base preset is valid, and rows become a batch of it`, async () => {
     const { system, config } = await openCaptioned(recipe, {

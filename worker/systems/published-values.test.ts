@@ -32,6 +32,24 @@ test('CLIP: a random square crop is the only augmentation', async () => {
   assert.deepEqual([data.augment.crop, data.augment.flip], ['square', false]);
 });
 
+test('CM3leon: 1,024 of 8,192 codes a picture, 4,096 places, eight million tokens a batch', async () => {
+  // Source: Yu et al. 2023, arXiv:2309.02591, sec. 2.1 to 2.3 and table of sizes.
+  const text = await readFile(new URL('../recipes/cm3leon.yaml', import.meta.url), 'utf8');
+  const config = resolveConfig({ text, file: 'cm3leon', preset: 'paper', overrides: [] });
+  const model = modelOf(config) as Record<string, number>;
+  const { patchSize, positions, textTokens, visualBranching, visualDepth } = model;
+  const numPatches = (config.data.frameSize / patchSize!) ** 2;
+  assert.equal(numPatches, 1024);
+  assert.equal(visualBranching! ** visualDepth!, 8192);
+  assert.deepEqual([positions, model['textVocabulary']], [4096, 56_320]);
+  const tokens = batchOf(config) * (numPatches + textTokens! + 6);
+  assert.ok(Math.abs(tokens / 8e6 - 1) < 0.06, `${tokens}`);
+  const { learningRate, warmupSteps } = config.optimizer;
+  assert.deepEqual([learningRate, warmupSteps], [1.2e-4, 1500]);
+  // 2.4 trillion tokens.
+  assert.ok(Math.abs((tokens * config.train.steps) / 2.4e12 - 1) < 0.06);
+});
+
 test('CoCa: batches of 65,536 pictures of 288 pixels in patches of 18, captions weigh twice', async () => {
   // Source: Yu et al. 2022, arXiv:2205.01917, sec. 3.2 and 4.1.
   const text = await readFile(new URL('../recipes/coca.yaml', import.meta.url), 'utf8');

@@ -2,6 +2,7 @@ import { bind } from './bind.ts';
 import { blip2 } from './blip2.ts';
 import { blip2Generation } from './blip2-generation.ts';
 import { clip } from './clip.ts';
+import { cm3leon } from './cm3leon.ts';
 import { coca } from './coca.ts';
 import { flava } from './flava.ts';
 import { frozen } from './frozen.ts';
@@ -25,6 +26,7 @@ export const systems: readonly SystemDefinition[] = [
   blip2,
   blip2Generation,
   clip,
+  cm3leon,
   coca,
   flava,
   frozen,

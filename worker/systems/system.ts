@@ -187,6 +187,27 @@ export interface FillIn<P extends TensorTree = TensorTree> {
   complete(batch: HostBatch, logits: ArrayLike<number>): readonly string[];
 }
 
+/** RGB, 8 bits, [height, width, 3]. */
+export interface DrawnPicture {
+  readonly pixels: Uint8Array;
+  readonly width: number;
+  readonly height: number;
+}
+
+/** How a system draws pictures of texts, token by token. */
+export interface Draws<P extends TensorTree = TensorTree> {
+  /** What is drawn where this was asked of a clip, and that was said. */
+  textOf(question: string, said: string): string;
+  /** What {@link model} draws the texts from. */
+  assemble(texts: readonly string[]): HostBatch;
+  readonly model: LanguageModel<AnsweringParams<P>>;
+  /** Tokens of a picture. */
+  readonly numTokens: number;
+  /** The tokens that a clip's picture comes to: all that the model sees of it. */
+  seen(row: Row): readonly number[];
+  picture(tokens: readonly number[]): DrawnPicture;
+}
+
 /** A video-language model with its losses: what the training loop knows of it. */
 export interface VideoLanguageSystem<P extends TensorTree = TensorTree> {
   readonly name: string;
@@ -223,6 +244,8 @@ export interface VideoLanguageSystem<P extends TensorTree = TensorTree> {
   readonly fillIn?: FillIn<P>;
   /** For retrieval and for telling captions apart; none unless given. */
   readonly similarity?: Similarity<P>;
+  /** Of systems with {@link answers}. */
+  readonly draws?: Draws<P>;
   /**
    * Sums over a microbatch by objective, but for those of {@link contrast}, save where a held-out question's batch
    * holds all that is compared: what is given of them then counts.

@@ -9,6 +9,7 @@ import { RUN_PLAN_FILE } from '../../proto/run-plan.ts';
 import { digestOf, writeIndex, type SampleIndex } from '../../video/index/sample-index.ts';
 import type { MediaFile, Sample } from '../../video/index/sample.ts';
 import type { ClipLoader } from '../../video/loading/loader.ts';
+import { patchFeatureWidth } from '../../video/visual-words/patch-features.ts';
 import { FEATURE_WIDTH, fitVisualVocabulary } from '../../video/visual-words/visual-vocabulary.ts';
 import { writeVisualVocabulary } from '../assets.ts';
 import { encodeSafetensors, type TensorData } from '../checkpoint/format.ts';
@@ -69,14 +70,19 @@ export async function valuesOf(params: TensorTree): Promise<Map<string, TensorDa
 }
 
 /** Visual words of drawn features. */
-async function writeWords(folder: string, model: Config['model']): Promise<void> {
+async function writeWords(
+  folder: string,
+  model: Config['model'],
+  featureWidth: number,
+): Promise<void> {
   const rng = openRng(1, 'features');
-  const features = Float32Array.from({ length: 200 * FEATURE_WIDTH }, () => rng.uniform());
+  const features = Float32Array.from({ length: 200 * featureWidth }, () => rng.uniform());
   const { visualBranching: branching, visualDepth: depth } = model as unknown as Record<
     'visualBranching' | 'visualDepth',
     number
   >;
-  const words = fitVisualVocabulary(features, { branching, depth, seed: 1, pcaDims: 3 });
+  const options = { branching, depth, seed: 1, pcaDims: 3, featureWidth };
+  const words = fitVisualVocabulary(features, options);
   await writeVisualVocabulary(join(folder, 'visual-vocabulary.safetensors'), words);
 }
 
@@ -117,7 +123,8 @@ export async function makeRunFolder(
   const context = { config, folder, index, loader: undefined as unknown as ClipLoader };
   const words = await initialWords(config.init, runs);
   await fitTokenizer({ ...context, initialWords: words }, 200);
-  if (config.model.name === 'videobert') await writeWords(folder, config.model);
+  if (config.model.name === 'videobert') await writeWords(folder, config.model, FEATURE_WIDTH);
+  if (config.model.name === 'cm3leon') await writeWords(folder, config.model, patchFeatureWidth(1));
   const opened = await systemNamed(config.model.name).open(context);
   const { sha256 } = await writeInitialWeights(opened, config, { folder, runs });
   const system = await withInitialWeights(opened, config, { folder, sha256 });
