@@ -87,7 +87,7 @@ test('no span crosses a <break>, and put back in its place it makes the document
         told < 0 ? ids : [...ids.slice(0, hole), ...span, ...ids.slice(hole + 1, told), eos];
       assert.equal(hole < 0, told < 0);
       if (told >= 0) {
-        assert.ok(span.length > 0 && !span.includes(vocabulary.break));
+        assert.ok(span.length > 0 && !span.includes(vocabulary.break), ids.join());
         const isCode = span.map((id) => id >= firstCode);
         assert.equal(new Set(isCode).size, 1, 'of one modality');
         assert.equal(ids.filter((id) => id === mask || id === infill).length, 2);
@@ -193,7 +193,7 @@ async function opened(seed = 3) {
 async function taskOf(name: string) {
   const all = await opened();
   const task = all.system.heldOutTasks.find((own) => own.name.startsWith(name))!;
-  const batch = task.assemble(all.rows);
+  const batch = task.assemble(all.rows.slice(0, 6));
   const sums = (arrays: HostBatch['arrays']): { loss: number; correct: number } => {
     const own = all.system.sums(all.params, {}, uploadBatch(all.engine, { ...batch, arrays }));
     const { lossSum, correct } = own['next-token']!;
@@ -322,10 +322,10 @@ test('what is to be filled in is asked as it was trained, and pictures are drawn
 });
 
 test('a caption has one for each word of a list in the place of its own', () => {
-  const list = ['red', 'blue', 'pink'];
+  const list = ['red', 'pink', 'blue'];
   assert.deepEqual(everyExchange('a blue star , a red star', list), {
-    texts: ['a red star , a red star', 'a blue star , a red star', 'a pink star , a red star'],
-    own: 1,
+    texts: ['a red star , a red star', 'a pink star , a red star', 'a blue star , a red star'],
+    own: 2,
   });
   assert.equal(everyExchange('a white star', list), undefined);
 });
