@@ -367,6 +367,7 @@ passOn(
     'videoloom sample runs/video-llava clip.mp4 "which way does it move ?"',
     'videoloom sample runs/videobert clip.mp4 "look now [MASK] and see [MASK]" --out said.png',
     'videoloom sample runs/clip clip.mp4 "a red circle moves left | a blue star moves up"',
+    'videoloom sample runs/cm3leon picture.jpg "a red circle top left" --out drawn.png',
   ],
 );
 passOn(

@@ -25,6 +25,8 @@ export interface Cm3leonAssembly {
   readonly patchSize: number;
   /** Word pieces of a text; longer ones are cut. */
   readonly textTokens: number;
+  /** Most tokens of a sequence; at least {@link streamLength}. */
+  readonly positions: number;
   /** Share of the rows whose picture stands before its text. */
   readonly pictureFirst: number;
   /** Shares of the rows with a span of their text, or of their picture, at the end; of the spans that are all of it. */
@@ -70,12 +72,15 @@ export type Cm3leonAssembler = ReturnType<typeof openCm3leonAssembler>;
 
 /** Rows to batches; pure: the same rows give the same bytes on every worker. */
 export function openCm3leonAssembler(assembly: Cm3leonAssembly) {
-  const { seed, tokenizer, codebook, frameSize, patchSize, textTokens, spans } = assembly;
+  const { seed, tokenizer, codebook, frameSize, patchSize, textTokens, positions, spans } =
+    assembly;
   const vocabulary = streamVocabulary(tokenizer, codebook.numWords);
   const { eos, mask, infill, pad, firstCode } = vocabulary;
   const marks = new Set([eos, vocabulary.break, mask, pad]);
   const numPatches = (frameSize / patchSize) ** 2;
   const length = streamLength(textTokens, numPatches);
+  // Beside what is written into a text, which may be as long as one.
+  const mostGiven = Math.min(textTokens, positions - (length - 1));
   const frameBytes = frameSize ** 2 * 3;
 
   // What a text spells like a mark is none: spans end at those that are.
@@ -122,7 +127,9 @@ export function openCm3leonAssembler(assembly: Cm3leonAssembly) {
     const [words, codes] = [wordsOf(row.sample.text), pictureOf(row, 'train')];
     const isPictureFirst = rng.uniform() < assembly.pictureFirst;
     const { ids, places } = isPictureFirst ? streamOf(codes, words) : streamOf(words, codes);
-    const [textPlace, picturePlace] = isPictureFirst ? [places[1]!, places[0]!] : [places[0]!, places[1]!]; // prettier-ignore
+    const [textPlace, picturePlace] = isPictureFirst
+      ? [places[1]!, places[0]!]
+      : [places[0]!, places[1]!];
     const draw = rng.uniform();
     const place =
       draw < spans.text ? textPlace : draw < spans.text + spans.picture ? picturePlace : undefined;
@@ -229,11 +236,11 @@ export function openCm3leonAssembler(assembly: Cm3leonAssembly) {
     const { ids, present, shape } = padPrompts(rows, { padId: pad, length: longest });
     return { ids: { data: ids, shape }, present: { data: present, shape } };
   };
-  /** A text with one place to fill in, in two halves; each is cut where both together are too long. */
+  /** A text with one place to fill in, in two halves, of which the end is cut where they have no place together. */
   const halves = (text: string): readonly [before: number[], after: number[]] => {
     const [before = '', ...after] = text.split('[MASK]');
-    const first = wordsOf(before);
-    return [first, wordsOf(after.join(' ')).slice(0, textTokens - first.length)];
+    const first = wordsOf(before).slice(0, mostGiven);
+    return [first, wordsOf(after.join(' ')).slice(0, mostGiven - first.length)];
   };
   /** What is to be written into a text at its first `[MASK]`, beside each row's first picture. */
   const toInfill = (rows: readonly Row[], text: string): HostBatch => {
@@ -257,7 +264,7 @@ export function openCm3leonAssembler(assembly: Cm3leonAssembly) {
   };
 
   return {
-    ...{ vocabulary, numPatches, length, wordsOf },
+    ...{ vocabulary, numPatches, length, mostGiven, wordsOf },
     ...{ training, captions, comparison, toInfill, toDraw, pictureOf },
   };
 }
@@ -277,7 +284,15 @@ function ofOthersFrames(rows: readonly Row[]): Row[] {
  */
 export function captionsAmong(
   split: readonly Sample[],
-  { count, idsOf, seed }: { readonly count: number; readonly idsOf: (text: string) => ArrayLike<number>; readonly seed: number }, // prettier-ignore
+  {
+    count,
+    idsOf,
+    seed,
+  }: {
+    readonly count: number;
+    readonly idsOf: (text: string) => ArrayLike<number>;
+    readonly seed: number;
+  },
 ) {
   const { texts, classOf } = textClasses(
     split.map(({ text }) => text),

@@ -58,6 +58,7 @@ const codebook = fitVisualVocabulary(
 function assembler(more: Partial<Cm3leonAssembly> = {}) {
   return openCm3leonAssembler({
     ...{ seed: 3, tokenizer, codebook, frameSize: SIZE, patchSize: PATCH, textTokens: 12 },
+    positions: 40,
     ...{ pictureFirst: 0.5, spans: { text: 0.5, picture: 0.4, whole: 0.3 }, permuted: false },
     ...more,
   });
@@ -294,6 +295,13 @@ test('what is to be filled in is asked as it was trained, and pictures are drawn
     end,
     infill,
   ]);
+  // With 24 places 3 words are left beside a picture and 12 that may be written.
+  const [cut] = sequencesOf(
+    assembler({ positions: 24 }).toInfill(rows.slice(0, 1), 'a red [MASK] moves left'),
+    pad,
+  );
+  assert.deepEqual(cut!.slice(0, 5), [eos, ...before, mask, after[0]]);
+  assert.equal(cut!.length + 12, 24);
   const drawn = toDraw(TEXTS.slice(0, 2));
   assert.deepEqual(
     sequencesOf(drawn, pad),

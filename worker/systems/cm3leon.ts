@@ -8,7 +8,10 @@ import * as z from 'zod';
 import type { Sample } from '../../video/index/sample.ts';
 import type { Tokenizer } from '../../video/text/tokenizer.ts';
 import { picturedPatches } from '../../video/visual-words/patch-features.ts';
-import { featuresOfWords, type VisualVocabulary } from '../../video/visual-words/visual-vocabulary.ts'; // prettier-ignore
+import {
+  featuresOfWords,
+  type VisualVocabulary,
+} from '../../video/visual-words/visual-vocabulary.ts';
 import { count, share, type RunConfig } from '../config-fields.ts';
 import { crossEntropySums, type ObjectiveSums } from '../losses/cross-entropy.ts';
 import { nextTokenLogProbabilities, nextTokenSums } from '../losses/next-token.ts';
@@ -243,7 +246,11 @@ function cm3leonSystem(
     answers: {
       assemble: (rows, question) => assembler.toInfill(rows, asked(question)),
       given: (_row, question) => ({
-        ...questionGiven(tokenizer, question, config.textTokens),
+        ...questionGiven(
+          tokenizer,
+          question,
+          question.includes(HOLE) ? assembler.mostGiven + 1 : config.textTokens,
+        ),
         windows: [0],
       }),
       model: ofParams<DecoderInputs, TensorTree>(limitedModel(decoder, isSaid)),
