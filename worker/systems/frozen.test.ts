@@ -13,8 +13,9 @@ import { nfResNet, type NfResNetParams } from '../models/nf-resnet.ts';
 import { adamWScalars, initAdamW } from '../optim/adamw.ts';
 import { compilePrograms } from '../programs.ts';
 import { openTestSystem, TEST_SAMPLES, testRows } from '../test/open-system.ts';
+import { assertReadAsWords } from '../test/read-as-words.ts';
 import { valuesOf } from '../test/run-folder.ts';
-import { leavesOf, type TensorTree } from '../tree.ts';
+import { leavesOf } from '../tree.ts';
 import { frozen } from './frozen.ts';
 import type { HostBatch, Row, VideoLanguageSystem } from './system.ts';
 import { unpackedPictures } from './vision-part.ts';
@@ -119,25 +120,7 @@ void describe('Frozen', () => {
         }),
       ),
     );
-    // The same loss where these stand in the places of the soft tokens as words of the table.
-    const sums = (own: TensorTree, batch: TensorTree): number =>
-      system.sums(own, {}, batch)['next-token']!.lossSum.dataSync()[0]!;
-    const numWords = params.language.embedding.shape[0];
-    const table = tf.concat([params.language.embedding, tf.tensor2d(vectors)]);
-    const softRows = packed['softRows']!.arraySync() as number[][];
-    for (const row of softRows)
-      assert.deepEqual(row.filter((at) => at >= 0), [0, 1, 2, 3, 4, 5]); // prettier-ignore
-    const ids = (packed['ids']!.arraySync() as number[][]).map((row, b) =>
-      row.map((id, at) => (softRows[b]![at]! < 0 ? id : numWords + 6 * b + softRows[b]![at]!)),
-    );
-    const asWords = {
-      ...packed,
-      ids: tf.tensor2d(ids, undefined, 'int32'),
-      softRows: tf.fill(packed['softRows']!.shape, -1, 'int32'),
-    };
-    const larger = { ...params, language: { ...params.language, embedding: table } };
-    const [one, other] = [sums(params, packed), sums(larger, asWords)];
-    assert.ok(Math.abs(one - other) < 1e-4 * one, `${one} and ${other}`);
+    assertReadAsWords(system, params, packed, vectors);
   });
 });
 

@@ -13,8 +13,8 @@ import { imageQueries, type ImageQueryParams } from '../models/image-queries.ts'
 import { adamWScalars, initAdamW } from '../optim/adamw.ts';
 import { compilePrograms } from '../programs.ts';
 import { openTestSystem, TEST_SAMPLES, testRows } from '../test/open-system.ts';
+import { assertReadAsWords } from '../test/read-as-words.ts';
 import { valuesOf } from '../test/run-folder.ts';
-import type { TensorTree } from '../tree.ts';
 import { otherRow, ofOthers } from './frame-changes.ts';
 import { qFormerSizes } from './q-former-part.ts';
 import { unpackedPictures, visionSizes } from './vision-part.ts';
@@ -98,23 +98,7 @@ void describe('MiniGPT-4', () => {
         bias.map((own, k) => query.reduce((sum, value, d) => sum + value * kernel[d]![k]!, own)),
       ),
     );
-    // The same loss where these stand in the places of the soft tokens as words of the table.
-    const sums = (own: TensorTree, batch: TensorTree): number =>
-      system.sums(own, {}, batch)['next-token']!.lossSum.dataSync()[0]!;
-    const [numWords, width] = params.language.embedding.shape as [number, number];
-    const table = tf.concat([params.language.embedding, tf.tensor2d(prompts.flat(), [4, width])]);
-    const softRows = (await packed['softRows']!.array()) as number[][];
-    const ids = ((await packed['ids']!.array()) as number[][]).map((row, b) =>
-      row.map((id, at) => (softRows[b]![at]! < 0 ? id : numWords + 2 * b + softRows[b]![at]!)),
-    );
-    const asWords = {
-      ...packed,
-      ids: tf.tensor2d(ids, undefined, 'int32'),
-      softRows: tf.fill(packed['softRows']!.shape, -1, 'int32'),
-    };
-    const larger = { ...params, language: { ...params.language, embedding: table } };
-    const [one, other] = [sums(params, packed), sums(larger, asWords)];
-    assert.ok(Math.abs(one - other) < 1e-4 * one, `${one} and ${other}`);
+    assertReadAsWords(system, params, packed, prompts.flat());
   });
 });
 
