@@ -98,7 +98,9 @@ export const VERBS = {
     usage:
       'videoloom score captions|vqa|answers|pope|retrieval PREDICTIONS [REFERENCES] [--json]\n' +
       '       videoloom score chair CAPTIONS OBJECTS [REFERENCES] [--synonyms FILE] [--json]\n' +
-      '       videoloom score pairs SCORES [--json]',
+      '       videoloom score pairs SCORES [--json]\n' +
+      'of a matrix for retrieval REFERENCES names the media of its rows and the captions of its columns in their order;\n' +
+      "of COCO's object these are images and annotations as they stand in the file",
     takesPositionals: true,
     options: {
       synonyms: {

@@ -54,7 +54,10 @@ export async function openClipsOfFile(
   }
 }
 
-/** All samples of an index, held out, with its files among the known ones: in the row of the same bytes, or behind. */
+/**
+ * All samples of an index, those to train on first, held out, with its files among the known ones: in the row of the same
+ * bytes, which several may share, or behind.
+ */
 export function heldOutAmong(
   known: readonly MediaFile[],
   { files: own, train, heldOut }: SampleIndex,

@@ -4,7 +4,7 @@ import { makeIndex } from '../video/index/make-index.ts';
 import type { SampleIndex } from '../video/index/sample-index.ts';
 import { openDataAccess } from '../video/loading/data-access.ts';
 import { openClipLoader, type ClipLoader } from '../video/loading/loader.ts';
-import type { Store } from '../video/storage/store.ts';
+import { StorageError, type Store } from '../video/storage/store.ts';
 import { heldOutAmong } from './clip-of-file.ts';
 import { clipLoaderOptions, dataAccessOptions, type Run } from './run.ts';
 
@@ -20,7 +20,8 @@ export interface ClipsOfFiles {
 
 /**
  * @param paths relative to the folder `root`, each once
- * @throws UsageError MEDIA_OUTSIDE where one leads out of it; DataError DATA_EMPTY where none can be used
+ * @throws UsageError MEDIA_OUTSIDE where one leads out of it, MEDIA_MISSING where one is not there; DataError DATA_EMPTY
+ *   where none can be used; StorageError
  */
 export async function openClipsOfFiles(
   run: Pick<Run, 'config'> & { readonly index: Pick<SampleIndex, 'files'> },
@@ -31,12 +32,16 @@ export async function openClipsOfFiles(
   try {
     const made = await makeIndex({
       ...access,
-      store: onlyThese(access.store, [...new Set(names.values())].sort()),
+      store: onlyThese(access.store, [...new Set(names.values())].sort(), root),
       ...{ source: 'folder', clipSeconds: Infinity, heldOutFraction: 0 },
     });
     const index = { ...made, ...heldOutAmong(run.index.files, made) };
+    // By the names that they have here: files with the bytes of one of the run's files share its row.
     const samples = new Map(
-      index.heldOut.map(({ media }, sample) => [index.files[media[0]!.file]!.path, sample]),
+      [...made.train, ...made.heldOut].map(({ media }, sample) => [
+        made.files[media[0]!.file]!.path,
+        sample,
+      ]),
     );
     return {
       index,
@@ -61,15 +66,27 @@ function nameIn(root: string, path: string): string {
   return name.split(sep).join('/');
 }
 
-/** A store in which there are only these files; those that are not there are left out. */
-function onlyThese(store: Store, names: readonly string[]): Store {
+/** A store in which there are only these files: listing them throws UsageError MEDIA_MISSING where one is not there. */
+function onlyThese(store: Store, names: readonly string[], root: string): Store {
   return {
     ...store,
     async *list() {
+      const missing: string[] = [];
       for (const path of names) {
-        const sizeBytes = await store.sizeOf(path).catch(() => undefined);
-        if (sizeBytes !== undefined) yield { path, sizeBytes };
+        try {
+          yield { path, sizeBytes: await store.sizeOf(path) };
+        } catch (error) {
+          if (!(error instanceof StorageError) || error.code !== 'NOT_FOUND') throw error;
+          missing.push(path);
+        }
       }
+      if (missing.length === 0) return;
+      const shown = [...missing.slice(0, 3), ...(missing.length > 3 ? ['...'] : [])].join(', ');
+      throw new UsageError(
+        'MEDIA_MISSING',
+        `${missing.length} of ${names.length} files are not below ${root} (${shown}): put them there, or name the folder ` +
+          'that all of them are in with --media',
+      );
     },
   };
 }

@@ -47,6 +47,18 @@ test('a file without its first line begins anew; one of another checkpoint is re
   await file.unit('a', () => Promise.resolve(1));
   await file.close();
   const before = await readFile(partialPath(path), 'utf8');
+  // Lines of JSON that are no records are torn, wherever they stand.
+  await writeFile(partialPath(path), `null\n${before}`);
+  const torn = await openEvaluationFile(path, OF);
+  assert.equal(torn.numKnown, 0);
+  await torn.close();
+  await writeFile(partialPath(path), `${before}null\n7\n`);
+  const tail = await openEvaluationFile(path, OF);
+  assert.equal(tail.numKnown, 1);
+  // What comes to nothing is not kept.
+  await tail.unit('b', (): Promise<unknown> => Promise.resolve(undefined));
+  assert.doesNotMatch(await readFile(partialPath(path), 'utf8'), /"unit":"b"/);
+  await tail.close();
   await assert.rejects(openEvaluationFile(path, { ...OF, step: 4, config: 'x' }), {
     code: 'EVALUATION_OTHER',
     message:

@@ -10,7 +10,7 @@ export type EvaluationOf = Readonly<Record<string, string | number>>;
 export interface EvaluationFile {
   /** How many units were found done. */
   readonly numKnown: number;
-  /** What a unit of work comes to, as JSON holds it: what the file has, else what is made and then is there. */
+  /** What a unit of work comes to, as JSON holds it: what the file has, else what is made and then is there unless undefined. */
   unit<T>(name: string, make: () => Promise<T>): Promise<T>;
   /** Puts the whole evaluation in its place, and removes what was kept to go on from. @throws UsageError OUT_NOT_WRITABLE */
   finish(lines: readonly unknown[]): Promise<void>;
@@ -73,6 +73,7 @@ export async function openEvaluationFile(path: string, of: EvaluationOf): Promis
     async unit<T>(name: string, make: () => Promise<T>): Promise<T> {
       if (known.has(name)) return known.get(name) as T;
       const result = await make();
+      if (result === undefined) return result;
       await append({ unit: name, result });
       known.set(name, result);
       return result;
@@ -89,13 +90,15 @@ export async function openEvaluationFile(path: string, of: EvaluationOf): Promis
   };
 }
 
-/** The values of all lines up to the first that is none, and how many bytes they take. */
-function wholeLines(content: Buffer): { records: unknown[]; numBytes: number } {
-  const records: unknown[] = [];
+/** The records of all lines up to the first that is none, and how many bytes they take. */
+function wholeLines(content: Buffer): { records: object[]; numBytes: number } {
+  const records: object[] = [];
   let numBytes = 0;
   for (let end; (end = content.indexOf('\n', numBytes)) !== -1; numBytes = end + 1) {
     try {
-      records.push(JSON.parse(content.toString('utf8', numBytes, end)));
+      const record: unknown = JSON.parse(content.toString('utf8', numBytes, end));
+      if (typeof record !== 'object' || record === null) break;
+      records.push(record);
     } catch {
       break;
     }

@@ -1,7 +1,14 @@
 /** Captions that are to be told apart, from files of Winoground, ARO, SugarCrepe and their like. */
 import { basename, extname } from 'node:path';
 import * as z from 'zod';
-import { idForm, invalid, parse, readJson, type Placed } from './scores/records.ts';
+import {
+  idForm,
+  invalid,
+  parse,
+  readJson,
+  type JsonContent,
+  type Placed,
+} from './scores/records.ts';
 
 /** Two captions of two media, which are made of the same words. */
 export interface CrossPair {
@@ -54,30 +61,36 @@ const listForm = z.looseObject({
  * Records of JSON or JSON Lines, or SugarCrepe's object of records by number: `image_0`, `image_1`, `caption_0` and
  * `caption_1`, or `image`, `video`, `image_path` or `filename` with `caption` or `true_caption` and `negative_caption`,
  * `false_caption` or `false_captions`. Their type is `type`, ARO's `relation_name` or `attributes`, or the file's name.
- * False captions that are the true one are left out.
+ * False captions that are the true one are left out, and such as come again.
  *
  * @throws UsageError SCORE_FILE_INVALID
  */
 export async function readPairs(path: string): Promise<PairItem[]> {
-  const content = await readJson(path);
-  const records: readonly Placed[] =
-    'lines' in content
-      ? content.lines
-      : Object.entries(content.whole as object).map(([key, record]: [string, unknown]) => [
-          record,
-          `${path}#${key}`,
-        ]);
-  // One line of JSON Lines is also an object of JSON.
-  const isOne = 'whole' in content && records.every(([record]) => typeof record !== 'object');
-  const placed: readonly Placed[] = isOne ? [[content.whole, `${path}#0`]] : records;
+  const placed = recordsIn(await readJson(path), path);
+  if (placed.length === 0) throw invalid(path, 'there is no record in it');
   const items = placed.flatMap(([record, at], number) =>
     itemOf(record, at, {
       id: String(number),
       type: basename(path, extname(path)),
     }),
   );
-  if (items.length === 0) throw invalid(path, 'there is no record in it');
+  if (items.length === 0)
+    throw invalid(path, 'in all of its records the false captions are the true one');
   return items;
+}
+
+function recordsIn(content: JsonContent, path: string): readonly Placed[] {
+  if ('lines' in content) return content.lines;
+  const whole = content.whole as object;
+  // One line of JSON Lines is also an object of JSON. A record names its media; what holds records holds nothing else.
+  const isOne =
+    !Array.isArray(whole) &&
+    (typeof whole !== 'object' || Object.values(whole).some((value) => typeof value === 'string'));
+  if (isOne) return [[whole, `${path}#0`]];
+  return Object.entries(whole).map(([key, record]: [string, unknown]) => [
+    record,
+    `${path}#${key}`,
+  ]);
 }
 
 function itemOf(
@@ -98,7 +111,9 @@ function itemOf(
     throw invalid(at, 'its caption is of a box of its picture: cut the boxes out, and name these');
   const caption = own.true_caption ?? own.caption;
   const wrong = own.false_captions ?? [own.false_caption ?? own.negative_caption];
-  const others = wrong.filter((one) => one !== undefined && one !== caption) as string[];
+  const others = [...new Set(wrong)].filter(
+    (one) => one !== undefined && one !== caption,
+  ) as string[];
   if (caption === undefined) throw invalid(at, 'it has neither caption nor true_caption');
   // A shuffled caption may be as it was.
   if (others.length === 0 && wrong.some((one) => one !== undefined)) return [];

@@ -1,5 +1,6 @@
-/** Questions about pictures and films of one's own, from files of POPE, VQA v2's form and their like. */
+/** Questions about pictures and films of one's own, from files of POPE and their like. */
 import * as z from 'zod';
+import { yesNoForm } from './scores/pope-files.ts';
 import { idForm, invalid, parse, recordsOf } from './scores/records.ts';
 
 /** A question, and what is kept of its record for those who score the answer. */
@@ -23,7 +24,7 @@ const form = z.looseObject({
   path: z.string().optional(),
   question: z.string().optional(),
   text: z.string().optional(),
-  label: z.enum(['yes', 'no']).optional(),
+  label: yesNoForm.optional(),
   category: z.string().optional(),
   references: z.array(z.string()).optional(),
 });

@@ -55,8 +55,9 @@ export function scored(
   });
 }
 
-/** The scores as lines for people. */
+/** The scores as lines for people; nothing of none. */
 export function scoreTable(scores: readonly Score[]): string {
+  if (scores.length === 0) return '';
   const optional = (['chance', 'ties'] as const).filter((key) =>
     scores.some((score) => score[key] !== undefined),
   );

@@ -1,10 +1,17 @@
-import { readFile } from 'node:fs/promises';
 import * as z from 'zod';
-import { messageOf, UsageError } from '../../../proto/errors.ts';
 import { differ } from './answer-files.ts';
 import type { ObjectCaption } from './chair.ts';
-import { openObjectFinder, type ObjectFinder } from './object-mentions.ts';
-import { idForm, invalid, keyForm, keyOf, parse, readJson, recordsOf } from './records.ts';
+import { hasWords, openObjectFinder, type ObjectFinder } from './object-mentions.ts';
+import {
+  idForm,
+  invalid,
+  keyForm,
+  keyOf,
+  parse,
+  readJson,
+  readText,
+  recordsOf,
+} from './records.ts';
 
 const captionForm = z.looseObject({
   ...keyForm,
@@ -12,14 +19,18 @@ const captionForm = z.looseObject({
   answer: z.string().optional(),
 });
 
-const truthForm = z.looseObject({ ...keyForm, objects: z.array(z.string()) });
+const namesForm = z.array(z.string().refine(hasWords, 'an object has a name of letters or digits'));
 
-const byImage = z.record(z.string(), z.array(z.string()));
+const truthForm = z.looseObject({ ...keyForm, objects: namesForm });
 
+/** Its many records are parsed one by one. */
 const cocoForm = z.looseObject({
-  annotations: z.array(z.looseObject({ image_id: idForm, category_id: idForm })),
-  categories: z.array(z.looseObject({ id: idForm, name: z.string() })),
+  images: z.array(z.unknown()).optional(),
+  annotations: z.array(z.unknown()),
+  categories: z.array(z.looseObject({ id: idForm, name: z.string().refine(hasWords) })),
 });
+const imageForm = z.looseObject({ id: idForm });
+const annotationForm = z.looseObject({ image_id: idForm, category_id: idForm });
 
 export interface ChairFiles {
   /** Records with `caption` or `answer`. */
@@ -80,37 +91,49 @@ async function readCaptions(path: string): Promise<[key: string, caption: string
   });
 }
 
-/** Names of what is to be seen, by picture. */
+/** Names of what is to be seen, by picture; of COCO's pictures without a box none. */
 async function readTruth(path: string): Promise<Map<string, string[]>> {
   const truth = new Map<string, string[]>();
   const add = (key: string, names: readonly string[]): void => {
-    truth.set(key, [...(truth.get(key) ?? []), ...names]);
+    const known = truth.get(key) ?? [];
+    known.push(...names);
+    truth.set(key, known);
   };
   const content = await readJson(path);
-  const whole = 'whole' in content ? content.whole : undefined;
-  const coco = cocoForm.safeParse(whole);
-  const plain = byImage.safeParse(whole);
-  if (coco.success) {
-    const names = new Map(coco.data.categories.map(({ id, name }) => [id, name]));
-    for (const { image_id: image, category_id: category } of coco.data.annotations) {
-      const name = names.get(category);
-      if (name === undefined) throw invalid(path, `there is no category ${category}`);
-      add(image, [name]);
-    }
-  } else if (plain.success) for (const [key, names] of Object.entries(plain.data)) add(key, names);
-  else
+  const whole = 'whole' in content ? (content.whole as object) : undefined;
+  // By its shape alone: a form that fails for each of COCO's many records has more to say than the stack holds.
+  if (whole === undefined || isRecords(whole))
     for (const [record, at] of await recordsOf(path)) {
       const found = parse(truthForm, record, at);
       add(keyOf(found, at), found.objects);
     }
+  else if ('annotations' in whole) {
+    const coco = parse(cocoForm, whole, path);
+    for (const [i, image] of (coco.images ?? []).entries())
+      add(parse(imageForm, image, `${path}#images.${i}`).id, []);
+    const names = new Map(coco.categories.map(({ id, name }) => [id, name]));
+    for (const [i, annotation] of coco.annotations.entries()) {
+      const at = `${path}#annotations.${i}`;
+      const { image_id: image, category_id: category } = parse(annotationForm, annotation, at);
+      const name = names.get(category);
+      if (name === undefined) throw invalid(at, `there is no category ${category}`);
+      add(image, [name]);
+    }
+  } else
+    for (const [key, names] of Object.entries(whole))
+      add(key, parse(namesForm, names, `${path}#${key}`));
   return truth;
 }
 
+/** A list of records or a single one, not COCO's object nor `{image: [object, ...]}`. */
+function isRecords(whole: object): boolean {
+  if (typeof whole !== 'object' || Array.isArray(whole)) return true;
+  if ('annotations' in whole) return !('categories' in whole);
+  return 'objects' in whole && Object.keys(keyForm).some((key) => key in whole);
+}
+
 async function readSynonyms(path: string): Promise<string[][]> {
-  const text = await readFile(path, 'utf8').catch((error: unknown) => {
-    throw new UsageError('SCORE_FILE_INVALID', `${path} cannot be read: ${messageOf(error)}`);
-  });
-  const objects = text
+  const objects = (await readText(path))
     .split('\n')
     .map((line) => line.split(',').map((name) => name.trim()))
     .map((names) => names.filter((name) => name !== ''))

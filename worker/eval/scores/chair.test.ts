@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
-import { writeFile } from 'node:fs/promises';
+import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { temporaryFolder } from '../../../proto/test/temporary-folder.ts';
@@ -54,7 +54,14 @@ test('objects are found singular and plural, by synonyms and by the longest name
     ['teddy bears and bears', 'teddy bear', 'bear'],
     ['a teddy', 'teddy bear'],
     ['hot dogs', 'hot dog'],
-    ['a hot, dog', 'hot dog'], // marks are taken out first, as in the original
+    // A mark is a token of its own, as in the original.
+    ['a hot, dog', 'dog'],
+    ['it is hot. Dog and wine, glass', 'dog'],
+    ['wine - glass'],
+    ['a mother with her baby, bird and dog', 'person', 'bird', 'dog'],
+    ["her baby's bird", 'person', 'bird'],
+    ['a "dog" and a \'train\'', 'dog', 'train'],
+    ['a teddy-bear', 'teddy bear'],
     ['wine glasses', 'wine glass'],
     ['a glass of wine'],
     ['a bow tie', 'tie'],
@@ -89,6 +96,13 @@ test("all of COCO's objects are found by the plurals of inflect", () => {
     assert.deepEqual(coco.mentions(`there are ${plural} here`), [name], plural);
     assert.deepEqual(coco.mentions(`a ${name}.`), [name]);
   }
+});
+
+test('a name without letters is no name', () => {
+  const odd = openObjectFinder([['-', 'dog'], ['']]);
+  assert.deepEqual(odd.mentions('a - dog.'), ['-']);
+  assert.equal(odd.objectOf('-'), undefined);
+  assert.equal(odd.objectOf(''), undefined);
 });
 
 test('what is said and not there, and what is there and said, are counted over all captions', () => {
@@ -163,6 +177,26 @@ test("COCO's instances, lists by picture and records are read with synonyms and 
   await assert.rejects(readObjectCaptions({ captions, objects: few, synonyms }), {
     message: /^1 ids of .*captions\.json are not in .*few\.json \(8\)/,
   });
+  // A list of pictures without a box among them is one of pictures with nothing in them.
+  const empty = await write('empty.json', { ...JSON.parse(await readFile(coco, 'utf8')), images: [{ id: 7 }, { id: 10 }] }); // prettier-ignore
+  const blank = await write('blank.json', [{ image_id: 10, caption: 'a dog' }]);
+  assert.deepEqual(await readObjectCaptions({ captions: blank, objects: empty, synonyms }), [
+    { mentions: ['dog'], truth: new Set() },
+  ]);
+  // As many as COCO has; none of them is of another form.
+  const many = Array.from({ length: 200_000 }, (_, i) => ({ image_id: i % 9, category_id: 1 }));
+  const categories = [{ id: 1, name: 'person' }];
+  const large = await write('large.json', { annotations: many, categories });
+  const [man] = await readObjectCaptions({ captions, objects: large, synonyms });
+  assert.deepEqual(man, wanted[0]);
+  for (const [name, objects, message] of [
+    ['none.json', { 7: ['-'], 8: [] }, /none\.json#7: 0 is "-": an object has a name of letters/],
+    ['of.json', { annotations: many.map(() => ({})), categories }, /#annotations\.0: image_id is/],
+    ['flat.json', { 7: 'dog' }, /flat\.json#7: it is "dog"/],
+  ] as const)
+    await assert.rejects(readObjectCaptions({ captions, objects: await write(name, objects) }), {
+      ...{ code: 'SCORE_FILE_INVALID', message },
+    });
   const other = await write('other.json', { 7: ['tree'], 8: [] });
   await assert.rejects(readObjectCaptions({ captions, objects: other, synonyms }), {
     message: /other\.json: "tree" is not among the names of .*synonyms\.txt: add it there/,

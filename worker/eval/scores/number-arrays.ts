@@ -62,6 +62,7 @@ function npyArray(bytes: Buffer, path: string): NumberArray {
   const start = isLong ? 12 : 10;
   if (bytes.length < start) throw invalid(path, 'its header is cut off');
   const length = isLong ? bytes.readUInt32LE(8) : bytes.readUInt16LE(8);
+  if (bytes.length < start + length) throw invalid(path, 'its header is cut off');
   const header = bytes.toString('latin1', start, start + length);
   const descr = /'descr': '([^']*)'/.exec(header)?.[1] ?? '';
   const dims = /'shape': \(([^)]*)\)/.exec(header)?.[1];
@@ -73,9 +74,15 @@ function npyArray(bytes: Buffer, path: string): NumberArray {
     .split(',')
     .filter((dim) => dim.trim() !== '')
     .map(Number);
+  const numBytes = shape.reduce((a, b) => a * b, 1) * Number(descr.at(-1));
+  const numFound = bytes.length - start - length;
+  if (numFound !== numBytes)
+    throw invalid(
+      path,
+      `it has ${numFound} bytes of numbers, and its shape [${shape.join(', ')}] takes ${numBytes}: it is ` +
+        (numFound < numBytes ? 'cut off, copy it again' : 'no array alone'),
+    );
   const data = numbersOf(dtype, bytes.subarray(start + length), path);
-  if (data.length !== shape.reduce((a, b) => a * b, 1))
-    throw invalid(path, `it has ${data.length} numbers, its shape is [${shape.join(', ')}]`);
   if (!header.includes("'fortran_order': True")) return { shape, data };
   if (shape.length !== 2) throw invalid(path, 'in Fortran order two axes are read');
   const [rows, columns] = shape as [number, number];

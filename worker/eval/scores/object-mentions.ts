@@ -40,7 +40,7 @@ const IRREGULAR: Readonly<Record<string, string>> = {
 export function openObjectFinder(objects: readonly (readonly string[])[]): ObjectFinder {
   const known = new Map<string, string>();
   for (const names of objects)
-    for (const name of names) known.set(wordsOf(name).join(' '), names[0]!);
+    for (const name of names.filter(hasWords)) known.set(tokensOf(name).join(' '), names[0]!);
   const longest = Math.max(
     ...[...known.keys(), ...NO_OBJECTS].map((name) => name.split(' ').length),
   );
@@ -52,9 +52,9 @@ export function openObjectFinder(objects: readonly (readonly string[])[]): Objec
     return names.find((name) => known.has(name) || NO_OBJECTS.has(name));
   };
   return {
-    objectOf: (name) => known.get(nameOf(wordsOf(name)) ?? ''),
+    objectOf: (name) => (hasWords(name) ? known.get(nameOf(tokensOf(name)) ?? '') : undefined),
     mentions(caption) {
-      const words = wordsOf(caption);
+      const words = tokensOf(caption);
       const names: string[] = [];
       for (let at = 0; at < words.length;) {
         const animals = QUALIFIED.get(words[at]!);
@@ -78,14 +78,23 @@ export function openObjectFinder(objects: readonly (readonly string[])[]): Objec
   };
 }
 
-/** In lower case, without marks and possessive endings. */
-function wordsOf(text: string): string[] {
-  return text
+/** Whether a name can be said at all: it has a letter or a digit. */
+export function hasWords(name: string): boolean {
+  return /[\p{L}\p{N}]/u.test(name);
+}
+
+/**
+ * Words in lower case and the marks between them, of which a possessive ending is one: as in the original, what stands on
+ * both sides of a mark is no name of several words, and what is before it qualifies nothing behind. Hyphens join words.
+ */
+function tokensOf(text: string): string[] {
+  const tokens = text
     .normalize('NFKC')
     .toLowerCase()
-    .replaceAll(/['’]s?(?![\p{L}\p{N}])/gu, '')
-    .split(/[^\p{L}\p{N}'’]+/u)
-    .filter((word) => word !== '');
+    .replaceAll(/(?<=[\p{L}\p{N}])[-‐](?=[\p{L}\p{N}])/gu, ' ')
+    .replaceAll(/['’]s(?![\p{L}\p{N}])/gu, " ' ")
+    .match(/[\p{L}\p{N}\p{M}]+(?:['’][\p{L}\p{N}\p{M}]+)*|\S/gu);
+  return tokens ?? [];
 }
 
 /** A word and what it may be the plural of, the likeliest first; which of them is a word is for the list to say. */

@@ -13,9 +13,15 @@ const saidForm = z.looseObject({
   question: z.string().optional(),
 });
 
+/** In any case, with spaces about it. */
+export const yesNoForm = z
+  .string()
+  .transform((label) => label.trim().toLowerCase())
+  .pipe(z.enum(['yes', 'no'], 'expected yes or no'));
+
 const labelForm = z.looseObject({
   ...ids,
-  label: z.string(),
+  label: yesNoForm,
   category: z.string().optional(),
   text: z.string().optional(),
   question: z.string().optional(),
@@ -94,8 +100,5 @@ function answeredOf([record, at]: Placed, label: unknown, labelAt: string): YesN
   const said = answer ?? text;
   if (said === undefined) throw invalid(at, 'it has neither answer nor text');
   const { label: truth, category = '' } = parse(labelForm, label, labelAt);
-  const isYes = truth.trim().toLowerCase();
-  if (isYes !== 'yes' && isYes !== 'no')
-    throw invalid(labelAt, `label is ${JSON.stringify(truth)}: expected yes or no`);
-  return { answer: said, isYes: isYes === 'yes', category };
+  return { answer: said, isYes: truth === 'yes', category };
 }

@@ -4,6 +4,7 @@ import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { temporaryFolder } from '../../../proto/test/temporary-folder.ts';
+import { readQuestions } from '../question-file.ts';
 import { readYesNo } from './pope-files.ts';
 import { saysYes, scorePope, type YesNoAnswered } from './pope.ts';
 
@@ -113,6 +114,8 @@ test("POPE's and LLaVA's files are read, and what is wrong is told with its plac
   );
   await wrong([{ question_id: 1, answer: 'Yes' }], /1 ids of .*random\.json are not in/);
   await wrong([], /there is no record in it/);
+  const loud = await write('loud.jsonl', [{ id: 1, image: 'a', text: 'b', label: ' Yes' }]);
+  assert.equal((await readQuestions(loud))[0]!.kept.label, 'yes');
   const maybe = await write('maybe.jsonl', [{ id: 1, answer: 'Yes', label: 'maybe' }]);
   await assert.rejects(readYesNo(maybe, undefined), {
     message: /maybe\.jsonl#0: label is "maybe": expected yes or no/,

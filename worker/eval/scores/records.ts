@@ -31,14 +31,18 @@ export type Placed = readonly [record: unknown, at: string];
 /** What is in a file: the value of one of JSON, or the records of JSON Lines. */
 export type JsonContent = { readonly whole: unknown } | { readonly lines: readonly Placed[] };
 
-/** @throws UsageError SCORE_FILE_INVALID */
-export async function readJson(path: string): Promise<JsonContent> {
-  let content: string;
+/** Without the byte order mark that some editors put. @throws UsageError SCORE_FILE_INVALID */
+export async function readText(path: string): Promise<string> {
   try {
-    content = await readFile(path, 'utf8');
+    return (await readFile(path, 'utf8')).replace(/^\uFEFF/, '');
   } catch (error) {
     throw new UsageError('SCORE_FILE_INVALID', `${path} cannot be read: ${messageOf(error)}`);
   }
+}
+
+/** @throws UsageError SCORE_FILE_INVALID */
+export async function readJson(path: string): Promise<JsonContent> {
+  const content = await readText(path);
   const whole = parsedJson(content);
   if (whole !== undefined) return { whole };
   const lines = content.split('\n').flatMap((line, at): Placed[] => {

@@ -13,25 +13,27 @@ const recordForm = z.looseObject({
   scores: z.array(z.number()).optional(),
 });
 
-const imagesForm = z.looseObject({
-  images: z.array(z.looseObject({ id: idForm })),
-  annotations: z.array(z.unknown()),
-});
+const imageForm = z.looseObject({ id: idForm });
 
-/** Media by id and their captions, in the order of the rows of a matrix. */
+/** A medium with its captions. */
 interface Captioned {
-  readonly id: string;
   readonly captions: string[];
   readonly scores?: readonly number[] | undefined;
   readonly at: string;
 }
 
+/** What a file names: media in the order of the rows of a matrix, and of each of its columns the row of its medium. */
+interface Listed {
+  readonly media: readonly Captioned[];
+  readonly mediumOf: readonly number[];
+}
+
 /**
  * Similarities of media and texts, from
  * - a `.npy` or safetensors file with an array `similarity` [media, texts], or `images` [media, width] and `texts`
- *   [texts, width] of which the cosines are taken, and `ids`, the media in the order of the rows with their captions in
- *   the order of the columns: records with `id`, `image_id` or `image` and `caption` or `captions` (BLIP's among them), or
- *   COCO's object with `images` and `annotations`;
+ *   [texts, width] of which the cosines are taken, and `ids`, which names the media in the order of the rows and the
+ *   captions in the order of the columns: records with `id`, `image_id` or `image` and `caption` or `captions` (BLIP's
+ *   among them), or COCO's object, of which `images` are the rows and `annotations` the columns;
  * - or JSON Lines as `videoloom evaluate` writes them: such records with `scores` of all texts, of which those with the
  *   same words are one.
  *
@@ -41,26 +43,27 @@ export async function readSimilarities(
   file: string,
   ids: string | undefined,
 ): Promise<Similarities> {
-  if (ids === undefined) return scoresIn(await readCaptioned(file), file);
-  const captioned = await readCaptioned(ids);
+  if (ids === undefined) return scoresIn((await readListed(file)).media, file);
+  const { media, mediumOf } = await readListed(ids);
   const arrays = await readArrays(file);
-  const numMedia = captioned.length;
-  const numTexts = captioned.reduce((sum, { captions }) => sum + captions.length, 0);
+  const [numMedia, numTexts] = [media.length, mediumOf.length];
   const { data, shape } = similarityOf(arrays, file);
   if (shape[0] !== numMedia || shape[1] !== numTexts)
     throw invalid(
       file,
       `it compares ${shape[0]} media with ${shape[1]} texts, and ${ids} has ${numMedia} with ${numTexts} captions`,
     );
-  const mediaOf = captioned.flatMap(({ captions }, medium) => captions.map(() => [medium]));
-  return { values: data, numMedia, numTexts, mediaOf };
+  return { values: data, numMedia, numTexts, mediaOf: mediumOf.map((medium) => [medium]) };
 }
 
 function scoresIn(captioned: readonly Captioned[], file: string): Similarities {
   const mediaOf = new Map<string, number[]>();
   for (const [medium, { captions }] of captioned.entries())
-    for (const caption of new Set(captions))
-      mediaOf.set(caption, [...(mediaOf.get(caption) ?? []), medium]);
+    for (const caption of new Set(captions)) {
+      const known = mediaOf.get(caption) ?? [];
+      known.push(medium);
+      mediaOf.set(caption, known);
+    }
   const values = captioned.flatMap(({ scores, at }) => {
     if (scores === undefined)
       throw invalid(at, `it has no scores: of a matrix, name the file with the ids behind ${file}`);
@@ -74,24 +77,40 @@ function scoresIn(captioned: readonly Captioned[], file: string): Similarities {
   };
 }
 
-async function readCaptioned(path: string): Promise<Captioned[]> {
-  const found = new Map<string, Captioned>();
+async function readListed(path: string): Promise<Listed> {
+  const found = new Map<string, Captioned & { readonly row: number }>();
+  const mediumOf: number[] = [];
   // COCO's captions do not come in the order of its pictures.
   const content = await readJson(path);
-  const listed = imagesForm.safeParse('whole' in content ? content.whole : undefined);
-  for (const { id } of listed.success ? listed.data.images : [])
-    found.set(id, { id, captions: [], at: path });
+  const images = 'whole' in content ? imagesOf(content.whole) : undefined;
+  for (const [i, image] of (images ?? []).entries()) {
+    const at = `${path}#images.${i}`;
+    found.set(parse(imageForm, image, at).id, { row: i, captions: [], at });
+  }
   for (const [record, at] of await recordsOf(path)) {
     const { id: own, image_id: image, image: name, ...rest } = parse(recordForm, record, at);
     const id = image ?? name ?? own;
     if (id === undefined) throw invalid(at, 'it has no id, image_id or image');
-    if (listed.success && !found.has(id)) throw invalid(at, `${id} is none of the images`);
-    const known = found.get(id) ?? { id, captions: [], scores: rest.scores, at };
+    if (images !== undefined && !found.has(id)) throw invalid(at, `${id} is none of the images`);
+    const earlier = found.get(id);
+    if (earlier !== undefined && (earlier.scores ?? rest.scores) !== undefined)
+      throw invalid(at, `a second one for ${id}: the scores of a medium are in one record`);
+    const known = earlier ?? { row: found.size, captions: [], scores: rest.scores, at };
     const { caption = [], captions = [] } = rest;
-    found.set(id, { ...known, captions: [...known.captions, ...[caption].flat(), ...captions] });
+    for (const own of [...[caption].flat(), ...captions]) {
+      known.captions.push(own);
+      mediumOf.push(known.row);
+    }
+    found.set(id, known);
   }
   if (found.size === 0) throw invalid(path, 'there is no record in it');
-  return [...found.values()];
+  return { media: [...found.values()], mediumOf };
+}
+
+/** The pictures of COCO's object; undefined of anything else. */
+function imagesOf(whole: unknown): readonly unknown[] | undefined {
+  const { images, annotations } = whole as { images?: unknown; annotations?: unknown };
+  return Array.isArray(images) && Array.isArray(annotations) ? images : undefined;
 }
 
 function similarityOf(arrays: ReadonlyMap<string, NumberArray>, path: string): NumberArray {

@@ -56,14 +56,42 @@ test('ranks, medians and chance by hand', () => {
   // Of the captions the second one finds its medium.
   assert.equal(scores.get('media recall@1')!.value, 1 / 3);
   assert.equal(scores.get('media median rank')!.value, 2);
-  assert.equal(scores.get('media recall@1')!.chance, 1 / 2);
+  // Two of the three captions are of the first medium: whoever names it always is right for these.
+  assert.ok(Math.abs(scores.get('media recall@1')!.chance! - 2 / 3) < 1e-12);
   assert.equal(scores.get('media recall@1')!.ties, 0);
-  // Five of ten, two of which are right: 1 - (8 7 6 5 4) / (10 9 8 7 6).
-  const many = scoresOf({
-    ...{ numMedia: 1, numTexts: 10, values: Array.from({ length: 10 }, (_, i) => -i) },
-    mediaOf: [[0], [0], ...Array.from({ length: 8 }, () => [])],
+});
+
+test('chance is what one list for all queries reaches', () => {
+  // Of 20 media 10 have the first text, 4 the second and third, 2 each of the rest.
+  const groups = [10, 4, 2, 2, 2];
+  const media = groups.flatMap((count, text) => Array.from({ length: count }, () => text));
+  const mediaOf = groups.map((_, text) =>
+    [...media.keys()].filter((medium) => media[medium] === text),
+  );
+  // The same media again have another text: it is right for those that are found already.
+  mediaOf.push(mediaOf[0]!);
+  while (mediaOf.length < 30) mediaOf.push([]);
+  const values = Array.from({ length: 20 * 30 }, (_, i) => -(i % 30));
+  const scores = scoresOf({ numMedia: 20, numTexts: 30, mediaOf, values });
+  // Here the model is such a list.
+  for (const [k, share] of [
+    [1, 10 / 20],
+    [5, 1],
+  ] as const) {
+    const { value, chance } = scores.get(`text recall@${k}`)!;
+    assert.ok(Math.abs(value - share) < 1e-12 && Math.abs(chance! - share) < 1e-12, `${k}`);
+  }
+
+  // Such a list misses one of seven here, a drawn one less: five of six, of which 2, 3 or 1 are right.
+  const right = [[2, 3], [3], [4], [1], [0, 2, 5], [5], [0]];
+  const drawn = scoresOf({
+    ...{ numMedia: 7, numTexts: 6, values: Array.from({ length: 42 }, () => 0) },
+    mediaOf: Array.from({ length: 6 }, (_, text) =>
+      [...right.keys()].filter((medium) => right[medium]!.includes(text)),
+    ),
   });
-  assert.ok(Math.abs(many.get('text recall@5')!.chance! - (1 - 6720 / 30240)) < 1e-12);
+  const uniform = (1 + 5 / 6 + 5 / 6 + 5 / 6 + 1 + 5 / 6 + 5 / 6) / 7;
+  assert.ok(Math.abs(drawn.get('text recall@5')!.chance! - uniform) < 1e-12);
 });
 
 test('a model that sees everything alike finds nothing, and all are ties; so is one without numbers', () => {
@@ -96,7 +124,7 @@ test('matrices of NumPy and safetensors, embeddings and records with scores are 
     [1, 2, 3, 4],
     [5, 6, 7, 8.5],
   ];
-  const wanted = { numMedia: 2, numTexts: 4, mediaOf: [[0], [0], [0], [1]] };
+  const wanted = { numMedia: 2, numTexts: 4, mediaOf: [[0], [0], [1], [0]] };
   const check = async (name: string, bytes: Uint8Array): Promise<void> => {
     await writeFile(path(name), bytes);
     const { values, ...rest } = await readSimilarities(path(name), ids);
@@ -143,7 +171,7 @@ test('matrices of NumPy and safetensors, embeddings and records with scores are 
     ...{ values: [1, 2, 3, 4, 5, 6], numMedia: 2, numTexts: 3, mediaOf: [[0], [0, 1], [1]] },
   });
 
-  // COCO's pictures have an order of their own.
+  // COCO's pictures have an order of their own, and its annotations theirs.
   await writeFile(
     path('coco.json'),
     JSON.stringify({
@@ -154,7 +182,7 @@ test('matrices of NumPy and safetensors, embeddings and records with scores are 
     }),
   );
   const coco = await readSimilarities(path('a.npy'), path('coco.json'));
-  assert.deepEqual(coco.mediaOf, [[0], [0], [1], [1]]);
+  assert.deepEqual(coco.mediaOf, [[1], [0], [1], [0]]);
 
   const wrong = async (file: string, own: string | undefined, message: RegExp): Promise<void> =>
     assert.rejects(readSimilarities(path(file), own), { code: 'SCORE_FILE_INVALID', message });
@@ -168,4 +196,22 @@ test('matrices of NumPy and safetensors, embeddings and records with scores are 
   );
   await writeFile(path('int.npy'), npy('<i8', false, new Uint8Array(64)));
   await wrong('int.npy', ids, /it holds <i8/);
+  const whole = npy('<f8', false, bytesOf(Float64Array.from(rows.flat())));
+  for (const [length, message] of [
+    [
+      whole.length - 3,
+      /it has 61 bytes of numbers, and its shape \[2, 4\] takes 64: it is cut off/,
+    ],
+    [whole.length - 8, /it has 56 bytes/],
+    [60, /its header is cut off/],
+    [9, /its header is cut off/],
+  ] as const) {
+    await writeFile(path('torn.npy'), whole.subarray(0, length));
+    await wrong('torn.npy', ids, message);
+  }
+  await writeFile(
+    path('twice.jsonl'),
+    '{"id":"a","captions":["x"],"scores":[1,2]}\n{"id":"a","captions":["y"],"scores":[3,4]}\n',
+  );
+  await wrong('twice.jsonl', undefined, /twice\.jsonl:2: a second one for a: the scores/);
 });

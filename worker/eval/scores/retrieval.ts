@@ -16,7 +16,8 @@ interface Query {
   /** Of the best right one, from 1; every wrong one that is as good is before it. */
   readonly rank: number;
   readonly isTied: boolean;
-  readonly numRight: number;
+  /** The candidates that are right, each once. */
+  readonly right: ReadonlySet<number>;
   readonly numCandidates: number;
 }
 
@@ -24,7 +25,8 @@ const RECALLS = [1, 5, 10] as const;
 
 /**
  * Recall at 1, 5 and 10 and the median rank in both directions. A recall at more than there are wrong candidates is left
- * out: everybody reaches it. Media without a text, and texts without a medium, are candidates alone.
+ * out: everybody reaches it. Media without a text, and texts without a medium, are candidates alone. Chance is what one and
+ * the same list reaches for all queries, or one drawn for each, whichever is more.
  */
 export function scoreRetrieval(similarities: Similarities): Score[] {
   const { values, numMedia, numTexts, mediaOf } = similarities;
@@ -56,22 +58,29 @@ function queryOf(
     if (!(value < best)) numBefore++;
     if (value === best) isTied = true;
   }
-  return [{ rank: 1 + numBefore, isTied, numRight: own.size, numCandidates }];
+  return [{ rank: 1 + numBefore, isTied, right: own, numCandidates }];
 }
 
 function scoresOf(what: string, queries: readonly Query[]): Score[] {
   if (queries.length === 0) return [];
   const ties = meanOf(queries, ({ isTied }) => Number(isTied));
   const recalls = RECALLS.filter((k) =>
-    queries.some(({ numCandidates, numRight }) => k <= numCandidates - numRight),
+    queries.some(({ numCandidates, right }) => k <= numCandidates - right.size),
   );
+  const chances = chancesOf(queries);
   const ranks = queries.map(({ rank }) => rank);
   return [
     ...recalls.flatMap((k) =>
       meanScore(
         `${what} recall@${k}`,
         ranks.map((rank) => Number(rank <= k)),
-        { chance: meanOf(queries, (query) => chanceOf(query, k)), ties },
+        {
+          chance: Math.max(
+            chances[k - 1]!,
+            meanOf(queries, (query) => uniform(query, k)),
+          ),
+          ties,
+        },
       ),
     ),
     ...scored([`${what} median rank`], queries.length, (drawn) => [
@@ -81,11 +90,30 @@ function scoresOf(what: string, queries: readonly Query[]): Score[] {
 }
 
 /** That one of the right ones is among k drawn without replacement. */
-function chanceOf({ numRight, numCandidates }: Query, k: number): number {
+function uniform({ right, numCandidates }: Query, k: number): number {
   let none = 1;
   for (let drawn = 0; drawn < Math.min(k, numCandidates); drawn++)
-    none *= Math.max(0, numCandidates - numRight - drawn) / (numCandidates - drawn);
+    none *= Math.max(0, numCandidates - right.size - drawn) / (numCandidates - drawn);
   return 1 - none;
+}
+
+/**
+ * The recalls at 1, 2, ... of one list for all queries, in which next is who is right for the most of those that have
+ * nobody in it yet.
+ */
+function chancesOf(queries: readonly Query[]): number[] {
+  const chances: number[] = [];
+  let open = [...queries];
+  for (let k = 1; k <= Math.max(...RECALLS); k++) {
+    const counts = new Map<number, number>();
+    for (const { right } of open)
+      for (const candidate of right) counts.set(candidate, (counts.get(candidate) ?? 0) + 1);
+    let [next, most] = [-1, 0];
+    for (const [candidate, count] of counts) if (count > most) [next, most] = [candidate, count];
+    open = open.filter(({ right }) => !right.has(next));
+    chances.push(1 - open.length / queries.length);
+  }
+  return chances;
 }
 
 /** Of an even number the mean of the two in the middle. */

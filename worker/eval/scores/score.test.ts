@@ -152,6 +152,10 @@ test("COCO's, VQA's and plain files are read, and what is wrong is told with its
     { id: 'a', answer: 'b', references: ['c'] },
   ]);
 
+  // With the mark that some editors put before all else.
+  const marked = await write('marked.json', '\uFEFF[{"id":"a","answer":"b","references":["c"]}]');
+  assert.deepEqual(await readAnswered(marked, undefined), await readAnswered(own, undefined));
+
   const wrong = async (content: unknown, message: RegExp, references?: string): Promise<void> => {
     const path = await write('wrong.jsonl', content);
     await assert.rejects(readAnswered(path, references), { message });
