@@ -2,9 +2,10 @@
 import type * as tf from '@tensorflow/tfjs-core';
 import { UsageError } from '../proto/errors.ts';
 import type { TensorData } from './checkpoint/format.ts';
+import type { LanguageModel } from './models/language-model.ts';
 import { nearest } from './nearest.ts';
 import { pathMatcher, treesOf } from './parameter-paths.ts';
-import type { HostArray, VideoLanguageSystem } from './systems/system.ts';
+import type { AnsweringParams, HostArray, VideoLanguageSystem } from './systems/system.ts';
 import { leavesOf, partsOf, withLeaves, type TensorTree } from './tree.ts';
 
 /** Under these names the program gets them, beside the system's own arrays. */
@@ -43,7 +44,14 @@ export function freezeParameters(
       paths.map((path) => own.get(path) ?? fixed[PREFIX + path]!),
     );
   };
-  const { contrast, look, answers, fillIn } = system;
+  const { contrast, look, answers, fillIn, similarity, draws } = system;
+  const joined = (model: LanguageModel<AnsweringParams>): LanguageModel<AnsweringParams> => ({
+    ...model,
+    prefill: ({ params, frozen: arrays }, prompt, numSteps) =>
+      model.prefill({ params: join(params, arrays), frozen: arrays }, prompt, numSteps),
+    step: ({ params, frozen: arrays }, state, tokens) =>
+      model.step({ params: join(params, arrays), frozen: arrays }, state, tokens),
+  });
   return {
     ...system,
     frozen,
@@ -88,22 +96,25 @@ export function freezeParameters(
             logits: (params, arrays, batch) => fillIn.logits(join(params, arrays), arrays, batch),
           },
         }),
-    ...(answers === undefined
+    ...(answers === undefined ? {} : { answers: { ...answers, model: joined(answers.model) } }),
+    ...(draws === undefined ? {} : { draws: { ...draws, model: joined(draws.model) } }),
+    ...(similarity === undefined
       ? {}
       : {
-          answers: {
-            ...answers,
-            model: {
-              ...answers.model,
-              prefill: ({ params, frozen: arrays }, prompt, numSteps) =>
-                answers.model.prefill(
-                  { params: join(params, arrays), frozen: arrays },
-                  prompt,
-                  numSteps,
-                ),
-              step: ({ params, frozen: arrays }, state, tokens) =>
-                answers.model.step({ params: join(params, arrays), frozen: arrays }, state, tokens),
-            },
+          similarity: {
+            ...similarity,
+            clips: (params, arrays, batch) => similarity.clips(join(params, arrays), arrays, batch),
+            texts: (params, arrays, batch) => similarity.texts(join(params, arrays), arrays, batch),
+            ...(similarity.compare === undefined
+              ? {}
+              : {
+                  compare: (
+                    params: TensorTree,
+                    arrays: TensorTree,
+                    clips: tf.Tensor,
+                    texts: tf.Tensor,
+                  ) => similarity.compare!(join(params, arrays), arrays, clips, texts),
+                }),
           },
         }),
   };

@@ -278,7 +278,8 @@ function checkFit(
   for (const [path, { shape }] of leaves) {
     if (!isKept.has(path)) continue;
     const missing = partsOf(path, shape).find(({ name }) => !weights.has(name));
-    if (missing !== undefined) throw unfit(`it lacks ${missing.name}, which is frozen`);
+    if (missing !== undefined)
+      throw unfit(`it lacks ${missing.name}, which is frozen or compared with`);
   }
 }
 

@@ -43,9 +43,6 @@ const MARGIN = 24;
 const NARROWEST = 760;
 const LINE_HEIGHT = 22;
 const FONT_SIZE = 15;
-/** Of a letter of that size, about; more in bold. */
-const LETTER_WIDTH = 8;
-const BOLD_LETTER_WIDTH = 9.2;
 
 /** A word, with the attributes that it is drawn with. */
 interface Piece {
@@ -123,13 +120,32 @@ function styled(text: string, attributes: string): Piece[] {
     .map((word) => ({ text: word, attributes }));
 }
 
+/** Of text of the page's size, about: what draws it has a font of its own. */
+function widthOf({ text, attributes }: Piece): number {
+  const plain = attributes.includes('bold') ? 9.5 : 8.5;
+  return Array.from(text).reduce((sum, letter) => {
+    const isWide = /[\u1100-\uffff]|[\u{10000}-\u{10ffff}]/u.test(letter);
+    return sum + (isWide ? 16 : /[<>=+~@%&mwMW]/.test(letter) ? 13 : plain);
+  }, 0);
+}
+
+/** A word that no line has room for, in pieces. */
+function fitting(piece: Piece, width: number): Piece[] {
+  const letters = Array.from(piece.text);
+  const count = Math.ceil(widthOf(piece) / width);
+  const size = Math.ceil(letters.length / count);
+  return Array.from({ length: count }, (_, k) => ({
+    ...piece,
+    text: letters.slice(k * size, (k + 1) * size).join(''),
+  })).filter(({ text }) => text !== '');
+}
+
 /** Lines of at most `width`, about. */
 function broken(pieces: readonly Piece[], width: number): Piece[][] {
   const lines: Piece[][] = [];
   let room = 0;
-  for (const piece of pieces) {
-    const letter = piece.attributes.includes('bold') ? BOLD_LETTER_WIDTH : LETTER_WIDTH;
-    const needed = (piece.text.length + 1) * letter;
+  for (const piece of pieces.flatMap((each) => fitting(each, width))) {
+    const needed = widthOf(piece) + widthOf({ ...piece, text: ' ' });
     if (needed > room || lines.length === 0) {
       lines.push([]);
       room = width;

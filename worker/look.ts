@@ -6,6 +6,7 @@ import { drawnOf, openRng } from '../proto/random.ts';
 import { isFileFault } from '../video/loading/file-fault.ts';
 import { openClipLoader, type Clip } from '../video/loading/loader.ts';
 import type { ShownBox } from '../video/look/drawn-box.ts';
+import { checkPageName, pageAs } from '../video/look/page-file.ts';
 import { pictureUrl } from '../video/look/picture.ts';
 import { rowsOf, uploadBatch } from './batches.ts';
 import { questionsOf } from './eval/held-out-questions.ts';
@@ -55,6 +56,7 @@ const MAX_PICTURES = 8;
  */
 export async function look({ clips, out, say, ...options }: LookOptions): Promise<string> {
   if (out !== undefined) await checkOutputFile(out);
+  checkPageName(out ?? 'look.svg');
   const trained = await openTrainedRun(options);
   const { run, step } = trained;
   try {
@@ -75,7 +77,7 @@ export async function look({ clips, out, say, ...options }: LookOptions): Promis
     }
     const file = out ?? join(run.folder, 'look.svg');
     const pictures = await largePictures(run, looked);
-    const page = drawLookPage({
+    const svg = drawLookPage({
       title: `${name}, step ${step}: ${looked.title}`,
       legend: looked.legend,
       entries: looked.entries.map(({ row, lines }, at) => ({
@@ -83,7 +85,7 @@ export async function look({ clips, out, say, ...options }: LookOptions): Promis
         ...{ lines, pictures: pictures[at]! },
       })),
     });
-    await writeFile(file, page).catch((error: unknown) => {
+    await writeFile(file, await pageAs(svg, file, name)).catch((error: unknown) => {
       throw outputError(error, file);
     });
     return file;
@@ -184,7 +186,7 @@ async function findNearest(
   say: LookOptions['say'],
 ): Promise<Looked> {
   const { run } = trained;
-  const { texts, clips: asked } = heldOutCaptions(run, clips);
+  const { texts, clips: asked } = heldOutCaptions(run, similarity, clips);
   const rows = await decodable(
     run,
     asked.map(({ sample }) => sample),
@@ -197,14 +199,16 @@ async function findNearest(
     legend: `Underlined: the nearest of ${texts.length} held-out captions. {green}: its own. {red}: another (its own in brackets).`,
     entries: rows.map((row, at) => {
       const own = captionsOf.get(row.number)!;
-      const [first] = ranked[at]!;
-      const place = ranked[at]!.findIndex(({ text }) => own.includes(text));
-      const { text: truth, alike } = ranked[at]![place]!;
-      const compared = `alike ${first!.alike.toFixed(3)}`;
+      const { text: truth, alike } = ranked[at]!.find(({ text }) => own.includes(text))!;
+      // As in figures: one that is as near as its own is before it.
+      const before = ranked[at]!.filter((each) => !own.includes(each.text) && each.alike >= alike);
+      const place = before.length;
+      const first = before[0] ?? { text: truth, alike };
+      const compared = `alike ${first.alike.toFixed(3)}`;
       return {
         row,
         lines: [
-          [{ text: truth, guess: first!.text }],
+          [{ text: truth, guess: first.text }],
           [
             {
               text:

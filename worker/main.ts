@@ -1,3 +1,4 @@
+import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { reportFatal, UsageError, VideoloomError } from '../proto/errors.ts';
 import {
@@ -111,7 +112,9 @@ async function runSample(argv: string[]): Promise<void> {
 
 /** @throws UsageError USAGE unless it is FILE=ANSWER */
 function exampleOf(text: string): SampleExample {
-  const at = text.indexOf('=');
+  // A path may have the sign, and so may an answer: what is there tells.
+  const places = [...text.matchAll(/=/g)].map(({ index }) => index).filter((at) => at > 0);
+  const at = places.findLast((place) => existsSync(text.slice(0, place))) ?? places[0] ?? -1;
   const [file, answer] = [text.slice(0, at), text.slice(at + 1).trim()];
   if (at > 0 && answer !== '') return { file, answer };
   throw new UsageError(
@@ -127,7 +130,7 @@ async function runProbe(argv: string[]): Promise<void> {
   const { openTrainedRun } = await import('./trained-run.ts');
   const { probe, probeTable } = await import('./eval/probe.ts');
   const trained = await openTrainedRun({
-    folder,
+    ...{ folder, hasReference: true },
     pluginPath: process.env['PJRT_PLUGIN_PATH'],
     cacheDir: userCacheDir(process.env),
   });

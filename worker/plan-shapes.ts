@@ -118,7 +118,10 @@ export function planShapes(
   const own = sizes.reduce((sum, { own: bytes }) => sum + bytes, 0);
   // Parameters, two moments and the gradient; what a microbatch needs beside them is cut as its rows are.
   const activations = Math.max(0, gradient.bytes - whole) + bytesIn(inputs);
-  const peakBytes = 4 * own + bytesIn(fixed) + activations / rowParts(engine.mesh);
+  // Of a comparison of the whole batch nothing is cut.
+  const compares = Math.max(0, (comparison?.bytes ?? 0) - whole);
+  const peakBytes =
+    4 * own + bytesIn(fixed) + Math.max(activations / rowParts(engine.mesh), compares);
   const flops = microbatches * (gradient.flops + (embedded?.flops ?? 0)) + (comparison?.flops ?? 0);
   return { trained, frozen, flops, peakBytes };
 }

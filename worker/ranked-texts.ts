@@ -40,10 +40,11 @@ export async function rankedTexts(
 /** Captions of the held-out clips, each once, and some of the clips with theirs. */
 export function heldOutCaptions(
   { index, config }: Run,
+  similarity: Similarity,
   numClips: number,
 ): { readonly texts: readonly string[]; readonly clips: readonly Captioned[] } {
   const rng = openRng(config.train.seed, 'look');
-  const all = captionedOf(index.heldOut);
+  const all = captionedOf(index.heldOut, similarity);
   const clips = drawnOf(all, numClips, rng);
   const texts = new Set(clips.flatMap(({ captions }) => captions));
   for (const text of drawnOf(

@@ -45,6 +45,13 @@ export function referenceLeaves({
     ]);
 }
 
+/** The frozen arrays without the copy, for those who do not compare. */
+export function withoutReference(
+  frozen: Readonly<Record<string, HostArray>>,
+): Readonly<Record<string, HostArray>> {
+  return Object.fromEntries(Object.entries(frozen).filter(([name]) => !name.startsWith(PREFIX)));
+}
+
 /** The reference's parameters: those of {@link withReference}, and of the policy's what is not trained. */
 export function referenceOf<P extends TensorTree>(params: P, frozen: TensorTree): P {
   const kept = frozen as Readonly<Record<string, tf.Tensor | undefined>>;

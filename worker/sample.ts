@@ -143,7 +143,7 @@ async function ask(
   }
   if (fillIn === undefined && similarity !== undefined) {
     const given = question.split('|').flatMap((text) => text.trim() || []);
-    const texts = given.length > 0 ? given : heldOutCaptions(run, 0).texts;
+    const texts = given.length > 0 ? given : heldOutCaptions(run, similarity, 0).texts;
     const ranked = await rankedTexts(trained, similarity, rows, texts);
     const asked =
       given.length > 0 ? given.join(' | ') : `which of ${texts.length} held-out captions ?`;
@@ -237,6 +237,21 @@ async function sheetOf(
           ...{ width: CELL.width, height: CELL.width, ptsSeconds: undefined, label },
         })),
       );
+      // Examples are of other files: as the model has them, in large.
+      const examples = await Promise.all(
+        (row.examples ?? []).map(async (example): Promise<SheetPicture> => {
+          const { frameSize, framesPerWindow } = config.data;
+          const first = framesShown(example, windows, framesPerWindow)[0] ?? 0;
+          const bytes = frameSize * frameSize * 3;
+          const pixels = example.frames.subarray(first * bytes, (first + 1) * bytes);
+          const size = { width: frameSize, height: frameSize };
+          return {
+            pixels: await squarePixels(pixels, size, CELL.width),
+            ...{ width: CELL.width, height: CELL.width, ptsSeconds: undefined },
+            label: `example: ${example.sample.text}`,
+          };
+        }),
+      );
       const isVideo = index.files[row.sample.media[0]!.file]!.kind === 'video';
       return {
         sample: {
@@ -250,6 +265,7 @@ async function sheetOf(
         },
         split: undefined,
         pictures: [
+          ...examples,
           ...framesShown(row, windows, config.data.framesPerWindow).map((frame): SheetPicture => {
             const bytes = CELL.width * CELL.width * 3;
             return {

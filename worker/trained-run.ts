@@ -9,6 +9,7 @@ import type { Engine } from './backend/engine.ts';
 import { uploadBatch } from './batches.ts';
 import { loadCheckpoint } from './checkpoint/load.ts';
 import { blank } from './initializer.ts';
+import { withoutReference } from './reference-parameters.ts';
 import { openRunEngine } from './run-engine.ts';
 import { openRun, type Run } from './run.ts';
 import { stateFromHost } from './state.ts';
@@ -18,6 +19,8 @@ export interface TrainedRunOptions {
   readonly folder: string;
   readonly pluginPath?: string | undefined;
   readonly cacheDir: string;
+  /** Whether held-out figures are asked for: those of preferences compare with what the run began with. */
+  readonly hasReference?: boolean;
 }
 
 /** A run with the parameters of its newest checkpoint on the device, to ask it things. */
@@ -54,7 +57,9 @@ export async function openTrainedRun(options: TrainedRunOptions): Promise<Traine
     const form = { params: run.system.init(blank()) };
     const { params } = stateFromHost(engine, form, step, host);
     disposeTree(form.params);
-    const frozen = uploadBatch(engine, { arrays: run.system.frozen, counts: {}, numTokens: 0 });
+    const arrays =
+      options.hasReference === true ? run.system.frozen : withoutReference(run.system.frozen);
+    const frozen = uploadBatch(engine, { arrays, counts: {}, numTokens: 0 });
     return { run, engine, step, params, frozen, close };
   } catch (error) {
     await close();

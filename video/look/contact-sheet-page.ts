@@ -1,9 +1,7 @@
 /** A contact sheet as a page: SVG by itself, inside of HTML, or as PNG. */
-import { extname } from 'node:path';
-import sharp from 'sharp';
-import { UsageError } from '../../proto/errors.ts';
 import { CELL, wordsOf, type ContactSheet } from './contact-sheet.ts';
 import { drawnBox } from './drawn-box.ts';
+import { checkPageName, pageAs } from './page-file.ts';
 import { escapeXml, pictureUrl } from './picture.ts';
 
 const GAP = 8;
@@ -19,17 +17,8 @@ const RED = '#c02639';
  * @throws UsageError USAGE for an ending other than .svg, .html and .png
  */
 export async function drawPage(sheet: ContactSheet, file: string): Promise<string | Buffer> {
-  const svg = await drawSvg(sheet);
-  switch (extname(file).toLowerCase()) {
-    case '.svg':
-      return svg;
-    case '.html':
-      return `<!doctype html>\n<meta charset="utf-8">\n<title>${escapeXml(sheet.title ?? sheet.index.root)}</title>\n${svg}`;
-    case '.png':
-      return sharp(Buffer.from(svg), { limitInputPixels: false, unlimited: true }).png().toBuffer();
-    default:
-      throw new UsageError('USAGE', `${file}: a page ends in .svg, .html or .png`);
-  }
+  checkPageName(file);
+  return pageAs(await drawSvg(sheet), file, sheet.title ?? sheet.index.root);
 }
 
 async function drawSvg(sheet: ContactSheet): Promise<string> {

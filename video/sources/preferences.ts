@@ -18,7 +18,8 @@ import type { Source, SourceSample } from './source.ts';
  * with an answer that stands for both outputs) and `{image | video, prompt, chosen, rejected}` (TRL, LLaVA-Hound; also
  * `question`, `conversations` and `messages`), in arrays or JSON Lines. Each of `prompt`, `chosen` and `rejected` is a text
  * or a list of turns; without a prompt it is what `chosen` has before its last turn. Media stand as in instructions. The
- * sample is the conversation with the preferred answer; the other one is `rejected` of that part.
+ * sample is the conversation with the preferred answer; the other one is `rejected` of that part. What was said before the
+ * last question is kept here and not read by the systems, as of all conversations.
  * Source: github.com/llava-rlhf/LLaVA-RLHF, RLHF/data_utils/data_utils_rm.py; huggingface.co/docs/trl, dataset_formats.
  */
 export const preferences: Source = withSubtitlesBeside(recordSource('preferences', preference));

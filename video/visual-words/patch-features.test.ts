@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { patchFeatures, patchFeatureWidth } from './patch-features.ts';
+import { patchFeatures, patchFeatureWidth, picturedPatches } from './patch-features.ts';
 
 test('a part of a patch has the mean colour of its pixels, patches row by row, frames one after the other', () => {
   const [size, patchSize, numFrames] = [16, 8, 2];
@@ -35,4 +35,19 @@ test('a patch of two pixels has each of them four times', () => {
   assert.equal(features.length, patchFeatureWidth(1));
   const reds = [...Array(16).keys()].map((part) => Math.round(255 * features[3 * part]!));
   assert.deepEqual(reds, [0, 0, 60, 60, 0, 0, 60, 60, 120, 120, 180, 180, 120, 120, 180, 180]);
+});
+
+test('a picture by its features has each part in its colour, whatever the patch size', () => {
+  for (const patchSize of [1, 2, 3, 4, 6, 10, 14]) {
+    const size = 2 * patchSize;
+    // A colour for each fourth of a patch, down and across, as features cut it.
+    const partOf = (at: number): number =>
+      [3, 2, 1, 0].find((k) => at % patchSize >= Math.floor((k * patchSize) / 4))!;
+    const frame = Uint8Array.from({ length: size * size * 3 }, (_, i) => {
+      const [x, y] = [Math.floor(i / 3) % size, Math.floor(i / 3 / size)];
+      return 60 * partOf(y) + 15 * partOf(x) + (i % 3);
+    });
+    const features = patchFeatures(frame, { size, patchSize });
+    assert.deepEqual(picturedPatches(features, { size, patchSize }), frame, `${patchSize}`);
+  }
 });

@@ -64,7 +64,8 @@ export function picturedPatches(
 ): Uint8Array {
   const across = size / patchSize;
   const width = features.length / across ** 2;
-  const partAt = (inPatch: number): number => Math.floor((inPatch * PARTS) / patchSize);
+  // The part that the pixel was counted in.
+  const partAt = (inPatch: number): number => Math.ceil(((inPatch + 1) * PARTS) / patchSize) - 1;
   const frame = new Uint8Array(size * size * CHANNELS);
   for (let y = 0; y < size; y++) {
     for (let x = 0; x < size; x++) {

@@ -2,7 +2,7 @@
 import { openAnswering } from '../generation/answers.ts';
 import type { Answers } from '../systems/system.ts';
 import type { TrainedRun } from '../trained-run.ts';
-import { inBatches, type ClipSource } from './asked.ts';
+import { inBatches, refuseUndecoded, type ClipSource } from './asked.ts';
 import type { EvaluationFile } from './evaluation-file.ts';
 
 /** What is asked of a clip. */
@@ -13,7 +13,7 @@ export interface Asked {
   readonly question: string;
 }
 
-/** Answers in the order of the questions; undefined about clips that do not decode. */
+/** Answers in the order of the questions; undefined about clips that do not decode. @throws where none does, what the first fails by */
 export async function answersTo(
   { run, engine, params, frozen }: TrainedRun,
   answers: Answers,
@@ -35,6 +35,8 @@ export async function answersTo(
       );
       for (const [i, at] of group.entries()) said[at] = found[i];
     }
+    const samples = asked.map(({ sample }) => sample);
+    await refuseUndecoded(source, samples, said);
     return said;
   } finally {
     answering.close();

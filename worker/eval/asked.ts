@@ -24,7 +24,7 @@ export interface BatchesOptions {
 /**
  * What a batch of clips comes to, of all of them in their order; undefined for those that do not decode. A batch that an
  * evaluation has done before it was killed is not done again, and one that it had begun is done whole: a clip is always
- * among the same others.
+ * among the same others. A batch of which no clip decodes is tried again.
  *
  * @param samples numbers of those of the source; one may come several times
  * @param of results of `batchSize` rows, of which the last ones are there to fill them up
@@ -37,22 +37,36 @@ export async function inBatches<T>(
   const results: (T | undefined)[] = [];
   for (let start = 0; start < samples.length; start += batchSize) {
     const own = samples.slice(start, start + batchSize);
-    const done = await file.unit(`${name} ${start}`, async (): Promise<(T | null)[]> => {
-      const clips = await Promise.all(own.map((sample) => load(source, sample)));
-      const whole = clips.filter((clip) => clip !== undefined);
-      if (whole.length === 0) return own.map(() => null);
-      const rows = rowsOf(
-        source.samples,
-        whole.map(() => ({ epoch: 0 })),
-        whole,
-      );
-      const filled = Array.from({ length: batchSize }, (_, at) => rows[at % rows.length]!);
-      const found = [...(await of(filled))];
-      return clips.map((clip) => (clip === undefined ? null : found.shift()!));
-    });
-    results.push(...done.map((result) => result ?? undefined));
+    const done = await file.unit(
+      `${name} ${start}`,
+      async (): Promise<(T | null)[] | undefined> => {
+        const clips = await Promise.all(own.map((sample) => load(source, sample)));
+        const whole = clips.filter((clip) => clip !== undefined);
+        if (whole.length === 0) return undefined;
+        const rows = rowsOf(
+          source.samples,
+          whole.map(() => ({ epoch: 0 })),
+          whole,
+        );
+        const filled = Array.from({ length: batchSize }, (_, at) => rows[at % rows.length]!);
+        const found = [...(await of(filled))];
+        return clips.map((clip) => (clip === undefined ? null : found.shift()!));
+      },
+    );
+    results.push(...(done ?? own).map((_, at) => done?.[at] ?? undefined));
   }
   return results;
+}
+
+/** Throws what the first clip fails by where none has come to anything. */
+export async function refuseUndecoded(
+  { loader }: ClipSource,
+  samples: readonly number[],
+  results: readonly unknown[],
+): Promise<void> {
+  const [sample] = samples;
+  if (sample === undefined || results.some((result) => result !== undefined)) return;
+  await loader.load([{ sample, epoch: 0, substitutes: [] }]);
 }
 
 async function load({ loader }: ClipSource, sample: number): Promise<Clip | undefined> {

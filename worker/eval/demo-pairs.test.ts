@@ -59,6 +59,13 @@ test("Winoground's, ARO's and SugarCrepe's files are read, and what is wrong is 
   const wanted = { kind: 'cross', id: '7', media: ['a.png', 'b.png'], captions: ['x', 'y'] };
   assert.deepEqual(await read('one.jsonl', `${line}\n`), [wanted]);
   assert.deepEqual(await read('two.jsonl', `${line}\n${line}\n`), [wanted, wanted]);
+  // A record alone may have lists, objects and nothing in its fields.
+  const alone = { image: 'f.jpg', caption: 't', false_captions: ['u', 't', 'u', 'v'] };
+  for (const own of [{}, { tags: ['a'] }, { meta: { a: 1 } }, { note: null }])
+    assert.deepEqual(await read('alone.json', { ...alone, ...own }), [
+      // Each false caption is there once: one that came again would lower the chance.
+      { kind: 'list', id: '0', media: ['f.jpg'], type: 'alone', captions: ['t', 'u', 'v'] },
+    ]);
   const crepe = { filename: 'c.jpg', caption: 'true', negative_caption: 'false' };
   assert.deepEqual(await read('swap_att.json', { 0: crepe, 1: crepe }), [
     { kind: 'list', id: '0', media: ['c.jpg'], type: 'swap_att', captions: ['true', 'false'] },
@@ -83,6 +90,10 @@ test("Winoground's, ARO's and SugarCrepe's files are read, and what is wrong is 
   );
   await assert.rejects(read('w.json', [{ ...aro, bbox_x: 4 }]), { message: /w\.json#0: .* a box/ });
   await assert.rejects(read('w.json', [{ image: 'a', caption: 'b' }]), { message: /no false/ });
+  await assert.rejects(read('w.json', [same, same]), {
+    message: /w\.json: in all of its records the false captions are the true one/,
+  });
+  await assert.rejects(read('w.json', []), { message: /w\.json: there is no record in it/ });
   await assert.rejects(read('w.json', [{ caption: 'b' }]), {
     message: /w\.json#0: it has no image/,
   });

@@ -80,7 +80,9 @@ export async function evaluateFileQuestions(
     return answer === undefined ? [] : [{ id, question, answer, ...rest }];
   });
   tellSkipped(say, all.length - said.length, all.length);
-  return { lines: said, scores: scoresOfLines(said) };
+  const scores = scoresOfLines(said);
+  if (scores.length === 0) say('nothing is scored: no question has a label or references');
+  return { lines: said, scores };
 }
 
 type Line = FileQuestion['kept'] & { readonly answer: string };

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { copyFile, mkdir, readFile, stat, writeFile } from 'node:fs/promises';
+import { copyFile, mkdir, readFile, stat, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { before, describe, it } from 'node:test';
@@ -14,9 +14,12 @@ import { openCpuEngine } from '../backend/cpu-engine.ts';
 import { dataAccessOptions } from '../run.ts';
 import { RUN_FILES } from '../run-system.ts';
 import { makeRunFolder } from '../test/run-folder.ts';
+import { checkNumScores } from './evaluate-similarity.ts';
 import { evaluate, type EvaluateOptions, type EvaluatedWhat } from './evaluate.ts';
 import { partialPath } from './evaluation-file.ts';
+import { scoreTable } from './scores/bootstrap.ts';
 import { scoreFiles } from './scores/score-files.ts';
+import { similarityOf } from './vectors.ts';
 
 const NUM_PICTURES = 24;
 const WORDS = ['red', 'blue', 'green', 'white'];
@@ -124,6 +127,7 @@ describe('an evaluation of a model that compares and writes', () => {
 
   it('tells captions of files apart, and what cannot be told is a tie', async () => {
     const pairs = join(pictures, 'pairs.json');
+    await writeFile(join(pictures, 'broken.png'), 'no picture');
     const long = 'a b c d e f g h i j';
     await writeFile(
       pairs,
@@ -142,7 +146,7 @@ describe('an evaluation of a model that compares and writes', () => {
         },
         // Cut to the same words.
         { image: 'held-out/2.png', caption: long, false_captions: [`${long} k`], type: 'y' },
-        { image: 'held-out/none.png', caption: 'a', false_captions: ['b'], type: 'y' },
+        { image: 'broken.png', caption: 'a', false_captions: ['b'], type: 'y' },
       ]),
     );
     said = [];
@@ -163,12 +167,53 @@ describe('an evaluation of a model that compares and writes', () => {
     assert.deepEqual([tied.value, tied.ties], [0, 1]);
     assert.deepEqual(await scoreFiles(['pairs', file], {}), scores);
     await assert.rejects(of({ kind: 'pairs', file: pairs, media: join(pictures, 'held-out') }), {
-      code: 'DATA_EMPTY',
+      code: 'MEDIA_MISSING',
+      message: /^4 of 4 files are not below .*held-out \(broken\.png, .*, \.\.\.\): .* --media$/,
     });
     await assert.rejects(
       of({ kind: 'pairs', file: await outside(pictures), media: join(pictures, 'held-out') }),
       { code: 'MEDIA_OUTSIDE' },
     );
+  });
+
+  it('files with the bytes of one of the run are each one of their own', async () => {
+    const copies = join(scratch, 'copies');
+    await mkdir(copies);
+    for (const name of ['a', 'b', 'c'])
+      await copyFile(join(pictures, 'held-out', name === 'c' ? '1.png' : '0.png'), join(copies, `${name}.png`)); // prettier-ignore
+    const pairs = join(copies, 'pairs.json');
+    const pair = { image_0: 'a.png', image_1: 'b.png', caption_0: 'a red', caption_1: 'a blue' };
+    await writeFile(pairs, JSON.stringify([pair, { ...pair, image_0: 'c.png' }]));
+    said = [];
+    const { scores } = await of({ kind: 'pairs', file: pairs }, { out: join(scratch, 'c.jsonl') });
+    assert.deepEqual(said, []);
+    assert.equal(scores[0]!.count, 2);
+    // What is there and may not be read is not told as missing.
+    await symlink('/etc/hostname', join(copies, 'out.png'));
+    await writeFile(pairs, JSON.stringify([{ ...pair, image_1: 'out.png' }]));
+    await assert.rejects(of({ kind: 'pairs', file: pairs }), { code: 'PATH_OUTSIDE' });
+  });
+
+  it('says where nothing is scored, and refuses more scores than can be read back', async () => {
+    const questions = join(pictures, 'unlabelled.json');
+    await writeFile(questions, JSON.stringify([{ image: 'held-out/0.png', question: 'What ?' }]));
+    said = [];
+    const { scores } = await of({ kind: 'questions', file: questions });
+    assert.deepEqual(said, ['nothing is scored: no question has a label or references']);
+    assert.equal(scoreTable(scores), '');
+    checkNumScores(1000, 5000);
+    assert.throws(checkNumScores.bind(undefined, 40_000, 200_000), {
+      code: 'EVALUATION_TOO_LARGE',
+      message: /40000 clips with 200000 captions have 8000000000 scores, .* --clips/,
+    });
+  });
+
+  it('sums that differ by less than float32 tells are ties', () => {
+    const [text, near] = [Float32Array.from([1, 1, 1e-9]), Float32Array.from([1, 1, 2e-9])];
+    const clip = Float32Array.from([1 / 3, 1, 1]);
+    assert.equal(similarityOf(clip, text), similarityOf(clip, near));
+    // In nine digits.
+    assert.equal(similarityOf(clip, text), 1.33333337);
   });
 
   it('answers questions of a file in the form that is scored', async () => {

@@ -16,19 +16,21 @@ export function evaluateRetrieval(
   context: EvaluationContext,
   similarity: Similarity,
 ): Promise<EvaluationResult> {
-  return comparing(context, similarity, (comparer) => retrieval(context, comparer));
+  return comparing(context, similarity, (comparer) => retrieval(context, comparer, similarity));
 }
 
 async function retrieval(
   { trained, limit, say, open }: EvaluationContext,
   comparer: Comparer,
+  similarity: Similarity,
 ): Promise<EvaluationResult> {
   const { index, config, heldOutLoader: loader, folder } = trained.run;
-  const captioned = captionedOf(index.heldOut);
+  const captioned = captionedOf(index.heldOut, similarity);
   if (captioned.length === 0)
     throw new UsageError('NOTHING_HELD_OUT', `${folder} holds out no clip with a caption`);
   const asked = drawnOf(captioned, limit, openRng(config.train.seed, 'evaluate'));
   const texts = [...new Set(asked.flatMap(({ captions }) => captions))];
+  checkNumScores(asked.length, texts.length);
   const samples = asked.map(({ sample }) => sample);
   const source = { samples: index.heldOut, loader };
   const file = await open(asked);
@@ -41,19 +43,35 @@ async function retrieval(
   tellSkipped(say, asked.length - whole.length, asked.length);
   // Of texts whose clips do not decode none is left.
   const left = [...new Set(whole.flatMap(({ captions }) => captions))];
-  const places = left.map((text) => texts.indexOf(text));
-  const read = places.map((place) => vectors.texts[place]!);
+  const columnOf = new Map(left.map((text, column) => [text, column]));
+  const textOf = new Map(texts.map((text, at) => [text, vectors.texts[at]!]));
+  const read = left.map((text) => textOf.get(text)!);
   const lines: { id: string; captions: readonly string[]; scores: number[] }[] = [];
-  for (const { id, captions, vector } of whole)
-    lines.push({ id, captions, scores: await comparer.alike(vector, read) });
+  const values = new Float64Array(whole.length * left.length);
+  const mediaOf = left.map((): number[] => []);
+  for (const [row, { id, captions, vector }] of whole.entries()) {
+    const scores = await comparer.alike(vector, read);
+    lines.push({ id, captions, scores });
+    values.set(scores, row * left.length);
+    for (const caption of captions) mediaOf[columnOf.get(caption)!]!.push(row);
+  }
   const scores = scoreRetrieval({
-    values: lines.flatMap((line) => line.scores),
-    ...{ numMedia: lines.length, numTexts: left.length },
-    mediaOf: left.map((text) =>
-      [...lines.keys()].filter((at) => lines[at]!.captions.includes(text)),
-    ),
+    ...{ values, mediaOf, numMedia: lines.length, numTexts: left.length },
   });
   return { lines, scores };
+}
+
+/** Node reads no text of more than 2^29 characters, and a score with its comma takes 12 to 16 of them. */
+const MAX_SCORES = 2 ** 25;
+
+/** Whether the file of so many media and texts can be read back. @throws UsageError EVALUATION_TOO_LARGE */
+export function checkNumScores(numMedia: number, numTexts: number): void {
+  if (numMedia * numTexts <= MAX_SCORES) return;
+  throw new UsageError(
+    'EVALUATION_TOO_LARGE',
+    `${numMedia} clips with ${numTexts} captions have ${numMedia * numTexts} scores, and a file of more than ${MAX_SCORES} ` +
+      'cannot be read again: ask about fewer clips with --clips',
+  );
 }
 
 /** What is shown, and what is said of it. */
@@ -64,16 +82,20 @@ export interface Captioned {
 }
 
 /** What is shown, once, with all captions of it. */
-export function captionedOf(samples: readonly Sample[]): Captioned[] {
-  const found = new Map<string, Captioned>();
+export function captionedOf(
+  samples: readonly Sample[],
+  { captionsOf = ({ text }) => [text] }: Pick<Similarity, 'captionsOf'>,
+): Captioned[] {
+  const found = new Map<string, Omit<Captioned, 'captions'> & { readonly captions: Set<string> }>();
   for (const [number, sample] of samples.entries()) {
     const { id, media, text, parts } = sample;
     if (media.length === 0 || parts !== undefined || text.trim() === '') continue;
     const key = shownKey(sample);
-    const known = found.get(key) ?? { id, sample: number, captions: [] };
-    found.set(key, { ...known, captions: [...new Set([...known.captions, text])] });
+    const known = found.get(key) ?? { id, sample: number, captions: new Set<string>() };
+    for (const caption of captionsOf(sample)) known.captions.add(caption);
+    found.set(key, known);
   }
-  return [...found.values()];
+  return [...found.values()].map((each) => ({ ...each, captions: [...each.captions] }));
 }
 
 /**
@@ -117,6 +139,7 @@ async function pairs(
     compared.push(comparedOf(item, table));
   }
   tellSkipped(say, items.length - compared.length, items.length);
+  if (compared.length === 0) say('nothing is scored: of each pair a clip does not decode');
   return {
     lines: compared.map(({ line }) => line),
     scores: scorePairs(compared.map(({ scores }) => scores)),

@@ -148,6 +148,23 @@ test(
       evaluate({ ...asked, folder: silent, what: ask, question: '', limit: 1 }),
       { code: 'EVALUATE_UNAVAILABLE', message: /clip writes no text.*--retrieval/ },
     );
+    const question = 'what is it ?';
+    await assert.rejects(evaluate({ ...asked, folder: silent, question, limit: 1 }), {
+      code: 'EVALUATE_UNAVAILABLE',
+      message: /clip compares clips with texts and answers no question/,
+    });
+    for (const kind of ['retrieval', 'pairs'] as const)
+      await assert.rejects(evaluate({ ...asked, what: { kind }, question, limit: 1 }), {
+        code: 'USAGE',
+        message: /a question is for held-out clips alone/,
+      });
+    await assert.rejects(evaluate({ ...asked, what: ask, question, limit: 1 }), { code: 'USAGE' });
+    // Where nothing decodes, what the first fails by, also when it is tried again.
+    for (const name of ['a', 'c']) await writeFile(join(films, `${name}.mp4`), 'nor this one');
+    for (let time = 0; time < 2; time++)
+      await assert.rejects(evaluate({ ...asked, question: '', limit: 10, out: `${out}.none` }), {
+        message: /a\.mp4 cannot be opened as a video/,
+      });
     await assert.rejects(evaluate({ ...asked, what: { kind: 'pairs' }, question: '', limit: 1 }), {
       code: 'EVALUATE_UNAVAILABLE',
       message: /minigpt4-video has no vectors of clips and texts/,

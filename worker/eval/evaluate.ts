@@ -7,6 +7,7 @@ import {
 } from '../../proto/checkpoint-manifest.ts';
 import { UsageError } from '../../proto/errors.ts';
 import { checkOutputFile } from '../../proto/output-path.ts';
+import { VERBS } from '../../proto/verbs.ts';
 import { openClipsOfFiles, type ClipsOfFiles } from '../clips-of-files.ts';
 import type { Answers, Similarity } from '../systems/system.ts';
 import { openTrainedRun, type TrainedRun, type TrainedRunOptions } from '../trained-run.ts';
@@ -16,7 +17,7 @@ import { evaluatePairs, evaluateRetrieval } from './evaluate-similarity.ts';
 import type { Score } from './scores/bootstrap.ts';
 
 export interface EvaluateOptions extends TrainedRunOptions {
-  /** Asked of every clip, in place of what the samples ask; empty: theirs, or what the system asks by itself. */
+  /** Asked of every held-out clip, in place of what the samples ask; empty: theirs, or what the system asks by itself. */
   readonly question: string;
   /** How many are asked at most, evenly drawn. */
   readonly limit: number;
@@ -70,16 +71,23 @@ const FILES = {
  * in the same bytes.
  *
  * @throws UsageError `NO_CHECKPOINT`, `OUT_NOT_WRITABLE`, `EVALUATE_UNAVAILABLE` where the system writes no text or
- *   compares none, `NOTHING_HELD_OUT`, `EVALUATION_OTHER`, `SCORE_FILE_INVALID`; errors of the data
+ *   compares none, `USAGE` where a question is given and not asked, `NOTHING_HELD_OUT`, `EVALUATION_OTHER`,
+ *   `EVALUATION_TOO_LARGE`, `SCORE_FILE_INVALID`, `MEDIA_MISSING`; errors of the data, where no clip decodes what the first
+ *   failed by
  */
 export async function evaluate(options: EvaluateOptions): Promise<Evaluated> {
   const { folder, limit, question, say } = options;
+  if (question !== '' && options.what.kind !== 'held-out')
+    throw new UsageError(
+      'USAGE',
+      `a question is for held-out clips alone, not for --${options.what.kind}: ${VERBS.evaluate.usage}`,
+    );
   const trained = await openTrainedRun(options);
   const { step } = trained;
   let file: EvaluationFile | undefined;
   let media: ClipsOfFiles | undefined;
   try {
-    const what = ofSystem(trained, options.what);
+    const what = ofSystem(trained, options.what, question);
     const path = options.out ?? join(folder, FILES[what.kind]);
     await checkOutputFile(path);
     const context: EvaluationContext = {
@@ -107,11 +115,19 @@ export async function evaluate(options: EvaluateOptions): Promise<Evaluated> {
 }
 
 /** What there is to evaluate of a system. */
-function ofSystem({ run }: TrainedRun, what: EvaluatedWhat): EvaluatedWhat {
-  const hasAnswers = run.system.answers !== undefined;
-  if (what.kind === 'held-out' && !hasAnswers && run.system.similarity !== undefined)
-    return { kind: 'retrieval' };
-  return what;
+function ofSystem(
+  { run: { system } }: TrainedRun,
+  what: EvaluatedWhat,
+  question: string,
+): EvaluatedWhat {
+  const isCompared = system.answers === undefined && system.similarity !== undefined;
+  if (what.kind !== 'held-out' || !isCompared) return what;
+  if (question !== '')
+    throw new UsageError(
+      'EVALUATE_UNAVAILABLE',
+      `${system.name} compares clips with texts and answers no question: leave it out`,
+    );
+  return { kind: 'retrieval' };
 }
 
 /** Lines of the file, and the scores of them. */

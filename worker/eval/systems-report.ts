@@ -125,7 +125,7 @@ export async function lookInto(
   cacheDir: string,
 ): Promise<{ numParameters: number; numTrained: number; probed: Probed[] }> {
   const trained = await openTrainedRun({
-    ...{ folder, cacheDir },
+    ...{ folder, cacheDir, hasReference: true },
     pluginPath: process.env['PJRT_PLUGIN_PATH'],
   });
   try {

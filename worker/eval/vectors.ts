@@ -4,7 +4,7 @@ import { uploadBatch } from '../batches.ts';
 import type { HostArray, HostBatch, Row, Similarity } from '../systems/system.ts';
 import type { TrainedRun } from '../trained-run.ts';
 import { disposeTree, type TensorTree } from '../tree.ts';
-import { inBatches, type ClipSource } from './asked.ts';
+import { inBatches, refuseUndecoded, type ClipSource } from './asked.ts';
 import type { EvaluationFile } from './evaluation-file.ts';
 
 /** Vectors of clips, of which there may be several each, one behind the other, and of texts. */
@@ -19,21 +19,23 @@ export interface Comparer {
   /** Of rows, in their order. */
   clips(rows: readonly Row[]): Promise<Float32Array[]>;
   texts(texts: readonly string[]): Promise<Float32Array[]>;
-  /** How alike a clip is to each of some texts, as float32 is written in the fewest digits that tell it from any other. */
+  /** How alike a clip is to each of some texts, as {@link similarityOf} is rounded. */
   alike(clip: Float32Array, texts: readonly Float32Array[]): Promise<number[]>;
   /** Frees the programs. Idempotent. */
   close(): void;
 }
 
 export function openComparer(
-  { run, engine, params }: Pick<TrainedRun, 'run' | 'engine' | 'params'>,
+  { run, engine, params, frozen }: Pick<TrainedRun, 'run' | 'engine' | 'params' | 'frozen'>,
   similarity: Similarity,
 ): Comparer {
   const batchSize = run.config.train.microbatchSize;
   const compare = similarity.compare?.bind(similarity);
   const compiled = (what: 'clips' | 'texts') =>
     engine.compile(
-      (own: TensorTree, batch: TensorTree) => ({ vectors: similarity[what](own, batch) }),
+      (own: TensorTree, arrays: TensorTree, batch: TensorTree) => ({
+        vectors: similarity[what](own, arrays, batch),
+      }),
       { name: `vectors of ${what}` },
     );
   const programs = {
@@ -42,8 +44,12 @@ export function openComparer(
     compare:
       compare &&
       engine.compile(
-        (own: TensorTree, { clips, texts }: { clips: tf.Tensor; texts: tf.Tensor }) => ({
-          alike: compare(own, clips, texts),
+        (
+          own: TensorTree,
+          arrays: TensorTree,
+          { clips, texts }: { clips: tf.Tensor; texts: tf.Tensor },
+        ) => ({
+          alike: compare(own, arrays, clips, texts),
         }),
         { name: 'how alike clips and texts are' },
       ),
@@ -56,7 +62,7 @@ export function openComparer(
     const rows: Float32Array[] = [];
     for (const own of batchesOf(items, batchSize)) {
       const inputs = uploadBatch(engine, assemble(filledUp(own, batchSize)));
-      const { vectors } = await programs[what](params, inputs);
+      const { vectors } = await programs[what](params, frozen, inputs);
       const values = (await vectors.data()) as Float32Array;
       disposeTree([vectors, inputs]);
       const width = values.length / batchSize;
@@ -75,6 +81,7 @@ export function openComparer(
         const inputs = uploadBatch(engine, { arrays, counts: {}, numTokens: 0 });
         const { alike } = await programs.compare(
           params,
+          frozen,
           inputs as { clips: tf.Tensor; texts: tf.Tensor },
         );
         const values = (await alike.data()) as Float32Array;
@@ -107,7 +114,7 @@ function tableOf(rows: readonly Float32Array[]): HostArray {
   return { data, shape: [rows.length, width] };
 }
 
-/** Vectors of samples and texts, batch by batch into the file of an evaluation. */
+/** Vectors of samples and texts, batch by batch into the file of an evaluation. @throws where no sample decodes, what the first fails by */
 export async function vectorsOf(
   comparer: Comparer,
   { samples, texts }: { readonly samples: readonly number[]; readonly texts: readonly string[] },
@@ -124,6 +131,7 @@ export async function vectorsOf(
   const clips = await inBatches(samples, { source, batchSize, file, name: 'clips' }, async (rows) =>
     (await comparer.clips(rows)).map(encoded),
   );
+  await refuseUndecoded(source, samples, clips);
   const read: string[] = [];
   for (const [at, own] of [...batchesOf(texts, batchSize)].entries()) {
     const rows = await file.unit(`texts ${at * batchSize}`, async () =>
@@ -137,7 +145,7 @@ export async function vectorsOf(
   };
 }
 
-/** How alike a clip and a text are, in nine digits, which tell every float32 from any other. */
+/** How alike a clip and a text are, as float32 in nine digits, which tell it from any other. */
 export function similarityOf(clip: Float32Array, text: Float32Array): number {
   let most = -Infinity;
   for (let start = 0; start < clip.length; start += text.length) {
@@ -145,9 +153,10 @@ export function similarityOf(clip: Float32Array, text: Float32Array): number {
     for (const [k, value] of text.entries()) sum += clip[start + k]! * value;
     most = Math.max(most, sum);
   }
-  return most;
+  return inFewDigits(most);
 }
 
+/** As float32 in nine digits: what differs by the order of a sum alone is a tie, and files are no longer than they need. */
 function inFewDigits(value: number): number {
   return Number(Math.fround(value).toPrecision(9));
 }

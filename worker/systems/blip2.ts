@@ -244,7 +244,7 @@ export function blip2System(
         arrays: { images: packedPictures(rows, data, anyPicture(seed, 'contrast')) },
         ...{ counts: {}, numTokens: rows.length },
       }),
-      clips(params, batch) {
+      clips(params, _frozen, batch) {
         const seen = unpackedPictures((batch as TensorBatch)['images']!, data);
         return blip2ImageEmbeddings(params, vit(params.vision, seen, sizes.vision), sizes);
       },
@@ -252,7 +252,7 @@ export function blip2System(
         const { ids, present } = tokens(texts, cls);
         return { arrays: { ids, present }, counts: {}, numTokens: texts.length * textLength };
       },
-      texts(params, batch) {
+      texts(params, _frozen, batch) {
         const { ids, present } = batch as TensorBatch;
         return blip2TextEmbeddings(params, { ids: ids!, present: present! }, sizes);
       },

@@ -32,9 +32,10 @@ export function captionedBatches({
   hasStart,
   tokensOfClip,
 }: CaptionedBatchOptions): CaptionedBatches {
-  const { cls, sep, pad } = tokenizer.special;
+  const { sep, pad } = tokenizer.special;
+  // A tokenizer of somebody else's may have none, where none is needed.
+  const start = hasStart ? [tokenizer.special.cls] : [];
   const idsOf = (text: string): number[] => {
-    const start = hasStart ? [cls] : [];
     const words = tokenizer.encode(text).slice(0, maxTokens - 1 - start.length);
     return [...start, ...words, sep];
   };

@@ -10,7 +10,7 @@ import {
 import { padPrompts } from '../generation/prompts.ts';
 import { NO_LABEL, numNextTokens } from '../losses/next-token.ts';
 import { drawnSpan, withSpanLast, type Span } from '../tokens/infill-span.ts';
-import { ofOthers } from './frame-changes.ts';
+import { withFramesOfOthers } from './frame-changes.ts';
 import { floatArray, intArray } from './host-arrays.ts';
 import type { HostArray, HostBatch, Row } from './system.ts';
 import { textClasses } from './text-number.ts';
@@ -166,7 +166,7 @@ export function openCm3leonAssembler(assembly: Cm3leonAssembly) {
     all.reduce((sum, own) => sum + own.length, 0);
 
   const training = (rows: readonly Row[]): HostBatch => {
-    const all = (assembly.permuted ? ofOthersFrames(rows) : rows).map(trainingIds);
+    const all = (assembly.permuted ? withFramesOfOthers(rows) : rows).map(trainingIds);
     return batchOf(sequences(all, rows.length), tokensIn(all));
   };
 
@@ -271,12 +271,6 @@ export function openCm3leonAssembler(assembly: Cm3leonAssembly) {
 
 /** The objective: every token but `<mask>`, given those before it. */
 export const OBJECTIVE = 'next-token';
-
-/** Rows that keep their words and their randomness, and have the frames of others. */
-function ofOthersFrames(rows: readonly Row[]): Row[] {
-  const others = ofOthers(rows);
-  return rows.map((row, i) => ({ ...row, frames: others[i]!.frames }));
-}
 
 /**
  * Captions to choose among for a picture: its own, at a place that is drawn, and others of the split, `count` in all or as

@@ -5,6 +5,7 @@
  */
 import * as tf from '@tensorflow/tfjs-core';
 import * as z from 'zod';
+import { UsageError } from '../../proto/errors.ts';
 import type { Sample } from '../../video/index/sample.ts';
 import type { Tokenizer } from '../../video/text/tokenizer.ts';
 import { picturedPatches } from '../../video/visual-words/patch-features.ts';
@@ -191,10 +192,13 @@ function cm3leonSystem(
 
   /** How likely a picture is behind each of its captions, [B, K] nats. */
   const pictureScores = (params: Cm3leonParams, candidates: tf.Tensor, counted: tf.Tensor) => {
-    const ids = tf.reshape(candidates, [-1, length]);
-    const told = nextTokenLogProbabilities(logitsOf(params, ids), ids);
-    const weights = tf.slice(tf.reshape(counted, [-1, length]), [0, 1], [-1, length - 1]);
-    return tf.reshape(tf.sum(tf.mul(told, weights), 1), candidates.shape.slice(0, 2));
+    // One after another: logits of all of them would be many times what training needs.
+    const weights = tf.unstack(counted, 1);
+    const scores = tf.unstack(candidates, 1).map((ids, k) => {
+      const told = nextTokenLogProbabilities(logitsOf(params, ids), ids);
+      return tf.sum(tf.mul(told, tf.slice(weights[k]!, [0, 1], [-1, length - 1])), 1);
+    });
+    return tf.stack(scores, 1);
   };
   const sums = (params: Cm3leonParams, batch: TensorBatch): ObjectiveSums => {
     const { candidates, ids, labels, captionWeights, answerWeights } = batch;
@@ -225,7 +229,15 @@ function cm3leonSystem(
   const isSaid = isCode.map(
     (is, id) => !is && (id === eos || (id >= tokenizer.firstWordId && id < firstCode)),
   );
-  const asked = (question: string): string => (question.includes(HOLE) ? question : HOLE);
+  const asked = (question: string): string => {
+    const numHoles = question.split(HOLE).length - 1;
+    if (numHoles > 1)
+      throw new UsageError(
+        'TOO_MUCH_TO_FILL_IN',
+        `cm3leon fills in one ${HOLE}, and "${question}" has ${numHoles}: leave one`,
+      );
+    return numHoles === 1 ? question : HOLE;
+  };
 
   return {
     name: 'cm3leon',
@@ -233,7 +245,7 @@ function cm3leonSystem(
     heldOutTasks: [
       captionTask('infilled'),
       captionTask('continued'),
-      comparisonTask(`caption of ${NUM_CAPTIONS}, by the picture's likelihood`, among.size, (row) =>
+      comparisonTask(`caption of ${among.size}, by the picture's likelihood`, among.size, (row) =>
         among.of(row),
       ),
       ...wordTasks,
@@ -246,11 +258,13 @@ function cm3leonSystem(
     answers: {
       assemble: (rows, question) => assembler.toInfill(rows, asked(question)),
       given: (_row, question) => ({
-        ...questionGiven(
-          tokenizer,
-          question,
-          question.includes(HOLE) ? assembler.mostGiven + 1 : config.textTokens,
-        ),
+        ...(question === '' || question.includes(HOLE)
+          ? questionGiven(
+              tokenizer,
+              question,
+              question === '' ? config.textTokens : assembler.mostGiven + 1,
+            )
+          : { question, cutTo: 0 }),
         windows: [0],
       }),
       model: ofParams<DecoderInputs, TensorTree>(limitedModel(decoder, isSaid)),
@@ -260,7 +274,12 @@ function cm3leonSystem(
     },
     draws: {
       textOf: (question, said) =>
-        question === '' ? said : question.replace(HOLE, said).replace(/\s+/g, ' ').trim(),
+        question === ''
+          ? said
+          : question
+              .replace(HOLE, () => said)
+              .replace(/\s+/g, ' ')
+              .trim(),
       assemble: (texts) => assembler.toDraw(texts),
       model: ofParams(limitedModel(guidedModel(decoder, config.guidance), isCode)),
       numTokens: assembler.numPatches,

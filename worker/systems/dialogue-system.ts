@@ -136,7 +136,10 @@ export interface WrittenFigure {
 
 const OBJECTIVE = 'next-token';
 
-/** @param spelt a text as the tokenizer writes it, which is how an answer comes */
+/**
+ * Counts pairs: a question with several worse answers counts as often.
+ * @param spelt a text as the tokenizer writes it, which is how an answer comes
+ */
 function preferredFigure(spelt: (text: string) => string): WrittenFigure {
   return {
     name: 'preferred answer, written',
@@ -163,16 +166,18 @@ export function dialogueSystem<P extends TensorTree>(
   const shape = { tokenizer, length: config.length };
   const allViews = parts.views ?? ['film'];
   const alike = (rows: readonly Row[], view: View): View[] => rows.map(() => view);
+  const withExamples = (rows: readonly Row[], turns: readonly Turn[]): readonly Row[] =>
+    rows.map((row, i) =>
+      parts.examplesOf === undefined
+        ? row
+        : { ...row, examples: parts.examplesOf(row, turns[i]!.question) },
+    );
   const assemble = (
     given: readonly Row[],
     turns: readonly Turn[],
     views: readonly View[],
   ): HostBatch => {
-    const rows = given.map((row, i) =>
-      parts.examplesOf === undefined
-        ? row
-        : { ...row, examples: parts.examplesOf(row, turns[i]!.question) },
-    );
+    const rows = withExamples(given, turns);
     const dialogues = assembleDialogues(
       shape,
       rows.map((row, i): Piece[] => [
@@ -184,10 +189,11 @@ export function dialogueSystem<P extends TensorTree>(
   };
   /** Both answers of a row stand side by side. */
   const assemblePairs = (
-    rows: readonly Row[],
+    given: readonly Row[],
     turns: readonly PreferenceTurn[],
     views: readonly View[],
   ): HostBatch => {
+    const rows = withExamples(given, turns);
     const dialogues = assembleDialogues(
       shape,
       rows.flatMap((row, i) => {
@@ -195,6 +201,7 @@ export function dialogueSystem<P extends TensorTree>(
         const asked = parts.prompt(row, question, views[i]!);
         return [answer, rejected].map((words): Piece[] => [...asked, { words, isAnswer: true }]);
       }),
+      { rowsOfOnePrompt: 2 },
     );
     const pairWeights = { data: new Float32Array(rows.length).fill(1), shape: [rows.length] };
     const { arrays, counts, numTokens } = counted({ ...dialogues, ...parts.arrays(rows, views) });

@@ -30,6 +30,24 @@ const tokenizer = openTokenizer(
 const { pad, cls, sep } = tokenizer.special;
 const idOf = (word: string): number => tokenizer.encode(word)[0]!;
 
+test('rows of one prompt are cut alike, as the longest answer has it', () => {
+  const asked: Piece[] = [
+    { words: 'one two three four five six', isContext: true },
+    { words: ' what is it ?', isQuestion: true },
+  ];
+  const rows = ['red', 'a red cat'].map((words): Piece[] => [...asked, { words, isAnswer: true }]);
+  const promptsOf = (rowsOfOnePrompt?: number): number[][] => {
+    const made = assembleDialogues({ tokenizer, length: 11 }, rows, { rowsOfOnePrompt });
+    return rows.map((_, row) => {
+      const first = made.labelWeights.data.subarray(row * 11, (row + 1) * 11).indexOf(1);
+      return [...readIds(made, row)].slice(0, first);
+    });
+  };
+  const [short, long] = promptsOf() as [number[], number[]];
+  assert.deepEqual([short.length, long.length], [9, 7]);
+  assert.deepEqual(promptsOf(2), [long, long]);
+});
+
 test('a word that is several pieces, or unknown, is none that one token can ask for', () => {
   assert.ok(tokenizer.encode('cared').length > 1);
   assert.deepEqual(tokenizer.encode('☃'), [tokenizer.special.unk]);

@@ -103,6 +103,7 @@ export interface DialogueArrays {
 export function assembleDialogues(
   shape: DialogueShape,
   rows: readonly (readonly Piece[])[],
+  { rowsOfOnePrompt = 1 }: { readonly rowsOfOnePrompt?: number | undefined } = {},
 ): DialogueArrays {
   const { tokenizer, length } = shape;
   const { pad } = tokenizer.special;
@@ -121,10 +122,13 @@ export function assembleDialogues(
     labels: ints(NO_LABEL),
     labelWeights: floats(),
   };
-  for (const [row, pieces] of rows.entries()) {
+  const encoded = rows.map((pieces) => encodedPieces(shape, pieces));
+  for (let first = 0; first < rows.length; first += rowsOfOnePrompt)
+    cutAlike(encoded.slice(first, first + rowsOfOnePrompt));
+  for (const [row, pieces] of encoded.entries()) {
     let at = row * length;
     let soft = 0;
-    for (const { ids, numSoft, isAnswer } of encodedPieces(shape, pieces)) {
+    for (const { ids, numSoft, isAnswer } of pieces) {
       arrays.present.data.fill(1, at, at + ids.length + numSoft);
       for (const id of ids) {
         arrays.ids.data[at] = id;
@@ -237,6 +241,15 @@ function encodedRun(tokenizer: Tokenizer, run: readonly WordsPiece[], isLast: bo
       ? whole.slice(prompt.length)
       : tokenizer.encode(words);
   return [...ids, [...said, tokenizer.special.sep]];
+}
+
+/** Rows of one prompt keep of each of its pieces what the one keeps that has the least room for it. */
+function cutAlike(rows: readonly (readonly EncodedPiece[])[]): void {
+  for (const [at, { isAnswer }] of rows[0]!.entries()) {
+    if (isAnswer) continue;
+    const fewest = Math.min(...rows.map((row) => row[at]!.ids.length));
+    for (const row of rows) row[at]!.ids = row[at]!.ids.slice(0, fewest);
+  }
 }
 
 /** How many of two rows' first tokens are the same. */

@@ -19,7 +19,7 @@ export interface FewShotTemplates {
 }
 
 /**
- * The examples in their order, then what is asked. Where room is short, answers of examples are cut as context is.
+ * The examples in their order, then what is asked. Where room is short, examples are cut as context is.
  * @throws VideoloomError `TEMPLATE_INVALID`
  */
 export function fewShotPrompt(
@@ -31,7 +31,7 @@ export function fewShotPrompt(
     examples: examples.flatMap((example) =>
       filledTemplate(exampleTemplate, {
         seen: example.seen,
-        question: [{ words: example.question }],
+        question: [{ words: example.question, isContext: true }],
         answer: [{ words: example.answer, isContext: true }],
       }),
     ),

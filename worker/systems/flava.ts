@@ -285,12 +285,13 @@ export function flavaSystem(
     assemble: (rows) => assembler.training(shown(rows), splits.train),
     similarity: {
       assembleClips: (rows) => assembler.pictures(shown(rows)),
-      clips: (params, batch) => flavaImageEmbedding(params, imagesOf(batch as TensorBatch), sizes),
+      clips: (params, _frozen, batch) =>
+        flavaImageEmbedding(params, imagesOf(batch as TensorBatch), sizes),
       assembleTexts: (texts) => {
         const { ids } = assembler.textArrays(texts, texts.length);
         return { arrays: { ids }, counts: {}, numTokens: texts.length * maxTokens };
       },
-      texts: (params, batch) => textVectors(params, (batch as TensorBatch)['ids']!),
+      texts: (params, _frozen, batch) => textVectors(params, (batch as TensorBatch)['ids']!),
     },
     sums(params, _frozen, batch): Record<string, ObjectiveSums> {
       const own = batch as TensorBatch;

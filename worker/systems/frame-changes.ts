@@ -30,6 +30,11 @@ export function ofOthers(rows: readonly Row[]): Row[] {
   return rows.map((row, at) => otherRow(rows, at) ?? row);
 }
 
+/** Rows that keep their words and their randomness, and have the frames of others; see {@link ofOthers}. */
+export function withFramesOfOthers(rows: readonly Row[]): Row[] {
+  return ofOthers(rows).map(({ frames }, i) => ({ ...rows[i]!, frames }));
+}
+
 /** A pure function of row and seed. */
 export function changedRow(
   row: Row,

@@ -134,6 +134,10 @@ test('whatever else is frozen, or a language model that is trained, is refused',
   assert.doesNotThrow(() => resolve('language'));
   for (const parts of ['', 'vision', 'language, vision', 'language/blocks'])
     assert.throws(() => resolve(parts), /the language model is frozen and nothing else: set train/);
+  const others = (override: string) =>
+    resolveConfig({ ...{ text, file: 'frozen', stage: 'captioning' }, overrides: [override] });
+  assert.throws(() => others('train.microbatchSize=1'), /has too few other clips to stand before/);
+  assert.throws(() => others('model.tuning={method: prompt, tokens: 2}'), /never changes here/);
 });
 
 test('captions are what is trained on, in place of each question about the same clip', async () => {
@@ -221,6 +225,16 @@ test('pictures of others in training: words and examples stay, what is asked abo
   const [first, second] = [0, 1].map((row) => picturesOf(one, own.config, row)[1]!);
   assert.deepEqual(picturesOf(other, own.config, 0), [first, second]);
   assert.deepEqual(picturesOf(other, own.config, 1), [first, first]);
+  // What is asked of the run is asked about its own picture.
+  for (const { assemble } of permuted.system.heldOutTasks.slice(0, 1))
+    assert.deepEqual(
+      assemble(rows).arrays['pictures'],
+      own.system.heldOutTasks[0]!.assemble(rows).arrays['pictures'],
+    );
+  assert.deepEqual(
+    permuted.system.answers!.assemble(rows, 'what ?').arrays['pictures'],
+    own.system.answers!.assemble(rows, 'what ?').arrays['pictures'],
+  );
 });
 
 test('a language model reads other clips before, each with the question and what is said of it', async () => {

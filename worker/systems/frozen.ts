@@ -22,8 +22,9 @@ import { clipOf, factsByClip, longestOf } from './clip-facts.ts';
 import { turnsOf } from './dialogue.ts';
 import { dialogueFields, dialogueSystem } from './dialogue-system.ts';
 import { fewShotPrompt } from './few-shot.ts';
-import { ofOthers, otherRow } from './frame-changes.ts';
+import { otherRow, withFramesOfOthers } from './frame-changes.ts';
 import { languageFault, languageFields, languageOf } from './language-part.ts';
+import { wantsPreferences } from './preference-part.ts';
 import { defineSystem, isOneMediumWithWords, type Row } from './system.ts';
 import { fitTokenizer, readTokenizer } from './text-assets.ts';
 import { anyPicture, packedPictures, unpackedPictures } from './vision-part.ts';
@@ -32,7 +33,9 @@ const fields = z.strictObject({
   name: z.literal('frozen').describe('Tsimpoukelli et al. 2021, arXiv:2106.13884'),
   permuted: z
     .boolean()
-    .describe('Each conversation has the picture of another one of its microbatch; for comparison'),
+    .describe(
+      'Each conversation is trained on with the picture of another one of its microbatch; for comparison',
+    ),
   vision: z
     .strictObject({
       width: count('Channels of the first convolution; stage s has 4 x 2^s times as many'),
@@ -73,15 +76,25 @@ export const frozen = defineSystem<FrozenConfig, FrozenParams>({
   sampleKind: 'a picture or a clip of one video, with words',
   takes: isOneMediumWithWords,
   check(config) {
-    const { data, train } = config;
+    const { data, model, train } = config;
     const own = train.frozen.filter((part) => part !== 'language');
     if (own.length > 0 || !train.frozen.includes('language'))
       return `the language model is frozen and nothing else: set train.frozen to [language], not [${train.frozen.join(', ')}]`;
+    if (model.tuning !== undefined && model.tuning !== null)
+      return 'model.tuning adapts the language model, which never changes here: leave it out';
+    const fewest = Math.max(2, model.examples + 1);
+    if (train.microbatchSize < fewest)
+      return (
+        `train.microbatchSize (${train.microbatchSize}) has too few other clips to stand before one: set it to ` +
+        `${fewest} or more`
+      );
     return data.frameSize % 2 !== 0
       ? `data.frameSize (${data.frameSize}) is odd`
       : languageFault(config);
   },
-  arrange: ({ model }, samples) => captionsOf(samples, model.describe),
+  // A pair of answers is learned as it is.
+  arrange: ({ model }, samples) =>
+    wantsPreferences(model) ? samples : captionsOf(samples, model.describe),
   async fit(context) {
     const { vocabularySize } = await fitTokenizer(context, context.config.model.textVocabulary);
     return `${vocabularySize} word pieces`;
@@ -101,9 +114,11 @@ export const frozen = defineSystem<FrozenConfig, FrozenParams>({
       takesExamples: true,
       askedAgain: {
         'after an example': (rows) =>
-          rows.map((row, at) => ({ ...row, examples: [otherRow(rows, at) ?? row] })),
-        'another picture': (rows) =>
-          ofOthers(rows).map(({ frames }, at) => ({ ...rows[at]!, frames })),
+          rows.map((row, at) => {
+            const other = otherRow(rows, at);
+            return other === undefined ? row : { ...row, examples: [other] };
+          }),
+        'another picture': withFramesOfOthers,
       },
       init: (init) => ({
         vision: initNfResNet(sizes, init, 'vision'),
@@ -121,12 +136,11 @@ export const frozen = defineSystem<FrozenConfig, FrozenParams>({
         return tf.reshape(dense(prefix, read), [pictures!.shape[0], -1, model.language.width]);
       },
       arrays(rows) {
-        const own = model.permuted ? ofOthers(rows) : rows;
         const most = Math.max(...rows.map(({ examples = [] }) => examples.length));
         // Nothing points to what a row with fewer examples is filled up with.
         const shown = rows.flatMap(({ examples = [] }, at) => [
-          ...[...examples, own[at]!],
-          ...Array.from({ length: most - examples.length }, () => own[at]!),
+          ...[...examples, rows[at]!],
+          ...Array.from({ length: most - examples.length }, () => rows[at]!),
         ]);
         const { data: pixels } = packedPictures(shown, data, picture);
         return { pictures: { data: pixels, shape: [rows.length, pixels.length / rows.length] } };
@@ -139,7 +153,14 @@ export const frozen = defineSystem<FrozenConfig, FrozenParams>({
           { seen, question },
         ),
     });
-    return { ...system, assemble: (rows) => system.assemble(behindOthers(rows, model.examples)) };
+    // What is asked of a run is asked about its own picture, however it was trained.
+    return {
+      ...system,
+      assemble: (rows) =>
+        system.assemble(
+          behindOthers(model.permuted ? withFramesOfOthers(rows) : rows, model.examples),
+        ),
+    };
   },
 });
 
@@ -153,17 +174,17 @@ function behindOthers(rows: readonly Row[], most: number): Row[] {
     const others = [...rows.slice(at + 1), ...rows.slice(0, at)].filter(
       ({ sample }) => shownKey(sample) !== shownKey(row.sample),
     );
-    const number = at % (most + 1);
+    const number = others.length === 0 ? 0 : at % (most + 1);
     return {
       ...row,
-      examples: Array.from({ length: number }, (_, k) => others[k % others.length] ?? row),
+      examples: Array.from({ length: number }, (_, k) => others[k % others.length]!),
     };
   });
 }
 
 /**
  * In the place of each sample the caption of its clip, which of several things said of it is the longest: questions are
- * not trained on.
+ * not trained on. Where a clip has nothing but yes and no said of it, its conversation stays.
  */
 function captionsOf(samples: readonly Sample[], describe: string): Sample[] {
   const facts = factsByClip(samples, describe);

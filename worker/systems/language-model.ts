@@ -4,7 +4,7 @@
  */
 import * as z from 'zod';
 import { openRng, shuffled, type Rng } from '../../proto/random.ts';
-import type { Sample } from '../../video/index/sample.ts';
+import { shownKey, type Sample } from '../../video/index/sample.ts';
 import { count } from '../config-fields.ts';
 import { shapesOnly } from '../initializer.ts';
 import type { TensorTree } from '../tree.ts';
@@ -30,10 +30,10 @@ const fields = z.strictObject({
       template: z.string().describe('What stands for one, with {seen}, {question} and {answer}'),
     })
     .nullable()
-    .default(null)
+    .optional()
     .describe(
       'Other clips before a conversation, with its question and their own answers, in the place of {examples} of the ' +
-        'template; null: none, and no {examples}',
+        'template; null or absent: none, and no {examples}',
     ),
   ...dialogueFields,
 });
@@ -57,7 +57,7 @@ export const languageModel = defineSystem<LanguageModelConfig, TensorTree>({
     const tokenizer = await readTokenizer(folder);
     const language = languageOf(model.language, tokenizer.vocabularySize);
     const facts = factsByClip([...index.train, ...index.heldOut], model.describe);
-    const { template, examples } = model;
+    const { template, examples = null } = model;
     const said = (row: Row, question: string): Piece[] => [
       {
         words: saidOf(row, facts, { question, seed: train.seed, isBrief: examples !== null }),
@@ -77,13 +77,14 @@ export const languageModel = defineSystem<LanguageModelConfig, TensorTree>({
       windowsShown: () => [],
       ...(examples !== null && {
         examplesOf(row, question) {
-          const alike = asking?.get(question) ?? [];
+          const own = shownKey(row.sample);
+          const alike = (asking?.get(question) ?? []).filter(({ shown }) => shown !== own);
           const rng = openRng(train.seed, 'examples', row.epoch, row.number);
           const number = alike.length === 0 ? 0 : rng.integer(examples.most + 1);
-          return Array.from({ length: number }, () => ({
-            ...row,
-            ...alike[rng.integer(alike.length)]!,
-          }));
+          return Array.from({ length: number }, () => {
+            const { sample, number: place } = alike[rng.integer(alike.length)]!;
+            return { ...row, sample, number: place };
+          });
         },
       }),
       prompt(row, question) {
@@ -104,7 +105,10 @@ export const languageModel = defineSystem<LanguageModelConfig, TensorTree>({
   },
 });
 
-type Numbered = Pick<Row, 'sample' | 'number'>;
+interface Numbered extends Pick<Row, 'sample' | 'number'> {
+  /** See {@link shownKey}. */
+  readonly shown: string;
+}
 
 /** Samples with their row in the split, by what they ask first. */
 function samplesByQuestion(
@@ -114,9 +118,10 @@ function samplesByQuestion(
   const found = new Map<string, Numbered[]>();
   for (const [number, sample] of samples.entries()) {
     const { question } = turnsOf(sample, describe)[0]!;
+    const asked = { sample, number, shown: shownKey(sample) };
     const own = found.get(question);
-    if (own === undefined) found.set(question, [{ sample, number }]);
-    else own.push({ sample, number });
+    if (own === undefined) found.set(question, [asked]);
+    else own.push(asked);
   }
   return found;
 }

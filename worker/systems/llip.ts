@@ -218,15 +218,16 @@ function llipSystem(
     assemble: training,
     similarity: {
       ...similarity,
-      clips(params, batch) {
+      clips(params, _frozen, batch) {
         const { keys, values } = see(params, (batch as LlipBatch).pixels);
         return tf.concat([keys, values], -1);
       },
-      texts(params, batch) {
+      texts(params, _frozen, batch) {
         const { queries, texts } = llipTexts(params, { ids: (batch as LlipBatch).ids }, sizes);
         return tf.concat([queries, texts], -1);
       },
-      compare({ output }, clips, texts) {
+      captionsOf,
+      compare({ output }, _frozen, clips, texts) {
         const width = mixture.width;
         const [keys, values] = tf.split(
           tf.reshape(clips, [clips.shape[0], -1, 2 * width]),

@@ -128,6 +128,11 @@ test('pictures of others: each conversation has the picture of the next one that
   assert.notDeepEqual(other.arrays['pictures'], one.arrays['pictures']);
   const shown = own.system.assemble(ofOthers(rows)).arrays['pictures'];
   assert.deepEqual(other.arrays['pictures'], shown);
+  // What is asked of the run is asked about its own picture.
+  assert.deepEqual(
+    permuted.system.answers!.assemble(rows, 'what ?').arrays['pictures'],
+    own.system.answers!.assemble(rows, 'what ?').arrays['pictures'],
+  );
   const mediaOf = ({ sample }: (typeof rows)[number]): string => JSON.stringify(sample.media);
   const { frames } = rows.find((row) => mediaOf(row) !== mediaOf(rows[0]!))!;
   const first = new Uint8Array((other.arrays['pictures']!.data as Int32Array).slice().buffer);

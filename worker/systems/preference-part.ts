@@ -67,7 +67,10 @@ export function preferenceFault({
   model,
   init,
 }: Pick<RunConfig, 'init'> & { readonly model: ModelConfig }): string | undefined {
-  return wantsPreferences(model) && init.length === 0
+  const { preference } = model as { readonly preference?: PreferenceConfig };
+  if (preference?.loss === 'ipo' && preference.labelSmoothing > 0)
+    return `model.preference.labelSmoothing (${preference.labelSmoothing}) is of the loss sigmoid: set it to 0 for ipo`;
+  return preference !== undefined && init.length === 0
     ? 'model.preference compares with the model that the run begins with, and init is empty: begin from a run whose ' +
         'model answers already'
     : undefined;

@@ -9,7 +9,7 @@ import type { TensorTree } from '../tree.ts';
 import * as z from 'zod';
 import { filledTemplate } from './dialogue.ts';
 import { dialogueFields, dialogueSystem } from './dialogue-system.ts';
-import { changedRow, ofOthers } from './frame-changes.ts';
+import { changedRow, withFramesOfOthers } from './frame-changes.ts';
 import { languageFault, languageFields, languageOf } from './language-part.ts';
 import { qFormerFault, qFormerFields, qFormerSizes } from './q-former-part.ts';
 import {
@@ -79,7 +79,7 @@ export async function openQueryPrompt({
     hasText: false,
   });
   const picture = anyPicture(train.seed, 'picture');
-  return dialogueSystem<QueryPromptParams>({
+  const system = dialogueSystem<QueryPromptParams>({
     name: model.name,
     config: model,
     ...{ frameSize, seed: train.seed, tokenizer, language },
@@ -101,7 +101,7 @@ export async function openQueryPrompt({
     arrays(rows) {
       const blank = { frameSize, seed: train.seed };
       const shown = blind ? rows.map((row) => changedRow(row, 'blank', blank)) : rows;
-      return { pictures: packedPictures(permuted ? ofOthers(shown) : shown, data, picture) };
+      return { pictures: packedPictures(shown, data, picture) };
     },
     windowsShown: (row) => (blind ? [] : picture(row, data.windows)),
     prompt: (_row, question) =>
@@ -110,4 +110,8 @@ export async function openQueryPrompt({
         question: [{ words: question, isQuestion: true }],
       }),
   });
+  // What is asked of a run is asked about its own picture, however it was trained.
+  return permuted
+    ? { ...system, assemble: (rows) => system.assemble(withFramesOfOthers(rows)) }
+    : system;
 }

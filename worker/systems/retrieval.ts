@@ -99,8 +99,8 @@ export function retrievalSystem<P extends TensorTree>(
     assemble,
     similarity: {
       ...similarity,
-      clips: (params, batch) => options.clips(params, (batch as RetrievalBatch).pixels),
-      texts: (params, batch) => options.texts(params, (batch as RetrievalBatch).ids),
+      clips: (params, _frozen, batch) => options.clips(params, (batch as RetrievalBatch).pixels),
+      texts: (params, _frozen, batch) => options.texts(params, (batch as RetrievalBatch).ids),
     },
     sums(params, _frozen, batch): Record<string, ObjectiveSums> {
       const asked = batch as RetrievalBatch;

@@ -4,9 +4,12 @@ import * as tf from '@tensorflow/tfjs-core';
 import { openCpuEngine } from '../backend/cpu-engine.ts';
 import { uploadBatch } from '../batches.ts';
 import { similarityOf } from '../eval/vectors.ts';
+import { freezeParameters } from '../frozen-parameters.ts';
 import { openInitializer } from '../initializer.ts';
 import { llipSimilarities, type LlipParams } from '../models/llip.ts';
 import { CAPTIONED, captionedRows, openCaptioned } from '../test/captioned-system.ts';
+import { valuesOf } from '../test/run-folder.ts';
+import type { TensorTree } from '../tree.ts';
 
 interface Compared {
   readonly recipe: string;
@@ -37,9 +40,10 @@ for (const { recipe, clips, overrides = [], ...own } of SYSTEMS) {
     const together = contrast!.embed(params, {}, uploadBatch(engine, system.assemble(rows)));
     const wanted = [together[clips]!, together['texts']!];
     const apart = [
-      similarity!.clips(params, uploadBatch(engine, similarity!.assembleClips(rows))),
+      similarity!.clips(params, {}, uploadBatch(engine, similarity!.assembleClips(rows))),
       similarity!.texts(
         params,
+        {},
         uploadBatch(engine, similarity!.assembleTexts(rows.map(({ sample }) => sample.text))),
       ),
     ];
@@ -73,10 +77,12 @@ test('Llip mixes a clip for each text apart as in training together', async () =
   const flat = (x: tf.Tensor): tf.Tensor => tf.reshape(x, [3, -1]);
   const found = similarity!.compare!(
     params,
-    flat(similarity!.clips(params, uploadBatch(engine, similarity!.assembleClips(rows)))),
+    {},
+    flat(similarity!.clips(params, {}, uploadBatch(engine, similarity!.assembleClips(rows)))),
     flat(
       similarity!.texts(
         params,
+        {},
         uploadBatch(engine, similarity!.assembleTexts(rows.map(({ sample }) => sample.text))),
       ),
     ),
@@ -93,3 +99,35 @@ test('a clip of several vectors is as like a text as the most alike of them', ()
   assert.equal(similarityOf(Float32Array.from([1, 2, 3, 1, 0, -2]), text), 3.5);
   assert.equal(similarityOf(Float32Array.from([0.125, 0]), text), 0.125);
 });
+
+for (const { recipe, clips: part, stage } of [
+  { recipe: 'clip', clips: 'vision' },
+  { recipe: 'llip', clips: 'text' },
+  { recipe: 'blip2', stage: 'represent', clips: 'vision' },
+] as const satisfies readonly Compared[]) {
+  test(`${recipe} compares as well where its ${part} is frozen`, async () => {
+    const engine = await openCpuEngine();
+    const { system, config } = await openCaptioned(recipe, {
+      ...{ preset: 'tiny', overrides: ['data.windows=1', 'data.frameSize=16'] },
+      ...(stage === undefined ? {} : { stage }),
+    });
+    const rows = captionedRows(config, CAPTIONED.slice(0, 2));
+    const params = system.init(openInitializer(4));
+    const weights = await valuesOf(params);
+    const held = freezeParameters(system, [part], system.init(openInitializer(5)), weights);
+    const arrays = uploadBatch(engine, { arrays: held.frozen, counts: {}, numTokens: 0 });
+    const alikeBy = (own: typeof system, trained: TensorTree, fixed: TensorTree): number[] => {
+      const how = own.similarity!;
+      const seen = how.clips(trained, fixed, uploadBatch(engine, how.assembleClips(rows)));
+      const said = uploadBatch(engine, how.assembleTexts(['a red star', 'up']));
+      const both = [seen, how.texts(trained, fixed, said)].map((x) => tf.reshape(x, [2, -1]));
+      const [clips, texts] = both as [tf.Tensor, tf.Tensor];
+      const made = how.compare?.(trained, fixed, clips, texts) ?? tf.concat(both, 1);
+      return [...made.dataSync()];
+    };
+    assert.deepEqual(
+      alikeBy(held, held.init(openInitializer(4)), arrays),
+      alikeBy(system, params, {}),
+    );
+  });
+}

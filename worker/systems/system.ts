@@ -127,15 +127,17 @@ export interface Contrast<P extends TensorTree = TensorTree> {
 export interface Similarity<P extends TensorTree = TensorTree> {
   assembleClips(rows: readonly Row[]): HostBatch;
   /** [rows, E], or several of each clip, [rows, K, E], of which the one that is most like a text counts. */
-  clips(params: P, batch: TensorTree): tf.Tensor;
+  clips(params: P, frozen: TensorTree, batch: TensorTree): tf.Tensor;
   assembleTexts(texts: readonly string[]): HostBatch;
   /** [texts, E]. */
-  texts(params: P, batch: TensorTree): tf.Tensor;
+  texts(params: P, frozen: TensorTree, batch: TensorTree): tf.Tensor;
   /**
    * How alike they are, [clips, texts], where that is another thing than products: of what {@link clips} and
    * {@link texts} give, each flat in a row, float32 [clips, ...] and [texts, ...].
    */
-  compare?(params: P, clips: tf.Tensor, texts: tf.Tensor): tf.Tensor;
+  compare?(params: P, frozen: TensorTree, clips: tf.Tensor, texts: tf.Tensor): tf.Tensor;
+  /** The captions that a sample has, where it reads other ones than the whole text. */
+  captionsOf?(sample: Sample): readonly string[];
 }
 
 /** What is given of a clip and of what is asked about it, as people read it. */

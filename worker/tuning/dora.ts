@@ -29,12 +29,16 @@ export function initDora(
   }));
 }
 
+const SMALLEST_NORM = 1e-12;
+
 export function withDora<T extends TensorTree>(params: T, dora: DoraParams, config: LoraConfig): T {
   return withLayers(params, dora, (layer, { a, b, magnitude }) => {
     const change = scaledLowRank({ a, b }, config);
     const before = constantOf(() => tf.sqrt(squaredNorms(layer.kernel)));
     const after = constantOf(() => tf.sqrt(squaredNorms(layer.kernel, change)));
-    return { ...layer, lora: change, scale: tf.div(tf.add(before, magnitude), after) };
+    // A column of zeros has no direction, and stays one.
+    const scale = tf.div(tf.add(before, magnitude), tf.maximum(after, SMALLEST_NORM));
+    return { ...layer, lora: change, scale };
   });
 }
 
@@ -48,7 +52,8 @@ function squaredNorms(kernel: tf.Tensor, change?: LowRank): tf.Tensor {
   const { a, b } = change;
   const along = tf.sum(tf.mul(b, tf.matMul(a, kernel, true)), -2);
   const added = tf.sum(tf.mul(b, tf.matMul(tf.matMul(a, a, true), b)), -2);
-  return tf.add(own, tf.add(tf.mul(along, 2), added));
+  // Where the change takes a column away, rounding may leave less than nothing.
+  return tf.maximum(tf.add(own, tf.add(tf.mul(along, 2), added)), 0);
 }
 
 export function dora(config: LoraConfig, { form, decoder }: TunedModel): Tuning<DoraParams> {

@@ -199,6 +199,24 @@ void describe('of one layer, by hand', () => {
     }
   });
 
+  void it('DoRA: a column of zeros stays one, and what takes a column away leaves numbers', () => {
+    const zero = tf.tensor2d([
+      [1, 0],
+      [2, 0],
+    ]);
+    const [a, b] = [tf.tensor2d([[1], [2]]), tf.tensor2d([[-1, 0]])];
+    const dora = { a, b, magnitude: tf.zeros([2]) };
+    const outputs = [1, 1 - 1e-7].map((alpha) => {
+      const config = { rank: 1, alpha };
+      const { layer } = withDora({ layer: { kernel: zero } }, { layer: dora }, config);
+      return valuesOf(dense(layer, tf.tensor2d([[3, 5]])));
+    });
+    for (const output of outputs) {
+      assert.ok(output.every(Number.isFinite), output.join());
+      assert.equal(output[1], 0);
+    }
+  });
+
   void it('adapters: h + up relu(down h), of what the layer gives with its bias', () => {
     const adapter = {
       down: {

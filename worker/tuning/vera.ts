@@ -38,7 +38,7 @@ export function initVera(
   }));
 }
 
-/** A, [most in, R], and B, [R, most out]: with He's variance, as in the paper. */
+/** A, [most in, R], and B, [R, most out]: of He's deviation, as in the paper, and cut at two of it. */
 export function sharedMatrices(
   params: TensorTree,
   { rank, key, targets = DEFAULT_TARGETS }: VeraConfig,

@@ -42,19 +42,22 @@ type Server = (script: string, args: readonly string[]) => Promise<string>;
 
 let server: Promise<Server> | undefined;
 
+/** The script ended by itself, and not well. */
+class ScriptFailed extends Error {}
+
 /**
  * Runs a script of `peers/` in the environment, which is made on first use; gives what it printed. The scripts of a
  * process run one after the other, in forks of one that loads torch and transformers once.
  */
 export async function runPeer(script: string, ...args: readonly string[]): Promise<string> {
-  server ??= startServer();
-  const before = server;
+  const before = server ?? startServer();
   const said = before.then((run) => run(script, args));
-  // The next waits for this one, whether it succeeds or not.
+  // The next waits for this one, whether it succeeds or not; where none runs any more, it starts another.
   server = said.then(
     () => before,
-    () => before,
+    (error: unknown) => (error instanceof ScriptFailed ? before : startServer()),
   );
+  server.catch(() => undefined);
   return said;
 }
 
@@ -65,6 +68,7 @@ async function startServer(): Promise<Server> {
     env: { ...process.env, HF_HUB_OFFLINE: '1' },
   });
   child.stdin.on('error', () => undefined); // its end says more
+  child.on('error', () => undefined); // so does that of its output
   const lines = createInterface(child.stdout)[Symbol.asyncIterator]();
   // Between two scripts it keeps nobody from ending; it ends when its input does.
   const held = [child, child.stdin, child.stdout] as unknown as readonly Held[];
@@ -89,7 +93,7 @@ async function startServer(): Promise<Server> {
       }
       const { status, said, failed } = JSON.parse(line.value) as Reply;
       if (status === 0) return said;
-      throw new Error(`${script} ${args.join(' ')} exited with ${status}: ${failed}`);
+      throw new ScriptFailed(`${script} ${args.join(' ')} exited with ${status}: ${failed}`);
     } finally {
       patience.abort();
       release();
