@@ -110,6 +110,8 @@ describe('a run is asked about a file', { skip: WITHOUT_FFMPEG }, () => {
       page,
       /before the answer: what colour is it\? a blue star what colour is it\? a red circle what colour is it\?/,
     );
+    // They are drawn before it, too.
+    assert.match(page, /example: a blue star .*example: a red circle .*\d s /s);
     const missing = [{ file: join(scratch, 'none.mp4'), answer: 'red' }];
     await assert.rejects(sample({ ...asked, examples: missing }), { code: 'VIDEO_NOT_FOUND' });
   });

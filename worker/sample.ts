@@ -82,7 +82,7 @@ export async function sample(options: SampleOptions): Promise<Sampled> {
       text: texts[i]!,
     }));
     const sheet = out ?? join(trained.run.folder, `sample-${basename(file, extname(file))}.svg`);
-    const page = await drawPage(await sheetOf(trained, clips, { given, texts, drawn }), sheet);
+    const page = await drawPage(await sheetOf(trained, { ...clips, rows }, { given, texts, drawn }), sheet);
     await writeFile(sheet, page).catch((error: unknown) => {
       throw outputError(error, sheet);
     });
