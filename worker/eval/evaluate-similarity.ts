@@ -197,6 +197,16 @@ async function filePairs(
 
 function heldOutPairs({ trained: { run }, limit }: EvaluationContext) {
   const samples = run.index.heldOut;
+  const { similarity, name } = run.system;
+  for (const sample of samples) {
+    const read = similarity?.captionsOf?.(sample) ?? [sample.text];
+    if (read.length !== 1 || read[0] !== sample.text)
+      throw new UsageError(
+        'EVALUATE_UNAVAILABLE',
+        `${name} reads ${read.join(' and ')} of "${sample.text}", and false captions are made of whole ones: name a file ` +
+          'with --pairs',
+      );
+  }
   const { data, train } = run.config;
   // Of anything else, and of stories with several things, nobody knows that a changed caption is false.
   const isTold = data.folder === null && data.demoWorld !== 'stories';

@@ -3,6 +3,7 @@ import { test } from 'node:test';
 import * as tf from '@tensorflow/tfjs-core';
 import { openCpuEngine } from '../backend/cpu-engine.ts';
 import { uploadBatch } from '../batches.ts';
+import { captionedOf } from '../eval/evaluate-similarity.ts';
 import { similarityOf } from '../eval/vectors.ts';
 import { freezeParameters } from '../frozen-parameters.ts';
 import { openInitializer } from '../initializer.ts';
@@ -131,3 +132,16 @@ for (const { recipe, clips: part, stage } of [
     );
   });
 }
+
+test('Llip has the captions that it reads, each once; other systems have the whole text', async () => {
+  const sample = { ...CAPTIONED[0]!, text: 'a red star moves up' };
+  const captionsBy = async (...overrides: string[]): Promise<readonly string[]> => {
+    const { system } = await openCaptioned('llip', {
+      ...{ preset: 'tiny', overrides: ['data.windows=2', 'data.frameSize=16', ...overrides] },
+    });
+    return captionedOf([sample, { ...sample, id: 'again' }], system.similarity!)[0]!.captions;
+  };
+  assert.deepEqual(await captionsBy(), ['a red star', 'moves up']);
+  assert.deepEqual(await captionsBy('model.captions=[]'), [sample.text]);
+  assert.deepEqual(captionedOf([sample], {})[0]!.captions, [sample.text]);
+});
