@@ -12,7 +12,7 @@ import { awaitRun } from './await-run.ts';
 import type { PrepareOptions } from './prepare.ts';
 import type { EvaluatedWhat } from './eval/evaluate.ts';
 import type { Score } from './eval/scores/bootstrap.ts';
-import type { SampleExample } from './sample.ts';
+import type { SampleExample } from './look/sample.ts';
 import { openSecurity } from '../proto/security-folder.ts';
 import { checkReach, type Security } from '../proto/security.ts';
 import { userCacheDir } from '../proto/user-cache.mjs';
@@ -77,7 +77,7 @@ async function runLook(argv: string[]): Promise<void> {
   if (folder === undefined || !Number.isInteger(clips) || clips < 1) {
     throw new UsageError('USAGE', VERBS.look.usage);
   }
-  const { look } = await import('./look.ts');
+  const { look } = await import('./look/look.ts');
   const pluginPath = process.env['PJRT_PLUGIN_PATH'];
   const file = await look({
     folder,
@@ -96,7 +96,7 @@ async function runSample(argv: string[]): Promise<void> {
   if (folder === undefined || file === undefined || positionals.length > 3) {
     throw new UsageError('USAGE', VERBS.sample.usage);
   }
-  const { sample } = await import('./sample.ts');
+  const { sample } = await import('./look/sample.ts');
   const { answers, sheet } = await sample({
     ...{ folder, file, question, out: values.out, examples: (values.example ?? []).map(exampleOf) },
     pluginPath: process.env['PJRT_PLUGIN_PATH'],

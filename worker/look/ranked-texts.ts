@@ -1,9 +1,9 @@
-import { drawnOf, openRng } from '../proto/random.ts';
-import { captionedOf, type Captioned } from './eval/evaluate-similarity.ts';
-import { openComparer } from './eval/vectors.ts';
-import type { Run } from './run.ts';
-import type { Row, Similarity } from './systems/system.ts';
-import type { TrainedRun } from './trained-run.ts';
+import { drawnOf, openRng } from '../../proto/random.ts';
+import { captionedOf, type Captioned } from '../eval/evaluate-similarity.ts';
+import { openComparer } from '../eval/vectors.ts';
+import type { Run } from '../run.ts';
+import type { Row, Similarity } from '../systems/system.ts';
+import type { TrainedRun } from '../trained-run.ts';
 
 /** Captions that a clip is compared with, at most. */
 const MAX_TEXTS = 1000;

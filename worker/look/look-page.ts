@@ -1,6 +1,6 @@
 /** A page of what a model saw and made of it, as SVG. */
-import { drawnBox, type ShownBox } from '../video/look/drawn-box.ts';
-import { escapeXml } from '../video/look/picture.ts';
+import { drawnBox, type ShownBox } from '../../video/look/drawn-box.ts';
+import { escapeXml } from '../../video/look/picture.ts';
 
 /** Words in one line of text; those with a guess were the model's to find. */
 export interface ShownWords {

@@ -2,15 +2,15 @@ import assert from 'node:assert/strict';
 import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { before, describe, it } from 'node:test';
-import { temporaryFolder } from '../proto/test/temporary-folder.ts';
-import { makeFilm, WITHOUT_FFMPEG } from '../video/test/films.ts';
-import { openCpuEngine } from './backend/cpu-engine.ts';
-import { plainAnswer } from './eval/scores/score.ts';
-import { evaluate } from './eval/evaluate.ts';
+import { temporaryFolder } from '../../proto/test/temporary-folder.ts';
+import { makeFilm, WITHOUT_FFMPEG } from '../../video/test/films.ts';
+import { openCpuEngine } from '../backend/cpu-engine.ts';
+import { plainAnswer } from '../eval/scores/score.ts';
+import { evaluate } from '../eval/evaluate.ts';
 import { look } from './look.ts';
 import { sample } from './sample.ts';
-import { TEST_SAMPLES } from './test/open-system.ts';
-import { makeRunFolder } from './test/run-folder.ts';
+import { TEST_SAMPLES } from '../test/open-system.ts';
+import { makeRunFolder } from '../test/run-folder.ts';
 
 describe('what a model guesses of held-out clips', { skip: WITHOUT_FFMPEG }, () => {
   let scratch: string;

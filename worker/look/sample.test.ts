@@ -2,11 +2,11 @@ import assert from 'node:assert/strict';
 import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { before, describe, it } from 'node:test';
-import { temporaryFolder } from '../proto/test/temporary-folder.ts';
-import { makeFilm, WITHOUT_FFMPEG } from '../video/test/films.ts';
-import { openCpuEngine } from './backend/cpu-engine.ts';
+import { temporaryFolder } from '../../proto/test/temporary-folder.ts';
+import { makeFilm, WITHOUT_FFMPEG } from '../../video/test/films.ts';
+import { openCpuEngine } from '../backend/cpu-engine.ts';
 import { sample } from './sample.ts';
-import { makeRunFolder } from './test/run-folder.ts';
+import { makeRunFolder } from '../test/run-folder.ts';
 
 const LANGUAGE = 'model.language={width: 16, layers: 1, heads: 2, keyValueHeads: 1, mlpWidth: 24}';
 const VISION = 'model.vision={width: 16, layers: 1, heads: 2, mlpWidth: 24}';

@@ -1,23 +1,23 @@
 import { writeFile } from 'node:fs/promises';
 import { basename, extname, join } from 'node:path';
-import { UsageError } from '../proto/errors.ts';
-import { exists } from '../proto/exists.ts';
-import { checkOutputFile, outputError } from '../proto/output-path.ts';
-import { openClipLoader } from '../video/loading/loader.ts';
-import { CELL, type ContactSheet, type SheetPicture } from '../video/look/contact-sheet.ts';
-import { drawPage } from '../video/look/contact-sheet-page.ts';
-import { squarePixels } from '../video/look/picture.ts';
-import { uploadBatch } from './batches.ts';
-import { openClipsOfFile, type ClipsOfFile } from './clip-of-file.ts';
-import { openAnswering } from './generation/answers.ts';
-import { openGenerator } from './generation/generator.ts';
+import { UsageError } from '../../proto/errors.ts';
+import { exists } from '../../proto/exists.ts';
+import { checkOutputFile, outputError } from '../../proto/output-path.ts';
+import { openClipLoader } from '../../video/loading/loader.ts';
+import { CELL, type ContactSheet, type SheetPicture } from '../../video/look/contact-sheet.ts';
+import { drawPage } from '../../video/look/contact-sheet-page.ts';
+import { squarePixels } from '../../video/look/picture.ts';
+import { uploadBatch } from '../batches.ts';
+import { openClipsOfFile, type ClipsOfFile } from '../clip-of-file.ts';
+import { openAnswering } from '../generation/answers.ts';
+import { openGenerator } from '../generation/generator.ts';
 import { heldOutCaptions, rankedTexts } from './ranked-texts.ts';
-import { clipLoaderOptions, type Run } from './run.ts';
-import { boxesIn } from './systems/boxes.ts';
+import { clipLoaderOptions, type Run } from '../run.ts';
+import { boxesIn } from '../systems/boxes.ts';
 import { framesShown } from './shown-frames.ts';
-import type { DrawnPicture, Given, Row } from './systems/system.ts';
-import { openTrainedRun, type TrainedRun, type TrainedRunOptions } from './trained-run.ts';
-import { disposeTree, type TensorTree } from './tree.ts';
+import type { DrawnPicture, Given, Row } from '../systems/system.ts';
+import { openTrainedRun, type TrainedRun, type TrainedRunOptions } from '../trained-run.ts';
+import { disposeTree, type TensorTree } from '../tree.ts';
 
 export interface SampleOptions extends TrainedRunOptions {
   /** A video or picture. */
@@ -82,7 +82,10 @@ export async function sample(options: SampleOptions): Promise<Sampled> {
       text: texts[i]!,
     }));
     const sheet = out ?? join(trained.run.folder, `sample-${basename(file, extname(file))}.svg`);
-    const page = await drawPage(await sheetOf(trained, { ...clips, rows }, { given, texts, drawn }), sheet);
+    const page = await drawPage(
+      await sheetOf(trained, { ...clips, rows }, { given, texts, drawn }),
+      sheet,
+    );
     await writeFile(sheet, page).catch((error: unknown) => {
       throw outputError(error, sheet);
     });

@@ -1,4 +1,4 @@
-import { isOneFrame, type Given, type Row } from './systems/system.ts';
+import { isOneFrame, type Given, type Row } from '../systems/system.ts';
 
 /** Of clips with more frames, the first one of each window is drawn. */
 const MAX_FRAMES = 64;
