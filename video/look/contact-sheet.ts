@@ -7,6 +7,7 @@ import { locationShown, type MediaSpan, type Sample, type SamplePart } from '../
 import type { SampleIndex } from '../index/sample-index.ts';
 import type { MediaCache } from '../storage/media-cache.ts';
 import type { ShownBox } from './drawn-box.ts';
+import { spread } from './spread.ts';
 
 export interface ContactSheetOptions {
   readonly index: SampleIndex;
@@ -63,13 +64,8 @@ export async function openContactSheet(options: ContactSheetOptions): Promise<Co
     ...index.train.map((sample) => ({ sample, split: 'train' as const })),
     ...index.heldOut.map((sample) => ({ sample, split: 'held-out' as const })),
   ];
-  const count = Math.min(numSamples, all.length);
-  const chosen = Array.from(
-    { length: count },
-    (_, i) => all[Math.floor((i * all.length) / count)]!,
-  );
   const entries = await Promise.all(
-    chosen.map(async ({ sample, split }) => ({
+    spread(all, numSamples).map(async ({ sample, split }) => ({
       sample,
       split,
       ...(await decode(sample, options)),

@@ -7,6 +7,13 @@ export type NormedConvolutionParams = {
   readonly offset: tf.Tensor; // [out]
 };
 
+/** Height and width of a kernel, and its channels. */
+export interface ConvolutionSizes {
+  readonly size: number;
+  readonly numIn: number;
+  readonly numOut: number;
+}
+
 /** Channels that one norm is over come in so many groups. Source: Wu & He 2018, arXiv:1803.08494, sec. 3.1. */
 const NUM_GROUPS = 32;
 const EPSILON = 1e-5;
@@ -14,11 +21,7 @@ const EPSILON = 1e-5;
 export function initNormedConvolution(
   init: Initializer,
   path: string,
-  {
-    size,
-    numIn,
-    numOut,
-  }: { readonly size: number; readonly numIn: number; readonly numOut: number },
+  { size, numIn, numOut }: ConvolutionSizes,
 ): NormedConvolutionParams {
   const std = Math.sqrt(2 / (size * size * numIn));
   return {
@@ -70,11 +73,7 @@ const LEAST_SQUARES = 1e-4;
 export function initScaledConvolution(
   init: Initializer,
   path: string,
-  {
-    size,
-    numIn,
-    numOut,
-  }: { readonly size: number; readonly numIn: number; readonly numOut: number },
+  { size, numIn, numOut }: ConvolutionSizes,
 ): ScaledConvolutionParams {
   const std = Math.sqrt(1 / (size * size * numIn));
   return {

@@ -4,14 +4,16 @@ import { UsageError } from '../../proto/errors.ts';
 import { checkOutputFile, outputError } from '../../proto/output-path.ts';
 import { drawnOf, openRng } from '../../proto/random.ts';
 import { isFileFault } from '../../video/loading/file-fault.ts';
-import { openClipLoader, type Clip } from '../../video/loading/loader.ts';
+import type { Clip } from '../../video/loading/loader.ts';
 import type { ShownBox } from '../../video/look/drawn-box.ts';
 import { checkPageName, pageAs } from '../../video/look/page-file.ts';
 import { pictureUrl } from '../../video/look/picture.ts';
+import { spread } from '../../video/look/spread.ts';
 import { rowsOf, uploadBatch } from '../batches.ts';
 import { questionsOf } from '../eval/held-out-questions.ts';
 import { plainAnswer } from '../eval/scores/score.ts';
 import { openAnswering } from '../generation/answers.ts';
+import { openLargeFrames } from './large-frames.ts';
 import { drawLookPage, type LookEntry, type ShownPicture } from './look-page.ts';
 import { heldOutCaptions, rankedTexts } from './ranked-texts.ts';
 import { clipLoaderOptions, type Run } from '../run.ts';
@@ -19,7 +21,7 @@ import { boxesIn } from '../systems/boxes.ts';
 import { framesShown } from './shown-frames.ts';
 import type { Answers, Given, Row, Similarity, VideoLanguageSystem } from '../systems/system.ts';
 import { openTrainedRun, type TrainedRun, type TrainedRunOptions } from '../trained-run.ts';
-import { type TensorTree } from '../tree.ts';
+import type { TensorTree } from '../tree.ts';
 
 export interface LookOptions extends TrainedRunOptions {
   readonly clips: number;
@@ -100,7 +102,7 @@ async function guessHidden(
   clips: number,
   say: LookOptions['say'],
 ): Promise<Looked> {
-  const rows = await decodable(run, spread(run.index.heldOut.keys(), clips), say);
+  const rows = await decodable(run, spread([...run.index.heldOut.keys()], clips), say);
   const batch = looking.assemble(rows);
   const guess = engine.compile(
     (own: TensorTree, arrays: TensorTree, inputs: TensorTree) => looking.guess(own, arrays, inputs),
@@ -228,14 +230,7 @@ async function findNearest(
 /** Some of the frames that the model sees, evenly drawn. */
 function framesOf(run: Run, row: Row, windows: Given['windows']): { readonly place: number }[] {
   const places = framesShown(row, windows, run.config.data.framesPerWindow);
-  return spread(places.values(), MAX_PICTURES).map((place) => ({ place }));
-}
-
-/** So many of them at most, evenly drawn. */
-function spread<T>(items: Iterable<T>, limit: number): T[] {
-  const all = [...items];
-  const count = Math.min(limit, all.length);
-  return Array.from({ length: count }, (_, i) => all[Math.floor((i * all.length) / count)]!);
+  return spread(places, MAX_PICTURES).map((place) => ({ place }));
 }
 
 /** The held-out samples that decode, in their order; tells of the others. */
@@ -266,24 +261,20 @@ async function decodable(
   );
 }
 
-/** The model sees small frames; people see better on larger ones of the same times. */
 async function largePictures(
   { config, index, data }: Run,
   { entries }: Looked,
 ): Promise<ShownPicture[][]> {
-  const large = openClipLoader({
-    ...clipLoaderOptions(config, index, 'heldOut', data),
-    ...{ frameSize: SHOWN_FRAME_PIXELS, audio: undefined, cacheBytes: 0 },
-  });
+  const options = clipLoaderOptions(config, index, 'heldOut', data);
+  const framesOfRow = openLargeFrames(options, SHOWN_FRAME_PIXELS);
   const size = { width: SHOWN_FRAME_PIXELS, height: SHOWN_FRAME_PIXELS };
-  const bytes = size.width * size.height * 3;
   return Promise.all(
     entries.map(async ({ row, frames, boxes }) => {
       if (frames.length === 0) return [];
-      const [clip] = await large.load([{ sample: row.number, epoch: row.epoch, substitutes: [] }]);
+      const frameAt = await framesOfRow(row);
       return Promise.all(
         frames.map(async ({ place, guess }) => ({
-          url: await pictureUrl(clip!.frames.subarray(place * bytes, (place + 1) * bytes), size),
+          url: await pictureUrl(frameAt(place), size),
           ...{ guess, boxes },
         })),
       );

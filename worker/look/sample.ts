@@ -3,7 +3,6 @@ import { basename, extname, join } from 'node:path';
 import { UsageError } from '../../proto/errors.ts';
 import { exists } from '../../proto/exists.ts';
 import { checkOutputFile, outputError } from '../../proto/output-path.ts';
-import { openClipLoader } from '../../video/loading/loader.ts';
 import { CELL, type ContactSheet, type SheetPicture } from '../../video/look/contact-sheet.ts';
 import { drawPage } from '../../video/look/contact-sheet-page.ts';
 import { squarePixels } from '../../video/look/picture.ts';
@@ -11,6 +10,7 @@ import { uploadBatch } from '../batches.ts';
 import { openClipsOfFile, type ClipsOfFile } from '../clip-of-file.ts';
 import { openAnswering } from '../generation/answers.ts';
 import { openGenerator } from '../generation/generator.ts';
+import { openLargeFrames } from './large-frames.ts';
 import { heldOutCaptions, rankedTexts } from './ranked-texts.ts';
 import { clipLoaderOptions, type Run } from '../run.ts';
 import { boxesIn } from '../systems/boxes.ts';
@@ -225,15 +225,12 @@ async function sheetOf(
     readonly drawn: readonly (readonly Drawn[])[];
   },
 ): Promise<ContactSheet> {
-  // The model sees small frames; people see better on larger ones of the same times.
-  const large = openClipLoader({
-    ...clipLoaderOptions(config, index, 'heldOut', data),
-    ...{ frameSize: CELL.width, audio: undefined, cacheBytes: 0 },
-  });
+  const options = clipLoaderOptions(config, index, 'heldOut', data);
+  const framesOfRow = openLargeFrames(options, CELL.width);
   const entries = await Promise.all(
     rows.map(async (row, i) => {
       const { question, words, windows } = given[i]!;
-      const [clip] = await large.load([{ sample: row.number, epoch: row.epoch, substitutes: [] }]);
+      const frameAt = await framesOfRow(row);
       const own = await Promise.all(
         drawn[i]!.map(async ({ pixels, label, ...size }): Promise<SheetPicture> => ({
           pixels: await squarePixels(pixels, size, CELL.width),
@@ -270,10 +267,8 @@ async function sheetOf(
         pictures: [
           ...examples,
           ...framesShown(row, windows, config.data.framesPerWindow).map((frame): SheetPicture => {
-            const bytes = CELL.width * CELL.width * 3;
             return {
-              // A copy: of many frames, all others can go.
-              pixels: clip!.frames.slice(frame * bytes, (frame + 1) * bytes),
+              pixels: frameAt(frame),
               ...{ width: CELL.width, height: CELL.width },
               ptsSeconds: isVideo ? row.timesSeconds[frame] : undefined,
               boxes: [
