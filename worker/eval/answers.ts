@@ -25,8 +25,11 @@ export async function answersTo(
   const batches = { source, file, batchSize: run.config.train.microbatchSize };
   try {
     const groups = new Map<string, number[]>();
-    for (const [at, { question }] of asked.entries())
-      groups.set(question, [...(groups.get(question) ?? []), at]);
+    for (const [at, { question }] of asked.entries()) {
+      const group = groups.get(question);
+      if (group === undefined) groups.set(question, [at]);
+      else group.push(at);
+    }
     for (const [question, group] of groups) {
       const found = await inBatches(
         group.map((at) => asked[at]!.sample),

@@ -48,14 +48,18 @@ export async function inBatches<T>(
           whole.map(() => ({ epoch: 0 })),
           whole,
         );
-        const filled = Array.from({ length: batchSize }, (_, at) => rows[at % rows.length]!);
-        const found = [...(await of(filled))];
+        const found = [...(await of(filledUp(rows, batchSize)))];
         return clips.map((clip) => (clip === undefined ? null : found.shift()!));
       },
     );
     results.push(...(done ?? own).map((_, at) => done?.[at] ?? undefined));
   }
   return results;
+}
+
+/** One program for any number: the last ones come again. */
+export function filledUp<T>(items: readonly T[], size: number): T[] {
+  return Array.from({ length: size }, (_, at) => items[at % items.length]!);
 }
 
 /** Throws what the first clip fails by where none has come to anything. */

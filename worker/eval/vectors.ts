@@ -4,7 +4,7 @@ import { uploadBatch } from '../batches.ts';
 import type { HostArray, HostBatch, Row, Similarity } from '../systems/system.ts';
 import type { TrainedRun } from '../trained-run.ts';
 import { disposeTree, type TensorTree } from '../tree.ts';
-import { inBatches, refuseUndecoded, type ClipSource } from './asked.ts';
+import { filledUp, inBatches, refuseUndecoded, type ClipSource } from './asked.ts';
 import type { EvaluationFile } from './evaluation-file.ts';
 
 /** Vectors of clips, of which there may be several each, one behind the other, and of texts. */
@@ -100,11 +100,6 @@ export function openComparer(
 
 function* batchesOf<T>(items: readonly T[], size: number): Generator<readonly T[]> {
   for (let start = 0; start < items.length; start += size) yield items.slice(start, start + size);
-}
-
-/** One program for any number: the last ones come again. */
-function filledUp<T>(items: readonly T[], size: number): T[] {
-  return Array.from({ length: size }, (_, at) => items[at % items.length]!);
 }
 
 function tableOf(rows: readonly Float32Array[]): HostArray {

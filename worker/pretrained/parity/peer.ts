@@ -40,7 +40,7 @@ interface Held {
 /** Gives what a script printed. */
 type Server = (script: string, args: readonly string[]) => Promise<string>;
 
-let server: Promise<Server> | undefined;
+let server: Promise<Server | undefined> = Promise.resolve(undefined);
 
 /** The script ended by itself, and not well. */
 class ScriptFailed extends Error {}
@@ -50,14 +50,13 @@ class ScriptFailed extends Error {}
  * process run one after the other, in forks of one that loads torch and transformers once.
  */
 export async function runPeer(script: string, ...args: readonly string[]): Promise<string> {
-  const before = server ?? startServer();
-  const said = before.then((run) => run(script, args));
+  const current = server.then((running) => running ?? startServer());
+  const said = current.then((run) => run(script, args));
   // The next waits for this one, whether it succeeds or not; where none runs any more, it starts another.
   server = said.then(
-    () => before,
-    (error: unknown) => (error instanceof ScriptFailed ? before : startServer()),
+    () => current,
+    (error: unknown) => (error instanceof ScriptFailed ? current : undefined),
   );
-  server.catch(() => undefined);
   return said;
 }
 
